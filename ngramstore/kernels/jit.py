@@ -1,7 +1,7 @@
 """How our kernels are compiled: numba, without the GIL, cached on disk where that is possible.
 
-A container without a writable home has no place for numba's cache: `cache=True` then raises at decoration. We say so once
-in the log and compile in memory, which costs some seconds in each process (`ngramstore warmup` shows how many).
+A container without a writable home has no place for numba's cache: `cache=True` then raises at decoration. We say so
+once in the log and compile in memory, which costs some seconds in each process (`ngramstore warmup` shows how many).
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ def kernel(function: _F) -> _F:
     except RuntimeError as error:  # numba: "cannot cache function: no locator available"
         if not _warned:
             _warned.append(str(error))
-            _log.warning("kernels are compiled anew in each process (%s); set NUMBA_CACHE_DIR to a writable folder", error)
+            _log.warning(
+                "kernels are compiled anew in each process (%s); set NUMBA_CACHE_DIR to a writable folder", error
+            )
         return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def inline(function: _F) -> _F:
-    """A helper that only other kernels call: always inlined by LLVM, no entry of its own."""
-    return numba.njit(nogil=True, inline="never", error_model="numpy")(function)
+    """A helper that only other kernels call; LLVM inlines it there."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def cache_is_on_disk() -> bool:
