@@ -1,0 +1,178 @@
+"""A row codec: how one row of D numbers becomes `row_bytes` bytes, and what is lost.
+
+Byte layouts: docs/codecs.md (a section of the format). Rows are encoded one by one: the bytes of a row depend on that
+row and the spec alone. Codecs are immutable; any number of threads may share one.
+
+Shapes: M rows, D row width, B bytes in a stored row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ngramstore.errors import UsageError
+
+MAX_DIM = 1 << 20
+_CHUNK_VALUES = (
+    1 << 16
+)  # 256 KiB of f32 at a time stays in the L2 cache: int8 encodes 1.6 times as fast as in one piece
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One way to store rows of `dim` numbers. Subclasses say how; see the module docstring for what holds for all."""
+
+    dim: int
+    name: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dim, bool) or not isinstance(self.dim, (int, np.integer)) or not 1 <= self.dim <= MAX_DIM:
+            raise UsageError(f"dim={self.dim!r}", hint=f"dim is the width of a row: an integer from 1 to {MAX_DIM}")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored row, codes and scales together."""
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, Any]:
+        """What the manifest keeps: `codec_from_spec(codec.spec(), codec.dim) == codec`. JSON-able, no bit lost."""
+        return {"name": self.name}
+
+    def encode(self, rows_MD: np.ndarray, *, first_row: int = 0) -> np.ndarray:
+        """Rows -> stored rows: (M, D) f16, bf16, f32 or f64 -> (M, row_bytes) u8, C-contiguous.
+
+        Raises UsageError for NaN, infinity, and values outside the codec's range, naming row (`first_row` + i), column
+        and value.
+        """
+        rows_MD = self._rows_argument(rows_MD)
+        encoded_MB = np.empty((len(rows_MD), self.row_bytes), np.uint8)
+        step = max(1, _CHUNK_VALUES // self.dim)
+        for start in range(0, len(rows_MD), step):
+            given_MD = rows_MD[start : start + step]
+            chunk_MD = as_f32(given_MD)
+            refuse(~np.isfinite(chunk_MD), given_MD, first_row + start, "rows hold finite f32 numbers only")
+            self._encode(chunk_MD, encoded_MB[start : start + step], first_row + start)
+        return encoded_MB
+
+    def decode(self, encoded_MB: np.ndarray) -> np.ndarray:
+        """Stored rows -> rows: (M, row_bytes) u8 -> (M, D) f32. Plain numpy: the meaning of the bytes."""
+        encoded_MB = self._encoded_argument(encoded_MB)
+        rows_MD = np.empty((len(encoded_MB), self.dim), np.float32)
+        offsets_M = np.arange(len(encoded_MB), dtype=np.int64) * self.row_bytes
+        self.scatter(encoded_MB.reshape(-1), offsets_M, rows_MD, kernels="reference")
+        return rows_MD
+
+    def scatter(self, source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray, kernels: str = "native") -> None:
+        """out[m] = the row at byte offsets[m] of `source`, or zeros where offsets[m] == -1. Writes every row of out.
+
+        source: flat u8, any alignment. offsets_M: i64. out_MD: C-contiguous; f32, f16, or u16 for bf16 bits, rounded to
+        nearest even, too large a value becomes infinity. Allocates nothing, does not hold the GIL while it works. An
+        offset that leaves `source` is our mistake: nothing outside is read, and an AssertionError follows.
+        """
+        kernel, view, parameters = self._kernels[kernels, out_MD.dtype.char]
+        assert out_MD.shape == (len(offsets_M), self.dim) and out_MD.flags.c_contiguous
+        num_bad = kernel(source, offsets_M, out_MD if view is None else out_MD.view(view), *parameters)
+        assert num_bad == 0, f"{num_bad} offsets outside the {len(source)} bytes of source"
+
+    def error_bound(self, rows_MD: np.ndarray) -> np.ndarray:
+        """(M, D) -> (M, D) f64: |decode(encode(x)) - x| is never larger, element by element."""
+        rows_MD = self._rows_argument(rows_MD)
+        chunk_MD = as_f32(rows_MD)
+        narrowing_MD = np.abs(chunk_MD.astype(np.float64) - rows_MD.astype(np.float64))
+        return self._error_bound(chunk_MD) + narrowing_MD
+
+    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
+        """Codes and scales -> (M, row_bytes) u8, for rows that arrive encoded; `unpack` gives them back bit by bit."""
+        raise NotImplementedError
+
+    def unpack(self, encoded_MB: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(M, row_bytes) u8 -> codes and scales, as `pack` takes them (None: this codec has no scales)."""
+        raise NotImplementedError
+
+    def _encode(self, rows_MD: np.ndarray, encoded_MB: np.ndarray, first_row: int) -> None:
+        """Finite f32 rows -> their bytes in `encoded_MB`."""
+        raise NotImplementedError
+
+    def _error_bound(self, rows_MD: np.ndarray) -> np.ndarray:
+        """The bound for f32 rows."""
+        raise NotImplementedError
+
+    def _kernel_parameters(self) -> tuple[int | np.float32, ...]:
+        return ()
+
+    def _kernel_name(self, output: str) -> str:
+        return f"scatter_{self.name}_{output}"
+
+    @cached_property
+    def _kernels(self) -> dict[tuple[str, str], tuple[Callable[..., int], type | None, tuple]]:
+        """(kernels, dtype char of out) -> function, view of out, last arguments. Imports numba on first use."""
+        from ngramstore.kernels.native import dequantize as native
+        from ngramstore.kernels.reference import dequantize as reference
+
+        outputs: tuple[tuple[str, str, type | None], ...] = (
+            ("f", "f32", None),
+            ("e", "f16", np.uint16),
+            ("H", "bf16", None),
+        )
+        return {
+            (kind, char): (getattr(module, self._kernel_name(output)), view, self._kernel_parameters())
+            for kind, module in (("native", native), ("reference", reference))
+            for char, output, view in outputs
+        }
+
+    def _rows_argument(self, rows_MD: np.ndarray) -> np.ndarray:
+        rows_MD = np.asarray(rows_MD)
+        if rows_MD.ndim != 2 or rows_MD.shape[1] != self.dim:
+            raise UsageError(f"rows of shape {rows_MD.shape}", hint=f"this store takes (M, {self.dim})")
+        if rows_MD.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+            raise UsageError(f"rows of type {rows_MD.dtype}", hint="rows are float16, bfloat16, float32 or float64")
+        return rows_MD
+
+    def _encoded_argument(self, encoded_MB: np.ndarray) -> np.ndarray:
+        encoded_MB = np.asarray(encoded_MB)
+        if encoded_MB.dtype != np.uint8 or encoded_MB.ndim != 2 or encoded_MB.shape[1] != self.row_bytes:
+            raise UsageError(
+                f"stored rows of type {encoded_MB.dtype} and shape {encoded_MB.shape}",
+                hint=f"{self.name} at dim {self.dim} stores (M, {self.row_bytes}) uint8",
+            )
+        return np.ascontiguousarray(encoded_MB)
+
+    def _codes_argument(self, codes_MD: np.ndarray, *dtypes: str) -> np.ndarray:
+        codes_MD = np.asarray(codes_MD)
+        if codes_MD.dtype.name not in dtypes or codes_MD.ndim != 2 or codes_MD.shape[1] != self.dim:
+            raise UsageError(
+                f"codes of type {codes_MD.dtype} and shape {codes_MD.shape}",
+                hint=f"{self.name} takes {' or '.join(dtypes)} of shape (M, {self.dim})",
+            )
+        return np.ascontiguousarray(codes_MD)
+
+
+def as_f32(rows_MD: np.ndarray) -> np.ndarray:
+    """f16, bf16, f32 or f64 -> C-contiguous f32, to nearest even."""
+    if rows_MD.dtype.name == "bfloat16":
+        return (np.ascontiguousarray(rows_MD).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(rows_MD, np.float32)
+
+
+def refuse(wrong_MD: np.ndarray, rows_MD: np.ndarray, first_row: int, hint: str) -> None:
+    """Raise UsageError naming the first value that `wrong_MD` marks, if there is one."""
+    if wrong_MD.any():
+        i, column = np.argwhere(wrong_MD)[0]
+        raise UsageError(f"row {first_row + i}, column {column}: {rows_MD[i, column]}", hint=hint)
+
+
+def scales_argument(scales: np.ndarray | None, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`scales` as a C-contiguous array, if it has that type and shape."""
+    found = np.asarray(scales)
+    if found.dtype.name != dtype or found.shape != shape:
+        raise UsageError(
+            f"scales of type {found.dtype} and shape {found.shape}", hint=f"they are {dtype} of shape {shape}"
+        )
+    return np.ascontiguousarray(found)
