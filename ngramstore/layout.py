@@ -56,3 +56,78 @@ class Layout:
             lines.append(f"| {position} | {field.size} | `{field.name}` | {field.meaning} |")
             position += field.size
         return "\n".join(lines)
+
+
+FORMAT_VERSION = 1
+"""Version of the files below and of the manifest. Separate from the release version."""
+
+PAGE_BYTES = 4096
+"""Unit of the header, of sections and of index checksums."""
+
+BLOCK_ROWS = 64
+"""Rows in a block: the unit of offsets, tokens, verification and repair."""
+
+CHECKSUM_BYTES = 4
+"""Behind each stored row and each token block: low 32 bits of XXH64."""
+
+MAX_ROW_BYTES = 1 << 20
+"""Widest encoded row a store takes."""
+
+MAGIC = b"ngstore\x1a"
+KIND_INDEX, KIND_ROWS, KIND_TOKENS = 1, 2, 3
+
+_COMMON = (
+    Field("magic", "8s", "`ngstore\\x1a`"),
+    Field("version", "H", "1"),
+    Field("kind", "H", "1 index, 2 rows, 3 tokens"),
+    Field("reserved", "I", "0"),
+    Field("identity", "16s", "the store's UUID; every file of a store carries the same"),
+    Field("generation", "Q", "the generation that wrote the file"),
+    Field("num_rows", "Q", "rows, N"),
+    Field("file_bytes", "Q", "size of the whole file"),
+)
+
+INDEX_HEADER = Layout(
+    "index header",
+    (
+        *_COMMON,
+        Field("bucket_bits", "I", "b: the top b bits of an ID name its bucket, 1..32"),
+        Field("group_bits", "I", "g: 2**g buckets share one u64 base"),
+        Field("groups_at", "Q", "u64 per group of buckets: rank that its directory entries count from"),
+        Field(
+            "directory_at", "Q", "u32 per bucket, and one more: rank of the bucket's first ID, less its group's base"
+        ),
+        Field("remainders_at", "Q", "u32 per row: the 32 bits of its ID below the bucket bits"),
+        Field("low_bits_at", "Q", "32 - b bits per row, packed from the lowest bit up: the last bits of its ID"),
+        Field("offsets_at", "Q", "u64 per block of 64 rows: where its first row is stored; 0 when rows have one size"),
+        Field("lengths_at", "Q", "u16 per row: stored bytes without the checksum; 0 when rows have one size"),
+        Field("checksums_at", "Q", "u32 per page of the sections, then the CRC-32 of this table"),
+    ),
+)
+
+ROWS_HEADER = Layout(
+    "rows header",
+    (
+        *_COMMON,
+        Field("row_bytes", "I", "bytes of an encoded row"),
+        Field(
+            "compression", "I", "0 none: every row takes row_bytes + 4; 1 zstd: one frame a row, where it is smaller"
+        ),
+        Field("data_at", "Q", "first stored row"),
+        Field("dictionary_at", "Q", "zstd dictionary, 0 if none"),
+        Field("dictionary_bytes", "I", "its size"),
+        Field("dictionary_crc", "I", "its CRC-32"),
+    ),
+)
+
+TOKENS_HEADER = Layout(
+    "tokens header",
+    (
+        *_COMMON,
+        Field("max_n", "I", "K: longest n-gram the store takes"),
+        Field("reserved2", "I", "0"),
+        Field("num_blocks", "Q", "blocks of 64 rows"),
+        Field("data_at", "Q", "first block"),
+        Field("offsets_at", "Q", "u64 per block, and one more: where its bytes begin"),
+    ),
+)

@@ -1,0 +1,236 @@
+"""Everything we do to files: whole writes, atomic publication, locks, and one clear error when the disk is full.
+
+All writing goes through this file, so that a test can let the N-th write, fsync or rename fail: `observe` is called with
+the operation and the path before each one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BUFFER_BYTES = 1 << 20
+
+
+def _unobserved(operation: str, path: Path) -> None:
+    pass
+
+
+observe: Callable[[str, Path], None] = _unobserved
+"""Called before each "write", "fsync", "rename", "unlink"; tests replace it to inject failures."""
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says about a path into an error of ours, where we know what to do next."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, (DiskFull, UsageError)):
+            raise
+        if error.errno in _FULL:
+            raise DiskFull(f"no space left while writing {path}: {error.strerror}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UsageError(
+                f"no permission for {path}: {error.strerror}", hint="check the owner and mode of the directory"
+            ) from error
+        raise
+
+
+def write_all(fd: int, data: bytes | memoryview, path: Path) -> None:
+    """Write every byte of `data` at the file's position."""
+    view = memoryview(data).cast("B")
+    observe("write", path)
+    with clear_errors(path):
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+def fsync(fd: int, path: Path) -> None:
+    """Make what was written to fd survive a power cut."""
+    observe("fsync", path)
+    with clear_errors(path):
+        os.fsync(fd)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make creations and renames in a directory survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fsync(fd, path)
+    finally:
+        os.close(fd)
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Replace a small file: a reader sees the old bytes or the new ones, also after a power cut."""
+    temporary = path.with_name(path.name + ".tmp")
+    with clear_errors(temporary):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(fd, data, temporary)
+        fsync(fd, temporary)
+    finally:
+        os.close(fd)
+    observe("rename", path)
+    with clear_errors(path):
+        os.replace(temporary, path)
+    fsync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or directory tree; fine if it is not there."""
+    observe("unlink", path)
+    with clear_errors(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def require_space(directory: Path, needed_bytes: int, purpose: str) -> None:
+    """Raise DiskFull before starting what cannot end."""
+    free = shutil.disk_usage(directory).free
+    if free < needed_bytes:
+        raise DiskFull(f"{purpose} needs about {needed_bytes:,} bytes in {directory}, {free:,} are free")
+
+
+class FileWriter:
+    """A new file, written front to back through a buffer; `finish` makes it durable, an exception removes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = 0
+        self._buffer = bytearray()
+        with clear_errors(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+
+    def write(self, data: bytes | np.ndarray) -> None:
+        """Append bytes or the bytes of a C-contiguous array."""
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        self.position += view.nbytes
+        if view.nbytes < _BUFFER_BYTES // 4:
+            self._buffer += view
+            if len(self._buffer) < _BUFFER_BYTES:
+                return
+            view = memoryview(b"")
+        self._drain()
+        if view.nbytes:
+            write_all(self._fd, view, self.path)
+
+    def pad(self, unit: int) -> None:
+        """Append zeros up to a multiple of `unit` bytes."""
+        self.write(bytes(-self.position % unit))
+
+    def rewrite(self, position: int, data: bytes) -> None:
+        """Overwrite bytes already written (a header that was kept for the end)."""
+        self._drain()
+        observe("write", self.path)
+        with clear_errors(self.path):
+            done = os.pwrite(self._fd, data, position)
+        assert done == len(data)
+
+    def read(self, position: int, size: int) -> bytes:
+        """Bytes already written."""
+        self._drain()
+        return os.pread(self._fd, size, position)
+
+    def finish(self) -> int:
+        """Flush, fsync and close; returns the file's size in bytes."""
+        self._drain()
+        fsync(self._fd, self.path)
+        self.close()
+        return self.position
+
+    def close(self) -> None:
+        """Close without promising anything; `finish` is the good end."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _drain(self) -> None:
+        if self._buffer:
+            data, self._buffer = self._buffer, bytearray()
+            write_all(self._fd, memoryview(data), self.path)
+
+    def __enter__(self) -> FileWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_exactly(fd: int, size: int, position: int, path: Path) -> bytes:
+    """`size` bytes at `position`, or DamagedStore: never fewer, never a signal."""
+    pieces = []
+    while size:
+        piece = os.pread(fd, size, position)
+        if not piece:
+            raise DamagedStore(f"{path} ends at byte {position:,}, {size:,} bytes too early")
+        pieces.append(piece)
+        position += len(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class WriterLock:
+    """The one writer of a store: an exclusive flock on a file, released by the system when the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        with clear_errors(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._fd, 64, 0).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise WriterLocked(f"{path.parent} is open for writing in process {holder or 'unknown'}") from error
+            raise
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another writer in."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def lock_shared(fd: int) -> None:
+    """Mark an open file as being read, so that a writer does not remove it. Filesystems without locks are fine."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
+            raise
+
+
+def remove_unless_read(path: Path) -> bool:
+    """Delete a superseded file unless a reader holds it; True if it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        remove(path)
+        return True
+    finally:
+        os.close(fd)

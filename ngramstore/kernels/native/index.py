@@ -1,0 +1,308 @@
+"""Probing the index without the GIL: IDs or token windows in, row keys out. Meaning: kernels/reference/index.py.
+
+A store is a short list of layers, newest first: each a sorted set of IDs that either holds rows or, as a tombstone layer,
+says that they are gone. LAYERS is an int64 table, one line a layer, columns below; addresses point into the mapped index
+file, whose pages are verified here on first touch.
+
+A row key is `serial << 40 | rank`. -1: absent. Below -1: a page of layer l failed its checksum: -2 - (page * 8 + l).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ngramstore.kernels.jit import inline, kernel
+from ngramstore.kernels.native.hashing import checksum32, extend_state, seed_state
+from ngramstore.kernels.native.memory import load_u8, load_u16, load_u32, load_u64, prefetch, store_u8
+
+NUM_ROWS = 0
+BUCKET_BITS = 1
+GROUP_BITS = 2
+FILE_ADDRESS = 3
+PAGE_OK_ADDRESS = 4
+GROUPS_AT = 5
+DIRECTORY_AT = 6
+REMAINDERS_AT = 7
+LOW_BITS_AT = 8
+CHECKSUMS_AT = 9
+IS_TOMBSTONE = 10
+SERIAL = 11
+OFFSETS_AT = 12
+LENGTHS_AT = 13
+ROWS_FD = 14
+ROWS_DATA_AT = 15
+ROW_BYTES = 16
+NUM_COLUMNS = 17
+RANK_BITS = 40
+
+_PAGE_SHIFT = 12
+_PAGE_BYTES = 4096
+_AHEAD = 32
+_U32_MASK = np.uint64(0xFFFFFFFF)
+
+
+@inline
+def _page_fault(layer, first_byte, last_byte):
+    """Verify the pages of a byte range not yet verified; -1 if all are good, else the bad page."""
+    page = first_byte >> _PAGE_SHIFT
+    last = last_byte >> _PAGE_SHIFT
+    while page <= last:
+        if load_u8(layer[PAGE_OK_ADDRESS] + page) == 0:
+            start = layer[FILE_ADDRESS] + (page << _PAGE_SHIFT)
+            wanted = load_u32(layer[FILE_ADDRESS] + layer[CHECKSUMS_AT] + 4 * (page - 1))
+            if checksum32(start, _PAGE_BYTES, np.uint64(page)) != wanted:
+                return page
+            store_u8(layer[PAGE_OK_ADDRESS] + page, np.uint8(1))
+        page += 1
+    return np.int64(-1)
+
+
+@inline
+def _bucket_start(layer, bucket):
+    group = bucket >> layer[GROUP_BITS]
+    base = load_u64(layer[FILE_ADDRESS] + layer[GROUPS_AT] + 8 * group)
+    return np.int64(base) + np.int64(load_u32(layer[FILE_ADDRESS] + layer[DIRECTORY_AT] + 4 * bucket))
+
+
+@inline
+def _bucket_of(layer, identity):
+    return np.int64(identity >> np.uint64(64 - layer[BUCKET_BITS]))
+
+
+@inline
+def _low_bits(layer, rank, width):
+    bit = rank * width
+    word = load_u64(layer[FILE_ADDRESS] + layer[LOW_BITS_AT] + (bit >> 3))
+    return (word >> np.uint64(bit & 7)) & ((np.uint64(1) << np.uint64(width)) - np.uint64(1))
+
+
+@inline
+def _rank(layer, identity):
+    """Rank of an ID in a layer, -1 if absent, -2 - page if a page is bad."""
+    if layer[NUM_ROWS] == 0:
+        return np.int64(-1)
+    bucket = _bucket_of(layer, identity)
+    at = layer[DIRECTORY_AT] + 4 * bucket
+    bad = _page_fault(layer, at, at + 7)
+    if bad >= 0:
+        return -2 - bad
+    group = layer[GROUPS_AT] + 8 * (bucket >> layer[GROUP_BITS])
+    bad = _page_fault(layer, group, group + 15)
+    if bad >= 0:
+        return -2 - bad
+    start = _bucket_start(layer, bucket)
+    end = _bucket_start(layer, bucket + 1)
+    if start < 0 or end < start or end > layer[NUM_ROWS]:  # a checked page can still be a page of lies
+        return -2 - (at >> _PAGE_SHIFT)
+    if start == end:
+        return np.int64(-1)
+    bad = _page_fault(layer, layer[REMAINDERS_AT] + 4 * start, layer[REMAINDERS_AT] + 4 * end - 1)
+    if bad >= 0:
+        return -2 - bad
+    width = 32 - layer[BUCKET_BITS]
+    remainder = np.uint32((identity >> np.uint64(width)) & _U32_MASK)
+    plane = layer[FILE_ADDRESS] + layer[REMAINDERS_AT]
+    rank = start
+    while rank < end and load_u32(plane + 4 * rank) < remainder:
+        rank += 1
+    while rank < end and load_u32(plane + 4 * rank) == remainder:
+        if width == 0:
+            return rank
+        at = layer[LOW_BITS_AT] + ((rank * width) >> 3)
+        bad = _page_fault(layer, at, at + 7)
+        if bad >= 0:
+            return -2 - bad
+        if _low_bits(layer, rank, width) == identity & ((np.uint64(1) << np.uint64(width)) - np.uint64(1)):
+            return rank
+        rank += 1
+    return np.int64(-1)
+
+
+@inline
+def _prefetch_directory(layers, identity):
+    for line in range(layers.shape[0]):
+        layer = layers[line]
+        if layer[NUM_ROWS] > 0:
+            prefetch(layer[FILE_ADDRESS] + layer[DIRECTORY_AT] + 4 * _bucket_of(layer, identity))
+
+
+@inline
+def _prefetch_bucket(layers, identity):
+    for line in range(layers.shape[0]):
+        layer = layers[line]
+        if layer[NUM_ROWS] > 0:
+            start = _bucket_start(layer, _bucket_of(layer, identity))
+            if 0 <= start < layer[NUM_ROWS]:
+                prefetch(layer[FILE_ADDRESS] + layer[REMAINDERS_AT] + 4 * start)
+                prefetch(layer[FILE_ADDRESS] + layer[LOW_BITS_AT] + ((start * (32 - layer[BUCKET_BITS])) >> 3))
+
+
+@inline
+def _key(layers, identity):
+    """Row key of an ID through all layers, newest first."""
+    for line in range(layers.shape[0]):
+        layer = layers[line]
+        rank = _rank(layer, identity)
+        if rank >= 0:
+            if layer[IS_TOMBSTONE] != 0:
+                return np.int64(-1)
+            return (layer[SERIAL] << RANK_BITS) | rank
+        if rank < -1:
+            return -2 - ((-2 - rank) * 8 + line)
+    return np.int64(-1)
+
+
+@kernel
+def find(layers, ids_M, keys_M):
+    """keys[m] = row key of ids[m], -1 if absent; stops at a bad page and leaves its code in keys[m]. Returns rows done."""
+    count = ids_M.shape[0]
+    begin = 0
+    while begin < count:
+        end = min(count, begin + _AHEAD)
+        if end - begin > 1:
+            for m in range(begin, end):
+                _prefetch_directory(layers, ids_M[m])
+            for m in range(begin, end):
+                _prefetch_bucket(layers, ids_M[m])
+        for m in range(begin, end):
+            keys_M[m] = _key(layers, ids_M[m])
+            if keys_M[m] < -1:
+                return m
+        begin = end
+    return count
+
+
+@kernel
+def match(layers, tokens_W, room_W, seed, lengths_mask, stop_at_miss, keys_W, ids_W, lengths_W):
+    """Longest stored n-gram ending at each of W positions of a flat token array.
+
+    room[w]: tokens that may be used at w, itself included (1..K). lengths_mask: bit n set = some n-gram of length n may
+    be stored. stop_at_miss: the set is suffix-closed, so the first absent length at or above the shortest ends the
+    search. Writes key, ID and length (0: none, key -1). Returns positions done, as `find`.
+    """
+    count = tokens_W.shape[0]
+    start = seed_state(np.uint64(seed))
+    states = np.empty(_AHEAD, np.uint64)
+    live = np.empty(_AHEAD, np.uint8)
+    begin = 0
+    while begin < count:
+        size = min(_AHEAD, count - begin)
+        longest = 0
+        for i in range(size):
+            states[i] = start
+            live[i] = 1
+            keys_W[begin + i] = -1
+            ids_W[begin + i] = 0
+            lengths_W[begin + i] = 0
+            longest = max(longest, np.int64(room_W[begin + i]))
+        for n in range(1, longest + 1):
+            probing = (lengths_mask >> n) & 1
+            for i in range(size):
+                if live[i] != 0:
+                    if n > room_W[begin + i]:
+                        live[i] = 0
+                    else:
+                        states[i] = extend_state(states[i], tokens_W[begin + i - n + 1])
+                        if probing != 0:
+                            _prefetch_directory(layers, states[i])
+            if probing == 0:
+                continue
+            for i in range(size):
+                if live[i] != 0:
+                    _prefetch_bucket(layers, states[i])
+            for i in range(size):
+                if live[i] == 0:
+                    continue
+                key = _key(layers, states[i])
+                if key >= 0:
+                    keys_W[begin + i] = key
+                    ids_W[begin + i] = states[i]
+                    lengths_W[begin + i] = n
+                elif key == -1:
+                    if stop_at_miss:
+                        live[i] = 0
+                else:
+                    keys_W[begin + i] = key
+                    return begin + i
+        begin += size
+    return count
+
+
+@kernel
+def ids_of_ranks(layer, first, ids_M):
+    """ids[m] = ID of rank first + m, read back from the planes. Returns -1, or the first bad page."""
+    count = ids_M.shape[0]
+    if count == 0:
+        return np.int64(-1)
+    width = 32 - layer[BUCKET_BITS]
+    bad = _page_fault(layer, layer[GROUPS_AT], layer[REMAINDERS_AT] - 1)
+    if bad < 0:
+        bad = _page_fault(layer, layer[REMAINDERS_AT] + 4 * first, layer[REMAINDERS_AT] + 4 * (first + count) - 1)
+    if bad < 0 and width > 0:
+        bad = _page_fault(
+            layer,
+            layer[LOW_BITS_AT] + ((first * width) >> 3),
+            layer[LOW_BITS_AT] + (((first + count - 1) * width) >> 3) + 7,
+        )
+    if bad >= 0:
+        return bad
+    low = np.int64(0)
+    high = np.int64(1) << layer[BUCKET_BITS]
+    while high - low > 1:  # last bucket that starts at or before `first`
+        middle = (low + high) >> 1
+        if _bucket_start(layer, middle) <= first:
+            low = middle
+        else:
+            high = middle
+    bucket = low
+    last_bucket = (np.int64(1) << layer[BUCKET_BITS]) - 1
+    plane = layer[FILE_ADDRESS] + layer[REMAINDERS_AT]
+    for m in range(count):
+        rank = first + m
+        while bucket < last_bucket and _bucket_start(layer, bucket + 1) <= rank:
+            bucket += 1
+        identity = np.uint64(bucket) << np.uint64(64 - layer[BUCKET_BITS])
+        identity |= np.uint64(load_u32(plane + 4 * rank)) << np.uint64(width)
+        if width > 0:
+            identity |= _low_bits(layer, rank, width)
+        ids_M[m] = identity
+    return np.int64(-1)
+
+
+@kernel
+def pack_low_bits(ids_M, width, packed):
+    """The last `width` bits of M IDs, packed from the lowest bit up, into a zeroed u8 buffer."""
+    mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
+    pending = np.uint64(0)
+    have = 0
+    at = 0
+    for m in range(ids_M.shape[0]):
+        pending |= (ids_M[m] & mask) << np.uint64(have)
+        have += width
+        while have >= 8:
+            packed[at] = np.uint8(pending & np.uint64(0xFF))
+            pending >>= np.uint64(8)
+            have -= 8
+            at += 1
+    if have > 0:
+        packed[at] = np.uint8(pending & np.uint64(0xFF))
+
+
+@inline
+def row_place(layer, rank):
+    """(file offset, stored bytes without the checksum, -1 or bad page) of a row."""
+    if layer[OFFSETS_AT] == 0:
+        return layer[ROWS_DATA_AT] + rank * (layer[ROW_BYTES] + 4), layer[ROW_BYTES], np.int64(-1)
+    block = rank >> 6
+    first = block << 6
+    at = layer[OFFSETS_AT] + 8 * block
+    bad = _page_fault(layer, at, at + 7)
+    if bad < 0:
+        bad = _page_fault(layer, layer[LENGTHS_AT] + 2 * first, layer[LENGTHS_AT] + 2 * rank + 1)
+    if bad >= 0:
+        return np.int64(0), np.int64(0), bad
+    offset = np.int64(load_u64(layer[FILE_ADDRESS] + at))
+    lengths = layer[FILE_ADDRESS] + layer[LENGTHS_AT]
+    for other in range(first, rank):
+        offset += np.int64(load_u16(lengths + 2 * other)) + 4
+    return offset, np.int64(load_u16(lengths + 2 * rank)), np.int64(-1)

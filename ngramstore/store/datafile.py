@@ -1,0 +1,140 @@
+"""What index, rows and tokens files have in common: a checked header page, and opening by what the manifest says.
+
+Format: docs/format.md, section Files. A header page is its fields, zeros, and the CRC-32 of all that in its last 4 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
+from ngramstore.files import FileWriter, lock_shared, read_exactly
+from ngramstore.layout import FORMAT_VERSION, MAGIC, PAGE_BYTES, Layout
+
+_CRC = struct.Struct("<I")
+_BARE_NAME = re.compile(r"[a-z]+-[0-9]{6,20}\.[a-z]+")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file as the manifest names it."""
+
+    name: str
+    file_bytes: int
+    header_crc: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        return {"name": self.name, "bytes": self.file_bytes, "header_crc": self.header_crc}
+
+    @classmethod
+    def from_json(cls, value: Any) -> FileEntry:
+        """Parse and check; FormatError if it is not a bare name, a size and a checksum."""
+        if not (
+            isinstance(value, dict)
+            and isinstance(value.get("name"), str)
+            and _BARE_NAME.fullmatch(value["name"])
+            and isinstance(value.get("bytes"), int)
+            and isinstance(value.get("header_crc"), int)
+            and value["bytes"] >= PAGE_BYTES
+        ):
+            raise FormatError(f"the manifest names a file in a way this release does not understand: {value!r:.200}")
+        return cls(value["name"], value["bytes"], value["header_crc"])
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """What every file of one generation carries in its header."""
+
+    identity: bytes
+    generation: int
+
+
+def finish_file(writer: FileWriter, layout: Layout, stamp: FileStamp, kind: int, **fields: int) -> FileEntry:
+    """Write the header page of a file whose other pages are written, make it durable, and say how to name it."""
+    file_bytes = writer.position
+    body = layout.pack(
+        magic=MAGIC,
+        version=FORMAT_VERSION,
+        kind=kind,
+        reserved=0,
+        identity=stamp.identity,
+        generation=stamp.generation,
+        file_bytes=file_bytes,
+        **fields,
+    )
+    body = body.ljust(PAGE_BYTES - _CRC.size, b"\0")
+    crc = zlib.crc32(body)
+    writer.rewrite(0, body + _CRC.pack(crc))
+    writer.finish()
+    return FileEntry(writer.path.name, file_bytes, crc)
+
+
+class DataFile:
+    """An open, checked file: `fd`, `path`, `header` fields. Closed when the last user lets go of it."""
+
+    def __init__(self, directory: Path, entry: FileEntry, layout: Layout, kind: int, stamp: FileStamp) -> None:
+        self.path = directory / entry.name
+        self.fd = -1
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise DamagedStore(f"cannot open {self.path}: {error.strerror}") from error
+        status = os.fstat(self.fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedStore(f"{self.path} is not a regular file")
+        if status.st_size != entry.file_bytes:
+            raise DamagedStore(f"{self.path} has {status.st_size:,} bytes, the manifest says {entry.file_bytes:,}")
+        lock_shared(self.fd)
+        page = read_exactly(self.fd, PAGE_BYTES, 0, self.path)
+        self.header = check_header(page, layout, kind, self.path)
+        for what, got, wanted in (
+            ("header checksum", _CRC.unpack(page[-4:])[0], entry.header_crc),
+            ("store identity", self.header["identity"], stamp.identity),
+            ("generation", self.header["generation"], stamp.generation),
+            ("file size", self.header["file_bytes"], entry.file_bytes),
+        ):
+            if got != wanted:
+                raise DamagedStore(f"{self.path} is not the file the manifest names: {what} {got!r}, wanted {wanted!r}")
+
+    def number(self, field: str) -> int:
+        """An integer field of the header."""
+        value = self.header[field]
+        assert isinstance(value, int)
+        return value
+
+    def read(self, position: int, size: int) -> bytes:
+        """`size` bytes at `position`; DamagedStore if the file has been cut since it was opened."""
+        return read_exactly(self.fd, size, position, self.path)
+
+    def close(self) -> None:
+        """Let go of the file (and of the lock that keeps a writer from removing it)."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def check_header(page: bytes, layout: Layout, kind: int, path: Path) -> dict[str, int | bytes]:
+    """Fields of a header page, or a FormatError that says which check failed."""
+    fields = layout.unpack(page[: layout.size])
+    if fields["magic"] != MAGIC:
+        raise DamagedStore(f"{path} does not begin like a file of a store: {page[:8]!r}")
+    if fields["version"] != FORMAT_VERSION:
+        raise UnsupportedVersion(f"{path} has format version {fields['version']}, this release reads {FORMAT_VERSION}")
+    if zlib.crc32(page[:-4]) != _CRC.unpack(page[-4:])[0]:
+        raise DamagedStore(f"{path}: the header page (bytes 0 to {PAGE_BYTES - 1}) fails its checksum")
+    if fields["kind"] != kind:
+        raise DamagedStore(f"{path} is a file of kind {fields['kind']}, wanted {kind}")
+    return fields
