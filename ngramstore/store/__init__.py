@@ -1,0 +1,1 @@
+"""A store on disk: its manifest, index, packed rows, overlay and journal."""

@@ -1,0 +1,325 @@
+"""The writer's journal: puts and tombstones not yet published, in RocksDB, with everything RocksDB overlooks checked.
+
+One append is one atomic write batch: it survives kill -9 at once and a power cut after `sync()`.
+What lies on disk and how damage is found: docs/journal.md.
+
+Shapes: M changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ngramstore.errors import (
+    DamagedJournal,
+    StoreClosed,
+    UsageError,
+    WrongProcess,
+)
+from ngramstore.store.journal_guard import (
+    ACK_NAME,
+    AckFile,
+    boot_id,
+    check_rocksdb_manifest,
+    sync_directory,
+)
+from ngramstore.store.journal_known import KnownIds
+from ngramstore.store.journal_rocks import Rdict, RocksErrors, get_values, open_rocksdb, write_values
+from ngramstore.store.journal_salvage import salvage
+from ngramstore.store.journal_values import STATE_KEY, Changes, State, ValueCodec, key_bytes
+
+__all__ = ["Changes", "Journal", "salvage"]
+
+_log = logging.getLogger("ngramstore")
+
+MAX_APPEND_BYTES = 1 << 30
+"""One append is one batch in memory, in the log and in RocksDB's write buffer."""
+_GET_ROWS = 512  # keys a batch get: 1.1 us a row of 1 KiB at 64, 1.4 at 1,024, 3.0 at 8,192
+
+
+class Journal:
+    """Changes on disk, one value an ID, the latest one. One thread at a time; one process."""
+
+    def __init__(
+        self, path: Path, codec: ValueCodec, ack_file: AckFile, *, db: Rdict, state: State, known: KnownIds
+    ) -> None:
+        self.path = path
+        self._codec = codec
+        self._ack_file = ack_file
+        self._db: Rdict | None = db
+        self._state = state
+        self._known = known
+        self._pid = os.getpid()
+        self._failure: str | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, row_bytes: int, width: int, create: bool = True) -> Journal:
+        """Open the journal in directory `path`, all of it read and checked; a new one where there is none and `create`.
+
+        Nothing on disk changes unless everything checks out. After a power cut, appends that were never synced may be
+        gone: that is logged, not raised. Raises DamagedJournal, DiskFull, UnsupportedVersion, WriterLocked.
+        """
+        path = Path(path)
+        codec = ValueCodec(width=width, row_bytes=row_bytes)
+        if not (path / ACK_NAME).exists() and not _files_but_temporary(path):
+            if not create:
+                raise DamagedJournal(f"{path}: the journal is missing")
+            path.mkdir(exist_ok=True)
+            sync_directory(path.parent)
+            AckFile.create(path, width=width, row_bytes=row_bytes)
+        ack_file = AckFile.open(path)
+        db: Rdict | None = None
+        try:
+            ack = ack_file.ack
+            if (ack.width, ack.row_bytes) != (width, row_bytes):
+                raise DamagedJournal(
+                    f"{ack_file.path}: values of {ack.width} tokens and {ack.row_bytes} row bytes, "
+                    f"the store has {width} and {row_bytes}"
+                )
+            is_same_boot = ack.boot == boot_id() != bytes(16)
+            state, known = State(), KnownIds()
+            if ack.acknowledged or (path / "CURRENT").exists():
+                check_rocksdb_manifest(path)
+                db = open_rocksdb(path, is_same_boot=is_same_boot, is_read_only=True)
+                state, known = _load(db, codec, path)
+                db.close()
+                db = None
+            _check_nothing_went_back(ack_file, state, is_same_boot)
+            db = open_rocksdb(path, is_same_boot=is_same_boot)
+            if _read_state(db, path) != state:
+                raise DamagedJournal(f"{path}: the journal changed between two reads")
+            ack_file.write(acknowledged=state.batch, num_changes=state.num_changes, boot=boot_id())
+        except BaseException:
+            if db is not None:
+                db.close()
+            ack_file.close()
+            raise
+        return cls(path, codec, ack_file, db=db, state=state, known=known)
+
+    def append(self, changes: Changes) -> None:
+        """Write changes as one atomic batch; `changes.ids` ascending, each once.
+
+        Kill -9 cannot lose it once this returns; a power cut cannot after the next `sync()`. An append that raises
+        leaves all of it or none, and the journal has to be opened again. Raises DiskFull, UsageError.
+        """
+        db = self._writable_db()
+        if len(changes) == 0:
+            return
+        self._check_changes(changes)
+        keys, values, checksums = self._codec.encode(changes)
+        old_M, is_old_M = self._known.checksums(changes.ids)
+        fingerprint = int(np.bitwise_xor.reduce(checksums) ^ np.bitwise_xor.reduce(old_M))  # 0 where there was none
+        state = State(
+            batch=self._state.batch + 1,
+            num_changes=self._state.num_changes + len(changes),
+            num_keys=self._state.num_keys + int(len(changes) - is_old_M.sum()),
+            fingerprint=self._state.fingerprint ^ fingerprint,
+        )
+        try:
+            with RocksErrors(self.path):
+                write_values(db, [*keys, STATE_KEY], [*values, state.pack()])
+            self._ack_file.write(acknowledged=state.batch, num_changes=state.num_changes)
+        except BaseException as error:
+            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise
+        self._state = state
+        self._known.add(changes.ids, changes.is_delete, checksums)
+
+    def sync(self) -> None:
+        """Make every append so far safe from a power cut. Raises DiskFull."""
+        db = self._writable_db()
+        try:
+            with RocksErrors(self.path):
+                db.flush_wal(True)
+            self._ack_file.write(synced=self._state.batch, sync=True)
+        except BaseException as error:
+            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise
+
+    def get(self, ids: np.ndarray) -> Changes:
+        """The latest change of each of M IDs, in their order: (M,) u64. Raises DamagedJournal for one that is absent."""
+        return self._get(np.asarray(ids, np.uint64))[0]
+
+    def scan(self, max_bytes: int = 64 << 20) -> Iterator[Changes]:
+        """Every change, ascending by ID, in chunks of about `max_bytes`. Raises DamagedJournal before its last chunk ends.
+
+        The journal must not be appended to meanwhile.
+        """
+        ids, _ = self.ids()
+        rows = max(1, max_bytes // (self._codec.put_size + 8))
+        fingerprint, batch = 0, self._state.batch
+        for start in range(0, len(ids), rows):
+            changes, checksums = self._get(ids[start : start + rows])
+            fingerprint ^= int(np.bitwise_xor.reduce(checksums))
+            if self._state.batch != batch:
+                raise UsageError("the journal was appended to during a scan", hint="finish the scan first")
+            if start + rows >= len(ids) and fingerprint != self._state.fingerprint:
+                raise DamagedJournal(f"{self.path}: the values are not the latest ones (their fingerprint differs)")
+            yield changes
+
+    def ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every ID, ascending, and whether its latest change deletes: (M,) u64 and (M,) bool, read-only."""
+        self._open_db()
+        return self._known.arrays()
+
+    def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of M IDs are here, and which of those are deleted: (M,) u64 -> two (M,) bool. Does not touch the disk."""
+        self._open_db()
+        return self._known.find(np.asarray(ids, np.uint64))
+
+    def __len__(self) -> int:
+        return self._state.num_keys
+
+    def close(self) -> None:
+        """Close; again is harmless. Data stays, synced or not. In a fork: lets go without touching RocksDB."""
+        db, self._db = self._db, None
+        if db is None:
+            return
+        if os.getpid() != self._pid:
+            _abandoned.append(db)
+        else:
+            with RocksErrors(self.path):
+                db.close()
+        self._ack_file.close()
+
+    def destroy(self) -> None:
+        """Close and remove the directory with all that is in it."""
+        if os.getpid() != self._pid:
+            raise _wrong_process(self.path)
+        self.close()
+        shutil.rmtree(self.path)
+        sync_directory(self.path.parent)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _open_db(self) -> Rdict:
+        if os.getpid() != self._pid:
+            raise _wrong_process(self.path)
+        if self._db is None:
+            raise StoreClosed(f"{self.path}: the journal is closed")
+        return self._db
+
+    def _writable_db(self) -> Rdict:
+        db = self._open_db()
+        if self._failure is not None:
+            raise StoreClosed(f"{self.path}: an earlier write failed ({self._failure})")
+        return db
+
+    def _get(self, ids: np.ndarray) -> tuple[Changes, np.ndarray]:
+        db = self._open_db()
+        keys = key_bytes(ids)
+        values: list[bytes | None] = []
+        for start in range(0, len(keys), _GET_ROWS):
+            chunk = keys[start : start + _GET_ROWS]
+            with RocksErrors(f"{self.path}: one of {_id_range(chunk)}"):
+                values += get_values(db, chunk)
+        for key, value in zip(keys, values, strict=True):
+            if value is None:
+                raise DamagedJournal(f"{self.path}: ID 0x{key.hex()} is missing")
+        return self._codec.decode(keys, values, self.path)  # type: ignore[arg-type]
+
+    def _check_changes(self, changes: Changes) -> None:
+        num, width, row_bytes = len(changes), self._codec.width, self._codec.row_bytes
+        shapes = (changes.is_delete.shape, changes.tokens.shape, changes.lengths.shape, changes.rows.shape)
+        wanted = ((num,), (num, width), (num,), (num, row_bytes))
+        if shapes != wanted:
+            raise UsageError(f"{num} changes with arrays of shapes {shapes}, expected {wanted}")
+        if num > 1 and not (changes.ids[1:] > changes.ids[:-1]).all():
+            raise UsageError("the IDs of one append must ascend, each once")
+        if int(changes.lengths.max()) > width:
+            raise UsageError(f"an n-gram of {int(changes.lengths.max())} tokens, the journal has room for {width}")
+        if num * self._codec.put_size > MAX_APPEND_BYTES:
+            raise UsageError(
+                f"one append of {num} changes, {num * self._codec.put_size} bytes; the limit is {MAX_APPEND_BYTES}",
+                hint="an append is one atomic batch held in memory: split it",
+            )
+
+
+_abandoned: list[Rdict] = []  # inherited by a fork: dropping the last reference would close the parent's RocksDB
+
+
+def _load(db: Rdict, codec: ValueCodec, path: Path) -> tuple[State, KnownIds]:
+    """Read every value, check it, and compare the whole with the state record."""
+    known, num_keys, fingerprint = KnownIds(), 0, 0
+    state = State()
+    keys: list[bytes] = []
+    values: list[bytes] = []
+
+    def take() -> None:
+        nonlocal num_keys, fingerprint
+        changes, checksums = codec.decode(keys, values, path)
+        known.add(changes.ids, changes.is_delete, checksums)
+        num_keys += len(keys)
+        fingerprint ^= int(np.bitwise_xor.reduce(checksums))
+        keys.clear()
+        values.clear()
+
+    with RocksErrors(path):
+        rows = db.iter()
+        rows.seek_to_first()
+        while rows.valid():
+            key = rows.key()
+            if key == STATE_KEY:
+                state = State.unpack(rows.value(), path)
+            else:
+                keys.append(key)
+                values.append(rows.value())
+                if len(keys) == 4 * _GET_ROWS:
+                    take()
+            rows.next()
+        rows.status()  # an iterator meets damage by becoming invalid, as if at the end
+    if keys:
+        take()
+    if (num_keys, fingerprint) != (state.num_keys, state.fingerprint):
+        raise DamagedJournal(f"{path}: {num_keys} IDs are there, the journal's state record says {state.num_keys}")
+    return state, known
+
+
+def _read_state(db: Rdict, path: Path) -> State:
+    with RocksErrors(path):
+        value = db.get(STATE_KEY)
+    return State() if value is None else State.unpack(value, path)
+
+
+def _check_nothing_went_back(ack_file: AckFile, state: State, is_same_boot: bool) -> None:
+    ack, where = ack_file.ack, ack_file.path.parent
+    if state.batch < ack.synced:
+        raise DamagedJournal(f"{where}: {state.batch} appends are there, ACK says that {ack.synced} were synced")
+    if state.batch >= ack.acknowledged:
+        return
+    if is_same_boot:
+        raise DamagedJournal(
+            f"{where}: {state.batch} appends are there, ACK says {ack.acknowledged}; no power cut since"
+        )
+    _log.warning(
+        "%s: the machine went down before the last changes were flushed: %d of %d unflushed changes are lost",
+        where,
+        ack.num_changes - state.num_changes,
+        ack.num_changes,
+    )
+
+
+def _wrong_process(path: Path) -> WrongProcess:
+    return WrongProcess(f"{path}: the journal was opened in another process")
+
+
+def _files_but_temporary(path: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(path) if name != ACK_NAME + ".tmp"]
+    except FileNotFoundError:
+        return []
+
+
+def _id_range(keys: list[bytes]) -> str:
+    return f"{len(keys)} IDs from 0x{keys[0].hex()} to 0x{keys[-1].hex()}"

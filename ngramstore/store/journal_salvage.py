@@ -1,0 +1,116 @@
+"""What can still be read of a damaged journal, for `repair`.
+
+Shapes: M changes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import reduce
+from operator import xor
+from pathlib import Path
+
+import numpy as np
+
+from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion
+from ngramstore.store.journal_guard import AckFile, check_rocksdb_manifest, full_messages
+from ngramstore.store.journal_rocks import Rdict, salvage_options
+from ngramstore.store.journal_values import STATE_KEY, Changes, State, ValueCodec
+
+
+def salvage(path: Path, *, row_bytes: int, width: int) -> tuple[list[Changes], list[str]]:
+    """What can still be read of a damaged journal, ascending by ID, and a line for each fault. Leaves `path` as it is.
+
+    Works on a copy beside it, so it needs as much space again. Where the log lost records, an ID may come with an
+    earlier change than its latest: the faults say so. Raises DiskFull.
+    """
+    path = Path(path)
+    codec = ValueCodec(width=width, row_bytes=row_bytes)
+    faults: list[str] = []
+    if not path.is_dir():
+        return [], [f"{path}: the journal is missing"]
+    acknowledged = None
+    try:
+        with_ack = AckFile.open(path)
+        acknowledged = with_ack.ack
+        with_ack.close()
+    except (DamagedJournal, UnsupportedVersion) as error:
+        faults.append(error.message)
+    copy = Path(tempfile.mkdtemp(dir=path.parent, prefix=path.name + ".salvage-"))
+    try:
+        try:
+            shutil.copytree(path, copy, dirs_exist_ok=True)
+            (copy / "rocksdict-config.json").unlink(missing_ok=True)
+        except (OSError, shutil.Error) as error:
+            if any(text in str(error) for text in full_messages()):
+                raise DiskFull(f"{copy}: no room for a copy of the journal") from error
+            faults.append(f"{path}: not all files can be read: {error}")
+        pairs = _salvage_pairs(path, copy, faults)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    state = None
+    chunks: list[Changes] = []
+    checksums: list[int] = []
+    for key, value in pairs.items():
+        try:
+            if key == STATE_KEY:
+                state = State.unpack(value, path)
+                continue
+            changes, sums = codec.decode([key], [value], path)
+        except DamagedJournal as error:
+            faults.append(error.message)
+            continue
+        chunks.append(changes)
+        checksums.append(int(sums[0]))
+    if acknowledged is not None and acknowledged.acknowledged > (state.batch if state else 0):
+        kept = state.batch if state else 0
+        faults.append(
+            f"{path}: the last {acknowledged.acknowledged - kept} of {acknowledged.acknowledged} appends are gone"
+        )
+    if state is not None and (state.num_keys, state.fingerprint) != (len(chunks), reduce(xor, checksums, 0)):
+        faults.append(
+            f"{path}: {len(chunks)} of {state.num_keys} IDs are left; some of them may have an earlier change than their latest"
+        )
+    return ([_concatenate(chunks)] if chunks else []), faults
+
+
+def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, bytes]:
+    """Key -> value of what RocksDB still reads in the copy, keys ascending."""
+    options = salvage_options()
+    families = {"default": options}
+    pairs: dict[bytes, bytes] = {}
+    is_repaired = False
+    try:
+        check_rocksdb_manifest(copy)
+        db = Rdict(str(copy), options, column_families=families)
+    except Exception as error:
+        faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+        is_repaired = True
+    try:
+        if is_repaired:
+            Rdict.repair(str(copy), options)
+            db = Rdict(str(copy), options, column_families=families)
+    except Exception as error:
+        faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+        return pairs
+    for is_backwards in (False, True):  # from both ends up to the first damaged block
+        rows = db.iter()
+        (rows.seek_to_last if is_backwards else rows.seek_to_first)()
+        while rows.valid():
+            pairs[rows.key()] = rows.value()
+            (rows.prev if is_backwards else rows.next)()
+        try:
+            rows.status()
+            break
+        except Exception as error:
+            if not is_backwards:
+                faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+    del rows
+    db.close()
+    return dict(sorted(pairs.items()))
+
+
+def _concatenate(chunks: list[Changes]) -> Changes:
+    columns = ("ids", "is_delete", "tokens", "lengths", "rows")
+    return Changes(*(np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in columns))
