@@ -8,9 +8,11 @@ Shapes: M changes.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,7 @@ import numpy as np
 
 from ngramstore.errors import (
     DamagedJournal,
+    DiskFull,
     StoreClosed,
     UsageError,
     WrongProcess,
@@ -58,6 +61,7 @@ class Journal:
         self._known = known
         self._pid = os.getpid()
         self._failure: str | None = None
+        _open_journals.add(self)
 
     @classmethod
     def open(cls, path: Path, *, row_bytes: int, width: int, create: bool = True) -> Journal:
@@ -178,22 +182,24 @@ class Journal:
         return self._state.num_keys
 
     def close(self) -> None:
-        """Close; again is harmless. Data stays, synced or not. In a fork: lets go without touching RocksDB."""
+        """Close; again is harmless. All data stays, synced or not. In a fork: lets go and touches nothing."""
         db, self._db = self._db, None
-        if db is None:
+        if db is None or os.getpid() != self._pid:
             return
-        if os.getpid() != self._pid:
-            _abandoned.append(db)
-        else:
+        try:
             with RocksErrors(self.path):
                 db.close()
-        self._ack_file.close()
+        finally:
+            self._ack_file.close()
 
     def destroy(self) -> None:
         """Close and remove the directory with all that is in it."""
         if os.getpid() != self._pid:
             raise _wrong_process(self.path)
-        self.close()
+        try:
+            self.close()
+        except (DamagedJournal, DiskFull) as error:  # closing writes a table; what is removed may fail to be written
+            _log.info("%s: removed although closing failed: %s", self.path, error.message)
         shutil.rmtree(self.path)
         sync_directory(self.path.parent)
 
@@ -246,7 +252,18 @@ class Journal:
             )
 
 
-_abandoned: list[Rdict] = []  # inherited by a fork: dropping the last reference would close the parent's RocksDB
+_open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _let_go_in_fork() -> None:
+    """Keep the RocksDB handles of the parent alive in its fork for ever: dropping one would write the parent's files."""
+    for journal in _open_journals:
+        if journal._db is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(journal._db))
+            journal._ack_file.close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_fork)
 
 
 def _load(db: Rdict, codec: ValueCodec, path: Path) -> tuple[State, KnownIds]:
