@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ngramstore.codec.base import Codec
+from ngramstore.codec.e4m3 import E4M3
 from ngramstore.codec.floats import BF16, F16, F32
+from ngramstore.codec.int4 import Int4
 from ngramstore.codec.int8 import Int8
 from ngramstore.errors import UsageError
 
-_CLASSES: dict[str, type[Codec]] = {cls.name: cls for cls in (F32, F16, BF16, Int8)}
+_CLASSES: dict[str, type[Codec]] = {cls.name: cls for cls in (F32, F16, BF16, Int8, Int4, E4M3)}
 CODECS: tuple[str, ...] = tuple(_CLASSES)
 
 

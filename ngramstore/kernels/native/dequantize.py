@@ -39,6 +39,7 @@ def _unaligned_load(numba_type, llvm_type):
 
 _load_f32 = _unaligned_load(types.float32, ir.FloatType())
 _load_u32 = _unaligned_load(types.uint32, ir.IntType(32))
+_load_u8 = _unaligned_load(types.uint8, ir.IntType(8))
 _load_u16 = _unaligned_load(types.uint16, ir.IntType(16))
 
 
@@ -267,4 +268,230 @@ def scatter_int8_bf16(source, offsets_M, out_MD):
         scale = _load_f32(source, at + D)
         for d in range(D):
             out_MD[m, d] = _bf16_from_f32(np.float32(np.int8(source[at + d])) * scale)
+    return num_bad
+
+
+# e4m3: D codes, then one ue8m0 scale for each block of codes; block 0: codes alone, one scale for the whole table.
+
+
+@inline
+def _f32_from_e4m3(code):
+    """E4M3FN code -> f32; a NaN becomes the positive quiet NaN."""
+    code = np.uint32(code)
+    sign = np.uint32(np.uint32(code & np.uint32(0x80)) << np.uint32(24))
+    rest = np.uint32(code & np.uint32(0x7F))
+    normal = np.uint32(np.uint32(rest << np.uint32(20)) + np.uint32(0x3C000000))
+    tiny = np.float32(np.float32(np.int32(rest)) * np.float32(2.0**-9)).view(np.uint32)
+    bits = np.uint32((tiny if rest < np.uint32(8) else normal) | sign)
+    return np.uint32(np.uint32(0x7FC00000) if rest == np.uint32(0x7F) else bits).view(np.float32)
+
+
+@inline
+def _f32_from_ue8m0(code):
+    """Scale byte -> 2**(code - 127); 0 is the subnormal 2**-127, 255 is NaN."""
+    bits = np.uint32(np.uint32(code) << np.uint32(23))
+    bits = np.uint32(0x00400000) if code == 0 else bits
+    return np.uint32(np.uint32(0x7FC00000) if code == 255 else bits).view(np.float32)
+
+
+@inline
+def _e4m3_run_f32(source, first, scale, row_D, start, n):
+    for i in range(n):
+        row_D[np.uintp(start + i)] = _f32_from_e4m3(_load_u8(source, first + i)) * scale
+
+
+@kernel
+def scatter_e4m3_f32(source, offsets_M, out_MD, block, table_scale):
+    num_bad, D = 0, out_MD.shape[1]
+    num_blocks = (D + block - 1) // block if block else 0
+    for m in range(len(offsets_M)):
+        at, row_D = offsets_M[m], out_MD[m]
+        bad = _is_bad(at, D + num_blocks, len(source))
+        num_bad += bad
+        if bad or at < 0:
+            row_D[:] = 0
+            continue
+        if block == 0:
+            _e4m3_run_f32(source, at, table_scale, row_D, 0, D)
+        for b in range(num_blocks):
+            start = b * block
+            n = min(block, D - start)
+            scale = _f32_from_ue8m0(_load_u8(source, at + D + b))
+            if n == 32:
+                _e4m3_run_f32(source, at + start, scale, row_D, start, 32)
+            else:
+                _e4m3_run_f32(source, at + start, scale, row_D, start, n)
+    return num_bad
+
+
+@inline
+def _e4m3_run_f16(source, first, scale, row_D, start, n):
+    for i in range(n):
+        row_D[np.uintp(start + i)] = _f16_from_f32(_f32_from_e4m3(_load_u8(source, first + i)) * scale)
+
+
+@kernel
+def scatter_e4m3_f16(source, offsets_M, out_MD, block, table_scale):
+    num_bad, D = 0, out_MD.shape[1]
+    num_blocks = (D + block - 1) // block if block else 0
+    for m in range(len(offsets_M)):
+        at, row_D = offsets_M[m], out_MD[m]
+        bad = _is_bad(at, D + num_blocks, len(source))
+        num_bad += bad
+        if bad or at < 0:
+            row_D[:] = 0
+            continue
+        if block == 0:
+            _e4m3_run_f16(source, at, table_scale, row_D, 0, D)
+        for b in range(num_blocks):
+            start = b * block
+            n = min(block, D - start)
+            scale = _f32_from_ue8m0(_load_u8(source, at + D + b))
+            if n == 32:
+                _e4m3_run_f16(source, at + start, scale, row_D, start, 32)
+            else:
+                _e4m3_run_f16(source, at + start, scale, row_D, start, n)
+    return num_bad
+
+
+@inline
+def _e4m3_run_bf16(source, first, scale, row_D, start, n):
+    for i in range(n):
+        row_D[np.uintp(start + i)] = _bf16_from_f32(_f32_from_e4m3(_load_u8(source, first + i)) * scale)
+
+
+@kernel
+def scatter_e4m3_bf16(source, offsets_M, out_MD, block, table_scale):
+    num_bad, D = 0, out_MD.shape[1]
+    num_blocks = (D + block - 1) // block if block else 0
+    for m in range(len(offsets_M)):
+        at, row_D = offsets_M[m], out_MD[m]
+        bad = _is_bad(at, D + num_blocks, len(source))
+        num_bad += bad
+        if bad or at < 0:
+            row_D[:] = 0
+            continue
+        if block == 0:
+            _e4m3_run_bf16(source, at, table_scale, row_D, 0, D)
+        for b in range(num_blocks):
+            start = b * block
+            n = min(block, D - start)
+            scale = _f32_from_ue8m0(_load_u8(source, at + D + b))
+            if n == 32:
+                _e4m3_run_bf16(source, at + start, scale, row_D, start, 32)
+            else:
+                _e4m3_run_bf16(source, at + start, scale, row_D, start, n)
+    return num_bad
+
+
+# int4: two codes a byte, then one bf16 scale for each group of codes. A group of n values fills ceil(n / 2) bytes: the low
+# halves are its first values, the high halves the rest, so that both are written as one run.
+
+
+@inline
+def _int4_level(code):
+    """Stored code 0..15 -> c * (8 + |c|), c = code - 8: steps that grow with the magnitude."""
+    c = np.int32(code) - np.int32(8)
+    return np.float32(np.int32(c * np.int32(np.int32(8) + abs(c))))
+
+
+@inline
+def _int4_run_f32(source, first, scale, row_D, start, half, rest):
+    for i in range(rest):
+        pair = _load_u8(source, first + i)
+        row_D[np.uintp(start + i)] = _int4_level(pair & np.uint8(15)) * scale
+        row_D[np.uintp(start + half + i)] = _int4_level(pair >> np.uint8(4)) * scale
+    if half > rest:
+        last = _int4_level(_load_u8(source, first + rest) & np.uint8(15)) * scale
+        row_D[np.uintp(start + rest)] = last
+
+
+@kernel
+def scatter_int4_f32(source, offsets_M, out_MD, group):
+    num_bad, D = 0, out_MD.shape[1]
+    code_bytes = (D + 1) // 2
+    num_groups = (D + group - 1) // group
+    for m in range(len(offsets_M)):
+        at, row_D = offsets_M[m], out_MD[m]
+        bad = _is_bad(at, code_bytes + 2 * num_groups, len(source))
+        num_bad += bad
+        if bad or at < 0:
+            row_D[:] = 0
+            continue
+        for g in range(num_groups):
+            start = g * group
+            n = min(group, D - start)
+            scale = _f32_from_bf16(_load_u16(source, at + code_bytes + 2 * g))
+            if n == 32:
+                _int4_run_f32(source, at + start // 2, scale, row_D, start, 16, 16)
+            else:
+                _int4_run_f32(source, at + start // 2, scale, row_D, start, (n + 1) // 2, n // 2)
+    return num_bad
+
+
+@inline
+def _int4_run_f16(source, first, scale, row_D, start, half, rest):
+    for i in range(rest):
+        pair = _load_u8(source, first + i)
+        row_D[np.uintp(start + i)] = _f16_from_f32(_int4_level(pair & np.uint8(15)) * scale)
+        row_D[np.uintp(start + half + i)] = _f16_from_f32(_int4_level(pair >> np.uint8(4)) * scale)
+    if half > rest:
+        last = _int4_level(_load_u8(source, first + rest) & np.uint8(15)) * scale
+        row_D[np.uintp(start + rest)] = _f16_from_f32(last)
+
+
+@kernel
+def scatter_int4_f16(source, offsets_M, out_MD, group):
+    num_bad, D = 0, out_MD.shape[1]
+    code_bytes = (D + 1) // 2
+    num_groups = (D + group - 1) // group
+    for m in range(len(offsets_M)):
+        at, row_D = offsets_M[m], out_MD[m]
+        bad = _is_bad(at, code_bytes + 2 * num_groups, len(source))
+        num_bad += bad
+        if bad or at < 0:
+            row_D[:] = 0
+            continue
+        for g in range(num_groups):
+            start = g * group
+            n = min(group, D - start)
+            scale = _f32_from_bf16(_load_u16(source, at + code_bytes + 2 * g))
+            if n == 32:
+                _int4_run_f16(source, at + start // 2, scale, row_D, start, 16, 16)
+            else:
+                _int4_run_f16(source, at + start // 2, scale, row_D, start, (n + 1) // 2, n // 2)
+    return num_bad
+
+
+@inline
+def _int4_run_bf16(source, first, scale, row_D, start, half, rest):
+    for i in range(rest):
+        pair = _load_u8(source, first + i)
+        row_D[np.uintp(start + i)] = _bf16_from_f32(_int4_level(pair & np.uint8(15)) * scale)
+        row_D[np.uintp(start + half + i)] = _bf16_from_f32(_int4_level(pair >> np.uint8(4)) * scale)
+    if half > rest:
+        last = _int4_level(_load_u8(source, first + rest) & np.uint8(15)) * scale
+        row_D[np.uintp(start + rest)] = _bf16_from_f32(last)
+
+
+@kernel
+def scatter_int4_bf16(source, offsets_M, out_MD, group):
+    num_bad, D = 0, out_MD.shape[1]
+    code_bytes = (D + 1) // 2
+    num_groups = (D + group - 1) // group
+    for m in range(len(offsets_M)):
+        at, row_D = offsets_M[m], out_MD[m]
+        bad = _is_bad(at, code_bytes + 2 * num_groups, len(source))
+        num_bad += bad
+        if bad or at < 0:
+            row_D[:] = 0
+            continue
+        for g in range(num_groups):
+            start = g * group
+            n = min(group, D - start)
+            scale = _f32_from_bf16(_load_u16(source, at + code_bytes + 2 * g))
+            if n == 32:
+                _int4_run_bf16(source, at + start // 2, scale, row_D, start, 16, 16)
+            else:
+                _int4_run_bf16(source, at + start // 2, scale, row_D, start, (n + 1) // 2, n // 2)
     return num_bad

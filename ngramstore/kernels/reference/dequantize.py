@@ -57,6 +57,48 @@ def _from_int8(stored_WB: np.ndarray) -> np.ndarray:
     return codes_WD.astype(np.float32) * _little_endian(stored_WB[:, -4:], "<f4")
 
 
+def _e4m3_values(block: int, table_scale: np.float32, dim: int) -> Callable[[np.ndarray], np.ndarray]:
+    def values(stored_WB: np.ndarray) -> np.ndarray:
+        codes_WD = stored_WB[:, :dim].astype(np.int32)
+        exponent_WD, mantissa_WD = codes_WD >> 3 & 15, codes_WD & 7
+        tiny_WD = np.ldexp(np.float32(1), -9) * mantissa_WD.astype(np.float32)
+        normal_WD = np.ldexp(1 + mantissa_WD.astype(np.float32) / 8, exponent_WD - 7)
+        size_WD = np.where(exponent_WD == 0, tiny_WD, normal_WD)
+        number_WD = np.where(codes_WD & 0x80, -size_WD, size_WD)
+        number_WD[codes_WD & 0x7F == 0x7F] = np.float32("nan")
+        if not block:
+            return number_WD * table_scale
+        powers_WG = stored_WB[:, dim:].astype(np.int32)
+        scales_WG = np.where(powers_WG == 255, np.float32("nan"), np.ldexp(np.float32(1), powers_WG - 127))
+        return number_WD * np.repeat(scales_WG, block, axis=1)[:, :dim]
+
+    return values
+
+
+def _e4m3_row_bytes(dim: int, block: int) -> int:
+    return dim + (-(-dim // block) if block else 0)
+
+
+def _int4_values(group: int, dim: int) -> Callable[[np.ndarray], np.ndarray]:
+    def values(stored_WB: np.ndarray) -> np.ndarray:
+        codes_WB, scales_WB = np.split(stored_WB, [(dim + 1) // 2], axis=1)
+        scales_WG = _from_bf16(scales_WB)
+        values_WD = np.empty((len(stored_WB), dim), np.float32)
+        for g, start in enumerate(range(0, dim, group)):
+            n = min(group, dim - start)
+            bytes_WH = codes_WB[:, start // 2 : start // 2 + (n + 1) // 2]
+            codes_WS = np.concatenate([bytes_WH & 15, bytes_WH >> 4], axis=1)[:, :n].astype(np.int32) - 8
+            levels_WS = codes_WS * (8 + np.abs(codes_WS))
+            values_WD[:, start : start + n] = levels_WS.astype(np.float32) * scales_WG[:, g : g + 1]
+        return values_WD
+
+    return values
+
+
+def _int4_row_bytes(dim: int, group: int) -> int:
+    return (dim + 1) // 2 + 2 * -(-dim // group)
+
+
 # From values to the bits of the output type.
 
 
@@ -124,3 +166,42 @@ def scatter_int8_f16(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarr
 
 def scatter_int8_bf16(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray) -> int:
     return _scatter(source, offsets_M, out_MD, out_MD.shape[1] + 4, _from_int8, _bf16)
+
+
+def scatter_e4m3_f32(
+    source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray, block: int, table_scale: np.float32
+) -> int:
+    dim = out_MD.shape[1]
+    values_of = _e4m3_values(block, table_scale, dim)
+    return _scatter(source, offsets_M, out_MD, _e4m3_row_bytes(dim, block), values_of, _unchanged)
+
+
+def scatter_e4m3_f16(
+    source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray, block: int, table_scale: np.float32
+) -> int:
+    dim = out_MD.shape[1]
+    values_of = _e4m3_values(block, table_scale, dim)
+    return _scatter(source, offsets_M, out_MD, _e4m3_row_bytes(dim, block), values_of, _f16)
+
+
+def scatter_e4m3_bf16(
+    source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray, block: int, table_scale: np.float32
+) -> int:
+    dim = out_MD.shape[1]
+    values_of = _e4m3_values(block, table_scale, dim)
+    return _scatter(source, offsets_M, out_MD, _e4m3_row_bytes(dim, block), values_of, _bf16)
+
+
+def scatter_int4_f32(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray, group: int) -> int:
+    dim = out_MD.shape[1]
+    return _scatter(source, offsets_M, out_MD, _int4_row_bytes(dim, group), _int4_values(group, dim), _unchanged)
+
+
+def scatter_int4_f16(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray, group: int) -> int:
+    dim = out_MD.shape[1]
+    return _scatter(source, offsets_M, out_MD, _int4_row_bytes(dim, group), _int4_values(group, dim), _f16)
+
+
+def scatter_int4_bf16(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray, group: int) -> int:
+    dim = out_MD.shape[1]
+    return _scatter(source, offsets_M, out_MD, _int4_row_bytes(dim, group), _int4_values(group, dim), _bf16)
