@@ -153,6 +153,10 @@ class FileWriter:
         self.close()
         return self.position
 
+    def flush(self) -> None:
+        """Hand everything to the system; no promise about power cuts."""
+        self._drain()
+
     def close(self) -> None:
         """Close without promising anything; `finish` is the good end."""
         if self._fd >= 0:

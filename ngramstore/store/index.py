@@ -21,7 +21,7 @@ from ngramstore.errors import DamagedStore
 from ngramstore.files import FileWriter
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
-from ngramstore.layout import BLOCK_ROWS, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
+from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
 from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, finish_file
 
 GROUP_BITS = 16
@@ -282,8 +282,34 @@ class Index:
     def ids(self, first: int = 0, count: int | None = None) -> np.ndarray:
         """IDs of ranks first, first + 1, ...: (count,) u64, read back from the planes."""
         ids_M = np.empty(len(self) - first if count is None else count, np.uint64)
-        assert 0 <= first and first + len(ids_M) <= len(self)
+        assert first >= 0 and first + len(ids_M) <= len(self)
         bad = native.ids_of_ranks(self.layer, first, ids_M)
         if bad >= 0:
             raise self.damaged(int(bad))
         return ids_M
+
+    def places(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """File offsets and stored bytes of consecutive compressed rows: (count,) i64 each."""
+        block = first // BLOCK_ROWS
+        lengths = self._slice("lengths", block * BLOCK_ROWS, first + count - block * BLOCK_ROWS, "<u2").astype(np.int64)
+        start = int(self._slice("offsets", block, 1, "<u8")[0])
+        starts = start + np.concatenate([[0], np.cumsum(lengths + CHECKSUM_BYTES)[:-1]])
+        inside = first - block * BLOCK_ROWS
+        return starts[inside:], lengths[inside:]
+
+    def _slice(self, section: str, first: int, count: int, dtype: str) -> np.ndarray:
+        """Part of a section as numbers, its pages verified."""
+        width = np.dtype(dtype).itemsize
+        begin = self.plan.sections()[section][0] + first * width
+        end = begin + count * width
+        pages = np.arange(begin // PAGE_BYTES, -(-end // PAGE_BYTES))
+        unknown = pages[self._page_ok[pages] == 0]
+        if len(unknown):
+            position = self.plan.sections()["checksums"][0]
+            sizes = np.full(len(unknown), PAGE_BYTES)
+            got = checksums(self._data, unknown * PAGE_BYTES, sizes, unknown.astype(np.uint64))
+            wanted = self._data[position:][: 4 * (position // PAGE_BYTES - 1)].view("<u4")[unknown - 1]
+            if (got != wanted).any():
+                raise self.damaged(int(unknown[np.flatnonzero(got != wanted)[0]]))
+            self._page_ok[unknown] = 1
+        return self._data[begin:end].view(dtype)

@@ -10,6 +10,7 @@ Shapes: M rows of a chunk, B bytes of an encoded row.
 from __future__ import annotations
 
 import zlib
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ class RowsWriter:
         self._writer = FileWriter(path)
         self._dictionary = dictionary
         self._compressor = None if dictionary is None else RowCompressor(dictionary, threads)
+        self._content = blake2b(digest_size=16)
         self._writer.write(bytes(PAGE_BYTES))
         if dictionary:
             self._writer.write(dictionary)
@@ -57,6 +59,7 @@ class RowsWriter:
             starts = np.arange(count) * stored.shape[1]
             lengths = np.full(count, self.row_bytes)
             sums = checksums(stored.reshape(-1), starts, lengths, seeds_M)
+            self._content.update(sums.data)
             stored[:, self.row_bytes :] = sums.astype("<u4").view(np.uint8).reshape(count, CHECKSUM_BYTES)
             self._writer.write(stored.reshape(-1))
             return lengths
@@ -69,11 +72,17 @@ class RowsWriter:
         flat = np.frombuffer(bytearray(b"".join(part for frame in frames for part in (frame, gap))), np.uint8)
         ends = np.cumsum(lengths + CHECKSUM_BYTES)
         sums = checksums(flat, ends - lengths - CHECKSUM_BYTES, lengths, seeds_M)
+        self._content.update(sums.data)
         flat[(ends - CHECKSUM_BYTES)[:, None] + np.arange(CHECKSUM_BYTES)] = (
             sums.astype("<u4").view(np.uint8).reshape(count, -1)
         )
         self._writer.write(flat)
         return lengths
+
+    @property
+    def content_digest(self) -> bytes:
+        """Digest of all row checksums so far; those are seeded with the IDs, so it stands for keys and rows."""
+        return self._content.digest()
 
     def finish(self, stamp: FileStamp) -> FileEntry:
         """Make the file durable."""

@@ -1,0 +1,49 @@
+"""ngramstore: an embedded key-value store for n-gram embeddings.
+
+    import ngramstore as ngs
+
+    with ngs.build("store/", dim=1024, max_n=5, codec="int8") as b:
+        b.add(ngrams, rows)
+    store = ngs.open("store/", cache_bytes=2 << 30)
+    hit = store.lookup(tokens)          # longest stored n-gram that ends at each token
+    rows, found = store.get(ngrams)     # exact keys
+
+Importing this package is fast: numba, zstandard and rocksdict load when a store is built or opened.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ngramstore import errors
+
+if TYPE_CHECKING:
+    from ngramstore.api import build, open, sizes
+    from ngramstore.store.build import Builder
+    from ngramstore.store.store import Hit, Store
+
+__version__ = "0.1.0"
+__all__ = ["Builder", "Hit", "Store", "__version__", "build", "errors", "open", "sizes"]
+
+_HOMES = {
+    "build": "ngramstore.api",
+    "open": "ngramstore.api",
+    "sizes": "ngramstore.api",
+    "Builder": "ngramstore.store.build",
+    "Hit": "ngramstore.store.store",
+    "Store": "ngramstore.store.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ngramstore' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,106 @@
+"""Token ids as users give them -> the arrays the engine works on: n-grams, windows that respect sequence starts.
+
+Shapes: B batch, T position, M n-grams, N tokens of the longest, W positions (B * T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
+
+Ngrams: TypeAlias = Sequence[Sequence[int]] | np.ndarray | tuple[ArrayLike, ArrayLike]
+"""A list of tuples of token ids; an integer array (M, n); or (array (M, max_n) left-aligned, lengths (M,))."""
+
+
+def as_tokens(values: ArrayLike, what: str = "tokens") -> np.ndarray:
+    """Any integers that fit -> u32 of the same shape; UsageError shows the first value that does not."""
+    array = np.asarray(values)
+    if array.dtype == np.uint32:
+        return array
+    if array.size == 0 and array.dtype.kind == "f":  # np.asarray([]) is float64
+        return array.astype(np.uint32)
+    if array.dtype.kind not in "iu":
+        raise UsageError(
+            f"{what} must be integers, got dtype {array.dtype}", hint="token ids are integers 0 .. 2**32 - 1"
+        )
+    wide = array.dtype.itemsize > 4 or array.dtype.kind == "i"
+    if wide and array.size:
+        low, high = array.min(), array.max()
+        if low < 0 or high > 0xFFFFFFFF:
+            raise UsageError(
+                f"{what} hold {low if low < 0 else high}",
+                hint="token ids are integers 0 .. 2**32 - 1; mask out padding first",
+            )
+    return array.astype(np.uint32)
+
+
+def as_ngrams(ngrams: Ngrams, max_n: int) -> tuple[np.ndarray, np.ndarray]:
+    """N-grams in any of the three forms -> tokens (M, N) u32 left-aligned and lengths (M,) u8, N <= max_n.
+
+    UsageError for an empty n-gram, one longer than max_n, or tokens that are not u32.
+    """
+    if isinstance(ngrams, tuple) and len(ngrams) == 2 and isinstance(ngrams[0], np.ndarray):
+        return _from_pair(ngrams[0], np.asarray(ngrams[1]), max_n)
+    if isinstance(ngrams, np.ndarray):
+        if ngrams.ndim != 2:
+            raise UsageError(f"an array of n-grams has shape (M, n), got {ngrams.shape}")
+        return _from_pair(ngrams, np.full(len(ngrams), ngrams.shape[1]), max_n)
+    try:
+        lengths_M = np.fromiter((len(ngram) for ngram in ngrams), np.int64, len(ngrams))
+    except TypeError:
+        raise UsageError(
+            f"n-grams must be a list of tuples of token ids, got {ngrams!r:.200}",
+            hint="for one n-gram write [(3, 14)]",
+        ) from None
+    width = int(lengths_M.max(initial=1))
+    _check_lengths(lengths_M, max_n)
+    flat = as_tokens([token for ngram in ngrams for token in ngram], "n-grams")
+    tokens_MN = np.zeros((len(lengths_M), width), np.uint32)
+    tokens_MN[np.arange(width) < lengths_M[:, None]] = flat
+    return tokens_MN, lengths_M.astype(np.uint8)
+
+
+def _from_pair(tokens: np.ndarray, lengths: np.ndarray, max_n: int) -> tuple[np.ndarray, np.ndarray]:
+    if tokens.ndim != 2 or lengths.shape != (len(tokens),) or lengths.dtype.kind not in "iu":
+        raise UsageError(
+            f"n-grams as a pair are tokens (M, N) and integer lengths (M,), got shapes {tokens.shape} and {lengths.shape}"
+        )
+    _check_lengths(lengths, min(max_n, tokens.shape[1]) if lengths.size else max_n)
+    return np.ascontiguousarray(as_tokens(tokens, "n-grams")), lengths.astype(np.uint8)
+
+
+def _check_lengths(lengths_M: np.ndarray, max_n: int) -> None:
+    bad = np.flatnonzero((lengths_M < 1) | (lengths_M > max_n))
+    if len(bad):
+        raise UsageError(
+            f"n-gram {bad[0]} has {lengths_M[bad[0]]} tokens; this store takes 1 to {max_n}",
+            hint="build with a larger max_n (at most 16) for longer n-grams",
+        )
+
+
+def blank_from(tokens_MN: np.ndarray, lengths_M: np.ndarray) -> np.ndarray:
+    """A copy with zeros behind each n-gram's end, so that equal n-grams are equal rows."""
+    return np.where(np.arange(tokens_MN.shape[1]) < lengths_M[:, None], tokens_MN, np.uint32(0))
+
+
+def room(shape: tuple[int, int], max_n: int, starts: np.ndarray | None = None) -> np.ndarray:
+    """How many tokens an n-gram ending at each position may have: (B, T) u8, 1 .. max_n.
+
+    No n-gram reaches before the beginning of its line, nor before the last position marked in starts (B, T) bool.
+    """
+    assert 1 <= max_n <= MAX_N
+    position_T = np.arange(shape[1])
+    if starts is None:
+        row = np.minimum(position_T + 1, max_n).astype(np.uint8)
+        return np.broadcast_to(row, shape)
+    starts = np.asarray(starts)
+    if starts.shape != shape or starts.dtype != bool:
+        raise UsageError(f"starts must be bool of shape {shape}, got {starts.dtype} {starts.shape}")
+    last_start = np.maximum.accumulate(np.where(starts, position_T, 0), axis=1)
+    return np.minimum(position_T - last_start + 1, max_n).astype(np.uint8)
