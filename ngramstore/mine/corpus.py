@@ -1,0 +1,212 @@
+"""Any input -> token shards: text is tokenised once into a cache, token files are read where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ngramstore.errors import UsageError
+from ngramstore.files import clear_errors, publish
+from ngramstore.mine.inputs import RECORD_SUFFIXES, TOKEN_SUFFIXES, Piece, drop_binary, find_files, read_documents
+from ngramstore.mine.shards import MANIFEST_NAME, TokenShards, file_crc, manifest_bytes
+from ngramstore.mine.token_files import open_token_files
+from ngramstore.mine.tokenizers import Tokenizer, load_tokenizer, train_bpe
+
+SHARD_TOKENS = 1 << 25
+"""A shard ends with the first document that brings it here."""
+_BATCH_CHARS = 1 << 22
+_TRAIN = "train:"
+
+
+def open_corpus(
+    inputs: str | Path | Sequence[str | Path],
+    *,
+    tokenizer: Tokenizer | str | Path | None = None,
+    cache: str | Path | None = None,
+    eos_id: int | None = None,
+    dtype: str | None = None,
+    documents: str = "file",
+    suffixes: Sequence[str] | None = None,
+    errors: str = "strict",
+    shard_tokens: int = SHARD_TOKENS,
+    progress: bool = False,
+) -> TokenShards:
+    """Open a corpus, tokenising it first where it is text and the cache does not have it yet.
+
+    inputs: text files and folders, .jsonl and .jsonl.zst and .parquet (field "text"), or token files .bin and .npy.
+    tokenizer: one, a path for `load_tokenizer`, or "train:SIZE" for a BPE trained on the corpus; token files need none, but
+    carry its identity if it is given. cache: folder for what text turns into (needed for text).
+    eos_id, dtype: for token files, the token that ends a document, and "uint16" or "uint32" for .bin.
+    documents, errors: see `read_documents`. Raises UsageError, MissingExtra, DiskFull.
+    """
+    for name, value, known in (("documents", documents, ("file", "line")), ("errors", errors, ("strict", "replace"))):
+        if value not in known:
+            raise UsageError(f"{name} is {value!r}, it can be {' or '.join(map(repr, known))}")
+    files = find_files(inputs, suffixes)
+    are_tokens = [path.name.endswith(TOKEN_SUFFIXES) for path in files]
+    if all(are_tokens):
+        given = None if tokenizer is None else _tokenizer(tokenizer, iter(()))
+        return open_token_files(files, eos_id=eos_id, dtype=dtype, tokenizer=given)
+    if any(are_tokens):
+        raise UsageError(f"token files and text in one corpus: {files[are_tokens.index(True)]} among text")
+    if cache is None or tokenizer is None:
+        missing = "cache" if cache is None else "tokenizer"
+        raise UsageError(f"text needs a {missing}", hint=f"pass {missing}=... (`--{missing}`)")
+    text = _Text(drop_binary(files), documents, errors)
+    identity = text.identity()
+    cache = Path(cache)
+    with clear_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    found = _trained(tokenizer, text, cache / f"tokenizer-{identity[:16]}")
+    entry = cache / f"tokens-{identity[:16]}-{found.id[:16]}-{shard_tokens}"
+    if not (entry / MANIFEST_NAME).exists():
+        with tqdm(unit="token", unit_scale=True, desc="tokenise", disable=not progress) as bar:
+            _tokenise(text, found, entry, shard_tokens, bar.update)
+    corpus = TokenShards.load(entry)
+    corpus.tokenizer = found
+    return corpus
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Text files and how they are read."""
+
+    files: list[Path]
+    documents: str
+    errors: str
+
+    def pieces(self) -> Iterator[Piece]:
+        for path in self.files:
+            yield from read_documents(path, self.documents, self.errors)
+
+    def identity(self) -> str:
+        """sha256 of every file's content, in order, and of what decides how it is read."""
+        whole = hashlib.sha256(f"{self.documents} {self.errors}".encode())
+        for path in self.files:
+            with open(path, "rb") as file:
+                part = hashlib.sha256()
+                while block := file.read(1 << 20):
+                    part.update(block)
+            kind = next((suffix for suffix in RECORD_SUFFIXES if path.name.endswith(suffix)), "text")
+            whole.update(f" {kind} {part.hexdigest()}".encode())
+        return whole.hexdigest()
+
+
+def _trained(tokenizer: Tokenizer | str | Path, text: _Text, stem: Path) -> Tokenizer:
+    """The tokenizer asked for; one trained on this corpus before is found in the cache."""
+    if not (isinstance(tokenizer, str) and tokenizer.startswith(_TRAIN)):
+        return _tokenizer(tokenizer, iter(()))
+    size = tokenizer.removeprefix(_TRAIN)
+    path = stem.with_name(f"{stem.name}-{size}.json")
+    if not path.exists():
+        _tokenizer(tokenizer, (piece.text for piece in text.pieces())).save(path)
+    loaded = load_tokenizer(path)
+    loaded.name = f"bpe-{size}"
+    return loaded
+
+
+def _tokenizer(tokenizer: Tokenizer | str | Path, texts: Iterator[str]) -> Tokenizer:
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if isinstance(tokenizer, str) and tokenizer.startswith(_TRAIN):
+        size = tokenizer.removeprefix(_TRAIN)
+        if not size.isdigit():
+            raise UsageError(f"tokenizer {tokenizer!r}: {size!r} is no number", hint="for example train:4096")
+        return train_bpe(texts, int(size))
+    return load_tokenizer(tokenizer)
+
+
+def _tokenise(
+    text: _Text, tokenizer: Tokenizer, entry: Path, shard_tokens: int, on_progress: Callable[[int], object]
+) -> None:
+    """Write a cache entry beside its place and rename the finished folder; another process may win the race."""
+    folder = entry.with_name(f"{entry.name}.tmp-{os.getpid()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        with clear_errors(folder):
+            writer = _ShardWriter(folder, "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4", shard_tokens)
+            for batch in _batches(text.pieces()):
+                for piece, ids_T in zip(batch, tokenizer.encode_batch([p.text for p in batch]), strict=True):
+                    writer.add(ids_T, piece.is_last)
+                    on_progress(len(ids_T))
+            entries = writer.finish()
+        if not entries:
+            raise UsageError(f"the corpus is empty: no text in {len(text.files)} files, the first is {text.files[0]}")
+        names = {"tokenizer_id": tokenizer.id, "tokenizer_name": tokenizer.name}
+        publish(folder / MANIFEST_NAME, manifest_bytes(identity=text.identity(), shards=entries, **names))
+        try:
+            os.rename(folder, entry)
+        except OSError:
+            if not (entry / MANIFEST_NAME).exists():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    chars = 0
+    for piece in pieces:
+        batch.append(piece)
+        chars += len(piece.text)
+        if chars >= _BATCH_CHARS or len(batch) >= 4096:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+class _ShardWriter:
+    """Tokens of documents, piece by piece -> shard files and their manifest entries."""
+
+    def __init__(self, folder: Path, dtype: str, shard_tokens: int) -> None:
+        self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
+        self._entries: list[dict[str, Any]] = []
+        self._starts: list[int] = [0]
+        self._num = 0
+        self._file: Any = None
+
+    def add(self, ids_T: np.ndarray, is_last: bool) -> None:
+        if self._file is None:
+            self._name = f"tokens-{len(self._entries):05d}.u{8 * np.dtype(self._dtype).itemsize}"
+            self._file = open(self._folder / self._name, "wb")  # noqa: SIM115 - closed by _close
+        self._file.write(ids_T.astype(self._dtype).tobytes())
+        self._num += len(ids_T)
+        if is_last and self._num > self._starts[-1]:
+            self._starts.append(self._num)
+            if self._num >= self._shard_tokens:
+                self._close()
+
+    def finish(self) -> list[dict[str, Any]]:
+        self._close()
+        return self._entries
+
+    def _close(self) -> None:
+        if self._file is None:
+            return
+        _sync_and_close(self._file)
+        self._file = None
+        if self._num:
+            starts_name = f"starts-{len(self._entries):05d}.u64"
+            data = np.array(self._starts, "<u8").tobytes()
+            publish(self._folder / starts_name, data)
+            entry = {"tokens": self._name, "starts": starts_name, "dtype": self._dtype, "num_tokens": self._num}
+            entry |= {"num_documents": len(self._starts) - 1, "starts_crc": zlib.crc32(data)}
+            self._entries.append(entry | {"tokens_crc": file_crc(self._folder / self._name)})
+        self._starts, self._num = [0], 0
+
+
+def _sync_and_close(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()

@@ -1,0 +1,182 @@
+"""One level of mining over one shard: count the n-grams that can be frequent, then number the positions of those that are.
+
+Numbers stand for n-grams: `ids` holds, for each position, the number of the frequent (n-1)-gram that ends there (its rank in
+token order) or NO_ID. A key is (number of the prefix) << 32 | token, so a key is counted only where prefix and suffix are
+both frequent, and the ascending order of keys is the token order of the n-grams.
+
+Plain functions over files: any machine that sees the files can run one, and a rerun gives the same bytes.
+
+Shapes: T position, N keys, C table slots.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ngramstore.errors import DamagedStore, UsageError
+from ngramstore.kernels.native import mining as native
+from ngramstore.mine.merge import merge_runs
+from ngramstore.mine.publish import published
+from ngramstore.mine.runs import RunReader, run_writer
+from ngramstore.mine.shards import Shard
+
+NO_ID = 0xFFFFFFFF
+EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+LEAST_MEMORY_BYTES = 16 << 10
+
+_BYTES_PER_SLOT = 34
+"""A slot is 16 B. Writing a full table (70 % used) sorts a copy of its keys: 27 B a slot in all; the rest is for chunks."""
+_FULLEST = 0.7
+_FIRST_SLOTS = 1 << 12
+_ON_PROGRESS = Callable[[int], object]
+
+
+def mask_shard(shard: Shard, spans: np.ndarray, out_path: Path) -> None:
+    """Level 1 numbers (the tokens themselves) with NO_ID inside the spans (S, 2) of positions, so that nothing there counts."""
+    with published(out_path, sync_directory=False) as file:
+        at, step = 0, 1 << 20
+        while at < shard.num_tokens:
+            end = min(at + step, shard.num_tokens)
+            ids_T = shard.read(at, end)
+            for begin, stop in spans[(spans[:, 0] < end) & (spans[:, 1] > at)]:
+                ids_T[max(begin - at, 0) : stop - at] = NO_ID
+            file.write(ids_T.data)
+            at = end
+
+
+def count_shard(
+    shard: Shard,
+    ids_path: Path | None,
+    out_path: Path,
+    *,
+    min_count: int = 1,
+    memory_bytes: int,
+    on_progress: _ON_PROGRESS | None = None,
+) -> None:
+    """Count every key of a shard into the sorted run out_path, dropping those counted less than min_count times.
+
+    ids_path: numbers of the frequent (n-1)-grams by position, (T,) u32; None for n = 2, where they are the tokens.
+    min_count: above 1 only where the shard is the whole corpus.
+    Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged.
+    """
+    most_slots = max(16, memory_bytes // _BYTES_PER_SLOT)
+    table_C2 = _empty_table(min(_FIRST_SLOTS, most_slots))
+    used = 0
+    spills: list[Path] = []
+    for keys_T in _keys(shard, ids_path, memory_bytes, on_progress):
+        done = 0
+        while True:
+            step, used = native.count_keys(keys_T[done:], table_C2, used, int(_FULLEST * len(table_C2)))
+            done += step
+            if done == len(keys_T):
+                break
+            if len(table_C2) < most_slots:
+                table_C2 = _grown(table_C2, most_slots)
+            else:
+                spills.append(out_path.with_name(f"{out_path.name}.spill-{len(spills):05d}"))
+                _write_table(table_C2, spills[-1])
+                table_C2[:, 0] = EMPTY
+                used = 0
+    if not spills:
+        _write_table(table_C2, out_path, min_count)
+        return
+    spills.append(out_path.with_name(f"{out_path.name}.spill-{len(spills):05d}"))
+    _write_table(table_C2, spills[-1])
+    del table_C2
+    merge_runs(spills, out_path, min_count, memory_bytes=memory_bytes)
+    for path in spills:
+        path.unlink()
+
+
+def assign_ids(
+    shard: Shard,
+    ids_path: Path | None,
+    frequent_path: Path,
+    out_path: Path,
+    *,
+    memory_bytes: int,
+    on_progress: _ON_PROGRESS | None = None,
+) -> None:
+    """Number the frequent n-gram that ends at each position: -> out_path, (T,) u32, NO_ID where there is none.
+
+    frequent_path: the level's run; an n-gram's number is its place there. Where the run does not fit the memory, the shard
+    is passed once for each part that does.
+    """
+    run = RunReader(frequent_path)
+    if run.num_pairs >= NO_ID:
+        raise UsageError(
+            f"{run.num_pairs} frequent n-grams of one length are more than 2**32 - 2", hint="raise min_count"
+        )
+    part = max(16, memory_bytes // (2 * _BYTES_PER_SLOT))
+    with published(out_path, sync_directory=False) as file:
+        first_id = 0
+        for pairs_N2 in run.blocks(part):
+            table_C2 = _empty_table(2 * len(pairs_N2))
+            native.fill_ids(pairs_N2[:, 0].copy(), first_id, table_C2)
+            at = 0
+            for keys_T in _keys(shard, ids_path, memory_bytes, on_progress if first_id == 0 else None):
+                if first_id == 0:
+                    ids_T = np.full(len(keys_T), NO_ID, np.uint32)
+                else:
+                    file.seek(4 * at)
+                    ids_T = np.frombuffer(bytearray(file.read(4 * len(keys_T))), np.uint32)
+                native.find_ids(keys_T, table_C2, ids_T)
+                file.seek(4 * at)
+                file.write(ids_T.data)
+                at += len(keys_T)
+            first_id += len(pairs_N2)
+        if first_id == 0:  # nothing is frequent, so no pass was made
+            for begin in range(0, shard.num_tokens, 1 << 16):
+                file.write(np.full(min(1 << 16, shard.num_tokens - begin), NO_ID, np.uint32).data)
+
+
+def _keys(
+    shard: Shard, ids_path: Path | None, memory_bytes: int, on_progress: _ON_PROGRESS | None
+) -> Iterator[np.ndarray]:
+    """The keys of a shard in order, a chunk at a time; the array is used again for the next chunk."""
+    chunk = min(1 << 16, max(16, memory_bytes // 256))
+    starts = shard.starts()
+    keys_T = np.empty(min(chunk, shard.num_tokens), np.uint64)
+    before = NO_ID
+    if ids_path is not None and (size := os.path.getsize(ids_path)) != 4 * shard.num_tokens:
+        raise DamagedStore(
+            f"{ids_path}: {size} bytes for {shard.num_tokens} positions", hint="mine again with restart=True"
+        )
+    for begin in range(0, shard.num_tokens, chunk):
+        end = min(begin + chunk, shard.num_tokens)
+        tokens_T = shard.read(begin, end)
+        ids_T = tokens_T if ids_path is None else np.fromfile(ids_path, "<u4", end - begin, offset=4 * begin)
+        out_T = keys_T[: end - begin]
+        native.pack_keys(np.uint32(before), ids_T, tokens_T, out_T)
+        before = ids_T[-1]
+        first, last = np.searchsorted(starts, (np.uint64(begin), np.uint64(end)))
+        out_T[(starts[first:last] - np.uint64(begin)).astype(np.int64)] = EMPTY  # no n-gram crosses a document's start
+        yield out_T
+        if on_progress is not None:
+            on_progress(end - begin)
+
+
+def _empty_table(num_slots: int) -> np.ndarray:
+    table_C2 = np.empty((num_slots, 2), np.uint64)
+    table_C2[:, 0] = EMPTY
+    return table_C2
+
+
+def _grown(table_C2: np.ndarray, most_slots: int) -> np.ndarray:
+    larger_C2 = _empty_table(min(4 * len(table_C2) if len(table_C2) < 1 << 20 else 2 * len(table_C2), most_slots))
+    native.rehash_counts(table_C2, larger_C2)
+    return larger_C2
+
+
+def _write_table(table_C2: np.ndarray, path: Path, min_count: int = 1) -> None:
+    """Write a count table as a sorted run; the table's content is used up."""
+    pairs_N2 = table_C2[: native.gather_counts(table_C2, min_count)]
+    order_N = np.argsort(np.ascontiguousarray(pairs_N2[:, 0]))
+    with run_writer(path) as writer:
+        for begin in range(0, len(order_N), 1 << 16):
+            part_N2 = pairs_N2[order_N[begin : begin + (1 << 16)]]
+            writer.add(part_N2[:, 0], part_N2[:, 1])

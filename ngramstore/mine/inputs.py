@@ -1,0 +1,182 @@
+"""Input files -> documents as pieces of text, in a fixed order, without holding a large file in memory."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ngramstore.errors import MissingExtra, UsageError
+
+_log = logging.getLogger("ngramstore")
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".text")
+RECORD_SUFFIXES = (".jsonl", ".jsonl.zst", ".parquet")
+TOKEN_SUFFIXES = (".bin", ".npy")
+PIECE_BYTES = 1 << 20
+"""A longer text is handed on in pieces of about this size, cut at a single newline between two words."""
+
+_CUT = re.compile(r"(?<=\S)\n(?=\S)")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of one document; `is_last` where the document ends with it."""
+
+    text: str
+    is_last: bool
+
+
+def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str] | None = None) -> list[Path]:
+    """Files named one by one, and for folders all files below them with one of the suffixes, by path.
+
+    Hidden files and folders are passed over. Raises UsageError for a path that does not exist and where nothing is found.
+    """
+    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    wanted = tuple(suffixes) if suffixes is not None else TEXT_SUFFIXES + RECORD_SUFFIXES
+    files: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            below = (p for p in path.rglob("*") if p.is_file() and p.name.endswith(wanted))
+            files += sorted(p for p in below if not any(part.startswith(".") for part in p.relative_to(path).parts))
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UsageError(f"no such file or folder: {str(path)!r}")
+    if not files:
+        raise UsageError(
+            f"nothing to read in {', '.join(repr(str(path)) for path in given) or 'an empty list of inputs'}",
+            hint=f"folders are searched for {' '.join(wanted)}; name others with suffixes (`--suffix`)",
+        )
+    return files
+
+
+def is_binary(path: Path) -> bool:
+    """True for a file of text type whose first 8 KiB hold a NUL byte."""
+    if path.name.endswith(RECORD_SUFFIXES):
+        return False
+    with open(path, "rb") as file:
+        return b"\0" in file.read(8192)
+
+
+def read_documents(path: Path, documents: str, errors: str) -> Iterator[Piece]:
+    """The documents of one file in order, empty ones left out.
+
+    documents: "file" (a text file is one document) or "line" (each of its lines is); records are always one each.
+    errors: "strict" raises UsageError with the file and byte offset of invalid UTF-8, "replace" puts U+FFFD there.
+    """
+    if path.name.endswith(".parquet"):
+        records = _parquet_texts(path)
+    elif path.name.endswith((".jsonl", ".jsonl.zst")):
+        records = _json_texts(path, errors)
+    elif documents == "line":
+        records = (line.rstrip("\r\n") for line in _lines(path, errors))
+    else:
+        yield from _cut(_blocks(path, errors))
+        return
+    for text in records:
+        yield from _cut([text])
+
+
+def _cut(blocks: Iterable[str]) -> Iterator[Piece]:
+    """One document, given in blocks -> pieces. The last piece is known only when no block follows."""
+    rest = ""
+    for block in blocks:
+        rest += block
+        while len(rest) > PIECE_BYTES and (cut := _CUT.search(rest, PIECE_BYTES // 2)) and cut.end() < len(rest):
+            yield Piece(rest[: cut.end()], False)
+            rest = rest[cut.end() :]
+    if rest:
+        yield Piece(rest, True)
+
+
+def _blocks(path: Path, errors: str) -> Iterator[str]:
+    """A text file, decoded block by block."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    with open(path, "rb") as file:
+        at = 0
+        while True:
+            data = file.read(PIECE_BYTES)
+            pending = len(decoder.getstate()[0])
+            try:
+                yield decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise _invalid(path, at - pending + error.start) from None
+            if not data:
+                return
+            at += len(data)
+
+
+def _lines(path: Path, errors: str) -> Iterator[str]:
+    """The lines of a text file, or of a zstd-compressed one."""
+    at = 0
+    with open(path, "rb") as file:
+        stream: Any = file
+        if path.name.endswith(".zst"):
+            import zstandard
+
+            stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+        for line in stream:
+            try:
+                yield line.decode("utf-8", errors)
+            except UnicodeDecodeError as error:
+                raise _invalid(path, at + error.start) from None
+            at += len(line)
+
+
+def _json_texts(path: Path, errors: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(path, errors), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise UsageError(f'{path}, line {number}: no string under "text"', hint="each line is an object with one")
+        yield record["text"]
+
+
+def _parquet_texts(path: Path) -> Iterator[str]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtra("pyarrow", "parquet") from None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if "text" not in file.schema_arrow.names:
+                raise UsageError(f'{path} has no column "text"; its columns are {file.schema_arrow.names}')
+            for batch in file.iter_batches(batch_size=256, columns=["text"]):
+                for text in batch.column(0).to_pylist():
+                    if text is not None and not isinstance(text, str):
+                        raise UsageError(f'{path}: the column "text" holds {type(text).__name__}, not strings')
+                    yield text or ""
+    except pyarrow.ArrowInvalid as error:
+        raise UsageError(f"{path} is not a Parquet file that can be read: {error}") from None
+
+
+def _invalid(path: Path, offset: int) -> UsageError:
+    return UsageError(
+        f"{path}: invalid UTF-8 at byte {offset}",
+        hint='convert the file, or pass errors="replace" (`--errors replace`)',
+    )
+
+
+def drop_binary(files: Sequence[Path]) -> list[Path]:
+    """The files that are text; binary ones are named in one warning each. Raises UsageError if nothing is left."""
+    kept = []
+    for path in files:
+        if is_binary(path):
+            _log.warning("%s looks binary and is left out", path)
+        else:
+            kept.append(path)
+    if not kept:
+        raise UsageError(f"all {len(files)} input files look binary", hint="token files end in .bin or .npy")
+    return kept

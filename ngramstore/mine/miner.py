@@ -1,0 +1,156 @@
+"""Mining: the most frequent n-grams of a corpus, exactly, in bounded memory (arXiv 2502.01637, Algorithm 3).
+
+For n = 2, 3, ... K one scan counts the n-grams whose prefix and suffix of length n-1 are frequent; frequent means counted at
+least min_count times. Then all lengths compete in one ranking by count, and the first `size` stay.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
+from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, count_shard, mask_shard
+from ngramstore.mine.merge import merge_runs
+from ngramstore.mine.select import select_top
+from ngramstore.mine.shards import Shard, TokenShards, held_out_spans
+from ngramstore.mine.vocab import Vocabulary
+from ngramstore.mine.work import WorkDirectory
+
+
+def mine_ngrams(
+    corpus: TokenShards,
+    *,
+    work: str | Path,
+    max_n: int = 5,
+    size: int = 100_000,
+    min_count: int = 5,
+    memory_bytes: int = 1 << 30,
+    workers: int = 1,
+    held_out: float = 0.0,
+    restart: bool = False,
+    keep_work: bool = False,
+    progress: bool = False,
+) -> Vocabulary:
+    """Mine the `size` most frequent n-grams of length 2..max_n that occur at least min_count times.
+
+    work: directory for intermediate files, about 4 bytes a token and 16 a distinct n-gram; a run that was killed goes on from
+    what it finds there, and it is removed at the end. The result does not depend on memory_bytes, workers or shards.
+    memory_bytes: for counting and merging, over what the interpreter itself takes, shared by the workers; the vocabulary
+    (4 max_n + 40 bytes an n-gram) comes on top. workers: processes; more than there are shards do not help.
+    held_out: fraction of the corpus left out, see `held_out_spans`.
+    Raises UsageError for options out of range and for a work directory begun with others.
+    """
+    if not 2 <= max_n <= MAX_N:
+        raise UsageError(f"max_n is {max_n}, it must be 2 to {MAX_N}", hint="a single token is no n-gram")
+    for name, value in (("size", size), ("min_count", min_count), ("workers", workers)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}, it must be at least 1")
+    if memory_bytes < LEAST_MEMORY_BYTES * workers:
+        raise UsageError(f"memory_bytes is {memory_bytes}, it must be at least {LEAST_MEMORY_BYTES} a worker")
+    options = {"corpus": corpus.identity, "tokenizer": corpus.tokenizer_id, "min_count": min_count}
+    options |= {"held_out": held_out, "num_shards": len(corpus.shards), "num_tokens": corpus.num_tokens}
+    space = WorkDirectory(work, options, restart=restart)
+    _Miner(corpus, space, max_n, min_count, memory_bytes, min(workers, len(corpus.shards)), held_out).run(progress)
+    selection = select_top([space.frequent(n) for n in range(2, max_n + 1)], size)
+    vocabulary = Vocabulary(
+        selection.tokens_MK,
+        selection.lengths_M,
+        selection.counts_M,
+        max_n=max_n,
+        min_count=min_count,
+        num_frequent=selection.num_frequent,
+        tokenizer_id=corpus.tokenizer_id,
+        tokenizer_name=corpus.tokenizer_name,
+        corpus_id=corpus.identity,
+        corpus_tokens=corpus.num_tokens,
+        held_out=held_out,
+    )
+    if not keep_work:
+        space.remove()
+    return vocabulary
+
+
+@dataclass(frozen=True)
+class _Miner:
+    """Runs the steps that are not finished yet, length by length."""
+
+    corpus: TokenShards
+    space: WorkDirectory
+    max_n: int
+    min_count: int
+    memory_bytes: int
+    workers: int
+    held_out: float
+
+    def run(self, progress: bool) -> None:
+        passes = 2 * self.max_n - 3  # each length is counted, and each but the last numbered
+        finished = 2 * (self.space.finished_n - 1)
+        total = self.corpus.num_tokens * passes
+        with tqdm(total=total, unit="token", unit_scale=True, desc="mine", disable=not progress) as bar:
+            bar.update(min(finished, passes) * self.corpus.num_tokens)
+            if self.held_out and self.space.finished_n == 1:
+                for i, spans in enumerate(held_out_spans(self.corpus, self.held_out)):
+                    if not self.space.ids(1, i).exists():
+                        mask_shard(self.corpus.shards[i], spans, self.space.ids(1, i))
+            for n in range(self.space.finished_n + 1, self.max_n + 1):
+                self._level(n, bar)
+
+    def _level(self, n: int, bar: Any) -> None:
+        """Count one length, keep what is frequent, number its positions unless it is the last length."""
+        space, numbers = self.space, range(len(self.corpus.shards))
+        bar.set_postfix_str(f"length {n} of {self.max_n}")
+        before = [None if n == 2 and not self.held_out else space.ids(n - 1, i) for i in numbers]
+        if space.frequent(n).exists():
+            bar.update(self.corpus.num_tokens)
+        elif len(before) == 1:
+            self._each(
+                count_shard, [(self.corpus.shards[0], before[0], space.frequent(n))], bar, min_count=self.min_count
+            )
+        else:
+            runs = [space.counts(n, i) for i in numbers]
+            self._each(count_shard, list(zip(self.corpus.shards, before, runs, strict=True)), bar)
+            merge_runs(runs, space.frequent(n), self.min_count, memory_bytes=self.memory_bytes)
+        for i in numbers:
+            space.counts(n, i).unlink(missing_ok=True)
+        if n == self.max_n:
+            return
+        ids = [space.ids(n, i) for i in numbers]
+        rows = zip(self.corpus.shards, before, ids, strict=True)
+        self._each(assign_ids, [(shard, path, space.frequent(n), out) for shard, path, out in rows], bar)
+        space.finish(n)
+        for path in before:
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+    def _each(self, function: Callable[..., None], calls: list[tuple[Any, ...]], bar: Any, **options: int) -> None:
+        """Make the calls whose last argument, a file to write, does not exist yet; in this process or in several."""
+        todo = []
+        for call in calls:
+            if call[-1].exists():
+                bar.update(call[0].num_tokens)
+            else:
+                todo.append(call)
+        if self.workers == 1 or len(todo) < 2:
+            for call in todo:
+                function(*call, memory_bytes=self.memory_bytes, on_progress=bar.update, **options)
+            return
+        share = self.memory_bytes // self.workers
+        # spawn: a fork would inherit threads and locks of the caller
+        with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
+            waiting = {pool.submit(function, *call, memory_bytes=share, **options): call[0] for call in todo}
+            try:
+                for done in as_completed(waiting):
+                    done.result()
+                    shard: Shard = waiting[done]
+                    bar.update(shard.num_tokens)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
