@@ -224,16 +224,17 @@ class Journal:
 
     def _get(self, ids: np.ndarray) -> tuple[Changes, np.ndarray]:
         db = self._open_db()
-        keys = key_bytes(ids)
-        values: list[bytes | None] = []
-        for start in range(0, len(keys), _GET_ROWS):
-            chunk = keys[start : start + _GET_ROWS]
-            with RocksErrors(f"{self.path}: one of {_id_range(chunk)}"):
-                values += get_values(db, chunk)
-        for key, value in zip(keys, values, strict=True):
-            if value is None:
-                raise DamagedJournal(f"{self.path}: ID 0x{key.hex()} is missing")
-        return self._codec.decode(keys, values, self.path)  # type: ignore[arg-type]
+        changes, checksums = self._codec.empty(len(ids)), np.empty(len(ids), np.uint32)
+        for start in range(0, len(ids), _GET_ROWS):
+            keys = key_bytes(ids[start : start + _GET_ROWS])
+            with RocksErrors(f"{self.path}: one of {_id_range(keys)}"):
+                values = get_values(db, keys)
+            if None in values:
+                raise DamagedJournal(f"{self.path}: ID 0x{keys[values.index(None)].hex()} is missing")
+            stop = start + len(keys)
+            part = changes.part(start, stop)
+            checksums[start:stop] = self._codec.decode(keys, values, self.path, part)  # type: ignore[arg-type]
+        return changes, checksums
 
     def _check_changes(self, changes: Changes) -> None:
         num, width, row_bytes = len(changes), self._codec.width, self._codec.row_bytes
@@ -270,12 +271,14 @@ def _load(db: Rdict, codec: ValueCodec, path: Path) -> tuple[State, KnownIds]:
     """Read every value, check it, and compare the whole with the state record."""
     known, num_keys, fingerprint = KnownIds(), 0, 0
     state = State()
+    scratch = codec.empty(_GET_ROWS)
     keys: list[bytes] = []
     values: list[bytes] = []
 
     def take() -> None:
         nonlocal num_keys, fingerprint
-        changes, checksums = codec.decode(keys, values, path)
+        changes = scratch.part(0, len(keys))
+        checksums = codec.decode(keys, values, path, changes)
         known.add(changes.ids, changes.is_delete, checksums)
         num_keys += len(keys)
         fingerprint ^= int(np.bitwise_xor.reduce(checksums))
@@ -292,7 +295,7 @@ def _load(db: Rdict, codec: ValueCodec, path: Path) -> tuple[State, KnownIds]:
             else:
                 keys.append(key)
                 values.append(rows.value())
-                if len(keys) == 4 * _GET_ROWS:
+                if len(keys) == _GET_ROWS:
                     take()
             rows.next()
         rows.status()  # an iterator meets damage by becoming invalid, as if at the end

@@ -57,7 +57,8 @@ def salvage(path: Path, *, row_bytes: int, width: int) -> tuple[list[Changes], l
             if key == STATE_KEY:
                 state = State.unpack(value, path)
                 continue
-            changes, sums = codec.decode([key], [value], path)
+            changes = codec.empty(1)
+            sums = codec.decode([key], [value], path, changes)
         except DamagedJournal as error:
             faults.append(error.message)
             continue

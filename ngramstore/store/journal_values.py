@@ -55,6 +55,11 @@ class Changes:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, start: int, stop: int) -> Changes:
+        """A view of the changes start..stop."""
+        columns = (self.ids, self.is_delete, self.tokens, self.lengths, self.rows)
+        return Changes(*(column[start:stop] for column in columns))
+
 
 @dataclass(frozen=True)
 class State:
@@ -85,6 +90,7 @@ class ValueCodec:
     """Changes to values and back, for one width and one row size."""
 
     def __init__(self, *, width: int, row_bytes: int) -> None:
+        assert 1 <= width <= 255 and row_bytes > 0  # a put and a delete are told apart by their size too
         self.width = width
         self.row_bytes = row_bytes
         self.delete_size = VALUE_HEAD.size + 4 * width + VALUE_TAIL.size
@@ -100,48 +106,62 @@ class ValueCodec:
         head_MB[:, 1] = changes.lengths
         head_MB[:, 2:] = np.ascontiguousarray(changes.tokens, "<u4").view(np.uint8).reshape(num, 4 * self.width)
         bodies = byte_strings(head_MB)
-        if self.row_bytes:
-            rows = byte_strings(changes.rows)
-            bodies = [
-                head if gone else head + row
-                for head, row, gone in zip(bodies, rows, changes.is_delete.tolist(), strict=True)
-            ]
+        rows = byte_strings(changes.rows)
+        if changes.is_delete.any():
+            rows = [b"" if gone else row for row, gone in zip(rows, changes.is_delete.tolist(), strict=True)]
+        bodies = [head + row for head, row in zip(bodies, rows, strict=True)]
         crc32 = zlib.crc32
         sums = [crc32(body, crc32(key)) for key, body in zip(keys, bodies, strict=True)]
         checksums = np.array(sums, "<u4")
         tails = byte_strings(checksums.view(np.uint8).reshape(num, VALUE_TAIL.size))
         return keys, [body + tail for body, tail in zip(bodies, tails, strict=True)], checksums
 
-    def decode(self, keys: Sequence[bytes], values: Sequence[bytes], where: object) -> tuple[Changes, np.ndarray]:
-        """Keys and values -> changes in the same order, and their checksums (M,) u32. Raises DamagedJournal."""
+    def decode(self, keys: Sequence[bytes], values: Sequence[bytes], where: object, out: Changes) -> np.ndarray:
+        """Keys and values, in any order, into the M places of `out`; returns their checksums (M,) u32.
+
+        Raises DamagedJournal, naming the first key whose value is not what was written.
+        """
+        num_bytes = np.fromiter(map(len, values), np.int64, len(values))
+        is_delete = num_bytes == self.delete_size
+        is_bad = ~is_delete & (num_bytes != self.put_size)
+        is_bad |= np.fromiter(map(len, keys), np.int64, len(keys)) != 8
+        if is_bad.any():
+            raise _damaged_value(keys[int(is_bad.argmax())], where)
         crc32 = zlib.crc32
         sums = [crc32(value[:-4], crc32(key)) for key, value in zip(keys, values, strict=True)]
-        checksums = np.array(sums, "<u4")
-        stored = np.frombuffer(b"".join([value[-4:].rjust(4, b"\0") for value in values]), "<u4")
-        num_bytes = np.fromiter(map(len, values), np.int64, len(values))
-        is_delete = (
-            num_bytes == self.delete_size if self.row_bytes else np.array([v[:1] == b"\2" for v in values], bool)
+        checksums = np.array(sums, np.uint32)
+        out.ids[:] = np.frombuffer(b"".join(keys), ">u8")
+        out.is_delete[:] = is_delete
+        for op, size in ((OP_PUT, self.put_size), (OP_DELETE, self.delete_size)):
+            places = np.flatnonzero(num_bytes == size)
+            if len(places) == 0:
+                continue
+            picked = values if len(places) == len(values) else [values[place] for place in places.tolist()]
+            packed_MB = np.frombuffer(b"".join(picked), np.uint8).reshape(len(places), size)
+            to = slice(None) if len(places) == len(values) else places
+            tokens_MB, lengths = packed_MB[:, VALUE_HEAD.size : self._tokens_end], packed_MB[:, 1]
+            stored = np.ascontiguousarray(packed_MB[:, -4:]).view("<u4")[:, 0]
+            is_bad[to] = (stored != checksums[to]) | (packed_MB[:, 0] != op) | (lengths > self.width)
+            out.lengths[to] = lengths
+            out.tokens[to] = np.ascontiguousarray(tokens_MB).view("<u4")
+            out.rows[to] = packed_MB[:, self._tokens_end : -4] if op == OP_PUT else 0
+        if is_bad.any():
+            raise _damaged_value(keys[int(is_bad.argmax())], where)
+        return checksums
+
+    def empty(self, num: int) -> Changes:
+        """Room for `num` changes, with anything in it."""
+        return Changes(
+            np.empty(num, np.uint64),
+            np.empty(num, bool),
+            np.empty((num, self.width), np.uint32),
+            np.empty(num, np.uint8),
+            np.empty((num, self.row_bytes), np.uint8),
         )
-        bad = (stored != checksums) | ~((num_bytes == self.put_size) | (num_bytes == self.delete_size))
-        bad |= np.fromiter(map(len, keys), np.int64, len(keys)) != 8
-        if bad.any():
-            first = int(bad.argmax())
-            raise DamagedJournal(
-                f"{where}: the value of key 0x{keys[first].hex()} fails its checksum ({int(bad.sum())} of {len(keys)} do)"
-            )
-        ids = np.frombuffer(b"".join(keys), ">u8").astype(np.uint64)
-        heads_MB = np.frombuffer(b"".join([value[: self._tokens_end] for value in values]), np.uint8)
-        heads_MB = heads_MB.reshape(len(values), self._tokens_end)
-        lengths = heads_MB[:, 1].copy()
-        wrong = (heads_MB[:, 0] != np.where(is_delete, OP_DELETE, OP_PUT)) | (lengths > self.width)
-        if wrong.any():
-            raise DamagedJournal(f"{where}: the value of ID 0x{int(ids[wrong.argmax()]):016x} has a wrong head")
-        tokens = np.ascontiguousarray(heads_MB[:, VALUE_HEAD.size :]).view("<u4").astype(np.uint32)
-        rows = np.zeros((len(values), self.row_bytes), np.uint8)
-        if self.row_bytes:
-            packed = b"".join([value[self._tokens_end : -4] for value in values])
-            rows[~is_delete] = np.frombuffer(packed, np.uint8).reshape(-1, self.row_bytes)
-        return Changes(ids, is_delete, tokens.reshape(len(values), self.width), lengths, rows), checksums
+
+
+def _damaged_value(key: bytes, where: object) -> DamagedJournal:
+    return DamagedJournal(f"{where}: the value of ID 0x{key.hex()} is not what was written (its checksum differs)")
 
 
 def key_bytes(ids: np.ndarray) -> list[bytes]:

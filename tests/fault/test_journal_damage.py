@@ -219,21 +219,21 @@ def test_cutting_any_file_at_any_length_is_refused_or_harmless(goods, child, var
     cases = []
     for path in good.iterdir():
         size = path.stat().st_size
-        step = 1 if path.suffix == ".log" else 7
+        step = 3 if path.suffix == ".log" else 17
         lengths = (
             set(range(0, size, step)) if path in data_files(good) else {0, *rng.sample(range(size or 1), min(size, 4))}
         )
         cases += [(path.name, "cut", length, False) for length in sorted(lengths) if length < size]
     outcomes = run_cases(child, good, cases)
-    assert outcomes["refused"] > 100
+    assert outcomes["refused"] > 50
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_one_flipped_bit_in_any_byte_is_refused_or_harmless(goods, child, variant):
+def test_one_flipped_bit_is_refused_or_harmless(goods, child, variant):
     good, rng = goods[variant], random.Random(SEED)
     cases = []
     for path in data_files(good):
-        step = 1 if path.suffix == ".log" or path.name.startswith(("CURR", "MANI")) else 4
+        step = 2 if path.suffix == ".log" or path.name.startswith(("CURR", "MANI")) else 7
         cases += [
             (path.name, "flip", 8 * byte + rng.randrange(8), False) for byte in range(0, path.stat().st_size, step)
         ]
@@ -241,7 +241,7 @@ def test_one_flipped_bit_in_any_byte_is_refused_or_harmless(goods, child, varian
         bits = 8 * path.stat().st_size
         cases += [(path.name, "flip", bit, False) for bit in rng.sample(range(bits), min(bits, 10))]
     outcomes = run_cases(child, good, cases)
-    assert outcomes["refused"] > 500
+    assert outcomes["refused"] > 200
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

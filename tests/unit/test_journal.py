@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ngramstore.errors import (
-    DamagedJournal,
-    StoreClosed,
-    UsageError,
-    WriterLocked,
-)
-from ngramstore.store.journal import Changes, Journal
+from ngramstore.errors import DamagedJournal, StoreClosed, UsageError, WriterLocked
+from ngramstore.store import journal as journal_module
+from ngramstore.store import journal_guard
+from ngramstore.store.journal import Changes, Journal, salvage
+from ngramstore.store.journal_values import STATE, VALUE_HEAD, VALUE_TAIL
 
 WIDTH, ROW_BYTES = 3, 10
 
@@ -164,3 +168,257 @@ def test_after_close_and_destroy_every_use_is_a_clear_error(tmp_path):
     assert os.listdir(tmp_path) == []
     with pytest.raises(StoreClosed):
         journal.get(np.array([1], np.uint64))
+
+
+def in_child(program: str, *arguments: object, **kwargs) -> subprocess.CompletedProcess[str]:
+    """Run a program that has this module's helpers, in a process of its own."""
+    setup = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\nfrom test_journal import *\n"
+    command = [sys.executable, "-c", setup + textwrap.dedent(program), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **kwargs)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_kill_loses_no_returned_append_and_leaves_no_half_of_one(tmp_path, seed):
+    """Append n writes IDs 0..9 with salt n, so that a half-done append would show as two salts."""
+    program = """
+        import threading, time
+        journal = open_journal(Path(sys.argv[1]))
+        def kill():
+            time.sleep(float(sys.argv[2]))
+            os.kill(os.getpid(), signal.SIGKILL)
+        threading.Thread(target=kill).start()
+        for salt in range(1, 1_000_000):
+            journal.append(make_changes(range(10), salt=salt))
+            os.write(1, b"%d\\n" % salt)
+            if salt % 50 == 49:
+                journal.sync()
+    """
+    result = in_child(program, tmp_path / "j", 0.02 + 0.03 * random.Random(seed).random())
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    returned = len(result.stdout.split())
+    with open_journal(tmp_path / "j", create=False) as journal:
+        found = contents(journal)
+    last = as_dict(make_changes(range(10), salt=returned)) if returned else {}
+    assert found in (last, as_dict(make_changes(range(10), salt=returned + 1)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_kill_while_a_journal_is_created_or_opened_leaves_one_that_opens(tmp_path, seed):
+    program = """
+        import threading, time
+        def kill():
+            time.sleep(float(sys.argv[2]))
+            os.kill(os.getpid(), signal.SIGKILL)
+        threading.Thread(target=kill).start()
+        for number in range(1000):
+            open_journal(Path(sys.argv[1]) / str(number // 2)).close()
+    """
+    result = in_child(program, tmp_path, 0.05 + 0.02 * random.Random(seed).random())
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert os.listdir(tmp_path)
+    for path in tmp_path.iterdir():
+        with open_journal(path) as journal:
+            assert len(journal) == 0
+
+
+def crash(path: Path, num_synced: int, num_more: int) -> list[dict[int, tuple]]:
+    """A process appends to 4 IDs, syncs after `num_synced` appends, and dies. What the journal held after each append."""
+    program = """
+        journal = open_journal(Path(sys.argv[1]))
+        for salt in range(int(sys.argv[2]) + int(sys.argv[3])):
+            journal.append(make_changes(range(4), salt=salt))
+            if salt + 1 == int(sys.argv[2]):
+                journal.sync()
+        os._exit(0)
+    """
+    result = in_child(program, path, num_synced, num_more)
+    assert result.returncode == 0, result.stderr
+    return [{}, *(as_dict(make_changes(range(4), salt=salt)) for salt in range(num_synced + num_more))]
+
+
+def the_log(path: Path) -> Path:
+    (log,) = (file for file in path.glob("*.log") if file.stat().st_size)
+    return log
+
+
+def test_after_a_power_cut_the_synced_appends_and_a_prefix_of_the_others_are_left(tmp_path, monkeypatch, caplog):
+    states = crash(tmp_path / "good", 3, 4)
+    monkeypatch.setattr(journal_module, "boot_id", lambda: b"another boot ...")
+    size = the_log(tmp_path / "good").stat().st_size
+    seen = set()
+    for number, length in enumerate(range(0, size, 19)):
+        path = tmp_path / str(number)
+        shutil.copytree(tmp_path / "good", path)
+        os.truncate(the_log(path), length)
+        caplog.clear()
+        try:
+            with open_journal(path, create=False) as journal:
+                kept = states.index(contents(journal))
+        except DamagedJournal:
+            kept = -1
+        else:
+            assert f"{4 * (7 - kept)} of 28 unflushed changes are lost" in caplog.text
+            with open_journal(path, create=False) as journal:  # the lost appends stay lost, without a warning
+                assert states.index(contents(journal)) == kept
+            assert caplog.text.count("lost") == 1
+        seen.add(kept)
+        shutil.rmtree(path)
+    assert seen == {-1, 3, 4, 5, 6}
+
+
+def test_after_a_power_cut_a_hole_in_unsynced_appends_ends_the_journal_there(tmp_path, monkeypatch):
+    """Pages reach the disk in any order: a hole may lie before pages that arrived."""
+    states = crash(tmp_path / "j", 3, 4)
+    log = the_log(tmp_path / "j")
+    data = log.read_bytes()
+    record = len(data) // 7
+    log.write_bytes(data[: 4 * record + 20] + bytes(record) + data[5 * record + 20 :])
+    shutil.copytree(tmp_path / "j", tmp_path / "same boot")
+    with pytest.raises(DamagedJournal):
+        open_journal(tmp_path / "same boot", create=False)
+    monkeypatch.setattr(journal_module, "boot_id", lambda: b"another boot ...")
+    with open_journal(tmp_path / "j", create=False) as journal:
+        assert contents(journal) == states[4]
+
+
+def test_an_append_whose_acknowledgement_was_not_written_is_kept(tmp_path):
+    open_journal(tmp_path / "j").close()
+    acknowledged = (tmp_path / "j" / "ACK").read_bytes()
+    states = crash(tmp_path / "j", 0, 1)
+    (tmp_path / "j" / "ACK").write_bytes(acknowledged)
+    with open_journal(tmp_path / "j", create=False) as journal:
+        assert contents(journal) == states[1]
+
+
+def test_an_older_copy_of_rocksdbs_files_is_refused(tmp_path):
+    with open_journal(tmp_path / "j") as journal:
+        journal.append(make_changes([1]))
+    shutil.copytree(tmp_path / "j", tmp_path / "old")
+    with open_journal(tmp_path / "j") as journal:
+        journal.append(make_changes([1], salt=1))
+    shutil.copy(tmp_path / "j" / "ACK", tmp_path / "old" / "ACK")
+    with pytest.raises(DamagedJournal, match="1 appends are there, ACK says 2"):
+        open_journal(tmp_path / "old")
+
+
+def test_a_full_disk_is_disk_full_and_what_was_there_stays(tmp_path):
+    """A limit on file sizes stands in for the disk: the system reports it at the same call."""
+    program = """
+        import resource
+        from ngramstore.errors import DiskFull
+        journal = open_journal(Path(sys.argv[1]))
+        journal.append(make_changes(range(10)))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+        try:
+            journal.append(make_changes(range(1000), salt=1))
+        except DiskFull as error:
+            print("full", error.message.startswith(sys.argv[1]))
+        for use in (journal.sync, lambda: journal.append(make_changes([1]))):
+            try:
+                use()
+            except StoreClosed as error:
+                print(error.message)
+        os._exit(0)
+    """
+    result = in_child(program, tmp_path / "j")
+    lines = result.stdout.splitlines()
+    assert lines[0] == "full True", result
+    assert len(lines) == 3 and all("an earlier write failed" in line for line in lines[1:])
+    with open_journal(tmp_path / "j") as journal:
+        assert contents(journal) == as_dict(make_changes(range(10)))
+
+
+def test_a_fork_of_the_writer_gets_clear_errors_and_leaves_the_journal_alone(tmp_path):
+    program = """
+        import gc
+        from ngramstore.errors import WrongProcess
+        journal = open_journal(Path(sys.argv[1]))
+        journal.append(make_changes([1, 2, 3]))
+        if os.fork() == 0:
+            for use in (journal.ids, journal.sync, journal.destroy, lambda: journal.append(make_changes([4]))):
+                try:
+                    use()
+                except WrongProcess:
+                    print("wrong process", flush=True)
+            journal.close()
+            del journal
+            gc.collect()
+            sys.exit(0)  # an ordinary end: finalizers run
+        assert os.wait()[1] == 0
+        journal.append(make_changes([5], salt=1))
+        print(sorted(contents(journal)), flush=True)
+        if os.fork() == 0:
+            signal.pause()  # outlives the writer, and must not hold its lock
+        print("pid", flush=True)
+        journal.close()
+        open_journal(Path(sys.argv[1])).close()
+        os.killpg(0, signal.SIGKILL)
+    """
+    result = in_child(program, tmp_path / "j", start_new_session=True)
+    assert result.stdout.splitlines() == ["wrong process"] * 4 + ["[1, 2, 3, 5]", "pid"], result.stderr
+    assert result.stderr == ""
+    with open_journal(tmp_path / "j") as journal:
+        assert len(journal) == 4
+
+
+def test_log_files_do_not_pile_up(tmp_path):
+    for salt in range(12):
+        with open_journal(tmp_path / "j") as journal:
+            journal.append(make_changes(range(5), salt=salt))
+    names = os.listdir(tmp_path / "j")
+    assert len([name for name in names if name.startswith("LOG")]) <= 3
+    assert len([name for name in names if name.startswith("OPTIONS")]) <= 2
+    assert len(names) < 30
+
+
+def test_salvage_of_a_good_journal_is_all_of_it_without_a_fault(tmp_path):
+    with open_journal(tmp_path / "j") as journal:
+        journal.append(make_changes(range(20), deletes=[3]))
+        expected = contents(journal)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "j").iterdir()}
+    chunks, faults = salvage(tmp_path / "j", row_bytes=ROW_BYTES, width=WIDTH)
+    assert faults == []
+    assert {k: v for chunk in chunks for k, v in as_dict(chunk).items()} == expected
+    assert {file.name: file.read_bytes() for file in (tmp_path / "j").iterdir()} == before
+    assert os.listdir(tmp_path) == ["j"]
+
+
+@pytest.mark.parametrize("name", ["ACK", "CURRENT", "MANIFEST", "log", "block"])
+def test_salvage_keeps_what_is_good_and_names_the_faults(tmp_path, name):
+    path = tmp_path / "j"
+    states = crash(path, 2, 1)
+    if name == "log":
+        with open(the_log(path), "r+b") as file:
+            file.seek(the_log(path).stat().st_size // 2)
+            file.write(b"????")
+    elif name == "block":
+        open_journal(path).close()
+        (table,) = path.glob("*.sst")
+        with open(table, "r+b") as file:
+            file.seek(50)
+            file.write(b"????")
+    else:
+        (file,) = path.glob(name + "*")
+        file.write_bytes(b"?" + file.read_bytes()[1:100])
+    with pytest.raises(DamagedJournal):
+        open_journal(path)
+    chunks, faults = salvage(path, row_bytes=ROW_BYTES, width=WIDTH)
+    got = {k: v for chunk in chunks for k, v in as_dict(chunk).items()}
+    assert faults and all(str(path) in fault for fault in faults)
+    assert all(got[id_] in [state.get(id_) for state in states] for id_ in got)
+    if name in ("ACK", "CURRENT", "MANIFEST"):
+        assert got == states[3]
+
+
+def test_crc32c_is_the_published_one():
+    """Test vectors of RFC 3720, appendix B.4."""
+    assert journal_guard.crc32c(bytes(32)) == 0x8A9136AA
+    assert journal_guard.crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert journal_guard.crc32c(bytes(range(32))) == 0x46DD794E
+
+
+def test_the_document_prints_the_tables_the_code_uses():
+    text = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
+    for layout in (VALUE_HEAD, VALUE_TAIL, STATE, journal_guard.ACK_SLOT):
+        assert layout.markdown() in text
