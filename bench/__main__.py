@@ -1,0 +1,97 @@
+"""`python -m bench <workload>`: run a named workload, print a table, save JSON in bench/results/."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from bench import harness, machine, report
+from bench.setup import Setup
+from bench.workloads import WORKLOADS
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@click.command(help=f"Run a WORKLOAD ({', '.join(WORKLOADS)}) and compare the subjects round by round.")
+@click.argument("workload", type=click.Choice(sorted(WORKLOADS)))
+@click.option("--quick", is_flag=True, help="A tenth of the keys, one second of warm-up, three rounds.")
+@click.option("--large", is_flag=True, help="Also the cases that need tens of millions of keys.")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds of every case (default 5, quick 3).")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the result goes.")
+@click.option("--dir", "root", type=click.Path(file_okay=False, path_type=Path), help="Keep sources and stores here.")
+@click.option("--seed", default=0, show_default=True, help="Of data, queries and the order of the subjects.")
+@click.option("--only", "cases", multiple=True, help="A case to run; repeat for more (default: all).")
+@click.option("--subject", "subjects", multiple=True, help="A subject to run; repeat for more (default: all).")
+@click.option("--keys", "num_keys", type=click.IntRange(64), help="Another number of keys.")
+@click.option("--dim", type=click.IntRange(4), help="Another row width.")
+@click.option("--warmup", type=float, help="Seconds of warm-up of each process (default 4, quick 1).")
+def main(
+    workload: str,
+    quick: bool,
+    large: bool,
+    rounds: int | None,
+    json_path: Path | None,
+    root: Path | None,
+    seed: int,
+    cases: tuple[str, ...],
+    subjects: tuple[str, ...],
+    num_keys: int | None,
+    dim: int | None,
+    warmup: float | None,
+) -> None:
+    rounds = rounds or (3 if quick else 5)
+    with tempfile.TemporaryDirectory(prefix="ngramstore-bench-") as temporary:
+        setup = Setup(
+            root=root or Path(temporary),
+            quick=quick,
+            large=large,
+            seed=seed,
+            num_keys=num_keys,
+            dim=dim,
+            only_cases=cases,
+            only_subjects=subjects,
+            warmup_s=warmup if warmup is not None else (1.0 if quick else 4.0),
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        result = run(workload, setup, rounds)
+    path = json_path or RESULTS / f"{workload}{'_quick' if quick else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nsaved {path}")
+
+
+def run(workload: str, setup: Setup, rounds: int) -> dict:
+    """Run the workload's cases, print each table as it is ready, return everything for the JSON."""
+    setup.root.mkdir(parents=True, exist_ok=True)
+    about = machine.describe()
+    module = importlib.import_module(WORKLOADS[workload])
+    try:
+        cases = module.cases(setup)
+    except KeyError as error:
+        raise click.UsageError(str(error.args[0])) from error
+    result = {
+        "bench": workload,
+        "machine": about,
+        "options": {
+            "quick": setup.quick, "rounds": rounds, "seed": setup.seed, "keys": setup.num_keys, "dim": setup.dim,
+            "warmup_s": setup.warmup_s,
+        },
+        "warnings": machine.warnings(about, rounds) + setup.warnings,
+        "cases": [],
+    }  # fmt: skip
+    print(report.header(result))
+    for case in cases:
+        result["cases"].append(harness.run_case(case, rounds, setup.seed, setup.say))
+        print(report.table(result["cases"][-1]), flush=True)
+    module.clean(setup)
+    result["load_at_end"] = machine.describe()["load"]
+    return result
+
+
+if __name__ == "__main__":
+    main()

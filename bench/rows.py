@@ -1,0 +1,65 @@
+"""The row that every peer stores and must give back: D int8 codes, then one float32 scale (the bytes of our codec int8).
+
+Decoding is code * scale in float32. Peers that end with one contiguous buffer of stored rows share `decode_rows`, those that
+hold all rows in memory share `gather_rows`: the comparison is about finding and reading rows, not about who multiplies faster.
+
+Shapes: N stored rows, M wanted rows, R bytes of a stored row, D row width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ngramstore.kernels.jit import kernel
+
+SCALE_BYTES = 4
+
+
+def row_bytes(dim: int) -> int:
+    """Bytes of one stored row of width `dim`."""
+    return SCALE_BYTES + dim
+
+
+def encode(rows_MD: np.ndarray) -> np.ndarray:
+    """(M, D) f32 -> (M, R) u8: scale = largest magnitude / 127, codes rounded to nearest."""
+    scale_M = np.abs(rows_MD).max(axis=1) / np.float32(127)
+    safe_M = np.where(scale_M > 0, scale_M, np.float32(1))
+    out_MR = np.empty((len(rows_MD), row_bytes(rows_MD.shape[1])), np.uint8)
+    out_MR[:, -SCALE_BYTES:] = scale_M.astype("<f4").view(np.uint8).reshape(-1, SCALE_BYTES)
+    codes_MD = np.rint(rows_MD / safe_M[:, None]).clip(-127, 127).astype(np.int8)
+    out_MR[:, :-SCALE_BYTES] = codes_MD.view(np.uint8)
+    return out_MR
+
+
+def decode(stored_MR: np.ndarray) -> np.ndarray:
+    """(M, R) u8 -> (M, D) f32 in plain numpy: what the answers are checked against."""
+    scale_M = np.ascontiguousarray(stored_MR[:, -SCALE_BYTES:]).view("<f4")[:, 0]
+    return stored_MR[:, :-SCALE_BYTES].view(np.int8).astype(np.float32) * scale_M[:, None]
+
+
+@kernel
+def decode_rows(stored_MR: np.ndarray, out_MD: np.ndarray) -> None:
+    """out[m] = decoded stored[m]; both C-contiguous. A row of zero bytes gives a row of zeros."""
+    for m in range(stored_MR.shape[0]):
+        row_R = stored_MR[m]
+        scale = row_R[-4:].view(np.float32)[0]
+        codes_D = row_R[:-4].view(np.int8)
+        out_D = out_MD[m]
+        for d in range(codes_D.size):
+            out_D[d] = codes_D[d] * scale
+
+
+@kernel
+def gather_rows(stored_NR: np.ndarray, numbers_M: np.ndarray, out_MD: np.ndarray) -> None:
+    """out[m] = decoded stored[numbers[m]], or zeros where numbers[m] is -1."""
+    for m in range(numbers_M.size):
+        out_D = out_MD[m]
+        if numbers_M[m] < 0:
+            for d in range(out_D.size):
+                out_D[d] = np.float32(0)
+            continue
+        row_R = stored_NR[numbers_M[m]]
+        scale = row_R[-4:].view(np.float32)[0]
+        codes_D = row_R[:-4].view(np.int8)
+        for d in range(codes_D.size):
+            out_D[d] = codes_D[d] * scale

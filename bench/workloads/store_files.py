@@ -1,0 +1,129 @@
+"""What a store costs besides look-ups: bytes on disk, time to open, time to build. Worker functions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench import check, data, pages, peers
+
+
+def disk(*, subject: str, num_keys: int, dim: int, codec: str, root: str, seed: int) -> dict:
+    """Bytes a key of a store of Gaussian rows: `bytes_per_key`, and by part where the subject knows its parts.
+
+    Subjects: ngramstore, and LMDB with the same stored rows.
+    """
+    from ngramstore.codec import codec_from_spec
+
+    del seed
+    row_codec = codec_from_spec(codec, dim)
+    folder = Path(root) / f"disk-{subject}-{codec}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng([num_keys, dim])
+    ngrams_N3 = data.distinct_ngrams(rng, num_keys)
+    scales_D = np.exp(data.SCALE_SPREAD * rng.standard_normal(dim)).astype(np.float32)
+    stored_NR = np.concatenate(
+        [
+            row_codec.encode(rng.standard_normal((min(8192, num_keys - start), dim), np.float32) * scales_D)
+            for start in range(0, num_keys, 8192)
+        ]
+    )
+    peer = peers.create(subject)
+    parts = peer.build_encoded(ngrams_N3, stored_NR, dim, codec, folder)
+    total = sum(parts.values())
+    shutil.rmtree(folder)
+    return {
+        "metrics": {
+            "bytes_per_key": total / num_keys,
+            **{f"{name}_per_key": size / num_keys for name, size in parts.items()},
+        },
+        "facts": {"settings": peer.settings, "num_keys": num_keys, "dim": dim, "row_bytes": row_codec.row_bytes},
+    }
+
+
+def opening(*, subject: str, source: str, tiny_source: str, seed: int) -> dict:
+    """From nothing to ready, files in the page cache, code already loaded: `open_ms`, and `first_get_ms` for one key more."""
+    origin = data.load(source)
+    _open_and_ask(subject, data.load(tiny_source), seed)  # imports and compiles
+    peer = peers.create(subject)
+    pages.warm(peer.files(peers.files_folder(peer, origin.folder)))
+    open_ms, first_ms = _open_and_ask(subject, origin, seed)
+    return {
+        "metrics": {"open_ms": open_ms, "first_get_ms": first_ms},
+        "facts": {"settings": peer.settings, "num_keys": origin.num_keys},
+    }
+
+
+def _open_and_ask(subject: str, origin: data.Dataset, seed: int) -> tuple[float, float]:
+    one = data.queries(origin, 1, seed, absent=0.0, zipf=None)
+    out_BD = np.zeros((1, origin.dim), np.float32)
+    peer = peers.create(subject)
+    start = time.perf_counter()
+    peer.open(peers.files_folder(peer, origin.folder), origin, 64 << 20)
+    opened = time.perf_counter()
+    found_B = peer.get(one, out_BD)
+    answered = time.perf_counter()
+    check.must_match(subject, out_BD, found_B, *one.expected(origin))
+    peer.close()
+    return 1e3 * (opened - start), 1e3 * (answered - opened)
+
+
+def build(*, subject: str, source: str, root: str, seed: int) -> dict:
+    """Write a store from rows that are quantized already, given in random order, until it is synced: `seconds`.
+
+    The source is in the page cache. The answers of the finished store are checked.
+    """
+    origin = data.load(source)
+    pages.warm([origin.folder / "stored.npy"])
+    peer = peers.create(subject)
+    folder = Path(root) / f"build-{subject}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _compile(subject, origin, Path(root))
+    os.sync()
+    start = time.perf_counter()
+    peer.build(origin, folder)
+    for path in peer.files(folder):
+        _sync(path)
+    seconds = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in peer.files(folder))
+    some = data.queries(origin, 1024, seed)
+    out_BD = np.full((len(some), origin.dim), np.nan, np.float32)
+    peer.open(folder, origin, 64 << 20)
+    check.must_match(subject, out_BD, peer.get(some, out_BD), *some.expected(origin))
+    peer.close()
+    shutil.rmtree(folder)
+    return {
+        "metrics": {
+            "seconds": seconds,
+            "us_per_row": 1e6 * seconds / origin.num_keys,
+            "bytes_per_key": size / origin.num_keys,
+        },
+        "facts": {"settings": peer.settings, "mb_per_s": round(origin.stored_NR.nbytes / 1e6 / seconds, 1)},
+    }
+
+
+def _compile(subject: str, origin: data.Dataset, root: Path) -> None:
+    """Build a few rows first, so that imports and compilation are not timed."""
+    folder = root / f"compile-{subject}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    few = min(2000, origin.num_keys)
+    start = data.Dataset(
+        origin.folder, origin.ngrams_NK[:few], origin.lengths_N[:few], origin.ids_N[:few], origin.stored_NR[:few]
+    )
+    peers.create(subject).build(start, folder)
+    shutil.rmtree(folder)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,175 @@
+"""Exact look-ups by batch: warm with everything cached, warm under a small cache, and cold from disk. Worker functions."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench import check, data, pages, peers, spread
+from bench.peers.base import Peer
+
+CHECKED_BATCHES = 4
+"""Batches of each size whose answers are compared with the source before anything is timed."""
+
+
+def warm(
+    *,
+    subject: str,
+    source: str,
+    batch_sizes: list[int],
+    lookups: int,
+    max_calls: int,
+    warmup_s: float,
+    seed: int,
+    cache_bytes: int | None = None,
+) -> dict:
+    """Zipf look-ups with the page cache warm: `us_per_key@B` and `p99_us_per_call@B` for each batch size B.
+
+    cache_bytes None: the budget holds every row, and every row is asked for once before the timing. Otherwise the cache
+    fills from the same Zipf stream for `warmup_s`, as it would in service.
+    """
+    origin = data.load(source)
+    peer = peers.opened(subject, origin, cache_bytes)
+    files = peer.files(peers.files_folder(peer, origin.folder))
+    pages.warm(files)
+    checked = sum(_check(peer, origin, size, seed) for size in batch_sizes)
+    if cache_bytes is None:
+        _ask_for_every_row(peer, origin, max(batch_sizes))
+    _run_for(warmup_s, peer, origin, max(64, batch_sizes[0]), seed)
+    resident = pages.resident_share(files)
+
+    metrics: dict[str, float] = {}
+    pool = data.queries(origin, lookups, seed)
+    for size in batch_sizes:
+        batches = data.split(pool, size)[:max_calls]
+        times = time_calls(peer, batches, np.zeros((size, origin.dim), np.float32))
+        metrics |= {f"{name}@{size}": value for name, value in spread.of_calls(times, size).items()}
+    return {
+        "metrics": metrics,
+        "facts": {
+            "settings": peer.settings,
+            "rows_checked": checked,
+            "page_cache_share": resident,
+            "cache_bytes": cache_bytes or peers.everything(origin),
+            **peer.facts(),
+        },
+    }
+
+
+def cold(*, subject: str, source: str, batch: int, drops: int, drop_index: bool, seed: int) -> dict:
+    """Random present rows after their pages were dropped: `us_per_row`, one batch for each of `drops` drops.
+
+    Files are closed before the drop (mapped pages stay) and the drop is checked with mincore. drop_index False: only the
+    row files are dropped and the index is warmed by absent keys, for subjects that keep the two apart; True: everything.
+    """
+    origin = data.load(source)
+    peer = peers.create(subject)
+    folder = peers.files_folder(peer, origin.folder)
+    files = peer.files(folder)
+    dropped = files if drop_index or not peer.index_apart else peer.row_files(folder)
+    out_BD = np.zeros((batch, origin.dim), np.float32)
+    times, residents, answers = [], [], []
+    for turn in range(drops + 1):  # the first turn compiles and is not counted
+        wanted = data.split(data.queries(origin, batch, seed * 100 + turn, absent=0.0, zipf=None), batch)[0]
+        wanted.expected(origin)  # the source's own pages, not the subject's
+        pages.warm(files)
+        pages.drop(dropped)
+        residents.append(pages.resident_share(dropped))
+        peer.open(folder, origin, 64 << 20)
+        if not drop_index and peer.index_apart:
+            _warm_index(peer, origin, seed)
+        start = time.perf_counter_ns()
+        found_B = peer.get(wanted, out_BD)
+        times.append(time.perf_counter_ns() - start)
+        answers.append(check.must_match(subject, out_BD, found_B, *wanted.expected(origin)))
+        peer.close()
+    micros = np.array(times[1:]) / 1e3 / batch
+    return {
+        "metrics": {"us_per_row": float(np.median(micros)), "slowest_us_per_row": float(micros.max())},
+        "facts": {
+            "settings": peer.settings,
+            "rows_checked": sum(answers),
+            "page_cache_share_after_drop": max(residents),
+            "index": _index_state(peer, drop_index),
+            "us_per_row_by_drop": [round(float(value), 2) for value in micros],
+        },
+    }
+
+
+def time_calls(peer: Peer, batches: list[data.Batch], out_BD: np.ndarray) -> np.ndarray:
+    """Nanoseconds of each `get`, garbage collection held back."""
+    if hasattr(peer, "know"):
+        peer.know(batches)
+    clock, get = time.perf_counter_ns, peer.get
+    times = np.empty(len(batches), np.int64)
+    gc.collect()
+    gc.disable()
+    try:
+        for i, batch in enumerate(batches):
+            start = clock()
+            get(batch, out_BD)
+            times[i] = clock() - start
+    finally:
+        gc.enable()
+    return times
+
+
+def _check(peer: Peer, origin: data.Dataset, size: int, seed: int) -> int:
+    """Compare some batches with the source; the array starts as NaN, so a row that is not written is noticed."""
+    checked = 0
+    pool = data.queries(origin, CHECKED_BATCHES * size, seed + 500_000)
+    for batch in data.split(pool, size):
+        out_BD = np.full((size, origin.dim), np.nan, np.float32)
+        found_B = peer.get(batch, out_BD)
+        checked += check.must_match(peer.name, out_BD, found_B, *batch.expected(origin))
+    return checked
+
+
+def _ask_for_every_row(peer: Peer, origin: data.Dataset, size: int) -> None:
+    size = min(size, origin.num_keys)
+    out_BD = np.empty((size, origin.dim), np.float32)
+    numbers_N = np.arange(origin.num_keys)
+    everyone = data.Batch(origin.ngrams_NK, origin.lengths_N, origin.ids_N, numbers_N)
+    for batch in data.split(everyone, size):
+        peer.get(batch, out_BD)
+
+
+def _run_for(seconds: float, peer: Peer, origin: data.Dataset, size: int, seed: int) -> None:
+    """Look-ups of another stretch of the same stream, so that caches and clocks settle."""
+    batches = data.split(data.queries(origin, max(100 * size, 20_000), seed + 700_000), size)
+    out_BD = np.empty((size, origin.dim), np.float32)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for batch in batches:
+            peer.get(batch, out_BD)
+            if time.perf_counter() >= end:
+                break
+
+
+def _warm_index(peer: Peer, origin: data.Dataset, seed: int) -> None:
+    """Absent keys touch the index and no row."""
+    from ngramstore.hashing import ngram_ids
+
+    count = min(1 << 17, 4 * origin.num_keys)
+    strangers = data.absent_ngrams(origin, count, np.random.default_rng(seed + 900_000))
+    lengths = np.full(len(strangers), data.ORDER, np.uint8)
+    nobody = data.Batch(strangers, lengths, ngram_ids(strangers), np.full(len(strangers), -1, np.int64))
+    size = min(1024, len(strangers))
+    out_BD = np.empty((size, origin.dim), np.float32)
+    for batch in data.split(nobody, size):
+        peer.get(batch, out_BD)
+
+
+def _index_state(peer: Peer, drop_index: bool) -> str:
+    if not peer.index_apart:
+        return "in the same files as the rows: cold, but for what opening reads"
+    return "dropped; what opening reads is warm" if drop_index else "warm"
+
+
+def files_of(subject: str, source: str) -> list[Path]:
+    """The subject's files for a dataset."""
+    peer = peers.create(subject)
+    return peer.files(peers.files_folder(peer, Path(source)))

@@ -1,0 +1,283 @@
+"""The benchmark harness: its statistics, its checks, and a miniature run of the workload `store`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench import check, data, harness, pages, peers, report, rows, setup, spread, text
+from bench.__main__ import main
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="page cache checks are for Linux")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return data.load(data.prepare(tmp_path_factory.mktemp("bench"), 300, 8, seed=3))
+
+
+def test_summary_has_median_quartiles_and_range():
+    assert spread.summary([5, 1, 4, 2, 3]) == {"median": 3, "q1": 2, "q3": 4, "min": 1, "max": 5, "rounds": 5}
+
+
+def test_summary_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one value"):
+        spread.summary([])
+
+
+def test_ratio_is_the_median_of_per_round_ratios_not_the_ratio_of_medians():
+    found = spread.ratios([10, 2, 9], [1, 2, 3])
+    assert found is not None
+    assert found["median"] == 3  # the medians' ratio would be 9 / 2
+    assert (found["min"], found["max"]) == (1, 10)
+
+
+def test_a_round_without_the_baseline_gives_no_ratio():
+    assert spread.ratios([10, 2], [None, 4])["median"] == 0.5
+    assert spread.ratios([10], [None]) is None
+
+
+def test_call_times_become_microseconds_a_key_and_percentiles_a_call():
+    found = spread.of_calls([1000] * 98 + [5000, 9000], keys_per_call=2)
+    assert found["us_per_key"] == 0.5
+    assert found["max_us_per_call"] == 9.0
+    assert 1.0 < found["p99_us_per_call"] <= 9.0
+    assert found["calls"] == 100
+
+
+def test_decoding_kernels_agree_with_plain_numpy():
+    rng = np.random.default_rng(0)
+    stored_NR = rows.encode(rng.standard_normal((20, 13)).astype(np.float32))
+    want_ND = rows.decode(stored_NR)
+    out_ND = np.full_like(want_ND, np.nan)
+    rows.decode_rows(stored_NR, out_ND)
+    np.testing.assert_array_equal(out_ND, want_ND)
+    numbers_M = np.array([3, -1, 19, 3])
+    out_MD = np.full((4, 13), np.nan, np.float32)
+    rows.gather_rows(stored_NR, numbers_M, out_MD)
+    np.testing.assert_array_equal(out_MD, want_ND[numbers_M] * (numbers_M >= 0)[:, None])
+
+
+def test_stored_rows_are_the_bytes_of_the_codec_int8():
+    from ngramstore.codec import codec_from_spec
+
+    rows_MD = np.random.default_rng(1).standard_normal((6, 24)).astype(np.float32)
+    np.testing.assert_array_equal(rows.encode(rows_MD), codec_from_spec("int8", 24).encode(rows_MD))
+
+
+def _answer(source):
+    batch = data.split(data.queries(source, 64, seed=1, absent=0.3), 64)[0]
+    want_BD, want_B = batch.expected(source)
+    return want_BD, want_B
+
+
+def test_checker_accepts_the_truth(source):
+    want_BD, want_B = _answer(source)
+    assert check.must_match("x", want_BD.copy(), want_B.copy(), want_BD, want_B) == 64
+
+
+@pytest.mark.parametrize("wrong", ["value", "nan", "mask", "missing row not zero", "swapped rows", "dtype", "shape"])
+def test_checker_catches_each_kind_of_wrong_answer(source, wrong):
+    want_BD, want_B = _answer(source)
+    rows_BD, found_B = want_BD.copy(), want_B.copy()
+    present, absent = np.flatnonzero(want_B), np.flatnonzero(~want_B)
+    if wrong == "value":
+        rows_BD[present[-1], -1] *= np.float32(1.0001)
+    elif wrong == "nan":
+        rows_BD[present[0], 0] = np.nan
+    elif wrong == "mask":
+        found_B[absent[0]] = True
+    elif wrong == "missing row not zero":
+        rows_BD[absent[0], 3] = 1e-30
+    elif wrong == "swapped rows":
+        rows_BD[present[[0, 1]]] = rows_BD[present[[1, 0]]]
+    elif wrong == "dtype":
+        rows_BD = rows_BD.astype(np.float64)
+    else:
+        rows_BD = rows_BD[:-1]
+    with pytest.raises(check.WrongAnswer, match="x: "):
+        check.must_match("x", rows_BD, found_B, want_BD, want_B)
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path, source):
+    again = data.load(data.prepare(tmp_path, 300, 8, seed=3))
+    np.testing.assert_array_equal(again.ids_N, source.ids_N)
+    np.testing.assert_array_equal(again.stored_NR, source.stored_NR)
+    assert not np.array_equal(data.load(data.prepare(tmp_path, 300, 8, seed=4)).ids_N, source.ids_N)
+
+
+def test_queries_have_the_asked_share_of_absent_keys_and_favour_hot_ones(source):
+    found = data.queries(source, 20_000, seed=1)
+    assert abs((found.numbers_B < 0).mean() - 0.2) < 0.02
+    assert not np.isin(found.ids_B[found.numbers_B < 0], source.ids_N).any()
+    np.testing.assert_array_equal(
+        found.ids_B[found.numbers_B >= 0], source.ids_N[found.numbers_B[found.numbers_B >= 0]]
+    )
+    counts = np.sort(np.bincount(found.numbers_B[found.numbers_B >= 0], minlength=300))[::-1]
+    assert 1.5 < counts[0] / counts[1] < 2.7  # Zipf(1.0): the first is asked for twice as often as the second
+
+
+@needs_linux
+def test_pages_are_dropped_and_warmed_and_counted(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    pages.drop([path])
+    if pages.resident_share([path]) == 1.0:
+        pytest.skip("this file system keeps its pages (tmpfs)")
+    assert pages.resident_share([path]) == 0.0
+    pages.warm([path])
+    assert pages.resident_share([path]) == 1.0
+
+
+def test_frequent_ngrams_are_suffix_closed_and_ranked_by_count():
+    tokens = np.random.default_rng(0).zipf(1.5, 3000).clip(0, 50).astype(np.uint32)
+    ngrams_SK, lengths_S = text.frequent_ngrams(tokens, 200)
+    kept = {tuple(row[:n].tolist()) for row, n in zip(ngrams_SK, lengths_S, strict=True)}
+    assert len(kept) == 200
+    assert all(ngram[1:] in kept for ngram in kept if len(ngram) > 2)
+    counts: dict[tuple, int] = {}
+    for n in range(2, 6):
+        for i in range(len(tokens) - n + 1):
+            gram = tuple(tokens[i : i + n].tolist())
+            counts[gram] = counts.get(gram, 0) + 1
+    worst = min(counts[gram] for gram in kept)
+    assert all(count <= worst for gram, count in counts.items() if gram not in kept)
+
+
+def _scripted(**arguments):
+    """Worker function for the tests below, found by its name in a fresh process."""
+    if arguments["subject"] == "broken":
+        raise RuntimeError("broke on purpose")
+    return {"metrics": {"ms": arguments["cost"] + arguments["seed"] % 1000}, "facts": {"seed": arguments["seed"]}}
+
+
+def _case(**subjects):
+    return harness.Case(
+        name="scripted",
+        title="a script",
+        function=f"{__name__}:_scripted",
+        subjects={name: {"subject": name, "cost": cost} for name, cost in subjects.items()},
+        baseline="slow",
+        headline=("ms",),
+    )
+
+
+def test_rounds_are_interleaved_and_share_their_seed(monkeypatch):
+    asked = []
+
+    def spawn(function, arguments, environment):
+        asked.append((arguments["subject"], arguments["seed"]))
+        return _scripted(**arguments)
+
+    monkeypatch.setattr(harness, "spawn", spawn)
+    result = harness.run_case(_case(slow=8, fast=2), rounds=6, seed=5)
+    assert [seed for _, seed in asked] == [5000 + i // 2 for i in range(12)]
+    assert all({name for name, _ in asked[i : i + 2]} == {"slow", "fast"} for i in range(0, 12, 2))
+    assert len({tuple(order) for order in result["order"]}) == 2  # both orders occur
+    fast = result["subjects"]["fast"]["metrics"]["ms"]
+    assert fast["values"] == [2, 3, 4, 5, 6, 7]
+    assert fast["ratio"]["max"] == 7 / 13
+    assert "fast" in report.table(result)
+
+
+def test_a_broken_subject_is_reported_and_the_others_go_on(monkeypatch):
+    def spawn(function, arguments, environment):
+        try:
+            return _scripted(**arguments)
+        except RuntimeError as error:
+            raise harness.WorkerFailed(str(error)) from error
+
+    monkeypatch.setattr(harness, "spawn", spawn)
+    result = harness.run_case(_case(slow=8, broken=1), rounds=3, seed=0)
+    assert result["errors"] == {"broken": "broke on purpose"}
+    assert result["subjects"]["slow"]["metrics"]["ms"]["rounds"] == 3
+    assert "broken: no result: broke on purpose" in report.table(result)
+
+
+def test_a_worker_that_dies_says_why():
+    with pytest.raises(harness.WorkerFailed, match=r"exit 1: KeyError: 'no such subject'"):
+        harness.spawn("bench.peers:ensure_built", {"subject": "no such subject", "source_folder": "x"})
+
+
+def test_every_subject_names_its_settings():
+    for subject in peers.ALWAYS:
+        peer = peers.create(subject)
+        assert peer.name == subject
+        assert peer.settings
+
+
+def test_every_peer_that_is_always_there_answers_as_the_source_does(source):
+    batches = data.split(data.queries(source, 128, seed=2), 64)
+    for subject in peers.ALWAYS:
+        peers.ensure_built(subject, str(source.folder))
+        peer = peers.opened(subject, source)
+        for batch in batches:
+            out_BD = np.full((64, source.dim), np.nan, np.float32)
+            found_B = peer.get(batch, out_BD)
+            check.must_match(subject, out_BD, found_B, *batch.expected(source))
+        peer.close()
+
+
+def _in_this_process(function, arguments, environment=None):
+    """What a worker does, without the second that a process takes to start."""
+    module, name = function.split(":")
+    return json.loads(json.dumps(getattr(importlib.import_module(module), name)(**arguments)))
+
+
+@needs_linux
+def test_a_miniature_run_over_all_peers_prints_a_table_and_saves_every_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "spawn", _in_this_process)
+    monkeypatch.setattr(setup, "spawn", _in_this_process)
+    target = tmp_path / "result.json"
+    arguments = (
+        "store --quick --rounds 2 --keys 1000 --dim 16 --warmup 0.02 --only warm --only cold_rows --only small_cache"
+    )
+    options = [option for subject in peers.ALWAYS for option in ("--subject", subject)]
+    options += ["--dir", str(tmp_path / "stores"), "--json", str(target)]
+    done = CliRunner().invoke(main, arguments.split() + options)
+    assert done.exit_code == 0, done.output
+    result = json.loads(target.read_text())
+    warm, small, cold = result["cases"]
+    assert set(warm["subjects"]) == set(peers.ALWAYS) - {
+        "flat_hint_pread"
+    }  # which knows the row numbers: for cold cases
+    for subject, found in warm["subjects"].items():
+        assert len(found["metrics"]["us_per_key@64"]["values"]) == 2
+        assert found["facts"]["rows_checked"] >= 4 * 64
+        assert found["facts"]["page_cache_share"] == 1.0
+        assert subject in done.output
+    assert warm["subjects"]["memmap"]["metrics"]["us_per_key@64"]["ratio"]["median"] == 1.0
+    assert small["subjects"]["rocks_zstd"]["facts"]["cache_bytes"] == 1000 * rows.row_bytes(16) // 10
+    assert cold["subjects"]["flat_hint_pread"]["facts"]["index"] == "warm"
+    assert cold["subjects"]["rocks_zstd"]["facts"]["index"].startswith("in the same files as the rows: cold")
+    assert not (warm["errors"] or small["errors"] or cold["errors"])
+    assert result["machine"]["cores"] >= 1
+    assert any("2 round(s) only" in warning for warning in result["warnings"])
+
+
+@needs_linux
+def test_a_round_runs_in_a_fresh_process(source):
+    peers.ensure_built("memmap", str(source.folder))
+    arguments = {
+        "subject": "memmap",
+        "source": str(source.folder),
+        "batch_sizes": [64],
+        "lookups": 640,
+        "max_calls": 10,
+    }
+    found = harness.spawn("bench.workloads.store_get:warm", {**arguments, "warmup_s": 0.0, "seed": 1})
+    assert found["metrics"]["calls@64"] == 10
+    assert found["metrics"]["us_per_key@64"] > 0
+
+
+def test_an_unknown_case_is_wrong_use(tmp_path):
+    done = CliRunner().invoke(
+        main, ["store", "--only", "nothing", "--dir", str(tmp_path), "--json", str(tmp_path / "x")]
+    )
+    assert done.exit_code == 2
+    assert "no case nothing; there are warm" in done.output
