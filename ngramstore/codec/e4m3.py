@@ -14,7 +14,8 @@ import numpy as np
 from ngramstore.codec.base import Codec, refuse, scales_argument
 from ngramstore.errors import UsageError
 
-_LARGEST = 464  # halfway from 448, the largest code, to what would be the next; rounds to 448
+_LARGEST_CODED = 464.0  # halfway from 448, the largest code, to what would be the next; rounds to 448
+_ENDS_AT = float.fromhex("0x1.fp127")  # with four significant bits this rounds to 2**128, which is not an f32
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,10 @@ class E4M3(Codec):
             with np.errstate(over="ignore", under="ignore"):
                 divided_MD = rows_MD / self._scale
             hint = f"e4m3 with scale {self.scale} ends at {448 * self._scale:.6g}; use a larger scale, or block=32"
-            refuse(np.abs(divided_MD) > _LARGEST, rows_MD, first_row, hint)
+            refuse(np.abs(divided_MD) > _LARGEST_CODED, rows_MD, first_row, hint)
             rows_MD = divided_MD
+        else:
+            refuse(np.abs(rows_MD) >= _ENDS_AT, rows_MD, first_row, f"e4m3 with block scales ends below {_ENDS_AT:.5g}")
         quantize_e4m3(rows_MD, self.block, encoded_MB[:, : self.dim], encoded_MB[:, self.dim :])
 
     def _error_bound(self, rows_MD: np.ndarray) -> np.ndarray:
@@ -106,6 +109,6 @@ def _table_scale(scale: object) -> float:
         value = float.fromhex(scale) if isinstance(scale, str) else float(scale)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise UsageError(f"e4m3 with block=0 and scale={scale!r}", hint=hint) from None
-    if not 2.0**-126 <= value <= 2.0**118 or value != np.float32(value):
+    if not 2.0**-126 <= value <= 2.0**118 or value != float(np.float32(value)):
         raise UsageError(f"e4m3 with scale={scale!r}", hint=f"{hint}, from 2**-126 to 2**118, exactly representable")
     return value

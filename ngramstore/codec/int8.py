@@ -51,7 +51,7 @@ def _scales(rows_MD: np.ndarray) -> np.ndarray:
     Where that quotient is subnormal it has few bits: it is rounded up there, so that no value is beyond 127 steps.
     Where the largest magnitude is near the end of f32 it is rounded down, so that 127 steps are finite.
     """
-    largest_M = np.maximum(rows_MD.max(axis=1), -rows_MD.min(axis=1))
+    largest_M = np.maximum(np.abs(rows_MD.max(axis=1)), np.abs(rows_MD.min(axis=1)))
     with np.errstate(under="ignore", over="ignore"):
         scales_M = largest_M / np.float32(127)
         too_small_M = (scales_M < np.finfo(np.float32).tiny) & (scales_M.astype(np.float64) * 127 < largest_M)

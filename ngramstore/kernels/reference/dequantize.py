@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 
-def _scatter(  # noqa: PLR0917
+def _scatter(
     source: np.ndarray,
     offsets_M: np.ndarray,
     out_MD: np.ndarray,

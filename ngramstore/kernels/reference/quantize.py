@@ -78,6 +78,7 @@ def quantize_e4m3(rows_MD: np.ndarray, block: int, codes_MD: np.ndarray, scales_
         blocks_MGS = _groups(rows_MD, block)
         fraction_MG, exponent_MG = np.frexp(np.abs(blocks_MGS).max(axis=2))  # 448 = 0.875 * 2**9
         power_MG = np.maximum(exponent_MG - 9 + (fraction_MG > 0.875), -126)
+        power_MG[fraction_MG == 0] = -126
         scales_MG[...] = power_MG + 127
         with np.errstate(under="ignore"):
             rows_MD = np.ldexp(blocks_MGS, -power_MG[..., None]).reshape(len(rows_MD), -1)[:, :D]
