@@ -141,9 +141,9 @@ def absent_ngrams(source: Dataset, count: int, rng: np.random.Generator) -> np.n
     return drawn[~np.isin(ngram_ids(drawn), source.ids_N)][:count]
 
 
-def split(queries: Batch, size: int) -> list[Batch]:
-    """Batches of exactly `size` look-ups, in order; a rest is left out."""
-    pieces = [slice(start, start + size) for start in range(0, len(queries) - size + 1, size)]
+def split(queries: Batch, size: int, limit: int | None = None) -> list[Batch]:
+    """Batches of exactly `size` look-ups, in order, `limit` at most; a rest is left out."""
+    pieces = [slice(start, start + size) for start in range(0, len(queries) - size + 1, size)][:limit]
     return [Batch(queries.ngrams_BK[p], queries.lengths_B[p], queries.ids_B[p], queries.numbers_B[p]) for p in pieces]
 
 

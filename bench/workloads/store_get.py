@@ -44,7 +44,7 @@ def warm(
     metrics: dict[str, float] = {}
     pool = data.queries(origin, lookups, seed)
     for size in batch_sizes:
-        batches = data.split(pool, size)[:max_calls]
+        batches = data.split(pool, size, max_calls)
         times = time_calls(peer, batches, np.zeros((size, origin.dim), np.float32))
         metrics |= {f"{name}@{size}": value for name, value in spread.of_calls(times, size).items()}
     return {
