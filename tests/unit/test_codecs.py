@@ -171,7 +171,6 @@ def test_a_float_codec_keeps_every_number_of_its_type(spec, dtype):
     stored = codec.encode(numbers)
     assert stored.tobytes() == numbers.tobytes()
     assert codec.decode(stored).tobytes() == numbers.astype(np.float32).tobytes()
-    assert not codec.error_bound(numbers)[:, np.abs(numbers[0].astype(np.float32)) == 0].any() or spec != "f32"
 
 
 @pytest.mark.parametrize(("spec", "dtype"), [("f16", np.float16), ("bf16", ml_dtypes.bfloat16)])
@@ -230,7 +229,7 @@ def test_e4m3_rounds_to_nearest_even_as_ml_dtypes_does():
 
 def test_e4m3_takes_the_least_block_scale_that_cuts_nothing():
     rows = np.array(
-        [[448.0], [np.nextafter(np.float32(448), np.float32(500))], [224.0], [1e38], [3.4e38], [1e-45]], "f4"
+        [[448.0], [np.nextafter(np.float32(448), np.float32(500))], [224.0], [1e38], [3.2e38], [1e-45]], "f4"
     )
     _, scales = codec_from_spec("e4m3", 1).unpack(codec_from_spec("e4m3", 1).encode(rows))
     powers = scales[:, 0].astype(int) - 127
@@ -293,12 +292,13 @@ def test_a_number_that_is_not_finite_is_named(spec, bad):
         ("bf16", 3.4e38),
         ({"name": "e4m3", "block": 0, "scale": 1.0}, -465.0),
         ({"name": "e4m3", "block": 0, "scale": "0x1p-126"}, 1.0),
-        ("int8", np.float64(1e39)),
+        ("e4m3", 3.3e38),
+        ("int8", 1e39),
     ],
     ids=str,
 )
 def test_a_number_out_of_range_is_named(spec, bad):
-    rows = np.zeros((3, 2), np.asarray(bad).dtype)
+    rows = np.zeros((3, 2), np.float64)
     rows[2, 1] = bad
     with pytest.raises(UsageError, match="row 12, column 1: "):
         codec_from_spec(spec, 2).encode(rows, first_row=10)
