@@ -26,7 +26,7 @@ from ngramstore.mine.shards import Shard
 
 NO_ID = 0xFFFFFFFF
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
-LEAST_MEMORY_BYTES = 16 << 10
+LEAST_MEMORY_BYTES = 4 << 10
 
 _BYTES_PER_SLOT = 34
 """A slot is 16 B. Writing a full table (70 % used) sorts a copy of its keys: 27 B a slot in all; the rest is for chunks."""

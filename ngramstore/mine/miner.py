@@ -78,7 +78,7 @@ def mine_ngrams(
     return vocabulary
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Miner:
     """Runs the steps that are not finished yet, length by length."""
 
@@ -89,19 +89,30 @@ class _Miner:
     memory_bytes: int
     workers: int
     held_out: float
+    pool: ProcessPoolExecutor | None = None
 
     def run(self, progress: bool) -> None:
         passes = 2 * self.max_n - 3  # each length is counted, and each but the last numbered
         finished = 2 * (self.space.finished_n - 1)
         total = self.corpus.num_tokens * passes
-        with tqdm(total=total, unit="token", unit_scale=True, desc="mine", disable=not progress) as bar:
-            bar.update(min(finished, passes) * self.corpus.num_tokens)
-            if self.held_out and self.space.finished_n == 1:
-                for i, spans in enumerate(held_out_spans(self.corpus, self.held_out)):
-                    if not self.space.ids(1, i).exists():
-                        mask_shard(self.corpus.shards[i], spans, self.space.ids(1, i))
-            for n in range(self.space.finished_n + 1, self.max_n + 1):
-                self._level(n, bar)
+        if self.workers > 1:  # spawn: a fork would inherit threads and locks of the caller
+            self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+        try:
+            with tqdm(total=total, unit="token", unit_scale=True, desc="mine", disable=not progress) as bar:
+                bar.update(min(finished, passes) * self.corpus.num_tokens)
+                self._mask()
+                for n in range(self.space.finished_n + 1, self.max_n + 1):
+                    self._level(n, bar)
+        finally:
+            if self.pool is not None:
+                self.pool.shutdown(cancel_futures=True)
+
+    def _mask(self) -> None:
+        """Write the numbers of level 1, which leave the held-out part uncounted. Without one, tokens are their own numbers."""
+        if self.held_out and self.space.finished_n == 1:
+            for i, spans in enumerate(held_out_spans(self.corpus, self.held_out)):
+                if not self.space.ids(1, i).exists():
+                    mask_shard(self.corpus.shards[i], spans, self.space.ids(1, i))
 
     def _level(self, n: int, bar: Any) -> None:
         """Count one length, keep what is frequent, number its positions unless it is the last length."""
@@ -138,19 +149,13 @@ class _Miner:
                 bar.update(call[0].num_tokens)
             else:
                 todo.append(call)
-        if self.workers == 1 or len(todo) < 2:
+        if self.pool is None or len(todo) < 2:
             for call in todo:
                 function(*call, memory_bytes=self.memory_bytes, on_progress=bar.update, **options)
             return
         share = self.memory_bytes // self.workers
-        # spawn: a fork would inherit threads and locks of the caller
-        with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
-            waiting = {pool.submit(function, *call, memory_bytes=share, **options): call[0] for call in todo}
-            try:
-                for done in as_completed(waiting):
-                    done.result()
-                    shard: Shard = waiting[done]
-                    bar.update(shard.num_tokens)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        waiting = {self.pool.submit(function, *call, memory_bytes=share, **options): call[0] for call in todo}
+        for done in as_completed(waiting):
+            done.result()
+            shard: Shard = waiting[done]
+            bar.update(shard.num_tokens)

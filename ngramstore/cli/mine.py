@@ -1,0 +1,136 @@
+"""`ngramstore mine`: a corpus in, the vocabulary file of its most frequent n-grams out."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ngramstore.errors import UsageError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes with an optional unit: 800000, 512MiB, 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(value).strip().lower())
+        if found is None or found[2] not in _UNITS:
+            self.fail(f"{value!r} is no size; write for example 512MiB or 2GiB", param, ctx)
+        return int(float(found[1]) * _UNITS[found[2]])
+
+
+@click.command(name="mine", short_help="Find the most frequent n-grams of a corpus.")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The vocabulary file to write.")
+@click.option("--max-n", default=5, show_default=True, help="Longest n-gram, in tokens; gains flatten at 4 to 5.")
+@click.option("--size", default=100_000, show_default=True, help="How many n-grams of all lengths to keep.")
+@click.option("--min-count", default=5, show_default=True, help="An n-gram must occur this often.")
+@click.option("--tokenizer", help="tokenizer.json, a folder with one or with vocab.json and merges.txt, or train:SIZE.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder for tokenised text.  [default: OUT.cache]")
+@click.option(
+    "--memory", default="1GiB", show_default=True, type=ByteSize(), help="For counting, over the program itself."
+)
+@click.option("--workers", default=1, show_default=True, help="Processes; at most one a shard is of use.")
+@click.option("--held-out", default=0.0, show_default=True, help="Fraction of the corpus to leave out and measure on.")
+@click.option("--eos-id", type=int, help="Token files: the token that ends a document.")
+@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds.")
+@click.option(
+    "--documents",
+    type=click.Choice(["file", "line"]),
+    default="file",
+    show_default=True,
+    help="What a document is in text.",
+)
+@click.option("--suffix", "suffixes", multiple=True, help="Read files with this ending in folders; can be repeated.")
+@click.option(
+    "--errors",
+    type=click.Choice(["strict", "replace"]),
+    default="strict",
+    show_default=True,
+    help="Invalid UTF-8: stop, or put U+FFFD in its place.",
+)
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for intermediate files.  [default: OUT.work]")
+@click.option(
+    "--resume/--restart", default=True, show_default=True, help="Go on with a run that was killed, or start over."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw the report into this file (.png, .svg, .pdf).")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None:
+    """Find the most frequent n-grams (2 to K tokens) of a corpus.
+
+    INPUTS are text files and folders, .jsonl, .jsonl.zst and .parquet files (the field "text" of each record is a document), or
+    token files: .bin as nanoGPT writes them, and .npy. No n-gram crosses from one document into the next. Counts are exact,
+    whatever the memory: what does not fit goes to disk. A run that was killed goes on when the same command is given again.
+
+    \b
+    Examples:
+      ngramstore mine corpus/ --out vocab.ngv --tokenizer train:4096
+      ngramstore mine articles.jsonl.zst --out vocab.ngv --tokenizer gpt2/ --size 1000000 --memory 8GiB
+      ngramstore mine train.bin --dtype uint16 --eos-id 50256 --out vocab.ngv --held-out 0.05 --plot vocab.png
+
+    The report tells how many n-grams of each length were kept, the count of the last one kept (the cut-off), and the coverage:
+    at how many positions an n-gram ends. With --held-out it is also measured on text that was not mined.
+    With train:SIZE the tokenizer is written beside the vocabulary, as OUT.tokenizer.json.
+    """
+    # Imported here so that --help needs no numba.
+    from ngramstore.mine.corpus import open_corpus
+    from ngramstore.mine.miner import mine_ngrams
+    from ngramstore.mine.reports import report
+
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
+    progress = not options["quiet"]
+    corpus = open_corpus(
+        list(options["inputs"]),
+        tokenizer=options["tokenizer"],
+        cache=options["cache"] or out.with_name(out.name + ".cache"),
+        eos_id=options["eos_id"],
+        dtype=options["dtype"],
+        documents=options["documents"],
+        suffixes=options["suffixes"] or None,
+        errors=options["errors"],
+        progress=progress,
+    )
+    _say(f"corpus: {corpus.num_tokens:,} tokens in {corpus.num_documents:,} documents, {len(corpus.shards)} shards")
+    vocabulary = mine_ngrams(
+        corpus,
+        work=options["work"] or out.with_name(out.name + ".work"),
+        max_n=options["max_n"],
+        size=options["size"],
+        min_count=options["min_count"],
+        memory_bytes=options["memory"],
+        workers=options["workers"],
+        held_out=options["held_out"],
+        restart=not options["resume"],
+        progress=progress,
+    )
+    vocabulary.save(out)
+    if len(vocabulary) < options["size"]:
+        _say(f"note: only {len(vocabulary):,} n-grams occur {options['min_count']} times; all of them are kept")
+    paths = {"vocabulary": str(out)}
+    if (options["tokenizer"] or "").startswith("train:") and corpus.tokenizer is not None:
+        paths["tokenizer"] = str(out.with_name(out.name + ".tokenizer.json"))
+        corpus.tokenizer.save(paths["tokenizer"])
+    found = report(vocabulary, corpus)
+    if plot is not None:
+        found.plot(plot)
+        paths["plot"] = str(plot)
+    names = {"tokenizer_name": vocabulary.tokenizer_name, "tokenizer_id": vocabulary.tokenizer_id}
+    if as_json:
+        click.echo(json.dumps({"paths": paths} | names | found.as_dict()))
+    else:
+        click.echo(found.text())
+        for what, path in paths.items():
+            click.echo(f"{what:<15}  {path}")
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
