@@ -1,0 +1,114 @@
+"""Evaluation, costs and generation, with a dict in place of a store."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch_cases import DECODER, FGRAM, language, plain, scone, shaken, tagged
+
+from ngramstore.errors import UsageError
+from ngramstore_torch.costs import cost_of
+from ngramstore_torch.data import tag
+from ngramstore_torch.evaluate import evaluate_model
+from ngramstore_torch.export import SconeRows
+from ngramstore_torch.generation import generate, live_embedding, served_embedding
+from ngramstore_torch.hashed import HashedConfig, HashedModel
+
+
+class DictStore:
+    """Rows by tuple of tokens; the longest match, one position at a time."""
+
+    def __init__(self, model, vocab):
+        tokens_NK, lengths_N = vocab.ngrams
+        rows_ND = SconeRows(model).rows(tokens_NK, lengths_N)
+        keys = (tuple(t[:n].tolist()) for t, n in zip(tokens_NK, lengths_N, strict=True))
+        self.rows = dict(zip(keys, rows_ND, strict=True))
+        self.max_n = vocab.max_n
+
+    def lookup(self, tokens_BT):
+        B, T = tokens_BT.shape
+        rows, length = np.zeros((B, T, 32), np.float32), np.zeros((B, T), np.uint8)
+        for b in range(B):
+            text = tuple(tokens_BT[b].tolist())
+            for i in range(T):
+                for n in range(min(self.max_n, i + 1), 1, -1):
+                    if text[i - n + 1 : i + 1] in self.rows:
+                        rows[b, i], length[b, i] = self.rows[text[i - n + 1 : i + 1]], n
+                        break
+        return SimpleNamespace(rows=rows, length=length)
+
+
+@pytest.fixture(scope="module")
+def case():
+    data, vocab = tagged(num_documents=6, seed=1)
+    model = shaken(scone())
+    return data, vocab, model, DictStore(model, vocab)
+
+
+def test_served_perplexity_is_the_live_one(case):
+    data, _, model, store = case
+    live, served = evaluate_model(model, data), evaluate_model(model, data, store=store)
+    assert served.nats == pytest.approx(live.nats, abs=1e-5)
+    assert served.num_tokens == live.num_tokens == len(data) - 6
+    assert live.matched > 0.3
+    assert abs(evaluate_model(model, tag(*language(6, 1), None)).nats - live.nats) > 0.01  # f-grams do matter here
+
+
+def test_windows_shorter_than_a_document_are_served_with_the_tokens_before_them(case):
+    data, _, model, store = case
+    live = evaluate_model(model, data, seq_len=3, batch_size=5)
+    assert evaluate_model(model, data, store=store, seq_len=3, batch_size=5).nats == pytest.approx(live.nats, abs=1e-5)
+
+
+def test_the_mean_loss_does_not_depend_on_the_batch_size(case):
+    data, _, model, _ = case
+    assert evaluate_model(model, data, batch_size=1).nats == pytest.approx(evaluate_model(model, data).nats, abs=1e-5)
+
+
+def test_the_loss_of_a_decoder_that_knows_nothing_is_that_of_a_fair_die(case):
+    model = plain()
+    with torch.no_grad():
+        model.decoder.tokens.weight.zero_()
+    assert evaluate_model(model, case[0]).nats == pytest.approx(np.log(40), abs=1e-5)
+
+
+def test_documents_of_one_token_cannot_be_evaluated():
+    with pytest.raises(UsageError, match="nothing to evaluate"):
+        evaluate_model(plain(), tag(np.array([1, 2]), np.array([0, 1, 2]), None))
+
+
+def test_generation_from_a_store_is_generation_with_the_live_model(case):
+    data, vocab, model, store = case
+    prompt = np.asarray(data.tokens_P[:5])
+    live = list(generate(model.decoder, live_embedding(model, vocab), prompt, 20, seed=3))
+    served = list(generate(model.decoder, served_embedding(model.decoder, store, vocab.max_n), prompt, 20, seed=3))
+    assert live == served and len(live) == 20
+
+
+def test_greedy_generation_takes_what_the_whole_forward_pass_likes_best(case):
+    data, vocab, model, _ = case
+    tokens = data.tokens_P[:5].tolist()
+    answer = list(generate(model.decoder, live_embedding(model, vocab), tokens, 10, temperature=0))
+    for token in answer:
+        batch = tag(np.array(tokens), np.array([0, len(tokens)]), vocab).at(np.arange(len(tokens))[None])
+        assert int(model(batch)[0, -1].argmax()) == token
+        tokens.append(token)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(case):
+    model = case[2]
+    with pytest.raises(UsageError, match="do not fit into 32 positions"):
+        next(generate(model.decoder, live_embedding(model), [1, 2, 3], 30))
+
+
+def test_costs_count_what_serves_and_what_trains():
+    base, large = cost_of(plain()), cost_of(plain(decoder=DECODER.scaled(2.0)))
+    joint = cost_of(scone(), num_fgrams=1000, fgrams_per_token=0.5, mean_length=3.0)
+    assert joint.flops_per_token == base.flops_per_token < large.flops_per_token
+    assert joint.train_flops_per_token == 3 * (base.flops_per_token + 0.5 * FGRAM.flops_per_fgram(3.0))
+    assert (joint.table_rows, joint.decoder_parameters) == (1000, base.parameters)
+    hashed = cost_of(HashedModel(DECODER, HashedConfig(num_rows=1000, max_n=5)))
+    assert hashed.table_rows == 1000 and hashed.parameters == base.parameters + 1000 * 32
