@@ -26,13 +26,8 @@ from ngramstore.errors import (
     UsageError,
     WrongProcess,
 )
-from ngramstore.store.journal_guard import (
-    ACK_NAME,
-    AckFile,
-    boot_id,
-    check_rocksdb_manifest,
-    sync_directory,
-)
+from ngramstore.store.journal_ack import ACK_NAME, AckFile, boot_id, sync_directory
+from ngramstore.store.journal_guard import check_rocksdb_files
 from ngramstore.store.journal_known import KnownIds
 from ngramstore.store.journal_rocks import Rdict, RocksErrors, get_values, open_rocksdb, write_values
 from ngramstore.store.journal_salvage import salvage
@@ -90,7 +85,7 @@ class Journal:
             is_same_boot = ack.boot == boot_id() != bytes(16)
             state, known = State(), KnownIds()
             if ack.acknowledged or (path / "CURRENT").exists():
-                check_rocksdb_manifest(path)
+                check_rocksdb_files(path)
                 db = open_rocksdb(path, is_same_boot=is_same_boot, is_read_only=True)
                 state, known = _load(db, codec, path)
                 db.close()

@@ -9,7 +9,7 @@ from typing import NoReturn
 from rocksdict import AccessType, BlockBasedOptions, DBCompressionType, DBRecoveryMode, Options, Rdict, WriteBatch
 
 from ngramstore.errors import DamagedJournal, DiskFull, NgramStoreError, WriterLocked
-from ngramstore.store.journal_guard import full_messages
+from ngramstore.store.journal_ack import full_messages
 
 WRITE_BUFFER_BYTES = 16 << 20
 

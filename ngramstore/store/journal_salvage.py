@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion
-from ngramstore.store.journal_guard import AckFile, check_rocksdb_manifest, full_messages
+from ngramstore.store.journal_ack import ACK_NAME, full_messages, read_ack
+from ngramstore.store.journal_guard import check_rocksdb_files, find_wrong_type
 from ngramstore.store.journal_rocks import Rdict, salvage_options
 from ngramstore.store.journal_values import STATE_KEY, Changes, State, ValueCodec
 
@@ -30,11 +31,9 @@ def salvage(path: Path, *, row_bytes: int, width: int) -> tuple[list[Changes], l
     faults: list[str] = []
     if not path.is_dir():
         return [], [f"{path}: the journal is missing"]
-    acknowledged = None
+    acknowledged = 0
     try:
-        with_ack = AckFile.open(path)
-        acknowledged = with_ack.ack
-        with_ack.close()
+        acknowledged = read_ack(path / ACK_NAME).acknowledged
     except (DamagedJournal, UnsupportedVersion) as error:
         faults.append(error.message)
     copy = Path(tempfile.mkdtemp(dir=path.parent, prefix=path.name + ".salvage-"))
@@ -64,15 +63,11 @@ def salvage(path: Path, *, row_bytes: int, width: int) -> tuple[list[Changes], l
             continue
         chunks.append(changes)
         checksums.append(int(sums[0]))
-    if acknowledged is not None and acknowledged.acknowledged > (state.batch if state else 0):
-        kept = state.batch if state else 0
-        faults.append(
-            f"{path}: the last {acknowledged.acknowledged - kept} of {acknowledged.acknowledged} appends are gone"
-        )
+    num_kept = state.batch if state else 0
+    if num_kept < acknowledged:
+        faults.append(f"{path}: the last {acknowledged - num_kept} of {acknowledged} appends are gone")
     if state is not None and (state.num_keys, state.fingerprint) != (len(chunks), reduce(xor, checksums, 0)):
-        faults.append(
-            f"{path}: {len(chunks)} of {state.num_keys} IDs are left; some of them may have an earlier change than their latest"
-        )
+        faults.append(f"{path}: {len(chunks)} of {state.num_keys} IDs are left, some perhaps with an earlier change")
     return ([_concatenate(chunks)] if chunks else []), faults
 
 
@@ -83,13 +78,14 @@ def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, byt
     pairs: dict[bytes, bytes] = {}
     is_repaired = False
     try:
-        check_rocksdb_manifest(copy)
+        check_rocksdb_files(copy)
         db = Rdict(str(copy), options, column_families=families)
     except Exception as error:
         faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
         is_repaired = True
     try:
         if is_repaired:
+            _make_logs_readable(copy)
             Rdict.repair(str(copy), options)
             db = Rdict(str(copy), options, column_families=families)
     except Exception as error:
@@ -110,6 +106,15 @@ def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, byt
     del rows
     db.close()
     return dict(sorted(pairs.items()))
+
+
+def _make_logs_readable(copy: Path) -> None:
+    """Give records of an unknown type, on which RocksDB would spin, a known one: it skips those that fail their checksum."""
+    for log in copy.glob("*.log"):
+        data = bytearray(log.read_bytes())
+        while (position := find_wrong_type(data)) is not None:
+            data[position + 6] = 1
+        log.write_bytes(data)
 
 
 def _concatenate(chunks: list[Changes]) -> Changes:

@@ -71,7 +71,7 @@ class State:
     fingerprint: int = 0
 
     def pack(self) -> bytes:
-        head = STATE.pack(**vars(self), checksum=0)[: STATE.offset("checksum")]
+        head = STATE.pack(**vars(self), checksum=0)[:-4]
         return head + struct.pack("<I", zlib.crc32(head, zlib.crc32(STATE_KEY)))
 
     @classmethod

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from ngramstore.errors import DamagedJournal
-from ngramstore.store.journal import Changes, Journal
+from ngramstore.store.journal import Changes, Journal, salvage
 
 WIDTH, ROW_BYTES = 3, 10
 TIMEOUT_S = 20
@@ -78,7 +78,7 @@ def damage(path: Path, how: str, place: int) -> None:
             file.write(bytes([byte ^ 1 << place % 8]))
 
 
-def run_case(good: Path, work: Path, name: str, how: str, place: int, *, is_open: bool) -> str:
+def run_case(good: Path, work: Path, name: str, how: str, place: int, *, is_open: bool, with_salvage: bool) -> str:
     """'same', 'refused', or what went wrong."""
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(good, work)
@@ -99,15 +99,32 @@ def run_case(good: Path, work: Path, name: str, how: str, place: int, *, is_open
                     return f"other contents {when}"
         return "same"
     except DamagedJournal as error:
-        return "refused" if str(work) in str(error) else f"the error does not name the place: {error}"
+        if str(work) not in str(error):
+            return f"the error does not name the place: {error}"
+        return try_salvage(work) if with_salvage else "refused"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+
+def try_salvage(work: Path) -> str:
+    """'refused' where salvage finds faults, and only values that were once written."""
+    written = [dict(zip(c.ids.tolist(), c.rows.tolist(), strict=True)) for c in map(make_changes, (0, 3, 6))]
+    chunks, faults = salvage(work, row_bytes=ROW_BYTES, width=WIDTH)
+    if not faults:
+        return "salvage finds no fault"
+    for chunk in chunks:
+        for id_, row in zip(chunk.ids.tolist(), chunk.rows.tolist(), strict=True):
+            if all(values.get(id_) != row for values in written):
+                return "salvage returns a value that nobody wrote"
+    return "refused"
 
 
 def child_main() -> None:
     for line in sys.stdin:
         good, work, *case = json.loads(line)
-        print(json.dumps(run_case(Path(good), Path(work), *case[:-1], is_open=case[-1])), flush=True)
+        print(
+            json.dumps(run_case(Path(good), Path(work), *case[:3], is_open=case[3], with_salvage=case[4])), flush=True
+        )
 
 
 class Child:
@@ -172,12 +189,14 @@ def child():
     child.stop()
 
 
-def run_cases(child: Child, good: Path, cases: list[tuple[str, str, int, bool]]) -> dict[str, int]:
+def run_cases(
+    child: Child, good: Path, cases: list[tuple[str, str, int, bool]], with_salvage: bool = False
+) -> dict[str, int]:
     """Outcome -> count. Fails on any outcome but 'same' and 'refused'."""
     outcomes: dict[str, int] = {}
     wrong = []
     for case in cases:
-        outcome = child.run(str(good), str(good.parent / "work"), *case)
+        outcome = child.run(str(good), str(good.parent / "work"), *case, with_salvage)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if outcome not in ("same", "refused"):
             wrong.append((case, outcome))
@@ -253,6 +272,32 @@ def test_damage_under_an_open_journal_is_refused_or_harmless(goods, child, varia
         cases += [(path.name, "flip", bit, True) for bit in rng.sample(range(8 * size), min(8 * size, 30))]
         cases += [(path.name, "cut", length, True) for length in rng.sample(range(size), min(size, 8))]
     run_cases(child, good, cases)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_flip_in_the_header_of_a_log_record_is_refused_or_harmless(goods, child, variant):
+    """Two of these made RocksDB read the log without end."""
+    good = goods[variant]
+    (log,) = (path for path in good.glob("*.log") if path.stat().st_size)
+    data, position, bits = log.read_bytes(), 0, []
+    while position < len(data):
+        bits += range(8 * (position + 4), 8 * (position + 7))
+        position += 7 + int.from_bytes(data[position + 4 : position + 6], "little")
+    assert position == len(data)
+    cases = [(log.name, "flip", bit, False) for bit in bits]
+    assert run_cases(child, good, cases, with_salvage=True) == {"refused": len(cases)}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_salvage_of_any_damage_ends_and_returns_only_what_was_written(goods, child, variant):
+    good, rng = goods[variant], random.Random(SEED)
+    cases = []
+    for path in data_files(good):
+        size = path.stat().st_size
+        cases += [(path.name, "flip", bit, False) for bit in rng.sample(range(8 * size), min(8 * size, 30))]
+        cases += [(path.name, "cut", length, False) for length in rng.sample(range(size), min(size, 8))]
+        cases.append((path.name, "delete", 0, False))
+    assert run_cases(child, good, cases, with_salvage=True)["refused"] > 50
 
 
 @pytest.mark.slow

@@ -1,0 +1,174 @@
+"""ACK: how far the journal had come, so that one that went back in time is noticed.
+
+The file ACK beside RocksDB's own files says how many appends were acknowledged and synced, on which boot of the machine.
+RocksDB opens silently with less when its write-ahead log is deleted, emptied or cut; ACK tells that apart from a power cut.
+Implements docs/journal.md, section "ACK".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion, WriterLocked
+from ngramstore.layout import Field, Layout
+
+ACK_NAME = "ACK"
+ACK_MAGIC = b"NGSJACK\n"
+ACK_VERSION = 1
+ACK_SLOT_BYTES = 512  # a disk sector: one torn write damages one slot
+ACK_SLOT = Layout(
+    "journal ACK slot",
+    (
+        Field("magic", "8s", "`NGSJACK\\n`"),
+        Field("version", "H", "1"),
+        Field("width", "H", "tokens a value has room for"),
+        Field("row_bytes", "I", "bytes of an encoded row"),
+        Field("counter", "Q", "writes of this file so far; the slot is `counter % 2`"),
+        Field("acknowledged", "Q", "appends that have returned"),
+        Field("synced", "Q", "appends that a power cut cannot lose"),
+        Field("num_changes", "Q", "changes of the acknowledged appends"),
+        Field("boot", "16s", "the kernel's boot id, or zeros where there is none"),
+        Field("checksum", "I", "CRC-32 of the bytes before"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Ack:
+    """The content of one slot."""
+
+    width: int
+    row_bytes: int
+    counter: int = 0
+    acknowledged: int = 0
+    synced: int = 0
+    num_changes: int = 0
+    boot: bytes = bytes(16)
+
+    def pack(self) -> bytes:
+        data = ACK_SLOT.pack(magic=ACK_MAGIC, version=ACK_VERSION, **vars(self), checksum=0)[:-4]
+        return (data + zlib.crc32(data).to_bytes(4, "little")).ljust(ACK_SLOT_BYTES, b"\0")
+
+    @classmethod
+    def unpack(cls, slot: bytes) -> Ack | None:
+        """None where the slot is torn or damaged. Raises UnsupportedVersion."""
+        data = slot[: ACK_SLOT.size]
+        if len(data) != ACK_SLOT.size or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+            return None
+        fields = ACK_SLOT.unpack(data)
+        if fields.pop("magic") != ACK_MAGIC:
+            return None
+        version = int(fields.pop("version"))
+        if version != ACK_VERSION:
+            raise UnsupportedVersion(f"journal version {version}, this release reads {ACK_VERSION}")
+        del fields["checksum"]
+        return cls(**fields)  # type: ignore[arg-type]
+
+
+class AckFile:
+    """ACK, open and locked: one process writes a journal."""
+
+    def __init__(self, path: Path, fd: int, ack: Ack) -> None:
+        self.path = path
+        self.ack = ack
+        self.fd = fd
+
+    @classmethod
+    def create(cls, directory: Path, *, width: int, row_bytes: int) -> None:
+        """Write a first ACK, durable, whole or not at all."""
+        ack = Ack(width=width, row_bytes=row_bytes, counter=1, boot=boot_id())
+        temporary = directory / (ACK_NAME + ".tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(replace(ack, counter=0).pack() + ack.pack())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, directory / ACK_NAME)
+            sync_directory(directory)
+        except OSError as error:
+            raise disk_error(error, directory) from error
+
+    @classmethod
+    def open(cls, directory: Path) -> AckFile:
+        """Raises DamagedJournal, UnsupportedVersion, WriterLocked."""
+        path = directory / ACK_NAME
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise DamagedJournal(f"{path}: the file is missing") from error
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise WriterLocked(f"{directory}: another writer holds the journal") from error
+            return cls(path, fd, read_ack(path))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def write(self, *, sync: bool = False, **changed: int | bytes) -> None:
+        """Replace the older slot. Raises DiskFull."""
+        ack = replace(self.ack, counter=self.ack.counter + 1, **changed)  # type: ignore[arg-type]
+        try:
+            if os.pwrite(self.fd, ack.pack(), (ack.counter % 2) * ACK_SLOT_BYTES) != ACK_SLOT_BYTES:
+                raise DiskFull(f"{self.path}: the file could not be written whole")
+            if sync:
+                os.fsync(self.fd)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        self.ack = ack
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def read_ack(path: Path) -> Ack:
+    """The newer good slot of ACK. Raises DamagedJournal, UnsupportedVersion."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedJournal(f"{path}: the file is missing") from error
+    if len(data) != 2 * ACK_SLOT_BYTES:
+        raise DamagedJournal(f"{path}: {len(data)} bytes, expected {2 * ACK_SLOT_BYTES}")
+    slots = [Ack.unpack(data[:ACK_SLOT_BYTES]), Ack.unpack(data[ACK_SLOT_BYTES:])]
+    good = [ack for position, ack in enumerate(slots) if ack is not None and ack.counter % 2 == position]
+    if not good:
+        raise DamagedJournal(f"{path}: both slots fail their checksum")
+    return max(good, key=lambda ack: ack.counter)
+
+
+def boot_id() -> bytes:
+    """16 bytes that change at each boot of this machine; zeros where the system does not tell."""
+    try:
+        return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))[:16]
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+def disk_error(error: OSError, path: Path) -> OSError:
+    """DiskFull where the disk is full, else the error itself."""
+    if isinstance(error, DiskFull) or os.strerror(error.errno or 0) not in full_messages():
+        return error
+    return DiskFull(f"{path}: {error.strerror}")
+
+
+def full_messages() -> tuple[str, ...]:
+    """How the system words a full disk, an exhausted quota and a file over the limit."""
+    import errno
+
+    return tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
