@@ -35,6 +35,8 @@ def table(case: dict) -> str:
         )
         for row in cells
     ]
+    for name, subject in case["subjects"].items():
+        lines += [f"  {name}: warning: {warning}" for warning in subject["facts"].get("warnings", [])]
     lines += [f"  {name}: no result: {error}" for name, error in case["errors"].items()]
     return "\n".join(lines)
 

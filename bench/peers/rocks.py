@@ -75,6 +75,11 @@ class _Rocks(Peer):
         decode_rows(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_BD)
         return np.array([value is not zero for value in values], np.bool_)
 
+    def facts(self) -> dict:
+        """What RocksDB says it runs with: proof that the options survived the reopening."""
+        sizes = {name: self._db.property_int_value(f"rocksdb.block-cache-{name}") for name in ("capacity", "usage")}
+        return {f"block_cache_{name}": size for name, size in sizes.items()}
+
     def close(self) -> None:
         self._db.close()
 

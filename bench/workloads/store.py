@@ -17,7 +17,7 @@ WARM = (
 )  # fmt: skip
 SMALL_CACHE = ("ngramstore", "ngramstore_zstd", "rocks_zstd", "rocks_tuned")
 COLD = (
-    "ngramstore", "ngramstore_zstd", "flat_hint_pread", "flat_hint_pread_numba", "flat_pread", "lmdb", "rocks_tuned",
+    "ngramstore", "ngramstore_zstd", "flat_hint_pread", "flat_hint_pread_numba", "flat_pread", "memmap", "lmdb", "rocks_tuned",
     "rocks_zstd",
 )  # fmt: skip
 MATCH = ("ngramstore", "ngramstore_exact", "floor", "memmap", "lmdb")

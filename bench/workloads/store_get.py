@@ -53,6 +53,7 @@ def warm(
             "settings": peer.settings,
             "rows_checked": checked,
             "page_cache_share": resident,
+            "warnings": [] if resident > 0.999 else [f"only {resident:.1%} of the files were in the page cache"],
             "cache_bytes": cache_bytes or peers.everything(origin),
             **peer.facts(),
         },
@@ -75,7 +76,7 @@ def cold(*, subject: str, source: str, batch: int, drops: int, drop_index: bool,
     for turn in range(drops + 1):  # the first turn compiles and is not counted
         wanted = data.split(data.queries(origin, batch, seed * 100 + turn, absent=0.0, zipf=None), batch)[0]
         wanted.expected(origin)  # the source's own pages, not the subject's
-        pages.warm(files)
+        pages.warm(path for path in files if path not in dropped)
         pages.drop(dropped)
         residents.append(pages.resident_share(dropped))
         peer.open(folder, origin, 64 << 20)
@@ -93,6 +94,9 @@ def cold(*, subject: str, source: str, batch: int, drops: int, drop_index: bool,
             "settings": peer.settings,
             "rows_checked": sum(answers),
             "page_cache_share_after_drop": max(residents),
+            "warnings": []
+            if max(residents) == 0
+            else [f"not cold: {max(residents):.1%} of the pages could not be dropped"],
             "index": _index_state(peer, drop_index),
             "us_per_row_by_drop": [round(float(value), 2) for value in micros],
         },
