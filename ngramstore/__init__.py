@@ -19,8 +19,8 @@ from ngramstore import errors
 
 if TYPE_CHECKING:
     from ngramstore.api import build, open, sizes
+    from ngramstore.serve.store import Hit, Store
     from ngramstore.store.build import Builder
-    from ngramstore.store.store import Hit, Store
 
 __version__ = "0.1.0"
 __all__ = ["Builder", "Hit", "Store", "__version__", "build", "errors", "open", "sizes"]
@@ -30,8 +30,8 @@ _HOMES = {
     "open": "ngramstore.api",
     "sizes": "ngramstore.api",
     "Builder": "ngramstore.store.build",
-    "Hit": "ngramstore.store.store",
-    "Store": "ngramstore.store.store",
+    "Hit": "ngramstore.serve.store",
+    "Store": "ngramstore.serve.store",
 }
 
 

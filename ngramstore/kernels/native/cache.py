@@ -136,40 +136,64 @@ def acquire(
 
 
 @kernel
-def release(table, slot_keys, links, counters, arena, row_bytes, slots_M, rows_UB, keys_U):
-    """Unpin slots[m] (-1: none), then put U rows in as most recently used, evicting the least recently used."""
-    for m in range(slots_M.shape[0]):
-        if slots_M[m] >= 0:
-            links[slots_M[m], PINS] -= 1
+def insert(
+    table, slot_keys, links, counters, arena, row_bytes, rows, rows_at_U, keys_U, miss_M, offsets_M, slots_M, slots_U
+):
+    """Put U rows in as most recently used, evicting the least recently used; pin those that M positions wait for.
+
+    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Sets offsets[m] and slots[m] of positions whose row is
+    now in a slot; a row that found no slot (all others pinned) leaves offsets[m] = -2. slots_U: scratch.
+    """
     num_slots = slot_keys.shape[0]
     mask = table.shape[0] - 1
     to = np.int64(arena.ctypes.data)
+    source = np.int64(rows.ctypes.data)
     for u in range(keys_U.shape[0]):
-        key = keys_U[u]
-        if key < 0 or _slot_of(table, slot_keys, key) >= 0:
+        slots_U[u] = -1
+        if rows_at_U[u] < 0:
             continue
-        if counters[USED] < num_slots:
-            slot = counters[USED]
-            counters[USED] += 1
-        else:
-            slot = np.int64(links[num_slots, PREVIOUS])
-            patience = _PATIENCE
-            while slot != num_slots and links[slot, PINS] > 0 and patience > 0:
-                slot = np.int64(links[slot, PREVIOUS])
-                patience -= 1
-            if slot == num_slots or links[slot, PINS] > 0:
-                continue  # all being copied out by other threads: this row is simply not kept
-            _unlink(links, slot)
-            _forget(table, slot_keys, slot)
-            counters[EVICTED] += 1
-        copy_bytes(to + slot * row_bytes, np.int64(rows_UB[u].ctypes.data), row_bytes)
-        slot_keys[slot] = key
-        at = _home(table, key)
-        while table[at] != 0:
-            at = (at + 1) & mask
-        table[at] = slot + 1
-        _push_front(links, slot)
-        counters[INSERTED] += 1
+        key = keys_U[u]
+        slot = _slot_of(table, slot_keys, key)
+        if slot < 0:
+            if counters[USED] < num_slots:
+                slot = counters[USED]
+                counters[USED] += 1
+            else:
+                slot = np.int64(links[num_slots, PREVIOUS])
+                patience = _PATIENCE
+                while slot != num_slots and links[slot, PINS] > 0 and patience > 0:
+                    slot = np.int64(links[slot, PREVIOUS])
+                    patience -= 1
+                if slot == num_slots or links[slot, PINS] > 0:
+                    continue
+                _unlink(links, slot)
+                _forget(table, slot_keys, slot)
+                counters[EVICTED] += 1
+            copy_bytes(to + slot * row_bytes, source + rows_at_U[u], row_bytes)
+            slot_keys[slot] = key
+            at = _home(table, key)
+            while table[at] != 0:
+                at = (at + 1) & mask
+            table[at] = slot + 1
+            _push_front(links, slot)
+            counters[INSERTED] += 1
+        links[slot, PINS] += 1
+        slots_U[u] = slot
+    for m in range(miss_M.shape[0]):
+        if miss_M[m] >= 0 and slots_U[miss_M[m]] >= 0:
+            slot = np.int64(slots_U[miss_M[m]])
+            links[slot, PINS] += 1
+            slots_M[m] = slot
+            offsets_M[m] = slot * row_bytes
+    unpin(links, slots_U)
+
+
+@kernel
+def unpin(links, slots_M):
+    """Give back the pins of slots[m] (-1: none)."""
+    for m in range(slots_M.shape[0]):
+        if slots_M[m] >= 0:
+            links[slots_M[m], PINS] -= 1
 
 
 @kernel

@@ -1,0 +1,255 @@
+"""Row keys -> dequantized rows in the caller's buffer: cache, cold reads, journal rows, and what to do about damage.
+
+Shapes: M wanted rows, U unique rows to read, D row width.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from ngramstore.errors import DamagedRows, DamagedStore, FormatError
+from ngramstore.kernels.native import cache as native_cache
+from ngramstore.kernels.native import rows as native
+from ngramstore.kernels.native.index import RANK_BITS
+from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.serve.row_cache import Fetched, RowCache
+from ngramstore.store.layer import Layer
+from ngramstore.store.view import PENDING_SERIAL, View
+
+_STAGING_BYTES = 16 << 20
+_MAX_CHUNK_ROWS = 1 << 14
+_FAULT = {
+    native.CUT_SHORT: "the file ends inside it",
+    native.BAD_CHECKSUM: "it fails its checksum",
+    native.BAD_INDEX_PAGE: "the index does not say where it is",
+}
+PendingRows = Callable[[np.ndarray], np.ndarray]
+"""Encoded rows (U, B) u8 of ranks (U,) among the writer's unpublished puts."""
+CopyOut = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+"""(source u8, byte offsets (M,), out (M, ...)): a codec's `scatter`, or `copy_encoded`."""
+
+
+def copy_encoded(source: np.ndarray, offsets_M: np.ndarray, out_MB: np.ndarray) -> None:
+    """out[m] = the stored bytes at offsets[m], zeros where -1: rows that stay encoded."""
+    there = offsets_M >= 0
+    out_MB[~there] = 0
+    out_MB[there] = source[offsets_M[there][:, None] + np.arange(out_MB.shape[1])]
+
+
+class RowSource:
+    """Serves rows of one view. Threads: any number; counters are exact under the lock."""
+
+    def __init__(
+        self, view: View, cache: RowCache | None, resident: Resident | None, pending: PendingRows | None
+    ) -> None:
+        self.view = self._view = view
+        self._cache = cache
+        self._resident = resident
+        self._pending = pending
+        self._codec = view.manifest.spec.codec
+        self._slot_bytes = self._codec.row_bytes + CHECKSUM_BYTES
+        self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // self._slot_bytes))
+
+    def fill(
+        self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts, copy_out: CopyOut
+    ) -> dict[int, str]:
+        """out[m] = row of keys[m], zeros where -1. Returns what is wrong with damaged rows, by position; those are zeros."""
+        if len(keys_M) <= self._chunk:
+            return self._fill_chunk(keys_M, seeds_M, out_MD, counts, copy_out)
+        damage: dict[int, str] = {}
+        for at in range(0, len(keys_M), self._chunk):
+            part = slice(at, at + self._chunk)
+            for position, fault in self._fill_chunk(
+                keys_M[part], seeds_M[part], out_MD[part], counts, copy_out
+            ).items():
+                damage[at + position] = fault
+        return damage
+
+    def _fill_chunk(
+        self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts, copy_out: CopyOut
+    ) -> dict[int, str]:
+        faults: dict[int, str] = {}
+
+        def fetch(keys_U: np.ndarray, seeds_U: np.ndarray) -> Fetched:
+            return self._fetch(keys_U, seeds_U, faults, counts)
+
+        def scatter(source: np.ndarray, offsets_M: np.ndarray) -> None:
+            copy_out(source, offsets_M, out_MD)
+
+        if self._pending is not None or self._resident is not None:
+            in_files = self._scatter_from_memory(keys_M, out_MD, copy_out)
+            if in_files is None:
+                return {}
+            rest = np.empty((len(in_files), out_MD.shape[1]), out_MD.dtype)
+            inner = RowSource(self._view, self._cache, None, None)
+            wrong = inner._fill_chunk(keys_M[in_files], seeds_M[in_files], rest, counts, copy_out)
+            out_MD[in_files] = rest
+            return {int(in_files[position]): fault for position, fault in wrong.items()}
+        if self._cache is None:
+            left = self._without_cache(keys_M, seeds_M, fetch)
+        else:
+            left = self._cache.take(keys_M, seeds_M, fetch, scatter)
+            if left is None and not faults:
+                return {}
+        if left is not None:
+            fetched, waits_M = left
+            at_M = np.where(waits_M >= 0, fetched.at[np.maximum(waits_M, 0)] if len(fetched.at) else -1, -1)
+            if self._cache is None:
+                scatter(fetched.data, at_M)
+            else:
+                places = np.flatnonzero(waits_M >= 0)
+                rest = np.empty((len(places), out_MD.shape[1]), out_MD.dtype)
+                copy_out(fetched.data, at_M[places], rest)
+                out_MD[places] = rest
+        if not faults:
+            return {}
+        return {m: faults[key] for m, key in enumerate(keys_M.tolist()) if key in faults}
+
+    def _scatter_from_memory(self, keys_M: np.ndarray, out_MD: np.ndarray, copy_out: CopyOut) -> np.ndarray | None:
+        """Rows that need no file; returns the positions that do, None if there are none."""
+        serials_M = np.where(keys_M >= 0, keys_M >> RANK_BITS, -1)
+        offsets_M = np.full(len(keys_M), -1)
+        if self._resident is not None and len(self._resident.serials) == 1 and self._pending is None:
+            offsets_M = np.where(keys_M >= 0, (keys_M & ((1 << RANK_BITS) - 1)) * self._codec.row_bytes, -1)
+            copy_out(self._resident.rows[0], offsets_M, out_MD)
+            return None
+        done = serials_M == -1
+        out_MD[done] = 0
+        sources: list[tuple[int, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]] = []
+        row_bytes = self._codec.row_bytes
+        if self._pending is not None:
+            pending = self._pending
+            sources.append(
+                (PENDING_SERIAL, lambda ranks: (pending(ranks).reshape(-1), np.arange(len(ranks)) * row_bytes))
+            )
+        if self._resident is not None:
+            for serial, rows in zip(self._resident.serials, self._resident.rows, strict=True):
+                sources.append((serial, lambda ranks, rows=rows: (rows, ranks * row_bytes)))  # type: ignore[misc]
+        for serial, rows_of in sources:
+            places = np.flatnonzero(serials_M == serial)
+            if len(places):
+                source, offsets = rows_of(keys_M[places] & ((1 << RANK_BITS) - 1))
+                rows = np.empty((len(places), out_MD.shape[1]), out_MD.dtype)
+                copy_out(source, offsets, rows)
+                out_MD[places] = rows
+                done[places] = True
+        left = np.flatnonzero(~done)
+        return left if len(left) else None
+
+    @staticmethod
+    def _without_cache(
+        keys_M: np.ndarray, seeds_M: np.ndarray, fetch: Callable[[np.ndarray, np.ndarray], Fetched]
+    ) -> tuple[Fetched, np.ndarray]:
+        count = len(keys_M)
+        waits_M = np.empty(count, np.int32)
+        keys_U, seeds_U = np.empty(count, np.int64), np.empty(count, np.uint64)
+        seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
+        unique = native_cache.distinct(seen, keys_M, seeds_M, waits_M, keys_U, seeds_U)
+        return fetch(keys_U[:unique], seeds_U[:unique]), waits_M
+
+    def _fetch(self, keys_U: np.ndarray, seeds_U: np.ndarray, faults: dict[int, str], counts: Counts) -> Fetched:
+        """Read, check and decompress U rows; damaged ones go to `faults` by key and get place -1."""
+        count, slot_bytes, row_bytes = len(keys_U), self._slot_bytes, self._codec.row_bytes
+        staging = np.empty(count * slot_bytes, np.uint8)
+        lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
+        num_bad = native.read_rows(self._view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status)
+        counts.add_read(count, int(lengths.sum()) + count * CHECKSUM_BYTES)
+        at = np.arange(count, dtype=np.int64) * slot_bytes
+        if num_bad:
+            for u in np.flatnonzero(status).tolist():
+                faults[int(keys_U[u])] = _FAULT[int(status[u])]
+                at[u] = -1
+        serials = keys_U >> RANK_BITS
+        for layer in self._view.file_layers:
+            if layer.rows.decompressor is not None:
+                packed = np.flatnonzero((serials == layer.serial) & (at >= 0) & (lengths < row_bytes))
+                if len(packed):
+                    rows = np.empty((len(packed), row_bytes), np.uint8)
+                    try:
+                        layer.rows.decompressor.decompress(staging, at[packed], lengths[packed], rows)
+                    except FormatError as error:
+                        for key in keys_U[packed].tolist():
+                            faults[key] = error.message
+                        at[packed] = -1
+                        continue
+                    slots = staging.reshape(count, slot_bytes)
+                    slots[packed, :row_bytes] = rows
+        return Fetched(staging, at)
+
+    def damage_error(self, keys: list[int], faults: list[str]) -> DamagedRows:
+        """One error for all damaged rows of a call."""
+        serial, rank = keys[0] >> RANK_BITS, keys[0] & ((1 << RANK_BITS) - 1)
+        layer = self._view.layer_of(serial)
+        try:
+            place = f"at byte {int(layer.places(rank, 1)[0][0]):,}"
+        except DamagedStore:
+            place = "at an unknown byte"
+        ranks = [key & ((1 << RANK_BITS) - 1) for key in keys]
+        return DamagedRows(
+            f"{layer.rows.path}: row {rank:,} {place}: {faults[0]}"
+            + (f" (and {len(keys) - 1} more rows of this call: {ranks[1:9]})" if len(keys) > 1 else ""),
+            keys=ranks,
+        )
+
+
+class Resident:
+    """All rows of a view's files in memory, encoded: no reads, no cache, no bookkeeping."""
+
+    def __init__(self, view: View, previous: Resident | None = None) -> None:
+        self.serials = [layer.serial for layer in view.file_layers]
+        known = dict(zip(previous.serials, previous.rows, strict=True)) if previous else {}
+        self.rows = [known[layer.serial] if layer.serial in known else _load(layer) for layer in view.file_layers]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held."""
+        return sum(rows.nbytes for rows in self.rows)
+
+
+def _load(layer: Layer) -> np.ndarray:
+    """All encoded rows of a layer, one after the other: (N * B,) u8."""
+    rows = np.empty((layer.num_rows, layer.rows.row_bytes), np.uint8)
+    step = max(64, _STAGING_BYTES // layer.rows.row_bytes)
+    for at in range(0, layer.num_rows, step):
+        count = min(step, layer.num_rows - at)
+        rows[at : at + count] = layer.read_encoded(at, count)
+    return rows.reshape(-1)
+
+
+class Counts:
+    """What a handle has done since it was opened: exact, under one lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.calls = 0
+        self.positions = 0
+        self.found = 0
+        self.rows_read = 0
+        self.bytes_read = 0
+
+    def add_call(self, positions: int, found: int) -> None:
+        """One look-up call of so many positions, of which so many were found."""
+        with self._lock:
+            self.calls += 1
+            self.positions += positions
+            self.found += found
+
+    def add_read(self, rows: int, num_bytes: int) -> None:
+        """Rows read from files."""
+        with self._lock:
+            self.rows_read += rows
+            self.bytes_read += num_bytes
+
+    def as_dict(self) -> dict[str, int]:
+        """For `stats`."""
+        with self._lock:
+            return {
+                "calls": self.calls,
+                "positions": self.positions,
+                "found": self.found,
+                "rows_read": self.rows_read,
+                "bytes_read": self.bytes_read,
+            }

@@ -1,0 +1,29 @@
+"""The caller's buffer for rows, or a new one: shapes, types, contiguity.
+
+bfloat16 has no numpy type: bf16 rows are u16 bits, and arrays of ml_dtypes.bfloat16 are taken for what they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ngramstore.errors import UsageError
+
+_DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
+
+
+def output_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """`out` as an array that kernels can fill (f32, f16, or u16 for bf16), or a new one of `dtype`. UsageError otherwise."""
+    if out is None:
+        if dtype not in _DTYPES:
+            raise UsageError(f"dtype is {dtype!r}", hint=f"choose one of {', '.join(_DTYPES)}")
+        return np.empty(shape, _DTYPES[dtype])
+    if not isinstance(out, np.ndarray) or out.shape != shape:
+        raise UsageError(f"out must be an array of shape {shape}, got {getattr(out, 'shape', type(out).__name__)}")
+    if out.dtype.name == "bfloat16":
+        out = out.view(np.uint16)
+    if out.dtype not in (np.float32, np.float16, np.uint16):
+        raise UsageError(f"out has dtype {out.dtype}", hint="give float32, float16, or uint16 / bfloat16 for bf16")
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        raise UsageError("out must be C-contiguous and writeable")
+    return out

@@ -1,0 +1,41 @@
+"""A copy of a store's published state, made from open files: complete in the new directory, or not there at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ngramstore.errors import UsageError
+from ngramstore.files import FileWriter, clear_errors, fsync_directory, publish, remove, require_space
+from ngramstore.store.manifest import BUILDING_NAME
+from ngramstore.store.view import View
+
+_COPY_BYTES = 8 << 20
+
+
+def backup(view: View, target: Path) -> None:
+    """Copy every file of the view, then the manifest. The target must be a new or empty directory.
+
+    Bytes are copied as they are: run `verify` on the copy to know that they are good. Raises UsageError, DiskFull.
+    """
+    with clear_errors(target):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise UsageError(f"{target} is there already", hint="back up into a new directory")
+        target.mkdir(parents=True, exist_ok=True)
+        require_space(target, sum(entry.file_bytes for entry in view.manifest.files), "the backup")
+        publish(target / BUILDING_NAME, b"backup\n")
+        try:
+            for file in view.files:
+                with FileWriter(target / file.path.name) as writer:
+                    size = os.fstat(file.fd).st_size
+                    for at in range(0, size, _COPY_BYTES):
+                        writer.write(file.read(at, min(_COPY_BYTES, size - at)))
+                    writer.finish()
+            fsync_directory(target)
+            view.manifest.write(target)
+            remove(target / BUILDING_NAME)
+        except BaseException:
+            for file in view.files:
+                remove(target / file.path.name)
+            remove(target / BUILDING_NAME)
+            raise

@@ -1,0 +1,181 @@
+"""One published state of a store, opened: the layers, newest first, and the tables that the kernels read.
+
+A view never changes; `refresh` makes another. Files superseded meanwhile stay readable through it.
+
+Shapes: M IDs or keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ngramstore.errors import DamagedStore, FormatError
+from ngramstore.hashing import row_ids
+from ngramstore.kernels.native import index as native
+from ngramstore.store.datafile import DataFile
+from ngramstore.store.index import Index
+from ngramstore.store.layer import Layer
+from ngramstore.store.manifest import Manifest, read_manifest
+
+PENDING_SERIAL = (1 << 20) - 1
+"""Serial of rows that lie in the writer's journal only."""
+_ATTEMPTS = 20
+
+
+class View:
+    """The layers of a manifest, and optionally the writer's unpublished changes on top of them."""
+
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        lock_index: bool = False,
+        previous: View | None = None,
+        next_serial: int = 0,
+    ) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.lock_index = lock_index
+        spec = manifest.spec
+        self.next_serial = next_serial
+        if previous is not None and previous.manifest.base == manifest.base:
+            self.base = previous.base
+        else:
+            self.base = self._open_layer(manifest.base, manifest.base_generation, is_keyed=spec.is_ngram)
+        self.overlay: Layer | None = None
+        self.tombstones: Index | None = None
+        self._tombstones_file: DataFile | None = None
+        if previous is not None and previous.manifest.overlay_generation == manifest.overlay_generation:
+            self.overlay, self.tombstones = previous.overlay, previous.tombstones
+            self._tombstones_file = previous._tombstones_file
+        else:
+            stamp = manifest.stamp(manifest.overlay_generation)
+            if manifest.overlay is not None:
+                self.overlay = self._open_layer(manifest.overlay, manifest.overlay_generation, is_keyed=True)
+            if manifest.tombstones is not None:
+                self.tombstones, self._tombstones_file = Index.open(
+                    directory, manifest.tombstones, stamp, is_keyed=True, is_sized=False, lock=lock_index
+                )
+        self.pending_puts: Index | None = None
+        self._set_tables()
+
+    @classmethod
+    def open(cls, directory: Path, *, lock_index: bool = False, previous: View | None = None) -> View:
+        """The current state; a file that a writer removed meanwhile means that there is a newer one."""
+        for attempt in range(_ATTEMPTS):
+            manifest = read_manifest(directory)
+            if previous is not None and manifest == previous.manifest:
+                return previous
+            try:
+                return cls(
+                    directory,
+                    manifest,
+                    lock_index=lock_index,
+                    previous=previous,
+                    next_serial=previous.next_serial if previous else 0,
+                )
+            except FileNotFoundError as error:
+                if attempt == _ATTEMPTS - 1 or read_manifest(directory) == manifest:
+                    raise DamagedStore(f"{error.filename} is missing; the manifest names it") from error
+        raise AssertionError
+
+    def _open_layer(self, entry, generation: int, *, is_keyed: bool) -> Layer:  # type: ignore[no-untyped-def]
+        serial = self.next_serial
+        self.next_serial += 1
+        return Layer(
+            self.directory,
+            entry,
+            self.manifest.stamp(generation),
+            self.manifest.spec,
+            serial,
+            is_keyed=is_keyed,
+            lock_index=self.lock_index,
+        )
+
+    def with_pending(self, puts: np.ndarray, deletes: np.ndarray) -> View:
+        """This view with sorted IDs of unpublished puts and deletes on top."""
+        view = object.__new__(View)
+        view.__dict__.update(self.__dict__)
+        view.pending_puts = Index.from_ids(puts) if len(puts) else None
+        view._set_tables(Index.from_ids(deletes) if len(deletes) else None)
+        return view
+
+    def base_only(self) -> View:
+        """This view without its overlay and what is pending."""
+        view = object.__new__(View)
+        view.__dict__.update(self.__dict__)
+        view.overlay = view.tombstones = view.pending_puts = None
+        view._set_tables()
+        return view
+
+    def _set_tables(self, pending_deletes: Index | None = None) -> None:
+        indexes: list[tuple[Index, bool, int]] = []
+        if pending_deletes is not None:
+            indexes.append((pending_deletes, True, 0))
+        if self.pending_puts is not None:
+            indexes.append((self.pending_puts, False, PENDING_SERIAL))
+        if self.tombstones is not None:
+            indexes.append((self.tombstones, True, 0))
+        if self.overlay is not None:
+            indexes.append((self.overlay.index, False, self.overlay.serial))
+        if self.manifest.spec.is_ngram:
+            indexes.append((self.base.index, False, self.base.serial))
+        self._probed = [index for index, _, _ in indexes]
+        self.probe_table = np.zeros((len(indexes), native.NUM_COLUMNS), np.int64)
+        for line, (index, is_tombstone, serial) in enumerate(indexes):
+            self.probe_table[line] = index.layer
+            self.probe_table[line, native.IS_TOMBSTONE] = is_tombstone
+            self.probe_table[line, native.SERIAL] = serial
+        self.file_layers = [layer for layer in (self.base, self.overlay) if layer is not None]
+        self.file_table = np.stack([layer.index.layer for layer in self.file_layers])
+
+    @property
+    def is_plain(self) -> bool:
+        """Only the base: no overlay, nothing pending."""
+        return self.overlay is None and self.tombstones is None and self.pending_puts is None and len(self._probed) <= 1
+
+    def find(self, ids_M: np.ndarray) -> np.ndarray:
+        """Row keys of IDs (M,) u64 -> (M,) i64, -1 where absent. DamagedStore names a bad index page."""
+        keys_M = np.empty(len(ids_M), np.int64)
+        done = native.find(self.probe_table, ids_M, keys_M)
+        if done < len(ids_M):
+            raise self.index_damage(int(keys_M[done]))
+        return keys_M
+
+    def find_rows(self, rows_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row-addressed: numbers (M,) i64 in range -> row keys (M,) i64 and checksum seeds (M,) u64."""
+        keys_M = rows_M | (self.base.serial << native.RANK_BITS)
+        seeds_M = rows_M.astype(np.uint64)
+        if len(self._probed):
+            ids_M = row_ids(seeds_M)
+            changed_M = self.find(ids_M)
+            is_changed = changed_M >= 0
+            keys_M[is_changed] = changed_M[is_changed]
+            seeds_M[is_changed] = ids_M[is_changed]
+        return keys_M, seeds_M
+
+    def index_damage(self, code: int) -> DamagedStore:
+        """The error behind a fault code of the index kernels."""
+        page, line = divmod(-2 - code, 8)
+        return self._probed[line].damaged(page)
+
+    def layer_of(self, serial: int) -> Layer:
+        """The open layer with this serial."""
+        return next(layer for layer in self.file_layers if layer.serial == serial)
+
+    @property
+    def files(self) -> list[DataFile]:
+        """All open files."""
+        files = [file for layer in self.file_layers for file in layer.files]
+        return [*files, *([self._tombstones_file] if self._tombstones_file else [])]
+
+    def require_tokens(self) -> None:
+        """FormatError where the store was built without its tokens."""
+        if not self.manifest.spec.has_tokens:
+            raise FormatError(
+                f"{self.directory} was built with tokens=False: it knows the IDs of its n-grams, not their tokens",
+                hint="build with tokens=True (the default) to list n-grams",
+            )
