@@ -30,6 +30,8 @@ LEAST_MEMORY_BYTES = 4 << 10
 
 _BYTES_PER_SLOT = 34
 """A slot is 16 B. Writing a full table (70 % used) sorts a copy of its keys: 27 B a slot in all; the rest is for chunks."""
+_BYTES_PER_NUMBER = 96
+"""A frequent n-gram takes 2 slots of 16 B, and its pair is there in three copies while it is read."""
 _FULLEST = 0.7
 _FIRST_SLOTS = 1 << 12
 _ON_PROGRESS = Callable[[int], object]
@@ -111,7 +113,7 @@ def assign_ids(
         raise UsageError(
             f"{run.num_pairs} frequent n-grams of one length are more than 2**32 - 2", hint="raise min_count"
         )
-    part = max(16, memory_bytes // (2 * _BYTES_PER_SLOT))
+    part = max(16, memory_bytes // _BYTES_PER_NUMBER)
     with published(out_path, sync_directory=False) as file:
         first_id = 0
         for pairs_N2 in run.blocks(part):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ngramstore.mine.runs import PAIR_BYTES, RunReader, run_writer
 
-_WORKING_COPIES = 6
+_WORKING_COPIES = 10
 """A block is held about this many times while it is joined, sorted and added up."""
 _LEAST_BLOCK = 64
 """Pairs. With so many runs that a block would be smaller, groups of runs are merged first."""

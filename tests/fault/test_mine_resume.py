@@ -1,0 +1,172 @@
+"""A mining run that is killed at any file it publishes goes on and ends with the same bytes; memory stays in its budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ngramstore.errors import DamagedStore, UsageError
+from ngramstore.mine import Shard, TokenShards, mine_ngrams
+from ngramstore.mine.work import STEP_NAME, WorkDirectory
+
+OPTIONS = {"max_n": 4, "size": 200, "min_count": 2, "memory_bytes": 1 << 14, "held_out": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """A killed process loses nothing that it gave to the system; fsync is for power cuts."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture
+def corpus(tmp_path) -> TokenShards:
+    rng = np.random.default_rng(3)
+    shards = []
+    for i in range(2):
+        tokens = (rng.zipf(1.4, 2000) % 97).astype("<u2")
+        path = tmp_path / f"shard-{i}.bin"
+        path.write_bytes(tokens.tobytes())
+        shards.append(Shard(path, "<u2", 2000, 20, starts_array=np.arange(0, 2001, 100, dtype=np.uint64)))
+    return TokenShards(shards, "killed corpus")
+
+
+def mined_bytes(corpus: TokenShards, folder: Path, **options) -> bytes:
+    vocabulary = mine_ngrams(corpus, work=folder / "work", **OPTIONS | options)
+    vocabulary.save(folder / "v")
+    return (folder / "v").read_bytes()
+
+
+def die_at_replace(corpus: TokenShards, work: Path, number: int) -> bool:
+    """Mine in a child that kills itself just before its number-th rename: -> whether it lived to the end."""
+    child = os.fork()
+    if child == 0:
+        left, real = [number], os.replace
+
+        def replace(*names):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*names)
+
+        os.replace = replace
+        mine_ngrams(corpus, work=work, keep_work=True, **OPTIONS)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_run_killed_at_any_rename_goes_on_to_the_same_bytes(corpus, tmp_path):
+    whole = mined_bytes(corpus, tmp_path)
+    for number in range(1000):
+        lived = die_at_replace(corpus, tmp_path / "work", number)
+        assert mined_bytes(corpus, tmp_path) == whole
+        assert not (tmp_path / "work").exists()
+        if lived:
+            break
+    assert number > 12
+
+
+def test_a_run_killed_again_and_again_makes_progress(corpus, tmp_path):
+    whole = mined_bytes(corpus, tmp_path)
+    deaths = 0
+    while not die_at_replace(corpus, tmp_path / "work", 30):
+        deaths += 1
+        assert deaths < 50
+    assert deaths > 0
+    assert mined_bytes(corpus, tmp_path) == whole
+
+
+def test_finished_counts_are_not_counted_again(corpus, tmp_path, monkeypatch):
+    mine_ngrams(corpus, work=tmp_path / "work", keep_work=True, **OPTIONS)
+    monkeypatch.setattr("ngramstore.mine.miner.count_shard", None)
+    assert len(mined_bytes(corpus, tmp_path)) > 1000
+
+
+@pytest.mark.parametrize("change", [{"min_count": 3}, {"held_out": 0.2}])
+def test_other_options_are_refused_until_restart(corpus, tmp_path, change):
+    mine_ngrams(corpus, work=tmp_path / "work", keep_work=True, **OPTIONS)
+    with pytest.raises(UsageError, match=next(iter(change))):
+        mined_bytes(corpus, tmp_path, **change)
+    assert len(mined_bytes(corpus, tmp_path, restart=True, **change)) > 1000
+
+
+def test_another_corpus_is_refused(corpus, tmp_path):
+    mine_ngrams(corpus, work=tmp_path / "work", keep_work=True, **OPTIONS)
+    with pytest.raises(UsageError, match="begun with corpus"):
+        mined_bytes(TokenShards(corpus.shards, "another"), tmp_path)
+
+
+def test_a_folder_of_somebody_else_is_never_deleted(corpus, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="not empty"):
+        mined_bytes(corpus, tmp_path, restart=True)
+    assert (tmp_path / "work" / "thesis.tex").read_text() == "years of work"
+
+
+def test_every_changed_byte_of_the_step_file_is_noticed(tmp_path):
+    WorkDirectory(tmp_path / "work", {"min_count": 5}, restart=False)
+    step = tmp_path / "work" / STEP_NAME
+    good = step.read_bytes()
+    for at in range(len(good)):
+        step.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+        try:
+            WorkDirectory(tmp_path / "work", {"min_count": 5}, restart=False)
+        except DamagedStore:
+            continue
+        assert json.loads(step.read_bytes()) == json.loads(good)  # white space
+
+
+def test_a_damaged_run_is_noticed(corpus, tmp_path):
+    mine_ngrams(corpus, work=tmp_path / "work", keep_work=True, **OPTIONS)
+    path = tmp_path / "work" / "frequent-03.run"
+    good = path.read_bytes()
+    for at in (0, 9, 13, 20, 30, 33, len(good) - 1):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(DamagedStore, match=r"frequent-03\.run"):
+            mined_bytes(corpus, tmp_path)
+    path.write_bytes(good[:-1])
+    with pytest.raises(DamagedStore, match=r"frequent-03\.run"):
+        mined_bytes(corpus, tmp_path)
+
+
+MEASURE = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from ngramstore.mine import Shard, TokenShards, mine_ngrams
+folder, num, budget = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+def mine(num, name):
+    shards = []
+    for i in range(2):
+        path = folder / f"{name}-{i}.bin"
+        with open(path, "wb") as file:
+            for begin in range(0, num, 1 << 16):
+                n = min(1 << 16, num - begin)
+                file.write(np.random.default_rng(begin + i).integers(0, 50_000, n).astype("<u4").tobytes())
+        shards.append(Shard(path, "<u4", num, 1, starts_array=np.array([0, num], np.uint64)))
+    mine_ngrams(TokenShards(shards, name), work=folder / name, size=1000, min_count=1, max_n=3, memory_bytes=budget)
+mine(20_000, "warm")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+mine(num, "large")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_in_its_budget(tmp_path):
+    """6 M distinct n-grams a length would take 200 MB in one table."""
+    budget = 24 << 20
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path), "3000000", str(budget)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(run.stdout) < 1.25 * budget

@@ -1,0 +1,295 @@
+"""Reading a corpus: what is a document, what is refused, and that the cache is what was written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from ngramstore.errors import DamagedStore, FormatError, MissingExtra, UsageError
+from ngramstore.mine import TokenShards, load_tokenizer, open_corpus, train_bpe
+from ngramstore.mine import inputs as inputs_module
+
+pytest.importorskip("tokenizers")
+
+TEXTS = ["the cat sat on the mat.\n", "the dog sat on the log.\n", "naïve café ☕ 🦋\n"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_bpe(TEXTS * 5, 300)
+
+
+def decoded(corpus: TokenShards, tokenizer) -> list[str]:
+    return [tokenizer.decode(document) for document in corpus.documents()]
+
+
+def test_every_kind_of_text_file_gives_the_same_documents(tmp_path, tokenizer):
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    for name, text in zip(("a.txt", "b.txt", "deep/c.md"), TEXTS, strict=True):
+        (folder / name).write_text(text, "utf-8")
+    (folder / "ignored.xyz").write_text("no")
+    (folder / ".hidden.txt").write_text("no")
+    lines = "".join(json.dumps({"text": text, "other": 1}) + "\n" for text in TEXTS).encode()
+    (tmp_path / "d.jsonl").write_bytes(lines + b"\n")
+    half = len(lines) // 2
+    frames = [zstandard.ZstdCompressor().compress(part) for part in (lines[:half], lines[half:])]
+    (tmp_path / "d.jsonl.zst").write_bytes(b"".join(frames))
+    for given in (folder, tmp_path / "d.jsonl", tmp_path / "d.jsonl.zst"):
+        corpus = open_corpus(given, tokenizer=tokenizer, cache=tmp_path / "cache")
+        assert decoded(corpus, tokenizer) == TEXTS
+        assert corpus.num_documents == 3
+        assert corpus.tokenizer_id == tokenizer.id
+
+
+def test_parquet_gives_its_column_text(tmp_path, tokenizer):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "d.parquet"
+    parquet.write_table(pyarrow.table({"text": [*TEXTS, None], "n": [1, 2, 3, 4]}), path)
+    assert decoded(open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c"), tokenizer) == TEXTS
+    parquet.write_table(pyarrow.table({"body": TEXTS}), path)
+    with pytest.raises(UsageError, match=r"no column \"text\".*body"):
+        open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c")
+    path.write_bytes(b"nonsense")
+    with pytest.raises(UsageError, match=r"d\.parquet"):
+        open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c")
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "d.parquet").write_bytes(b"x")
+    with pytest.raises(MissingExtra, match="parquet"):
+        open_corpus(tmp_path / "d.parquet", tokenizer=tokenizer, cache=tmp_path / "c")
+
+
+def test_lines_can_be_documents(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("".join(TEXTS) + "\nlast", "utf-8")
+    corpus = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c", documents="line")
+    assert decoded(corpus, tokenizer) == [*(text.rstrip("\n") for text in TEXTS), "last"]
+
+
+@pytest.mark.parametrize("piece_bytes", [16, 64, 1000])
+def test_a_text_read_in_pieces_has_the_tokens_of_the_whole(tmp_path, tokenizer, monkeypatch, piece_bytes):
+    text = "".join(TEXTS) * 20 + " x\n\n  y \n z\n" * 10 + "the\ncat\n" * 50
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    monkeypatch.setattr(inputs_module, "PIECE_BYTES", piece_bytes)
+    pieces = list(inputs_module.read_documents(tmp_path / "a.txt", "file", "strict"))
+    assert len(pieces) > 3 or piece_bytes == 1000
+    assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    corpus = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+    assert np.array_equal(next(corpus.documents()), tokenizer.encode(text))
+
+
+def test_invalid_utf8_is_an_error_with_its_byte_unless_replaced(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(inputs_module, "PIECE_BYTES", 8)
+    (tmp_path / "a.txt").write_bytes("ä".encode() * 20 + b"ok\n\xff more")
+    for documents in ("file", "line"):
+        with pytest.raises(UsageError, match=r"a\.txt: invalid UTF-8 at byte 43"):
+            open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c", documents=documents)
+    corpus = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c", errors="replace")
+    assert decoded(corpus, tokenizer) == ["ä" * 20 + "ok\n\ufffd more"]
+
+
+def test_a_cut_character_at_the_end_is_invalid_too(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_bytes(b"abc\xe2\x98")
+    with pytest.raises(UsageError, match="at byte 3"):
+        open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+
+
+def test_binary_files_are_left_out_with_a_warning_and_alone_are_an_error(tmp_path, tokenizer, caplog):
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    (tmp_path / "b.txt").write_bytes(b"\x7fELF\0\0")
+    with caplog.at_level(logging.WARNING, "ngramstore"):
+        corpus = open_corpus(tmp_path, tokenizer=tokenizer, cache=tmp_path / "c")
+    assert corpus.num_documents == 1
+    assert "b.txt" in caplog.text
+    with pytest.raises(UsageError, match="look binary"):
+        open_corpus(tmp_path / "b.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"[1]\n", "line 1"), (b'{"text": "a"}\n{"text": 3}\n', "line 2"), (b"{}\n", "no string"), (b"{\n", "not JSON")],
+)
+def test_bad_records_are_named_by_line(tmp_path, tokenizer, content, message):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        open_corpus(tmp_path / "a.jsonl", tokenizer=tokenizer, cache=tmp_path / "c")
+
+
+def test_an_empty_corpus_is_an_error(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "e").mkdir()
+    for given, message in (
+        (tmp_path / "a.txt", "empty"),
+        (tmp_path / "e", "nothing to read"),
+        (tmp_path / "no", "no such"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_corpus(given, tokenizer=tokenizer, cache=tmp_path / "c")
+    with pytest.raises(UsageError, match="empty list"):
+        open_corpus([], tokenizer=tokenizer, cache=tmp_path / "c")
+    assert not list((tmp_path / "c").glob("tokens-*"))
+
+
+def test_a_corpus_is_tokenised_once(tmp_path, tokenizer, monkeypatch):
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    first = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+    monkeypatch.setattr("ngramstore.mine.corpus._tokenise", None)
+    again = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+    assert again.identity == first.identity
+    assert again.shards[0].path == first.shards[0].path
+
+
+def test_other_text_and_other_tokenizers_have_other_entries(tmp_path, tokenizer):
+    entries = set()
+    for text, size in ((TEXTS[0], 300), (TEXTS[1], 300), (TEXTS[0], 280)):
+        (tmp_path / "a.txt").write_text(text)
+        bpe = train_bpe(TEXTS * 5, size)
+        entries.add(open_corpus(tmp_path / "a.txt", tokenizer=bpe, cache=tmp_path / "c").shards[0].path)
+    assert len(entries) == 3
+
+
+def test_shards_end_with_documents(tmp_path, tokenizer):
+    for i in range(6):
+        (tmp_path / f"{i}.txt").write_text(TEXTS[i % 2])
+    corpus = open_corpus(tmp_path, tokenizer=tokenizer, cache=tmp_path / "c", shard_tokens=20)
+    assert len(corpus.shards) > 1
+    assert decoded(corpus, tokenizer) == [TEXTS[i % 2] for i in range(6)]
+    assert corpus.num_tokens == sum(map(len, corpus.documents()))
+    shard = corpus.shards[0]
+    assert shard.tokens().dtype == np.uint16
+    assert np.array_equal(shard.read(3, 7), shard.tokens()[3:7])
+
+
+def test_every_changed_byte_of_a_cache_entry_is_noticed(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("".join(TEXTS[:2]))
+    entry = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c").shards[0].path.parent
+    for path in sorted(entry.iterdir()):
+        good = path.read_bytes()
+        for at in range(len(good)):
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+            try:
+                TokenShards.load(entry)
+            except FormatError:
+                continue
+            assert json.loads(path.read_bytes()) == json.loads(good)  # white space of the manifest
+        path.write_bytes(good[:-1])
+        with pytest.raises(FormatError):
+            TokenShards.load(entry)
+        path.write_bytes(good)
+    TokenShards.load(entry)
+    (entry / "tokens-00000.u16").unlink()
+    with pytest.raises(DamagedStore, match="tokens-00000"):
+        TokenShards.load(entry)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".npy"])
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_token_files_are_cut_after_each_separator(tmp_path, suffix, dtype):
+    tokens = np.array([5, 6, 0, 0, 7, 8, 9], dtype)
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".npy":
+        np.save(path, tokens)
+    else:
+        path.write_bytes(tokens.tobytes())
+    corpus = open_corpus(path, eos_id=0, dtype=dtype)
+    assert [d.tolist() for d in corpus.documents()] == [[5, 6, 0], [0], [7, 8, 9]]
+    assert [d.tolist() for d in open_corpus(path, dtype=dtype).documents()] == [tokens.tolist()]
+    assert corpus.tokenizer_id == ""
+    with pytest.raises(UsageError, match="separator 77"):
+        open_corpus(path, eos_id=77, dtype=dtype)
+
+
+def test_bad_token_files_are_refused(tmp_path):
+    (tmp_path / "t.bin").write_bytes(b"123")
+    with pytest.raises(UsageError, match="dtype"):
+        open_corpus(tmp_path / "t.bin")
+    with pytest.raises(UsageError, match="3 bytes"):
+        open_corpus(tmp_path / "t.bin", dtype="uint16")
+    (tmp_path / "t.bin").write_bytes(b"\xff" * 8)
+    with pytest.raises(UsageError, match=r"2\*\*32 - 1"):
+        open_corpus(tmp_path / "t.bin", dtype="uint32")
+    (tmp_path / "t.bin").write_bytes(b"")
+    with pytest.raises(UsageError, match="empty"):
+        open_corpus(tmp_path / "t.bin", dtype="uint16")
+    for array in (np.zeros((2, 2), np.uint16), np.zeros(3, np.int64), np.array([None])):
+        np.save(tmp_path / "t.npy", array, allow_pickle=True)
+        with pytest.raises(UsageError, match=r"t\.npy"):
+            open_corpus(tmp_path / "t.npy")
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UsageError, match="token files and text"):
+        open_corpus([tmp_path / "a.txt", tmp_path / "t.npy"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"documents": "page"}, "page"),
+        ({"errors": "ignore"}, "ignore"),
+        ({"cache": None}, "cache"),
+        ({"tokenizer": None}, "tokenizer"),
+        ({"tokenizer": "train:many"}, "many"),
+        ({"tokenizer": "train:12"}, "12"),
+        ({"tokenizer": "no/such/place"}, "no/such/place"),
+    ],
+)
+def test_wrong_options_show_the_value(tmp_path, tokenizer, options, message):
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    with pytest.raises(UsageError, match=message):
+        open_corpus(tmp_path / "a.txt", **({"tokenizer": tokenizer, "cache": tmp_path / "c"} | options))
+
+
+def test_a_tokenizer_trained_on_the_corpus_is_found_again(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text(TEXTS[0] * 9)
+    first = open_corpus(tmp_path / "a.txt", tokenizer="train:280", cache=tmp_path / "c")
+    monkeypatch.setattr("ngramstore.mine.corpus.train_bpe", None)
+    again = open_corpus(tmp_path / "a.txt", tokenizer="train:280", cache=tmp_path / "c")
+    assert again.tokenizer_id == first.tokenizer_id
+    assert again.tokenizer.name == first.tokenizer.name == "bpe-280"
+
+
+def test_training_twice_gives_the_same_tokenizer_and_saving_keeps_its_identity(tmp_path, tokenizer):
+    assert train_bpe(TEXTS * 5, 300).id == tokenizer.id
+    assert train_bpe(TEXTS * 5, 270).id != tokenizer.id
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        assert load_tokenizer(path).id == tokenizer.id
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_vocab_and_merges_are_the_tokenizer_that_they_came_from(tmp_path, tokenizer):
+    model = json.loads(tokenizer._backend.to_str())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = "".join(" ".join(pair) + "\n" for pair in model["merges"])
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + merges)
+    assert load_tokenizer(tmp_path).id == tokenizer.id
+    (tmp_path / "vocab.json").write_text("{")
+    with pytest.raises(UsageError, match="can be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_vocabulary_decides_the_identity_down_to_token_zero(tmp_path, tokenizer):
+    whole = json.loads(tokenizer._backend.to_str())
+    vocab = whole["model"]["vocab"]
+    first, second = (next(t for t, i in vocab.items() if i == n) for n in (1, 2))
+    vocab[first], vocab[second] = 2, 1
+    (tmp_path / "t.json").write_text(json.dumps(whole))
+    assert load_tokenizer(tmp_path / "t.json").id != tokenizer.id
+
+
+@pytest.mark.skipif("NGRAMSTORE_DATA" not in os.environ, reason="NGRAMSTORE_DATA is not set")
+def test_gpt2_gives_its_published_ids():
+    gpt2 = load_tokenizer(Path(os.environ["NGRAMSTORE_DATA"]) / "gpt2-bpe")
+    assert gpt2.encode("Hello world").tolist() == [15496, 995]
+    assert gpt2.encode("<|endoftext|>").tolist() == [50256]
+    assert gpt2.vocab_size == 50257
