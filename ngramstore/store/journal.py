@@ -297,7 +297,10 @@ def _load(db: Rdict, codec: ValueCodec, path: Path) -> tuple[State, KnownIds]:
     if keys:
         take()
     if (num_keys, fingerprint) != (state.num_keys, state.fingerprint):
-        raise DamagedJournal(f"{path}: {num_keys} IDs are there, the journal's state record says {state.num_keys}")
+        raise DamagedJournal(
+            f"{path}: {num_keys} IDs are there, the journal's state record says {state.num_keys}; "
+            f"fingerprint {fingerprint:#x}, it says {state.fingerprint:#x}"
+        )
     return state, known
 
 
