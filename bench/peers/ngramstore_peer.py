@@ -67,6 +67,7 @@ class Plain(Peer):
 
     def close(self) -> None:
         self._store.close()
+        del self._store  # and with it the maps of the index
 
     def row_files(self, folder: Path) -> list[Path]:
         return [path for path in self.files(folder) if _part(path) == "rows"]
