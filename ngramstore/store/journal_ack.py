@@ -7,6 +7,7 @@ Implements docs/journal.md, section "ACK".
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import zlib
@@ -35,6 +36,7 @@ ACK_SLOT = Layout(
         Field("checksum", "I", "CRC-32 of the bytes before"),
     ),
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ class AckFile:
 
     @classmethod
     def create(cls, directory: Path, *, width: int, row_bytes: int) -> None:
-        """Write a first ACK, durable, whole or not at all."""
+        """Make the directory, if need be, and in it a first ACK: durable, whole or not at all. Raises DiskFull."""
         ack = Ack(width=width, row_bytes=row_bytes, counter=1, boot=boot_id())
         temporary = directory / (ACK_NAME + ".tmp")
         try:
+            directory.mkdir(exist_ok=True)
+            sync_directory(directory.parent)
             with open(temporary, "wb") as file:
                 file.write(replace(ack, counter=0).pack() + ack.pack())
                 file.flush()
@@ -114,12 +118,13 @@ class AckFile:
         """Replace the older slot. Raises DiskFull."""
         ack = replace(self.ack, counter=self.ack.counter + 1, **changed)  # type: ignore[arg-type]
         try:
-            if os.pwrite(self.fd, ack.pack(), (ack.counter % 2) * ACK_SLOT_BYTES) != ACK_SLOT_BYTES:
-                raise DiskFull(f"{self.path}: the file could not be written whole")
+            num_written = os.pwrite(self.fd, ack.pack(), (ack.counter % 2) * ACK_SLOT_BYTES)
             if sync:
                 os.fsync(self.fd)
         except OSError as error:
             raise disk_error(error, self.path) from error
+        if num_written != ACK_SLOT_BYTES:
+            raise DiskFull(f"{self.path}: only {num_written} of {ACK_SLOT_BYTES} bytes could be written")
         self.ack = ack
 
     def close(self) -> None:
@@ -153,16 +158,12 @@ def boot_id() -> bytes:
 
 def disk_error(error: OSError, path: Path) -> OSError:
     """DiskFull where the disk is full, else the error itself."""
-    if isinstance(error, DiskFull) or os.strerror(error.errno or 0) not in full_messages():
-        return error
-    return DiskFull(f"{path}: {error.strerror}")
+    return DiskFull(f"{path}: {error.strerror}") if error.errno in _FULL else error
 
 
 def full_messages() -> tuple[str, ...]:
     """How the system words a full disk, an exhausted quota and a file over the limit."""
-    import errno
-
-    return tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    return tuple(map(os.strerror, _FULL))
 
 
 def sync_directory(path: Path) -> None:
