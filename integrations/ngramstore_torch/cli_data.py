@@ -1,0 +1,142 @@
+"""What train, export and evaluate share on the command line: counts, corpora, and who a vocabulary is."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ngramstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from ngramstore.mine import TokenShards, Vocabulary
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+class Count(click.ParamType):
+    """A whole number with an optional unit: 800000, 500k, 2.5M, 1B."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", str(value).strip().lower())
+        if found is None:
+            self.fail(f"{value!r} is no count; write for example 500k or 2.5M", param, ctx)
+        return round(float(found[1]) * _UNITS[found[2]])
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus and the vocabulary mined from it (None for a plain decoder), from the same tokenizer."""
+
+    corpus: TokenShards
+    vocabulary: Vocabulary | None
+    held_out: float
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the tokenizer where it is known, else the largest token ID that occurs, plus 1."""
+        if self.corpus.tokenizer is not None:
+            return self.corpus.tokenizer.vocab_size
+        return 1 + max(int(shard.tokens().max(initial=0)) for shard in self.corpus.shards)
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values that say what the data are; a resume compares them, an export copies them."""
+        return {
+            "tokenizer_id": self.corpus.tokenizer_id,
+            "tokenizer_name": self.corpus.tokenizer_name,
+            "corpus_id": self.corpus.identity,
+            "held_out": self.held_out,
+            "vocabulary_id": "" if self.vocabulary is None else vocabulary_identity(self.vocabulary),
+        }
+
+
+def open_text(
+    inputs: tuple[Path, ...],
+    shards: Path | None,
+    vocab: Path | None,
+    *,
+    tokenizer: str | None,
+    cache: Path | None,
+    held_out: float | None,
+    documents: str,
+    dtype: str | None,
+    eos_id: int | None,
+    progress: bool,
+) -> Text:
+    """Open --corpus or --shards and --vocab. Without --tokenizer, the one that `mine` left beside the vocabulary is used.
+
+    held_out None means the fraction that the vocabulary was mined with.
+    """
+    # Imported here so that --help needs no numba.
+    from ngramstore.mine import TokenShards, Vocabulary, open_corpus
+
+    if bool(inputs) == (shards is not None):
+        raise UsageError("give the text either as --corpus or as --shards", hint="--corpus takes files and folders")
+    vocabulary = None if vocab is None else Vocabulary.load(vocab)
+    if shards is not None:
+        corpus = TokenShards.load(shards)
+    else:
+        if tokenizer is None and vocab is not None:
+            beside = vocab.with_name(vocab.name + ".tokenizer.json")
+            tokenizer = str(beside) if beside.exists() else None
+        if cache is None and vocab is not None:
+            cache = vocab.with_name(vocab.name + ".cache")
+        corpus = open_corpus(
+            list(inputs),
+            tokenizer=tokenizer,
+            cache=cache,
+            documents=documents,
+            dtype=dtype,
+            eos_id=eos_id,
+            progress=progress,
+        )
+    if held_out is None:
+        held_out = 0.0 if vocabulary is None else vocabulary.held_out
+    return Text(corpus, vocabulary, held_out)
+
+
+def text_options(command: Any) -> Any:
+    """The options that `open_text` takes."""
+    options = [
+        click.option(
+            "--corpus",
+            "inputs",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            help="Text or token files and folders.",
+        ),
+        click.option(
+            "--shards", type=click.Path(path_type=Path), help="A folder of token shards, in place of --corpus."
+        ),
+        click.option("--tokenizer", help="As for `mine`.  [default: VOCAB.tokenizer.json]"),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Tokenised text.  [default: VOCAB.cache, as `mine`]"
+        ),
+        click.option("--held-out", type=float, help="Fraction never trained on.  [default: that of the vocabulary]"),
+        click.option("--documents", type=click.Choice(["file", "line"]), default="file", show_default=True),
+        click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds."),
+        click.option("--eos-id", type=int, help="Token files: the token that ends a document."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def vocabulary_identity(vocabulary: Vocabulary) -> str:
+    """SHA-256 over the n-grams in rank order."""
+    tokens_MK, lengths_M = vocabulary.ngrams
+    digest = hashlib.sha256(f"{tokens_MK.shape}".encode())
+    digest.update(tokens_MK.astype("<u4").tobytes())
+    digest.update(lengths_M.tobytes())
+    return digest.hexdigest()
+
+
+def say(message: str) -> None:
+    """Talk goes to stderr, results to stdout."""
+    click.echo(message, err=True)

@@ -1,0 +1,111 @@
+"""`ngramstore evaluate`: held-out perplexity of trained models, live or served from a store, and their differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ngramstore.errors import UsageError
+from ngramstore_torch.cli_data import open_text, text_options
+
+
+@click.command(name="evaluate", short_help="Measure held-out perplexity, live or served from a store.")
+@text_options
+@click.option("--vocab", required=True, type=click.Path(path_type=Path), help="The vocabulary file that `mine` wrote.")
+@click.option(
+    "--checkpoint",
+    "runs",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Run folder; repeatable.",
+)
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Store exported from the one SCONE run; repeatable.",
+)
+@click.option("--max-windows", default=0, help="Measure on that many windows, evenly spread.  [default: all]")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
+@click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def command(
+    inputs: tuple[Path, ...],
+    shards: Path | None,
+    vocab: Path,
+    runs: tuple[Path, ...],
+    stores: tuple[Path, ...],
+    max_windows: int,
+    device: str,
+    bf16: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure models on the text that mining and training held out: nats a token, perplexity, and the difference to the first.
+
+    \b
+    Examples:
+      ngramstore evaluate --corpus corpus/ --vocab vocab.ngv --checkpoint plain/ --checkpoint scone/ --store table/
+    """
+    # Imported here so that --help needs no torch.
+    import ngramstore
+    from ngramstore_torch import checkpoint
+    from ngramstore_torch.corpus import tag_corpus
+    from ngramstore_torch.costs import cost_of
+    from ngramstore_torch.device import choose_device
+    from ngramstore_torch.evaluate import evaluate_model
+
+    text = open_text(inputs, shards, vocab, progress=not quiet, **options)
+    _, held = tag_corpus(text.corpus, text.vocabulary, held_out=text.held_out)
+    if not len(held):
+        raise UsageError("nothing was held out", hint="mine with --held-out 0.05, or give --held-out")
+    place = choose_device(device)
+    loaded = {str(run): checkpoint.load(run) for run in runs}
+    for saved in loaded.values():
+        if text.vocabulary is not None:
+            text.vocabulary.require_tokenizer(saved.description["data"].get("tokenizer_id", ""))
+    scones = [saved for saved in loaded.values() if saved.model.kind == "scone"]
+    if stores and len(scones) != 1:
+        raise UsageError(f"--store belongs to one SCONE checkpoint, {len(scones)} are given")
+    kind = {"max_windows": max_windows, "bf16": bf16}
+    results: list[dict[str, Any]] = []
+
+    def add(name: str, saved: checkpoint.Checkpoint, **more: Any) -> None:
+        model = saved.model.to(place)
+        seq_len = saved.description["train"].get("seq_len", 0)
+        found = evaluate_model(model, held, seq_len=seq_len, **kind, **more)
+        cost = cost_of(model)
+        results.append(
+            {
+                "name": name,
+                "nats": found.nats,
+                "difference": found.nats - (results[0]["nats"] if results else found.nats),
+                "perplexity": found.perplexity,
+                "tokens": found.num_tokens,
+                "parameters": cost.decoder_parameters if "store" in more else cost.parameters,
+                "flops_per_token": cost.flops_per_token,
+            }
+        )
+
+    for name, saved in loaded.items():
+        add(f"{name} ({saved.model.kind})", saved)
+    for path in stores:
+        with ngramstore.open(path) as store:
+            add(f"{path} (served)", scones[0], store=store)
+    if as_json:
+        click.echo(json.dumps({"results": results}))
+        return
+    width = max(len(result["name"]) for result in results)
+    click.echo(f"{'':{width}}    nats  difference  perplexity  parameters  MFLOPs/token")
+    for r in results:
+        click.echo(
+            f"{r['name']:{width}}  {r['nats']:.4f}  {r['difference']:+10.4f}  {r['perplexity']:10.3f}"
+            f"  {r['parameters']:10,}  {r['flops_per_token'] / 1e6:12.2f}"
+        )

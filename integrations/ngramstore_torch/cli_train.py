@@ -1,0 +1,159 @@
+"""`ngramstore train`: a tokenised corpus and its f-grams in, a run folder with a trained decoder and f-gram model out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ngramstore.errors import UsageError
+from ngramstore_torch.cli_data import Count, Text, open_text, say, text_options
+
+
+@click.command(name="train", short_help="Train a decoder and its f-gram model (SCONE).")
+@text_options
+@click.option("--vocab", type=click.Path(path_type=Path), help="The vocabulary file that `mine` wrote.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder for checkpoints.")
+@click.option("--plain", is_flag=True, help="Train the decoder without f-grams, to compare with.")
+@click.option("--hashed", type=Count(), help="Rival: that many hashed n-gram rows summed into the input, no f-grams.")
+@click.option("--dim", default=192, show_default=True, help="Width of the decoder, and of a row of the table.")
+@click.option("--layers", default=2, show_default=True, help="Layers of the decoder.")
+@click.option("--heads", default=0, help="Attention heads.  [default: dim / 64]")
+@click.option(
+    "--flops-factor", default=1.0, help="With --plain: widen the decoder to that many times the FLOPs a token."
+)
+@click.option(
+    "--fgram-layers", default=1, show_default=True, help="Layers of the f-gram model; none remain when serving."
+)
+@click.option("--fgram-width", default=0, help="Its width.  [default: dim]")
+@click.option(
+    "--tokens", default="2.5M", show_default=True, type=Count(), help="Training tokens; several epochs if need be."
+)
+@click.option("--batch", "batch_size", default=16, show_default=True, help="Sequences a forward pass.")
+@click.option("--seq-len", default=256, show_default=True, help="Tokens a sequence.")
+@click.option("--accumulate", default=1, show_default=True, help="Forward passes a step.")
+@click.option(
+    "--lr", default=2e-3, show_default=True, help="Peak learning rate: 2e-3 for millions of parameters, less for more."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--bf16", is_flag=True, help="Matrix products in bfloat16; saves time where the hardware has them.")
+@click.option("--compile", is_flag=True, help="torch.compile; pays on long runs on a GPU.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
+@click.option("--checkpoint-every", default=0, help="Steps between checkpoints.  [default: at the end and on Ctrl-C]")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, with the same loss curve.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def command(
+    inputs: tuple[Path, ...], shards: Path | None, vocab: Path | None, as_json: bool, quiet: bool, **o: Any
+) -> None:
+    """Train a decoder whose input is the vector of the longest f-gram that ends at each token.
+
+    The decoder and the small f-gram model that makes those vectors are trained together. Afterwards `export` computes the
+    vectors of all f-grams once; the f-gram model is not needed any more.
+
+    \b
+    Examples:
+      ngramstore mine corpus/ --out vocab.ngv --tokenizer train:1024 --held-out 0.05
+      ngramstore train --corpus corpus/ --vocab vocab.ngv --out scone/
+      ngramstore train --corpus corpus/ --vocab vocab.ngv --out plain/ --plain
+      ngramstore export --checkpoint scone/ --vocab vocab.ngv --store table/
+      ngramstore evaluate --corpus corpus/ --vocab vocab.ngv --checkpoint scone/ --store table/
+
+    Ctrl-C saves a checkpoint and says how to go on. What mining held out is never trained on, and measured at the end.
+    With --plain give --vocab too: tokenizer and held-out text are then the same, so that the two can be compared.
+    Gains over --plain grow with the number of tokens and shrink with the size of the tokenizer; see docs/scone.md.
+    """
+    # Imported here so that --help needs no torch.
+    from ngramstore_torch.corpus import tag_corpus
+    from ngramstore_torch.device import choose_device
+    from ngramstore_torch.evaluate import evaluate_model
+    from ngramstore_torch.train import TrainConfig, train_model
+
+    progress = not quiet
+    with_fgrams = not (o["plain"] or o["hashed"])
+    if with_fgrams and vocab is None:
+        raise UsageError(
+            "a SCONE model needs its f-grams", hint="give --vocab FILE (from `ngramstore mine`), or --plain"
+        )
+    text = open_text(
+        inputs, shards, vocab, progress=progress, **_of(o, "tokenizer cache held_out documents dtype eos_id")
+    )
+    config = TrainConfig(
+        device=choose_device(o["device"]),
+        **_of(o, "tokens batch_size seq_len accumulate lr seed bf16 compile checkpoint_every"),
+    )
+    model = _model(text, o)
+    train, held = tag_corpus(text.corpus, text.vocabulary if with_fgrams else None, held_out=text.held_out)
+    matched = f", an f-gram ends at {(train.rows_P >= 0).mean():.0%} of them" if with_fgrams else ""
+    say(f"{len(train):,} tokens to train on{matched}; {len(held):,} held out")
+    if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
+        raise UsageError(
+            f"{o['out']} already holds a run", hint="add --resume to go on with it, or choose another folder"
+        )
+    result = train_model(
+        model, train, config, out=o["out"], resume=o["resume"], data_identity=text.identity(), progress=progress
+    )
+    if text.corpus.tokenizer is not None:
+        text.corpus.tokenizer.save(o["out"] / "tokenizer.json")
+    if result.interrupted:
+        arguments = [word for word in sys.argv[1:] if word != "--resume"]
+        say(
+            f"stopped at step {result.step} of {config.num_steps}; to go on:\n  {shlex.join(['ngramstore', *arguments, '--resume'])}"
+        )
+        raise SystemExit(130)
+    found = evaluate_model(model, held, seq_len=config.seq_len, bf16=config.bf16) if len(held) else None
+    answer = {
+        "checkpoint": str(o["out"]),
+        "kind": model.kind,
+        "step": result.step,
+        "tokens": result.step * config.tokens_per_step,
+        "tokens_per_second": round(result.tokens_per_second, 1),
+        "train_nats": sum(result.losses[-20:]) / len(result.losses[-20:]),
+        "held_out": None if found is None else asdict(found) | {"perplexity": found.perplexity},
+    }
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    click.echo(f"checkpoint      {o['out']} ({model.kind}, step {result.step})")
+    click.echo(f"training loss   {answer['train_nats']:.4f} nats (mean of the last 20 steps)")
+    if found is not None:
+        click.echo(
+            f"held out        {found.nats:.4f} nats, perplexity {found.perplexity:.2f}, {found.num_tokens:,} tokens"
+        )
+    click.echo(f"speed           {result.tokens_per_second:,.0f} tokens/s")
+
+
+def _model(text: Text, o: dict[str, Any]) -> Any:
+    """A fresh model of the sizes asked for, its random start fixed by the seed."""
+    import torch
+
+    from ngramstore_torch.decoder import DecoderConfig
+    from ngramstore_torch.fgram_model import FgramConfig
+    from ngramstore_torch.hashed import HashedConfig, HashedModel
+    from ngramstore_torch.scone import PlainModel, SconeModel
+
+    if o["flops_factor"] != 1 and not o["plain"]:
+        raise UsageError("--flops-factor scales the plain decoder only", hint="add --plain")
+    heads = o["heads"] or max(1, o["dim"] // 64)
+    decoder = DecoderConfig(
+        vocab_size=text.vocab_size, dim=o["dim"], num_layers=o["layers"], num_heads=heads, max_positions=o["seq_len"]
+    )
+    max_n = 5 if text.vocabulary is None else text.vocabulary.max_n
+    torch.manual_seed(o["seed"])
+    if o["plain"]:
+        return PlainModel(decoder if o["flops_factor"] == 1 else decoder.scaled(o["flops_factor"]))
+    if o["hashed"]:
+        return HashedModel(decoder, HashedConfig(num_rows=o["hashed"], max_n=max_n))
+    fgram = FgramConfig(
+        dim=o["dim"], max_n=max_n, num_layers=o["fgram_layers"], num_heads=heads, width=o["fgram_width"]
+    )
+    return SconeModel(decoder, fgram)
+
+
+def _of(options: dict[str, Any], names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names.split()}

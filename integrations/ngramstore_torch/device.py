@@ -1,0 +1,19 @@
+"""The device a command runs on: what was asked for, or the best there is."""
+
+from __future__ import annotations
+
+import torch
+
+from ngramstore.errors import UsageError
+
+
+def choose_device(name: str) -> str:
+    """ "auto" is CUDA where there is one, else the CPU. Raises UsageError for a device that PyTorch does not have."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"there is no device {name!r} here: {reason}", hint='use "cpu", "cuda" or "auto"') from None
+    return name

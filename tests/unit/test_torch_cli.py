@@ -1,0 +1,133 @@
+"""`train`, `export` and `evaluate` from text to a served table, and what they say when asked for the impossible."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import ngramstore
+from ngramstore.errors import UsageError
+from ngramstore.mine import Vocabulary, mine_ngrams, open_corpus
+from ngramstore_torch import checkpoint, cli_evaluate, cli_export, cli_train
+from ngramstore_torch.cli_data import Count
+
+SMALL = [
+    "--dim",
+    "32",
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--tokens",
+    "4k",
+    "--batch",
+    "8",
+    "--seq-len",
+    "32",
+    "--device",
+    "cpu",
+    "--quiet",
+    "--json",
+]
+
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory) -> dict[str, str]:
+    """A folder of made-up text, and the vocabulary mined from it, where `mine` leaves things."""
+    folder = tmp_path_factory.mktemp("mined")
+    rng = random.Random(0)
+    words = ["the row", "of a store", "answers", "each token", "with a vector", "and nothing", "is lost", "twice"]
+    (folder / "text").mkdir()
+    for i in range(20):
+        (folder / "text" / f"{i}.txt").write_text(" ".join(rng.choices(words, k=150)))
+    corpus = open_corpus(folder / "text", tokenizer="train:280", cache=folder / "vocab.ngv.cache")
+    vocabulary = mine_ngrams(corpus, work=folder / "work", max_n=4, size=300, held_out=0.2)
+    vocabulary.save(folder / "vocab.ngv")
+    corpus.tokenizer.save(folder / "vocab.ngv.tokenizer.json")
+    return {"--corpus": str(folder / "text"), "--vocab": str(folder / "vocab.ngv")}
+
+
+def run(command, *arguments: object) -> dict:
+    result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def flat(options: dict[str, str]) -> list[str]:
+    return [word for pair in options.items() for word in pair]
+
+
+def test_from_text_to_a_served_table(mined, tmp_path):
+    joint = run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "scone")
+    alone = run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "plain", "--plain")
+    assert joint["kind"] == "scone" and alone["kind"] == "plain" and joint["step"] == 16
+    assert joint["held_out"]["num_tokens"] == alone["held_out"]["num_tokens"] > 500
+    assert joint["held_out"]["matched"] > 0.5
+    assert (tmp_path / "scone" / "tokenizer.json").exists()
+
+    export = ["--checkpoint", tmp_path / "scone", "--vocab", mined["--vocab"], "--quiet", "--json"]
+    done = run(cli_export.command, *export, "--store", tmp_path / "table")
+    vocabulary = Vocabulary.load(mined["--vocab"])
+    with ngramstore.open(tmp_path / "table") as store:
+        assert len(store) == done["rows"] == len(vocabulary)
+        assert store.metadata["checkpoint_id"] == checkpoint.load(tmp_path / "scone").identity
+        assert store.metadata["tokenizer_id"] == vocabulary.tokenizer_id
+
+    runs = ["--checkpoint", tmp_path / "plain", "--checkpoint", tmp_path / "scone", "--store", tmp_path / "table"]
+    plain, live, served = run(cli_evaluate.command, *flat(mined), *runs, "--device", "cpu", "--quiet", "--json")[
+        "results"
+    ]
+    assert plain["nats"] == pytest.approx(alone["held_out"]["nats"], abs=1e-6)
+    assert live["nats"] == pytest.approx(joint["held_out"]["nats"], abs=1e-6)
+    assert served["nats"] == pytest.approx(live["nats"], abs=5e-4)
+    assert served["difference"] == pytest.approx(served["nats"] - plain["nats"])
+
+
+def test_a_run_is_not_overwritten_and_resumes_with_the_same_settings_only(mined, tmp_path):
+    options = [*flat(mined), *SMALL, "--out", tmp_path / "run"]
+    first = run(cli_train.command, *options)
+    with pytest.raises(UsageError, match="already holds a run"):
+        run(cli_train.command, *options)
+    assert run(cli_train.command, *options, "--resume")["held_out"]["nats"] == first["held_out"]["nats"]
+    with pytest.raises(UsageError, match=r"train\.seed = 0, this run asks for 1"):
+        run(cli_train.command, *options, "--resume", "--seed", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corpus", "x"], "needs its f-grams"),
+        (["--plain"], "either as --corpus or as --shards"),
+    ],
+)
+def test_what_is_missing_is_named(arguments, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        run(cli_train.command, "--out", tmp_path / "run", *arguments)
+
+
+def test_a_flops_factor_without_plain_is_refused(mined, tmp_path):
+    with pytest.raises(UsageError, match="scales the plain decoder only"):
+        run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", "--flops-factor", 2)
+
+
+def test_an_unknown_device_is_a_usage_error(mined, tmp_path):
+    with pytest.raises(UsageError, match="there is no device 'abacus'"):
+        run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", "--device", "abacus")
+
+
+@pytest.mark.parametrize(("text", "number"), [("2.5M", 2_500_000), ("500k", 500_000), ("1B", 10**9), ("17", 17)])
+def test_counts_read_with_units(text, number):
+    assert Count().convert(text, None, None) == number
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from ngramstore_torch import cli_train, cli_export, cli_evaluate; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

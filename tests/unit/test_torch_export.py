@@ -1,0 +1,137 @@
+"""Export: the stored row is the row that training used; served is exported, bit for bit; perplexity stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch_cases import plain, scone, shaken, tagged
+
+import ngramstore
+from ngramstore.errors import UsageError
+from ngramstore_torch.evaluate import evaluate_model
+from ngramstore_torch.export import SconeRows, export_table
+from ngramstore_torch.generation import generate, live_embedding, served_embedding
+from ngramstore_torch.train import TrainConfig, train_model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    data, vocab = tagged()
+    model = scone()
+    train_model(model, data, TrainConfig(tokens=60 * 128, batch_size=8, seq_len=16, lr=3e-3))
+    return model.eval(), data, vocab
+
+
+@torch.no_grad()
+def live_rows(model, vocab) -> np.ndarray:
+    """One f-gram at a time, without padding or company."""
+    tokens_NK, lengths_N = vocab.ngrams
+    return np.stack(
+        [
+            model.rows(torch.from_numpy(tokens[None, :n].astype(np.int64)), torch.tensor([int(n)]))[0].numpy()
+            for tokens, n in zip(tokens_NK, lengths_N, strict=True)
+        ]
+    )
+
+
+def test_exported_rows_are_the_live_ones(trained, tmp_path):
+    model, _, vocab = trained
+    assert export_table(SconeRows(model), vocab, tmp_path / "s", codec="f32", batch_size=7).num_rows == len(vocab)
+    with ngramstore.open(tmp_path / "s") as store:
+        rows, found = store.get(vocab.ngrams)
+    assert found.all()
+    np.testing.assert_allclose(rows, live_rows(model, vocab), atol=1e-5)
+    own = model.decoder.tokens.weight.detach().numpy()[vocab.ngrams[0][:, 0]]
+    assert np.abs(rows - own).max() > 0.01  # training has moved A_f away from the identity
+
+
+def test_served_rows_are_the_exported_ones_bit_for_bit(trained, tmp_path):
+    model, data, vocab = trained
+    source = SconeRows(model)
+    exported = source.rows(*vocab.ngrams)
+    export_table(source, vocab, tmp_path / "s", codec="f32", batch_size=len(vocab))
+    with ngramstore.open(tmp_path / "s") as store:
+        hit = store.lookup(np.asarray(data.tokens_P[: data.starts[1]], np.uint32)[None])
+    rows_T = data.rows_P[: data.starts[1]]
+    assert np.array_equal(hit.length[0] > 0, rows_T >= 0)
+    assert np.array_equal(hit.rows[0][rows_T >= 0], exported[rows_T[rows_T >= 0]])
+
+
+@pytest.mark.parametrize(("codec", "tolerance"), [("f32", 1e-6), ("int8", 5e-4)])
+def test_served_perplexity_is_the_live_one(trained, tmp_path, codec, tolerance):
+    """int8: within 0.05 %."""
+    model, _, vocab = trained
+    held, _ = tagged(num_documents=12, seed=1)
+    export_table(SconeRows(model), vocab, tmp_path / "s", codec=codec)
+    live = evaluate_model(model, held)
+    with ngramstore.open(tmp_path / "s") as store:
+        served = evaluate_model(model, held, store=store)
+    assert served.perplexity == pytest.approx(live.perplexity, rel=tolerance)
+    assert live.nats < evaluate_model(plain(), held).nats - 0.3
+
+
+def test_generation_from_an_f32_store_is_generation_with_the_live_model(trained, tmp_path):
+    model, data, vocab = trained
+    export_table(SconeRows(model), vocab, tmp_path / "s", codec="f32")
+    prompt = np.asarray(data.tokens_P[:4])
+    with ngramstore.open(tmp_path / "s") as store:
+        served = list(generate(model.decoder, served_embedding(model.decoder, store, vocab.max_n), prompt, 20, seed=1))
+    assert served == list(generate(model.decoder, live_embedding(model, vocab), prompt, 20, seed=1))
+
+
+def test_any_function_of_an_ngram_can_be_exported(tmp_path):
+    class Sums:
+        dim, max_n = 8, 4
+
+        def rows(self, tokens_MK, lengths_M):
+            return np.repeat(tokens_MK.sum(1, keepdims=True), 8, 1).astype(np.float32)
+
+    _, vocab = tagged()
+    export_table(Sums(), vocab, tmp_path / "s", codec="f32", batch_size=9, metadata={"made_by": "sums"})
+    with ngramstore.open(tmp_path / "s") as store:
+        rows, found = store.get(vocab.ngrams)
+        assert store.metadata == {"made_by": "sums"}
+    assert found.all() and np.array_equal(rows[:, 0], vocab.ngrams[0].sum(1))
+
+
+def test_an_export_that_dies_leaves_no_store_that_can_be_read(tmp_path):
+    class Dies:
+        dim, max_n = 8, 4
+        calls = 0
+
+        def rows(self, tokens_MK, lengths_M):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return np.zeros((len(tokens_MK), 8), np.float32)
+
+    _, vocab = tagged()
+    with pytest.raises(KeyboardInterrupt):
+        export_table(Dies(), vocab, tmp_path / "s", batch_size=10)
+    assert not (tmp_path / "s" / "MANIFEST").exists()
+
+
+def test_a_model_without_fgrams_has_nothing_to_export():
+    with pytest.raises(UsageError, match="kind 'plain' has no f-gram table"):
+        SconeRows(plain())
+
+
+def test_a_vocabulary_with_longer_ngrams_than_the_model_takes_is_refused(tmp_path):
+    class Short:
+        dim, max_n = 8, 2
+
+        def rows(self, tokens_MK, lengths_M):
+            raise AssertionError("not reached")
+
+    with pytest.raises(UsageError, match="n-grams of 4 tokens, the model takes up to 2"):
+        export_table(Short(), tagged()[1], tmp_path / "s")
+
+
+def test_rows_do_not_depend_on_their_order():
+    source = SconeRows(shaken(scone()))
+    tokens, lengths = tagged()[1].ngrams
+    order = np.random.default_rng(0).permutation(len(lengths))
+    np.testing.assert_allclose(
+        source.rows(tokens[order], lengths[order]), source.rows(tokens, lengths)[order], atol=1e-5
+    )
