@@ -417,6 +417,7 @@ def test_int4_encoding_equals_its_reference(group, dim):
             rng.integers(-3, 4, (40, dim)),  # ties
             rng.integers(0, 1 << 24, (40, dim)) * 2.0**-149,
             np.zeros((1, dim)),
+            np.full((1, dim), 3.4e38),
         ]
     ).astype(np.float32)
     num_groups = -(-dim // group)

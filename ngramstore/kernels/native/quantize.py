@@ -12,8 +12,8 @@ import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
 
-# Widths tried by the int4 search, as 1 / (8192 * width / 128): 0.75 to 1.05 of the step that just reaches the largest value.
-_TRIED = tuple(np.float32(128.0 / (8192.0 * width)) for width in (0.75, 0.81, 0.87, 0.93, 0.99, 1.05))
+# Widths tried by the int4 search, as 1 / (8192 * width / 128): 0.88 to 1.18 of the step that just reaches the largest value.
+_TRIED = tuple(np.float32(128.0 / (8192.0 * width)) for width in (0.88, 0.94, 1.0, 1.06, 1.12, 1.18))
 
 
 @inline

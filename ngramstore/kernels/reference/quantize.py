@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_WIDTHS_TRIED = (0.75, 0.81, 0.87, 0.93, 0.99, 1.05)
+_WIDTHS_TRIED = (0.88, 0.94, 1.0, 1.06, 1.12, 1.18)
 
 
 def _groups(rows_MD: np.ndarray, size: int) -> np.ndarray:
