@@ -252,7 +252,7 @@ def test_one_flipped_bit_is_refused_or_harmless(goods, child, variant):
     good, rng = goods[variant], random.Random(SEED)
     cases = []
     for path in data_files(good):
-        step = 2 if path.suffix == ".log" or path.name.startswith(("CURR", "MANI")) else 7
+        step = 4 if path.suffix == ".log" or path.name.startswith(("CURR", "MANI")) else 13
         cases += [
             (path.name, "flip", 8 * byte + rng.randrange(8), False) for byte in range(0, path.stat().st_size, step)
         ]
@@ -260,7 +260,7 @@ def test_one_flipped_bit_is_refused_or_harmless(goods, child, variant):
         bits = 8 * path.stat().st_size
         cases += [(path.name, "flip", bit, False) for bit in rng.sample(range(bits), min(bits, 10))]
     outcomes = run_cases(child, good, cases)
-    assert outcomes["refused"] > 200
+    assert outcomes["refused"] > 100
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
