@@ -1,0 +1,72 @@
+"""Named settings that are known to work, sized for two CPU cores: what `ngramstore demo` and bench/quality.py start from.
+
+The gain over the plain decoder grows with the tokens trained on and shrinks with the tokenizer: a small tokenizer cuts words
+into pieces, and f-grams put them together again. docs/scone.md shows the measured dependence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ngramstore_torch.decoder import DecoderConfig
+from ngramstore_torch.fgram_model import FgramConfig
+from ngramstore_torch.train import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Corpus, f-grams, shapes and training of one comparison between a plain decoder and SCONE."""
+
+    name: str
+    corpus_bytes: int
+    """Take about that much text; 0 takes all."""
+    tokenizer_size: int = 1024
+    num_fgrams: int = 100_000
+    max_n: int = 5
+    held_out: float = 0.05
+    dim: int = 192
+    num_layers: int = 2
+    num_heads: int = 3
+    fgram_layers: int = 1
+    fgram_width: int = 0
+    train: TrainConfig = field(default_factory=TrainConfig)
+    max_windows: int = 0
+    """Held-out windows to measure on, evenly spread; 0 means all."""
+
+    def decoder(self, vocab_size: int) -> DecoderConfig:
+        """The decoder's shape for a tokenizer of this size."""
+        return DecoderConfig(
+            vocab_size=vocab_size,
+            dim=self.dim,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            max_positions=self.train.seq_len,
+        )
+
+    def fgram(self) -> FgramConfig:
+        """The f-gram model's shape."""
+        return FgramConfig(
+            dim=self.dim,
+            max_n=self.max_n,
+            num_layers=self.fgram_layers,
+            num_heads=self.num_heads,
+            width=self.fgram_width,
+        )
+
+
+QUICK = Preset(
+    name="quick",
+    corpus_bytes=8_000_000,
+    num_fgrams=50_000,
+    train=TrainConfig(tokens=500_000, batch_size=16, seq_len=128, lr=3e-3),
+    max_windows=400,
+)
+"""Under two minutes."""
+
+DEMO = Preset(
+    name="demo",
+    corpus_bytes=0,
+    train=TrainConfig(tokens=2_000_000, batch_size=16, seq_len=256, lr=2e-3),
+    max_windows=800,
+)
+"""Under ten minutes."""

@@ -1,0 +1,73 @@
+"""A whole comparison at toy size: what the demo shows, with every rival and every way of serving."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from torch_cases import VOCAB, tagged
+
+from ngramstore_torch.experiment import Experiment, load_model, python_sources, table
+from ngramstore_torch.presets import DEMO, QUICK, Preset
+from ngramstore_torch.train import TrainConfig
+
+TOY = Preset(
+    name="toy",
+    corpus_bytes=0,
+    max_n=4,
+    dim=32,
+    num_heads=2,
+    train=TrainConfig(tokens=60 * 256, batch_size=16, seq_len=16, lr=3e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Experiment:
+    train, vocab = tagged()
+    held, _ = tagged(num_documents=10, seed=1)
+    return Experiment(TOY, train, held, vocab, VOCAB, tmp_path_factory.mktemp("run"), identity={"tokenizer_id": "t"})
+
+
+def test_a_comparison_measures_every_model_on_the_same_text(experiment):
+    experiment.plain()
+    scone = experiment.scone()
+    experiment.served(scone, "int8")
+    experiment.served(scone, "int4")
+    experiment.plain("wide", flops_factor=2.0)
+    experiment.hashed()
+    report = json.loads(json.dumps(experiment.report()))
+    lines = {line["name"]: line for line in report["models"]}
+    assert list(lines) == ["plain", "scone", "scone, int8 store", "scone, int4 store", "wide", "hashed"]
+    assert lines["plain"]["difference"] == 0
+    assert lines["scone, int8 store"]["nats"] == pytest.approx(lines["scone"]["nats"], abs=1e-3)
+    assert lines["scone"]["flops_per_token"] == lines["plain"]["flops_per_token"]
+    assert lines["scone"]["train_flops_per_token"] > lines["plain"]["train_flops_per_token"]
+    assert lines["wide"]["flops_per_token"] > 1.5 * lines["plain"]["flops_per_token"]
+    assert 0 < lines["scone, int4 store"]["table_bytes"] < lines["scone, int8 store"]["table_bytes"]
+    assert lines["scone, int8 store"]["parameters"] == lines["plain"]["parameters"] < lines["scone"]["parameters"]
+    assert table(experiment.measured).count("\n") == 6
+    assert load_model(experiment.folder / "scone").kind == "scone"
+
+
+def test_an_export_replaces_the_one_before(experiment, tmp_path):
+    again = Experiment(
+        TOY, experiment.train_tokens, experiment.held_tokens, experiment.vocabulary, VOCAB, tmp_path, identity={}
+    )
+    model = again.scone()
+    assert again.served(model, "f32") == again.served(model, "f32")
+
+
+@pytest.mark.parametrize("preset", [DEMO, QUICK])
+def test_presets_describe_models_that_exist(preset):
+    decoder, fgram = preset.decoder(1024), preset.fgram()
+    assert decoder.dim == fgram.dim and fgram.max_n == preset.max_n
+    assert decoder.max_positions == preset.train.seq_len
+    assert replace(preset, num_layers=3).decoder(1024).num_layers == 3
+
+
+def test_a_part_of_the_standard_library_is_spread_over_all_of_it():
+    every, some = python_sources(), python_sources(1_000_000)
+    assert set(some) < set(every) and len(every) > 300
+    assert sum(path.stat().st_size for path in some) < 4_000_000
+    assert len({path.parent for path in some}) > 5
