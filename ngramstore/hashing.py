@@ -25,9 +25,10 @@ def ngram_ids(tokens_WN: np.ndarray, lengths_W: np.ndarray | None = None, seed: 
     The last token goes in first, so the ID of a longer suffix is one more mix of the shorter one's.
     """
     tokens_WN = np.ascontiguousarray(tokens_WN, np.uint32)
-    if lengths_W is None:
-        lengths_W = np.full(len(tokens_WN), tokens_WN.shape[1], np.uint8)
     out_W = np.empty(len(tokens_WN), np.uint64)
+    if lengths_W is None:
+        native.ngram_ids_of_width(tokens_WN, np.uint64(seed), out_W)
+        return out_W
     native.ngram_ids(tokens_WN, np.ascontiguousarray(lengths_W, np.uint8), np.uint64(seed), out_W)
     return out_W
 

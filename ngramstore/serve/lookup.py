@@ -50,6 +50,7 @@ class RowSource:
         self._resident = resident
         self._pending = pending
         self._codec = view.manifest.spec.codec
+        self._in_memory = pending is not None or resident is not None
         self._slot_bytes = self._codec.row_bytes + CHECKSUM_BYTES
         self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // self._slot_bytes))
 
@@ -79,7 +80,7 @@ class RowSource:
         def scatter(source: np.ndarray, offsets_M: np.ndarray) -> None:
             copy_out(source, offsets_M, out_MD)
 
-        if self._pending is not None or self._resident is not None:
+        if self._in_memory:
             in_files = self._scatter_from_memory(keys_M, out_MD, copy_out)
             if in_files is None:
                 return {}

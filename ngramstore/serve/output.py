@@ -10,6 +10,7 @@ import numpy as np
 from ngramstore.errors import UsageError
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
+_CHARS = frozenset("feH")
 
 
 def output_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -20,10 +21,10 @@ def output_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> 
         return np.empty(shape, _DTYPES[dtype])
     if not isinstance(out, np.ndarray) or out.shape != shape:
         raise UsageError(f"out must be an array of shape {shape}, got {getattr(out, 'shape', type(out).__name__)}")
-    if out.dtype.name == "bfloat16":
+    if out.dtype.char not in _CHARS:
+        if out.dtype.name != "bfloat16":
+            raise UsageError(f"out has dtype {out.dtype}", hint="give float32, float16, or uint16 / bfloat16 for bf16")
         out = out.view(np.uint16)
-    if out.dtype not in (np.float32, np.float16, np.uint16):
-        raise UsageError(f"out has dtype {out.dtype}", hint="give float32, float16, or uint16 / bfloat16 for bf16")
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise UsageError("out must be C-contiguous and writeable")
     return out

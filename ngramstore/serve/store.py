@@ -428,8 +428,16 @@ class Store:
 
     def _ids(self, ngrams: Ngrams, what: str) -> np.ndarray:
         self._require_ngram(what)
-        tokens, lengths = as_ngrams(ngrams, self.max_n)
-        return ngram_ids(tokens, lengths, self.spec.seed)
+        spec = self.spec
+        if (
+            isinstance(ngrams, np.ndarray)
+            and ngrams.dtype == np.uint32
+            and ngrams.ndim == 2
+            and 0 < ngrams.shape[1] <= spec.max_n
+        ):
+            return ngram_ids(ngrams, None, spec.seed)  # what `as_ngrams` would find fine, 4 us sooner
+        tokens, lengths = as_ngrams(ngrams, spec.max_n)
+        return ngram_ids(tokens, lengths, spec.seed)
 
     def _numbers(self, numbers: ArrayLike, what: str) -> tuple[np.ndarray, tuple[int, ...]]:
         if self.spec.is_ngram:

@@ -283,7 +283,7 @@ class Index:
         """IDs of ranks first, first + 1, ...: (count,) u64, read back from the planes."""
         ids_M = np.empty(len(self) - first if count is None else count, np.uint64)
         assert first >= 0 and first + len(ids_M) <= len(self)
-        bad = native.ids_of_ranks(self.layer, first, ids_M)
+        bad = native.ids_of_ranks(self.layer[None], 0, first, ids_M)
         if bad >= 0:
             raise self.damaged(int(bad))
         return ids_M

@@ -73,6 +73,17 @@ def ngram_ids(tokens_WN, lengths_W, seed, out_W):
 
 
 @kernel
+def ngram_ids_of_width(tokens_WN, seed, out_W):
+    """out[w] = ID of all the tokens of tokens[w]."""
+    start = seed_state(np.uint64(seed))
+    for w in range(tokens_WN.shape[0]):
+        state = start
+        for n in range(tokens_WN.shape[1] - 1, -1, -1):
+            state = extend_state(state, tokens_WN[w, n])
+        out_W[w] = state
+
+
+@kernel
 def mix_each(values_W, out_W):
     """out[w] = mix64(values[w])."""
     for w in range(values_W.shape[0]):

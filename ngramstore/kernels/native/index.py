@@ -42,77 +42,79 @@ _U32_MASK = np.uint64(0xFFFFFFFF)
 
 
 @inline
-def _page_fault(layer, first_byte, last_byte):
+def _page_fault(layers, line, first_byte, last_byte):
     """Verify the pages of a byte range not yet verified; -1 if all are good, else the bad page."""
     page = first_byte >> _PAGE_SHIFT
     last = last_byte >> _PAGE_SHIFT
     while page <= last:
-        if load_u8(layer[PAGE_OK_ADDRESS] + page) == 0:
-            start = layer[FILE_ADDRESS] + (page << _PAGE_SHIFT)
-            wanted = load_u32(layer[FILE_ADDRESS] + layer[CHECKSUMS_AT] + 4 * (page - 1))
+        if load_u8(layers[line, PAGE_OK_ADDRESS] + page) == 0:
+            start = layers[line, FILE_ADDRESS] + (page << _PAGE_SHIFT)
+            wanted = load_u32(layers[line, FILE_ADDRESS] + layers[line, CHECKSUMS_AT] + 4 * (page - 1))
             if checksum32(start, _PAGE_BYTES, np.uint64(page)) != wanted:
                 return page
-            store_u8(layer[PAGE_OK_ADDRESS] + page, np.uint8(1))
+            store_u8(layers[line, PAGE_OK_ADDRESS] + page, np.uint8(1))
         page += 1
     return np.int64(-1)
 
 
 @inline
-def _bucket_start(layer, bucket):
-    group = bucket >> layer[GROUP_BITS]
-    base = load_u64(layer[FILE_ADDRESS] + layer[GROUPS_AT] + 8 * group)
-    return np.int64(base) + np.int64(load_u32(layer[FILE_ADDRESS] + layer[DIRECTORY_AT] + 4 * bucket))
+def _bucket_start(layers, line, bucket):
+    group = bucket >> layers[line, GROUP_BITS]
+    base = load_u64(layers[line, FILE_ADDRESS] + layers[line, GROUPS_AT] + 8 * group)
+    return np.int64(base) + np.int64(load_u32(layers[line, FILE_ADDRESS] + layers[line, DIRECTORY_AT] + 4 * bucket))
 
 
 @inline
-def _bucket_of(layer, identity):
-    return np.int64(identity >> np.uint64(64 - layer[BUCKET_BITS]))
+def _bucket_of(layers, line, identity):
+    return np.int64(identity >> np.uint64(64 - layers[line, BUCKET_BITS]))
 
 
 @inline
-def _low_bits(layer, rank, width):
+def _low_bits(layers, line, rank, width):
     bit = rank * width
-    word = load_u64(layer[FILE_ADDRESS] + layer[LOW_BITS_AT] + (bit >> 3))
+    word = load_u64(layers[line, FILE_ADDRESS] + layers[line, LOW_BITS_AT] + (bit >> 3))
     return (word >> np.uint64(bit & 7)) & ((np.uint64(1) << np.uint64(width)) - np.uint64(1))
 
 
 @inline
-def _rank(layer, identity):
+def _rank(layers, line, identity):
     """Rank of an ID in a layer, -1 if absent, -2 - page if a page is bad."""
-    if layer[NUM_ROWS] == 0:
+    if layers[line, NUM_ROWS] == 0:
         return np.int64(-1)
-    bucket = _bucket_of(layer, identity)
-    at = layer[DIRECTORY_AT] + 4 * bucket
-    bad = _page_fault(layer, at, at + 7)
+    bucket = _bucket_of(layers, line, identity)
+    at = layers[line, DIRECTORY_AT] + 4 * bucket
+    bad = _page_fault(layers, line, at, at + 7)
     if bad >= 0:
         return -2 - bad
-    group = layer[GROUPS_AT] + 8 * (bucket >> layer[GROUP_BITS])
-    bad = _page_fault(layer, group, group + 15)
+    group = layers[line, GROUPS_AT] + 8 * (bucket >> layers[line, GROUP_BITS])
+    bad = _page_fault(layers, line, group, group + 15)
     if bad >= 0:
         return -2 - bad
-    start = _bucket_start(layer, bucket)
-    end = _bucket_start(layer, bucket + 1)
-    if start < 0 or end < start or end > layer[NUM_ROWS]:  # a checked page can still be a page of lies
+    start = _bucket_start(layers, line, bucket)
+    end = _bucket_start(layers, line, bucket + 1)
+    if start < 0 or end < start or end > layers[line, NUM_ROWS]:  # a checked page can still be a page of lies
         return -2 - (at >> _PAGE_SHIFT)
     if start == end:
         return np.int64(-1)
-    bad = _page_fault(layer, layer[REMAINDERS_AT] + 4 * start, layer[REMAINDERS_AT] + 4 * end - 1)
+    bad = _page_fault(layers, line, layers[line, REMAINDERS_AT] + 4 * start, layers[line, REMAINDERS_AT] + 4 * end - 1)
     if bad >= 0:
         return -2 - bad
-    width = 32 - layer[BUCKET_BITS]
+    width = 32 - layers[line, BUCKET_BITS]
     remainder = np.uint32((identity >> np.uint64(width)) & _U32_MASK)
-    plane = layer[FILE_ADDRESS] + layer[REMAINDERS_AT]
-    rank = start
+    plane = layers[line, FILE_ADDRESS] + layers[line, REMAINDERS_AT]
+    rank = start + np.int64((np.uint64(remainder) * np.uint64(end - start)) >> np.uint64(32))  # remainders are uniform
     while rank < end and load_u32(plane + 4 * rank) < remainder:
         rank += 1
+    while rank > start and load_u32(plane + 4 * (rank - 1)) >= remainder:
+        rank -= 1
     while rank < end and load_u32(plane + 4 * rank) == remainder:
         if width == 0:
             return rank
-        at = layer[LOW_BITS_AT] + ((rank * width) >> 3)
-        bad = _page_fault(layer, at, at + 7)
+        at = layers[line, LOW_BITS_AT] + ((rank * width) >> 3)
+        bad = _page_fault(layers, line, at, at + 7)
         if bad >= 0:
             return -2 - bad
-        if _low_bits(layer, rank, width) == identity & ((np.uint64(1) << np.uint64(width)) - np.uint64(1)):
+        if _low_bits(layers, line, rank, width) == identity & ((np.uint64(1) << np.uint64(width)) - np.uint64(1)):
             return rank
         rank += 1
     return np.int64(-1)
@@ -121,32 +123,33 @@ def _rank(layer, identity):
 @inline
 def _prefetch_directory(layers, identity):
     for line in range(layers.shape[0]):
-        layer = layers[line]
-        if layer[NUM_ROWS] > 0:
-            prefetch(layer[FILE_ADDRESS] + layer[DIRECTORY_AT] + 4 * _bucket_of(layer, identity))
+        if layers[line, NUM_ROWS] > 0:
+            prefetch(layers[line, FILE_ADDRESS] + layers[line, DIRECTORY_AT] + 4 * _bucket_of(layers, line, identity))
 
 
 @inline
 def _prefetch_bucket(layers, identity):
     for line in range(layers.shape[0]):
-        layer = layers[line]
-        if layer[NUM_ROWS] > 0:
-            start = _bucket_start(layer, _bucket_of(layer, identity))
-            if 0 <= start < layer[NUM_ROWS]:
-                prefetch(layer[FILE_ADDRESS] + layer[REMAINDERS_AT] + 4 * start)
-                prefetch(layer[FILE_ADDRESS] + layer[LOW_BITS_AT] + ((start * (32 - layer[BUCKET_BITS])) >> 3))
+        if layers[line, NUM_ROWS] > 0:
+            start = _bucket_start(layers, line, _bucket_of(layers, line, identity))
+            if 0 <= start < layers[line, NUM_ROWS]:
+                prefetch(layers[line, FILE_ADDRESS] + layers[line, REMAINDERS_AT] + 4 * start)
+                prefetch(
+                    layers[line, FILE_ADDRESS]
+                    + layers[line, LOW_BITS_AT]
+                    + ((start * (32 - layers[line, BUCKET_BITS])) >> 3)
+                )
 
 
 @inline
 def _key(layers, identity):
     """Row key of an ID through all layers, newest first."""
     for line in range(layers.shape[0]):
-        layer = layers[line]
-        rank = _rank(layer, identity)
+        rank = _rank(layers, line, identity)
         if rank >= 0:
-            if layer[IS_TOMBSTONE] != 0:
+            if layers[line, IS_TOMBSTONE] != 0:
                 return np.int64(-1)
-            return (layer[SERIAL] << RANK_BITS) | rank
+            return (layers[line, SERIAL] << RANK_BITS) | rank
         if rank < -1:
             return -2 - ((-2 - rank) * 8 + line)
     return np.int64(-1)
@@ -229,42 +232,45 @@ def match(layers, tokens_W, room_W, seed, lengths_mask, stop_at_miss, keys_W, id
 
 
 @kernel
-def ids_of_ranks(layer, first, ids_M):
+def ids_of_ranks(layers, line, first, ids_M):
     """ids[m] = ID of rank first + m, read back from the planes. Returns -1, or the first bad page."""
     count = ids_M.shape[0]
     if count == 0:
         return np.int64(-1)
-    width = 32 - layer[BUCKET_BITS]
-    bad = _page_fault(layer, layer[GROUPS_AT], layer[REMAINDERS_AT] - 1)
+    width = 32 - layers[line, BUCKET_BITS]
+    bad = _page_fault(layers, line, layers[line, GROUPS_AT], layers[line, REMAINDERS_AT] - 1)
     if bad < 0:
-        bad = _page_fault(layer, layer[REMAINDERS_AT] + 4 * first, layer[REMAINDERS_AT] + 4 * (first + count) - 1)
+        bad = _page_fault(
+            layers, line, layers[line, REMAINDERS_AT] + 4 * first, layers[line, REMAINDERS_AT] + 4 * (first + count) - 1
+        )
     if bad < 0 and width > 0:
         bad = _page_fault(
-            layer,
-            layer[LOW_BITS_AT] + ((first * width) >> 3),
-            layer[LOW_BITS_AT] + (((first + count - 1) * width) >> 3) + 7,
+            layers,
+            line,
+            layers[line, LOW_BITS_AT] + ((first * width) >> 3),
+            layers[line, LOW_BITS_AT] + (((first + count - 1) * width) >> 3) + 7,
         )
     if bad >= 0:
         return bad
     low = np.int64(0)
-    high = np.int64(1) << layer[BUCKET_BITS]
+    high = np.int64(1) << layers[line, BUCKET_BITS]
     while high - low > 1:  # last bucket that starts at or before `first`
         middle = (low + high) >> 1
-        if _bucket_start(layer, middle) <= first:
+        if _bucket_start(layers, line, middle) <= first:
             low = middle
         else:
             high = middle
     bucket = low
-    last_bucket = (np.int64(1) << layer[BUCKET_BITS]) - 1
-    plane = layer[FILE_ADDRESS] + layer[REMAINDERS_AT]
+    last_bucket = (np.int64(1) << layers[line, BUCKET_BITS]) - 1
+    plane = layers[line, FILE_ADDRESS] + layers[line, REMAINDERS_AT]
     for m in range(count):
         rank = first + m
-        while bucket < last_bucket and _bucket_start(layer, bucket + 1) <= rank:
+        while bucket < last_bucket and _bucket_start(layers, line, bucket + 1) <= rank:
             bucket += 1
-        identity = np.uint64(bucket) << np.uint64(64 - layer[BUCKET_BITS])
+        identity = np.uint64(bucket) << np.uint64(64 - layers[line, BUCKET_BITS])
         identity |= np.uint64(load_u32(plane + 4 * rank)) << np.uint64(width)
         if width > 0:
-            identity |= _low_bits(layer, rank, width)
+            identity |= _low_bits(layers, line, rank, width)
         ids_M[m] = identity
     return np.int64(-1)
 
@@ -289,20 +295,20 @@ def pack_low_bits(ids_M, width, packed):
 
 
 @inline
-def row_place(layer, rank):
+def row_place(layers, line, rank):
     """(file offset, stored bytes without the checksum, -1 or bad page) of a row."""
-    if layer[OFFSETS_AT] == 0:
-        return layer[ROWS_DATA_AT] + rank * (layer[ROW_BYTES] + 4), layer[ROW_BYTES], np.int64(-1)
+    if layers[line, OFFSETS_AT] == 0:
+        return layers[line, ROWS_DATA_AT] + rank * (layers[line, ROW_BYTES] + 4), layers[line, ROW_BYTES], np.int64(-1)
     block = rank >> 6
     first = block << 6
-    at = layer[OFFSETS_AT] + 8 * block
-    bad = _page_fault(layer, at, at + 7)
+    at = layers[line, OFFSETS_AT] + 8 * block
+    bad = _page_fault(layers, line, at, at + 7)
     if bad < 0:
-        bad = _page_fault(layer, layer[LENGTHS_AT] + 2 * first, layer[LENGTHS_AT] + 2 * rank + 1)
+        bad = _page_fault(layers, line, layers[line, LENGTHS_AT] + 2 * first, layers[line, LENGTHS_AT] + 2 * rank + 1)
     if bad >= 0:
         return np.int64(0), np.int64(0), bad
-    offset = np.int64(load_u64(layer[FILE_ADDRESS] + at))
-    lengths = layer[FILE_ADDRESS] + layer[LENGTHS_AT]
+    offset = np.int64(load_u64(layers[line, FILE_ADDRESS] + at))
+    lengths = layers[line, FILE_ADDRESS] + layers[line, LENGTHS_AT]
     for other in range(first, rank):
         offset += np.int64(load_u16(lengths + 2 * other)) + 4
     return offset, np.int64(load_u16(lengths + 2 * rank)), np.int64(-1)

@@ -44,7 +44,7 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
         while layers[line, SERIAL] != serial:
             line += 1
         lines[u] = line
-        place, size, bad = row_place(layers[line], keys_U[u] & _RANK_MASK)
+        place, size, bad = row_place(layers, line, keys_U[u] & _RANK_MASK)
         if bad >= 0 or size > layers[line, ROW_BYTES] or place < 0:
             status_U[u] = BAD_INDEX_PAGE
             faults += 1

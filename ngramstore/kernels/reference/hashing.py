@@ -45,6 +45,11 @@ def ngram_ids(tokens_WN: np.ndarray, lengths_W: np.ndarray, seed: int, out_W: np
         out_W[w] = state
 
 
+def ngram_ids_of_width(tokens_WN: np.ndarray, seed: int, out_W: np.ndarray) -> None:
+    """out[w] = ID of all the tokens of tokens[w]."""
+    ngram_ids(tokens_WN, np.full(len(tokens_WN), tokens_WN.shape[1]), seed, out_W)
+
+
 def mix_each(values_W: np.ndarray, out_W: np.ndarray) -> None:
     """out[w] = mix64(values[w])."""
     out_W[:] = [mix64(value) for value in values_W.tolist()]
