@@ -226,9 +226,9 @@ def compile_seconds(spec: str | dict) -> dict[str, float]:
 @click.option(
     "--json", "path", type=click.Path(dir_okay=False, path_type=Path), default=DEFAULT_PATH, show_default=True
 )
-@click.option("--rows", "num_rows", default=500, show_default=True)
+@click.option("--rows", "num_rows", default=256, show_default=True)
 @click.option("--dim", default=1024, show_default=True)
-@click.option("--repeats", default=200, show_default=True)
+@click.option("--repeats", default=60, show_default=True)
 def main(path: Path, num_rows: int, dim: int, repeats: int) -> None:
     rows = kinds_of_rows(num_rows, dim)
     head = {"machine": machine.describe(), "num_rows": num_rows, "dim": dim, "repeats": repeats}
