@@ -31,7 +31,7 @@ from ngramstore.store.merge import is_in, merged, without
 from ngramstore.store.view import View
 
 _DATA_FILE = re.compile(r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens)")
-_JOURNAL = re.compile(r"journal-[0-9]+")
+_JOURNAL = re.compile(r"journal-[0-9]+(\.salvage-.*)?")
 _ROW_NUMBER_WIDTH = 2  # a row number in the journal: two u32 "tokens"
 
 
@@ -216,7 +216,7 @@ class Writer:
                 stored = layer.tokens.rows(keys[where] & ((1 << RANK_BITS) - 1))
                 self._refuse_different(stored, (tokens[where], lengths[where]))
         if self._journal is not None:
-            where = np.flatnonzero(is_in(ids, self._journal.ids()[0]))
+            where = np.flatnonzero(self._journal.find(ids)[0])
             if len(where):
                 pending = self._journal.get(ids[where])
                 self._refuse_different((pending.tokens, pending.lengths), (tokens[where], lengths[where]))
@@ -225,9 +225,8 @@ class Writer:
         """Which IDs have a row now, unpublished changes included: (M,) bool."""
         live = self.view.find(ids) >= 0
         if self._journal is not None:
-            pending, is_delete = self._journal.ids()
-            live[is_in(ids, pending[~is_delete])] = True
-            live[is_in(ids, pending[is_delete])] = False
+            is_pending, is_delete = self._journal.find(ids)
+            live = np.where(is_pending, ~is_delete, live)
         return live
 
     def _refuse_different(self, left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> None:
