@@ -62,11 +62,12 @@ def missing(subject: str) -> str | None:
 
 def ensure_built(subject: str, source_folder: str) -> dict:
     """Worker function: write the subject's files for a dataset unless they are there; a half-written set is started anew."""
-    from bench import data
+    from bench import data, pages
 
     peer = create(subject)
     folder = files_folder(peer, Path(source_folder))
     if not folder.exists():
+        pages.warm([Path(source_folder) / "stored.npy"])  # rows are taken in key order: random reads of a cold file
         part = Path(f"{folder}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)

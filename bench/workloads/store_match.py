@@ -28,6 +28,7 @@ def match(*, subject: str, source: str, positions: int, calls: int, warmup_s: fl
     _time(
         peer, wanted := text.stretches(origin, calls, positions, seed), origin.dim
     )  # the rows of these are cached now
+    pages.warm(files)  # again: a kernel that reclaims idle pages may have taken some meanwhile
     times = _time(peer, wanted, origin.dim)
     per_call = spread.of_calls(times, positions)
     lengths = np.concatenate([stretch.lengths_T for stretch in wanted])
