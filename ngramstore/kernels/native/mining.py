@@ -11,14 +11,19 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
+from ngramstore.kernels.native.memory import prefetch
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NO_ID = np.uint32(0xFFFFFFFF)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
+_SEEDED = np.uint64(0xE220A8397B1DCDAF)
+"""mix64(_GOLDEN): the hash of no token, with seed 0."""
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
+_AHEAD = 12
+"""Keys. A table slot is asked for this long before it is used, so that misses of the CPU's caches overlap."""
 
 
 @inline
@@ -61,7 +66,10 @@ def count_keys(keys_T, table_C2, used, most_used):
     table_C2 (C, 2) u64 rows of key and count, EMPTY where free. Stops before the key that would need slot most_used + 1.
     """
     num_slots = len(table_C2)
+    table = np.int64(table_C2.ctypes.data)
     for t in range(len(keys_T)):
+        if t + _AHEAD < len(keys_T):
+            prefetch(table + 16 * _slot(keys_T[t + _AHEAD], num_slots))
         key = keys_T[t]
         if key == _EMPTY:
             continue
@@ -131,7 +139,10 @@ def fill_ids(keys_N, first_id, table_C2):
 def find_ids(keys_T, table_C2, ids_T):
     """ids[t] = the number of keys[t] where the table has it; other positions stay as they are. ids_T (T,) u32."""
     num_slots = len(table_C2)
+    table = np.int64(table_C2.ctypes.data)
     for t in range(len(keys_T)):
+        if t + _AHEAD < len(keys_T):
+            prefetch(table + 16 * _slot(keys_T[t + _AHEAD], num_slots))
         key = keys_T[t]
         if key == _EMPTY:
             continue
@@ -156,7 +167,7 @@ def fill_matches(tokens_MK, lengths_M, table_C2):
     """
     num_slots = len(table_C2)
     for m in range(len(lengths_M)):
-        h = _mix64(_GOLDEN)
+        h = _SEEDED
         for n in range(lengths_M[m]):
             h = _mix64(h ^ (np.uint64(tokens_MK[m, lengths_M[m] - 1 - n]) + _ONE))
         if h == _EMPTY:
@@ -190,12 +201,19 @@ def longest_matches(tokens_T, starts_T, tokens_MK, lengths_M, table_C2, is_close
     shortest = max_n
     for m in range(len(lengths_M)):
         shortest = min(shortest, np.int64(lengths_M[m]))
+    table = np.int64(table_C2.ctypes.data)
     room = 0
     for t in range(len(tokens_T)):
+        if t + _AHEAD < len(tokens_T):  # the pair that ends there; it is also the one most often stored
+            h = _mix64(
+                _mix64(_SEEDED ^ (np.uint64(tokens_T[t + _AHEAD]) + _ONE))
+                ^ (np.uint64(tokens_T[t + _AHEAD - 1]) + _ONE)
+            )
+            prefetch(table + 16 * _slot(h, num_slots))
         room = 1 if starts_T[t] else min(room + 1, max_n)
         best_length = 0
         best_row = -1
-        h = _mix64(_GOLDEN)
+        h = _SEEDED
         for n in range(1, room + 1):
             h = _mix64(h ^ (np.uint64(tokens_T[t - n + 1]) + _ONE))
             if n < shortest:
