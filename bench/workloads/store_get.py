@@ -136,12 +136,14 @@ def _check(peer: Peer, origin: data.Dataset, size: int, seed: int) -> int:
 
 
 def _ask_for_every_row(peer: Peer, origin: data.Dataset, size: int) -> None:
-    size = min(size, origin.num_keys)
     out_BD = np.empty((size, origin.dim), np.float32)
-    numbers_N = np.arange(origin.num_keys)
-    everyone = data.Batch(origin.ngrams_NK, origin.lengths_N, origin.ids_N, numbers_N)
-    for batch in data.split(everyone, size):
-        peer.get(batch, out_BD)
+    for start in range(0, origin.num_keys, size):
+        part = slice(start, min(start + size, origin.num_keys))
+        numbers_B = np.arange(part.start, part.stop)
+        batch = data.Batch(origin.ngrams_NK[part], origin.lengths_N[part], origin.ids_N[part], numbers_B)
+        found_B = peer.get(batch, out_BD[: len(batch)])
+        if not found_B.all():
+            raise check.WrongAnswer(f"{peer.name}: {int((~found_B).sum())} of its own keys were not found")
 
 
 def _run_for(seconds: float, peer: Peer, origin: data.Dataset, size: int, seed: int) -> None:
