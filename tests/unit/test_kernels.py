@@ -1,0 +1,629 @@
+"""Compiled kernels against their plain twins, byte for byte: index, rows, cache, tokens; hashing too.
+
+Fault codes count: a bad page, a row that is cut or changed. Codecs and mining have their own parity tests.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ngramstore
+from ngramstore.hashing import checksums, ngram_ids
+from ngramstore.kernels.native import cache as native_cache
+from ngramstore.kernels.native import hashing as native_hashing
+from ngramstore.kernels.native import index as native_index
+from ngramstore.kernels.native import rows as native_rows
+from ngramstore.kernels.native import tokens as native_tokens
+from ngramstore.kernels.reference import cache as reference_cache
+from ngramstore.kernels.reference import hashing as reference_hashing
+from ngramstore.kernels.reference import index as reference_index
+from ngramstore.kernels.reference import rows as reference_rows
+from ngramstore.kernels.reference import tokens as reference_tokens
+from ngramstore.store.datafile import FileStamp
+from ngramstore.store.index import Index, IndexBuilder, IndexPlan
+
+KERNELS = Path(ngramstore.__file__).parent / "kernels"
+STAMP = FileStamp(bytes(16), 1)
+PAGE = 4096
+
+# Names
+
+
+def functions(path: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """Public functions of a file: name -> parameter names, decorator names."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            decorators = [item.id for item in node.decorator_list if isinstance(item, ast.Name)]
+            found[node.name] = ([argument.arg for argument in node.args.args], decorators)
+    return found
+
+
+TOPICS = sorted(path.stem for path in (KERNELS / "native").glob("*.py") if path.stem not in ("__init__", "memory"))
+
+
+def test_every_topic_has_a_twin():
+    twins = {path.stem for path in (KERNELS / "reference").glob("*.py")} - {"__init__"}
+    assert twins == set(TOPICS)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_native_and_reference_have_the_same_kernels_with_the_same_parameters(topic):
+    native, reference = functions(KERNELS / "native" / f"{topic}.py"), functions(KERNELS / "reference" / f"{topic}.py")
+    kernels = {name: parameters for name, (parameters, decorators) in native.items() if "kernel" in decorators}
+    assert kernels, f"no kernels found in {topic}.py"
+    for name, parameters in kernels.items():
+        assert name in reference, f"{topic}.{name} has no twin"
+        assert reference[name][0] == parameters
+    helpers = {name for name, (_, decorators) in native.items() if "inline" in decorators}
+    spelled_out = {"xxh64"}  # native loads from an address: checksum32
+    assert set(reference) - set(kernels) <= helpers | spelled_out
+
+
+# Index
+
+
+@dataclass(frozen=True)
+class FixedPlan(IndexPlan):
+    """A plan with as many bucket bits as the test wants."""
+
+    bits: int = 1
+
+    @property
+    def bucket_bits(self) -> int:
+        return self.bits
+
+
+def index_bytes(plan: IndexPlan, ids: np.ndarray, path: Path, lengths: np.ndarray | None = None) -> np.ndarray:
+    """The file of an index, as a writable array."""
+    builder = IndexBuilder(plan)
+    if plan.is_keyed:
+        builder.add(ids)
+    if lengths is not None:
+        builder.set_lengths(0, lengths)
+    builder.write(path, STAMP, data_at=PAGE)
+    return np.fromfile(path, np.uint8)
+
+
+def opened(plan: IndexPlan, data: np.ndarray, *, line: int = 0, is_tombstone: bool = False) -> Index:
+    """An index over those bytes, nothing verified yet."""
+    index = Index(plan, data, is_verified=False, name="test")
+    index.layer[native_index.SERIAL] = line
+    index.layer[native_index.IS_TOMBSTONE] = is_tombstone
+    return index
+
+
+def some_ids(count: int, seed: int = 0, *, shift: int = 0) -> np.ndarray:
+    """Sorted distinct IDs, the first and the last possible one among them."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 1 << 64, count, np.uint64, endpoint=False) >> np.uint64(shift)
+    if count > 1:
+        ids[0], ids[1] = 0, (1 << 64) - 1
+    return np.unique(ids)
+
+
+def both_find(make, ids: np.ndarray) -> np.ndarray:
+    """Keys of `find`, the same from both packages, the marks of verified pages too."""
+    results = []
+    for module in (native_index, reference_index):
+        indexes = make()
+        keys = np.full(len(ids), -999)
+        done = module.find(np.stack([index.layer for index in indexes]), ids, keys)
+        stop = done + 1 if done < len(ids) else done
+        results.append((done, keys[:stop].tolist(), [index._page_ok.tolist() for index in indexes]))
+    assert results[0] == results[1]
+    return np.array(results[0][1])
+
+
+def probes(ids: np.ndarray, seed: int = 1) -> np.ndarray:
+    """Present IDs, neighbours of them that differ in one bit, and others; duplicates too."""
+    rng = np.random.default_rng(seed)
+    near = ids ^ (np.uint64(1) << rng.integers(0, 64, len(ids)).astype(np.uint64))
+    edge = np.array([0, 1, (1 << 64) - 1, (1 << 64) - 2, 1 << 63], np.uint64)
+    return np.concatenate([ids, near, ids[:3], edge, rng.integers(0, 1 << 64, 20, np.uint64, endpoint=False)])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 8, 11, 14, 17])
+@pytest.mark.parametrize("group_bits", [1, 2, 16])
+def test_find_agrees_with_its_twin_and_a_set(tmp_path, bits, group_bits):
+    ids = some_ids(150, bits)
+    plan = FixedPlan(len(ids), True, False, group_bits, bits=bits)
+    data = index_bytes(plan, ids, tmp_path / "index")
+    wanted = probes(ids)
+    keys = both_find(lambda: [opened(plan, data)], wanted)
+    ranks = {identity: rank for rank, identity in enumerate(ids.tolist())}
+    assert keys.tolist() == [ranks.get(identity, -1) for identity in wanted.tolist()]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 31, 32, 33, 257])
+def test_find_and_ids_agree_at_the_planned_sizes(tmp_path, count):
+    ids = some_ids(count, count)
+    plan = IndexPlan(len(ids), True, False, group_bits=2)
+    data = index_bytes(plan, ids, tmp_path / "index")
+    assert len(data) == plan.file_bytes
+    keys = both_find(lambda: [opened(plan, data)], probes(ids))
+    assert (keys[: len(ids)] == np.arange(len(ids))).all()
+    for first, number in {(0, len(ids)), (len(ids) // 2, len(ids) - len(ids) // 2), (len(ids), 0)}:
+        got = [np.zeros(number, np.uint64), np.zeros(number, np.uint64)]
+        for module, out in zip((native_index, reference_index), got, strict=True):
+            assert module.ids_of_ranks(opened(plan, data).layer[None], 0, first, out) == -1
+        assert (got[0] == ids[first : first + number]).all()
+        assert (got[1] == got[0]).all()
+
+
+def test_ids_that_share_their_first_bits_are_told_apart_by_the_last(tmp_path):
+    ids = np.unique(
+        np.concatenate([np.arange(60, dtype=np.uint64), np.arange(60, dtype=np.uint64) + np.uint64(1 << 63)])
+    )
+    for bits in (1, 4, 16):
+        plan = FixedPlan(len(ids), True, False, bits=bits)
+        data = index_bytes(plan, ids, tmp_path / "index")
+        wanted = np.concatenate([ids, ids + np.uint64(100)])
+        keys = both_find(lambda plan=plan, data=data: [opened(plan, data)], wanted)
+        assert keys.tolist() == [*range(120), *[-1] * 120]
+
+
+def test_the_newest_layer_decides_and_tombstones_hide(tmp_path):
+    ids = some_ids(90)
+    plans, datas = [], []
+    for part in (ids[::3], ids[::2], ids):
+        plans.append(IndexPlan(len(part), True, False, group_bits=2))
+        datas.append(index_bytes(plans[-1], part, tmp_path / "index"))
+
+    def make():
+        flags = [True, False, False]
+        return [
+            opened(p, d, line=i, is_tombstone=f) for i, (p, d, f) in enumerate(zip(plans, datas, flags, strict=True))
+        ]
+
+    keys = both_find(make, ids)
+    for rank, key in enumerate(keys.tolist()):
+        gone, newer = rank % 3 == 0, rank % 2 == 0
+        assert key == (-1 if gone else (1 << 40 | rank // 2) if newer else 2 << 40 | rank)
+
+
+def test_every_page_of_an_index_has_its_own_fault_code(tmp_path):
+    ids = some_ids(3000)
+    plan = IndexPlan(len(ids), True, False, group_bits=2)
+    good = index_bytes(plan, ids, tmp_path / "index")
+    pages = plan.sections()["checksums"][0] // PAGE
+    faults = set()
+    for page in range(1, pages):
+        data = good.copy()
+        data[page * PAGE + 17] ^= 4
+        sound = opened(plan, good, line=0)
+        keys = both_find(lambda data=data, sound=sound: [sound, opened(plan, data, line=1)], ids[::40] ^ np.uint64(1))
+        if keys.min() < -1:
+            bad_page, line = divmod(int(-2 - keys[-1]), 8)
+            assert (bad_page, line) == (page, 1)
+            faults.add(page)
+        got = [
+            module.ids_of_ranks(opened(plan, data).layer[None], 0, 0, np.zeros(len(ids), np.uint64))
+            for module in (native_index, reference_index)
+        ]
+        assert got == [page, page]
+    needed = {plan.sections()[name][0] // PAGE for name in ("groups", "directory", "remainders")}
+    assert needed <= faults
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_directory_of_lies_under_good_checksums_never_leads_outside(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("index") / "index"
+    ids = some_ids(100)
+    plan = IndexPlan(len(ids), True, False, group_bits=2)
+    lying = index_bytes(plan, ids, path)
+    for section in ("groups", "directory"):
+        at, size = plan.sections()[section]
+        for position in data.draw(st.lists(st.integers(0, size - 1), max_size=4)):
+            lying[at + position] = data.draw(st.integers(0, 255))
+    end = plan.sections()["checksums"][0]
+    pages = np.arange(1, end // PAGE)
+    sums = checksums(lying, pages * PAGE, np.full(len(pages), PAGE), pages.astype(np.uint64))
+    lying[end : end + 4 * len(pages)] = sums.view(np.uint8)
+    index, keys = opened(plan, lying), np.empty(1, np.int64)
+    for identity in ids[::5]:  # a bucket that reaches into others need not be sorted: only the range is promised
+        native_index.find(index.layer[None], np.array([identity]), keys)
+        assert keys[0] < len(ids)
+        assert keys[0] >= 0 or keys[0] == -1 or divmod(int(-2 - keys[0]), 8)[0] < end // PAGE
+
+
+def match_case(tmp_path, tokens_WN, lengths_W, tokens, room, *, stop=False, break_page=None):
+    ids = ngram_ids(tokens_WN, lengths_W, 5)
+    order = np.argsort(ids)
+    plan = IndexPlan(len(ids), True, False, group_bits=2)
+    data = index_bytes(plan, ids[order], tmp_path / "index")
+    if break_page is not None:
+        data[break_page * PAGE] ^= 1
+    mask = int(np.bitwise_or.reduce(1 << lengths_W.astype(np.int64)))
+    results = []
+    for module in (native_index, reference_index):
+        keys, out_ids = np.full(len(tokens), -9), np.full(len(tokens), 9, np.uint64)
+        lengths = np.full(len(tokens), 9, np.uint8)
+        layers = opened(plan, data).layer[None]
+        done = module.match(layers, tokens, room, 5, mask, stop, keys, out_ids, lengths)
+        stop_at = slice(0, len(tokens)) if done == len(tokens) else slice(done, done + 1)
+        results.append(
+            (done, keys[stop_at].tolist(), *([out_ids.tolist(), lengths.tolist()] if done == len(tokens) else []))
+        )
+    assert results[0] == results[1]
+    return results[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=1, max_size=40, unique=True),
+    st.integers(0, 2**32),
+)
+def test_match_agrees_with_its_twin_and_a_dictionary(tmp_path_factory, ngrams, seed):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 4, 70).astype(np.uint32)
+    room = np.minimum(np.arange(70) % 23 + 1, rng.integers(1, 5, 70)).astype(np.uint8)
+    wide = np.zeros((len(ngrams), 4), np.uint32)
+    for i, ngram in enumerate(ngrams):
+        wide[i, : len(ngram)] = ngram
+    stored = np.array([len(ngram) for ngram in ngrams], np.uint8)
+    done, _, _, lengths = match_case(tmp_path_factory.mktemp("match"), wide, stored, tokens, room)
+    assert done == 70
+    known = set(ngrams)
+    for w in range(70):
+        fits = [n for n in range(1, room[w] + 1) if tuple(tokens[w - n + 1 : w + 1].tolist()) in known]
+        assert lengths[w] == max(fits, default=0)
+
+
+def test_match_stops_at_the_first_miss_only_where_it_may(tmp_path):
+    stored = np.array([[1, 2, 3], [3, 0, 0]], np.uint32)
+    tokens, room = np.array([1, 2, 3], np.uint32), np.array([1, 2, 3], np.uint8)
+    assert match_case(tmp_path, stored, np.array([3, 1], np.uint8), tokens, room)[3] == [0, 0, 3]
+    assert match_case(tmp_path, stored, np.array([3, 1], np.uint8), tokens, room, stop=True)[3] == [
+        0,
+        0,
+        3,
+    ]  # no 2-gram is stored
+    with_pair = np.array([[1, 2, 3], [3, 0, 0], [9, 9, 0]], np.uint32)
+    lengths = np.array([3, 1, 2], np.uint8)
+    assert match_case(tmp_path, with_pair, lengths, tokens, room)[3] == [0, 0, 3]
+    assert match_case(tmp_path, with_pair, lengths, tokens, room, stop=True)[3] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("page", [1, 2, 3])
+def test_match_reports_the_same_bad_page(tmp_path, page):
+    rng = np.random.default_rng(0)
+    ngrams = np.unique(rng.integers(0, 9, (60, 2)).astype(np.uint32), axis=0)
+    tokens = rng.integers(0, 9, 100).astype(np.uint32)
+    room = np.minimum(np.arange(100) + 1, 2).astype(np.uint8)
+    done, keys = match_case(tmp_path, ngrams, np.full(len(ngrams), 2, np.uint8), tokens, room, break_page=page)
+    assert done < 100
+    assert keys == [-2 - page * 8]
+
+
+def test_match_of_no_tokens(tmp_path):
+    none = np.empty(0, np.uint32)
+    result = match_case(tmp_path, np.ones((1, 1), np.uint32), np.ones(1, np.uint8), none, np.empty(0, np.uint8))
+    assert result == (0, [], [], [])
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 8, 9, 16, 29, 31])
+@pytest.mark.parametrize("count", [0, 1, 8, 13])
+def test_low_bits_are_packed_alike(width, count):
+    ids = some_ids(count + 2, width)[:count]
+    packed = [np.zeros(-(-count * width // 8) + 8, np.uint8) for _ in range(2)]
+    native_index.pack_low_bits(ids, width, packed[0])
+    reference_index.pack_low_bits(ids, width, packed[1])
+    assert packed[0].tobytes() == packed[1].tobytes()
+
+
+# Rows
+
+
+def rows_case(tmp_path, *, is_sized: bool):
+    """A layer line, an open descriptor, what each row holds and its seed."""
+    rng = np.random.default_rng(7)
+    lengths = rng.integers(1, 41, 150) if is_sized else np.full(150, 40)
+    pieces, seeds = [], rng.integers(0, 1 << 64, 150, np.uint64, endpoint=False)
+    for length, seed in zip(lengths.tolist(), seeds.tolist(), strict=True):
+        row = rng.integers(0, 256, length).astype(np.uint8)
+        sums = checksums(row, np.zeros(1, np.int64), np.array([length]), np.array([seed], np.uint64))
+        pieces.append(row.tobytes() + sums.tobytes())
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(PAGE) + b"".join(pieces))
+    plan = IndexPlan(150, False, is_sized)
+    data = index_bytes(plan, np.empty(0, np.uint64), tmp_path / "index", lengths if is_sized else None)
+    return plan, data, path, pieces, seeds
+
+
+def both_read(plan, data, path, keys, seeds, hint=True):
+    """What `read_rows` gives, the same from both: (status, lengths, slots of good rows)."""
+    fd = os.open(path, os.O_RDONLY)
+    results = []
+    for module in (native_rows, reference_rows):
+        index = opened(plan, data)
+        line = index.layer
+        line[native_index.ROWS_FD], line[native_index.ROWS_DATA_AT], line[native_index.ROW_BYTES] = fd, PAGE, 40
+        staging, lengths = np.zeros(len(keys) * 44, np.uint8), np.full(len(keys), -5)
+        status = np.full(len(keys), 99, np.uint8)
+        other = np.zeros_like(line)
+        other[native_index.SERIAL] = 77
+        bad = module.read_rows(np.stack([other, line]), keys, seeds, 44, hint, staging, lengths, status)
+        assert bad == np.count_nonzero(status)
+        results.append((status.tolist(), lengths.tolist(), staging.tobytes()))
+    os.close(fd)
+    assert results[0] == results[1]
+    return results[0]
+
+
+@pytest.mark.parametrize("is_sized", [False, True])
+def test_rows_are_read_alike(tmp_path, is_sized):
+    plan, data, path, pieces, seeds = rows_case(tmp_path, is_sized=is_sized)
+    keys = np.array([149, 0, 63, 64, 65, 0, 128])
+    status, lengths, staging = both_read(plan, data, path, keys, seeds[keys])
+    assert status == [0] * 7
+    for u, key in enumerate(keys.tolist()):
+        assert staging[u * 44 : u * 44 + len(pieces[key])] == pieces[key]
+        assert lengths[u] == len(pieces[key]) - 4
+    assert both_read(plan, data, path, keys[:0], seeds[:0]) == ([], [], b"")
+    assert both_read(plan, data, path, keys, seeds[keys], hint=False)[0] == [0] * 7
+
+
+@pytest.mark.parametrize("is_sized", [False, True])
+def test_changed_misplaced_and_cut_rows_have_the_same_status(tmp_path, is_sized):
+    plan, data, path, pieces, seeds = rows_case(tmp_path, is_sized=is_sized)
+    whole = bytearray(path.read_bytes())
+    whole[PAGE + sum(map(len, pieces[:5]))] ^= 1
+    path.write_bytes(whole)
+    os.truncate(path, len(whole) - 1)
+    keys = np.array([4, 5, 6, 149])
+    used = seeds[keys].copy()
+    used[2] ^= np.uint64(1)  # the row of another ID
+    assert both_read(plan, data, path, keys, used)[0] == [
+        0,
+        native_rows.BAD_CHECKSUM,
+        native_rows.BAD_CHECKSUM,
+        native_rows.CUT_SHORT,
+    ]
+    os.truncate(path, PAGE)
+    assert both_read(plan, data, path, keys, used)[0] == [native_rows.CUT_SHORT] * 4
+
+
+@pytest.mark.parametrize("section", ["offsets", "lengths"])
+def test_a_bad_page_of_places_is_told_from_a_bad_row(tmp_path, section):
+    plan, data, path, _, seeds = rows_case(tmp_path, is_sized=True)
+    data[plan.sections()[section][0] + 4000] ^= 8
+    status, lengths, _ = both_read(plan, data, path, np.array([3, 70]), seeds[[3, 70]])
+    assert status == [native_rows.BAD_INDEX_PAGE] * 2
+    assert lengths == [-5, -5]
+
+
+def test_a_length_that_no_row_has_is_a_fault_of_the_index(tmp_path):
+    plan, _, path, _, seeds = rows_case(tmp_path, is_sized=True)
+    lengths = np.full(150, 20)
+    lengths[9] = 41
+    data = index_bytes(plan, np.empty(0, np.uint64), tmp_path / "index", lengths)
+    assert both_read(plan, data, path, np.array([9]), seeds[[9]])[0] == [native_rows.BAD_INDEX_PAGE]
+
+
+# Cache
+
+
+class CacheState:
+    """The arrays of one cache, for either package."""
+
+    def __init__(self, module, num_slots: int, row_bytes: int) -> None:
+        self.module, self.row_bytes = module, row_bytes
+        self.arena = np.zeros(num_slots * row_bytes, np.uint8)
+        self.keys = np.full(num_slots, -1, np.int64)
+        self.links = np.zeros((num_slots + 1, 4), np.int32)
+        self.links[num_slots, :2] = num_slots
+        self.table = np.zeros(1 << (2 * num_slots - 1).bit_length(), np.int32)
+        self.counters = np.zeros(module.NUM_COUNTERS, np.int64)
+        self.held: list[np.ndarray] = []
+
+    def take(self, keys, lost, hold: bool):
+        """Find and insert as the row cache does; row bytes are the key's. Returns (offsets, misses)."""
+        count = len(keys)
+        keys = np.array(keys, np.int64)
+        seeds = keys.astype(np.uint64) + np.uint64(7)
+        offsets, slots, miss = np.zeros(count, np.int64), np.zeros(count, np.int32), np.zeros(count, np.int32)
+        miss_keys, miss_seeds = np.zeros(count, np.int64), np.zeros(count, np.uint64)
+        seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
+        absent = self.module.acquire(
+            self.table, self.keys, self.links, self.counters, self.row_bytes, seen,
+            keys, seeds, offsets, slots, miss, miss_keys, miss_seeds,
+        )  # fmt: skip
+        assert (miss_seeds[:absent] == miss_keys[:absent].astype(np.uint64) + np.uint64(7)).all()
+        rows = np.repeat(miss_keys[:absent] % 251, self.row_bytes).astype(np.uint8)
+        at = np.arange(absent) * self.row_bytes
+        at[np.isin(miss_keys[:absent], list(lost))] = -1
+        self.module.insert(
+            self.table, self.keys, self.links, self.counters, self.arena, self.row_bytes,
+            rows, at, miss_keys[:absent], miss, offsets, slots, np.zeros(absent, np.int32),
+        )  # fmt: skip
+        if hold:
+            self.held.append(slots)
+        else:
+            self.module.unpin(self.links, slots)
+        return offsets.tolist(), slots.tolist(), miss.tolist(), miss_keys[:absent].tolist()
+
+    def let_go(self) -> None:
+        if self.held:
+            self.module.unpin(self.links, self.held.pop(0))
+
+    def everything(self) -> tuple[bytes, ...]:
+        """All state, as bytes."""
+        parts = (self.arena, self.keys, self.links, self.table, self.counters)
+        return tuple(part.tobytes() for part in parts)
+
+    def order(self) -> list[int]:
+        """Row keys, most recently used first, by the ring."""
+        anchor = len(self.links) - 1
+        keys, slot = [], int(self.links[anchor, self.module.NEXT])
+        while slot != anchor:
+            keys.append(int(self.keys[slot]))
+            slot = int(self.links[slot, self.module.NEXT])
+        return keys
+
+
+def colliding_keys(num_slots: int, count: int) -> list[int]:
+    """Row keys whose home is one of two neighbouring places at the end of the table, so that clusters wrap around."""
+    places = 1 << (2 * num_slots - 1).bit_length()
+    found, key = [], 0
+    while len(found) < count:
+        if reference_hashing.mix64(key) % places in (places - 1, places - 2):
+            found.append(key)
+        key += 1
+    return found
+
+
+requests = st.lists(
+    st.tuples(
+        st.lists(st.integers(-1, 13), max_size=9), st.sets(st.integers(0, 13), max_size=2), st.sampled_from("uuuph")
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(1, 7), requests, st.booleans())
+def test_the_cache_agrees_with_its_twin_whatever_happens(num_slots, steps, collide):
+    """Any sequence of look-ups, lost rows and pins that outlive the call ("h") leaves the same bytes everywhere."""
+    names = colliding_keys(num_slots, 14) if collide else [5 + 1000 * i for i in range(14)]
+    ours, twin = CacheState(native_cache, num_slots, 3), CacheState(reference_cache, num_slots, 3)
+    for wanted, lost, what in steps:
+        if what == "p":
+            ours.let_go()
+            twin.let_go()
+        keys = [names[w] if w >= 0 else -1 for w in wanted]
+        missing = [names[w] for w in lost]
+        results = [state.take(keys, missing, what == "h") for state in (ours, twin)]
+        assert results[0] == results[1]
+        assert ours.everything() == twin.everything()
+    for state in (ours, twin):
+        while state.held:
+            state.let_go()
+    assert (ours.links[:, native_cache.PINS] == 0).all()
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(1, 7), st.lists(st.integers(0, 13), max_size=60), st.booleans())
+def test_the_cache_is_least_recently_used_first_out(num_slots, wanted, collide):
+    """One key a call, against an OrderedDict; heavy collisions make each eviction shift the table."""
+    names = colliding_keys(num_slots, 14) if collide else [5 + 1000 * i for i in range(14)]
+    cache, model = CacheState(native_cache, num_slots, 3), OrderedDict()
+    hits = 0
+    for w in wanted:
+        key = names[w]
+        offsets, _, _, _ = cache.take([key], (), False)
+        assert cache.arena[offsets[0]] == key % 251
+        hits += key in model
+        model[key] = True
+        model.move_to_end(key)
+        if len(model) > num_slots:
+            model.popitem(last=False)
+        assert cache.order() == list(model)[::-1]
+        assert int(np.count_nonzero(cache.table)) == len(model)
+    got_hits, misses, inserted, evicted, used = cache.counters.tolist()
+    assert (got_hits, misses, inserted) == (hits, len(wanted) - hits, len(wanted) - hits)
+    assert (evicted, used) == (inserted - len(model), len(model))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-1, 6), max_size=30))
+def test_distinct_lists_each_key_once_in_order_of_appearance(keys):
+    results = []
+    for module in (native_cache, reference_cache):
+        count = len(keys)
+        miss, miss_keys, miss_seeds = np.zeros(count, np.int32), np.zeros(count, np.int64), np.zeros(count, np.uint64)
+        seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
+        array = np.array(keys, np.int64)
+        unique = module.distinct(seen, array, array.astype(np.uint64), miss, miss_keys, miss_seeds)
+        results.append((unique, miss.tolist(), miss_keys.tolist(), miss_seeds.tolist()))
+    assert results[0] == results[1]
+    listed = list(dict.fromkeys(key for key in keys if key >= 0))
+    assert results[0][2][: results[0][0]] == listed
+    assert results[0][1] == [listed.index(key) if key >= 0 else -1 for key in keys]
+
+
+# Tokens
+
+tokens_u32 = st.one_of(
+    st.integers(0, 2**32 - 1), st.sampled_from([0, 127, 128, 16383, 16384, 2**21, 2**28 - 1, 2**28, 2**32 - 1])
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.lists(tokens_u32, min_size=1, max_size=5), max_size=12))
+def test_ngrams_are_written_alike_and_come_back(ngrams):
+    wide = np.zeros((len(ngrams), 5), np.uint32)
+    for m, ngram in enumerate(ngrams):
+        wide[m, : len(ngram)] = ngram
+    lengths = np.array([len(ngram) for ngram in ngrams], np.uint8)
+    written = []
+    for module in (native_tokens, reference_tokens):
+        out, ends = np.zeros(26 * len(ngrams), np.uint8), np.zeros(len(ngrams), np.int64)
+        module.encode_ngrams(wide, lengths, out, ends)
+        written.append((out.tobytes(), ends.tolist()))
+    assert written[0] == written[1]
+    data = np.frombuffer(written[0][0], np.uint8)[: max(written[0][1], default=0)]
+    for module in (native_tokens, reference_tokens):
+        tokens, sizes = np.full(wide.shape, 9, np.uint32), np.zeros(len(ngrams), np.uint8)
+        assert module.decode_ngrams(data, tokens, sizes) == len(data)
+        assert (tokens == wide).all()
+        assert (sizes == lengths).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.one_of(st.integers(0, 255), st.sampled_from([1, 2, 0x80, 0xFF, 0x0F, 0x10])), max_size=24),
+    st.integers(0, 4),
+    st.integers(1, 3),
+)
+def test_any_bytes_are_read_alike_or_refused_alike(data, count, width):
+    results = []
+    for module in (native_tokens, reference_tokens):
+        tokens, lengths = np.zeros((count, width), np.uint32), np.zeros(count, np.uint8)
+        used = module.decode_ngrams(np.array(data, np.uint8), tokens, lengths)
+        results.append((used, tokens.tolist() if used >= 0 else None, lengths.tolist() if used >= 0 else None))
+    assert results[0] == results[1]
+
+
+# Hashing
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(tokens_u32, min_size=1, max_size=6), min_size=1, max_size=6), st.integers(0, 2**64 - 1))
+def test_ids_are_made_alike(ngrams, seed):
+    wide = np.zeros((len(ngrams), 6), np.uint32)
+    for m, ngram in enumerate(ngrams):
+        wide[m, : len(ngram)] = ngram
+    lengths = np.array([len(ngram) for ngram in ngrams], np.uint8)
+    results = []
+    for module in (native_hashing, reference_hashing):
+        by_length, whole, mixed = (np.zeros(len(ngrams), np.uint64) for _ in range(3))
+        module.ngram_ids(wide, lengths, np.uint64(seed), by_length)
+        module.ngram_ids_of_width(wide, np.uint64(seed), whole)
+        module.mix_each(by_length, mixed)
+        results.append((by_length.tolist(), whole.tolist(), mixed.tolist()))
+    assert results[0] == results[1]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 2**64 - 1), st.data())
+def test_checksums_are_made_alike(content, seed, data):
+    pieces = data.draw(st.lists(st.tuples(st.integers(0, len(content)), st.integers(0, len(content))), max_size=5))
+    starts = np.array([min(pair) for pair in pieces], np.int64)
+    sizes = np.array([abs(a - b) for a, b in pieces], np.int64)
+    seeds = np.full(len(pieces), seed, np.uint64)
+    buffer = np.frombuffer(content, np.uint8)
+    out = [np.zeros(len(pieces), np.uint32) for _ in range(2)]
+    native_hashing.checksum_pieces(buffer, starts, sizes, seeds, out[0])
+    reference_hashing.checksum_pieces(buffer, starts, sizes, seeds, out[1])
+    assert out[0].tolist() == out[1].tolist()
