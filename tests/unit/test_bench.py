@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from bench import check, data, harness, pages, peers, report, rows, setup, spread, text
 from bench.__main__ import main
+from bench.peers import memmap
+from bench.workloads import store_match
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="page cache checks are for Linux")
 
@@ -227,9 +229,9 @@ def test_reopened_rocksdb_runs_with_the_options_of_the_case(source):
         peer.close()
 
 
-def test_every_peer_that_is_always_there_answers_as_the_source_does(source):
+def test_our_store_and_every_peer_that_is_always_there_answer_as_the_source_does(source):
     batches = data.split(data.queries(source, 128, seed=2), 64)
-    for subject in peers.ALWAYS:
+    for subject in (*peers.ALWAYS, "ngramstore", "ngramstore_zstd", "ngramstore_resident"):
         peers.ensure_built(subject, str(source.folder))
         peer = peers.opened(subject, source)
         for batch in batches:
@@ -237,6 +239,51 @@ def test_every_peer_that_is_always_there_answers_as_the_source_does(source):
             found_B = peer.get(batch, out_BD)
             check.must_match(subject, out_BD, found_B, *batch.expected(source))
         peer.close()
+
+
+@pytest.fixture
+def text_source(tmp_path):
+    """A dataset of n-grams of 2..5 made-up tokens, and the text they are looked up in."""
+    tokens = np.random.default_rng(0).zipf(1.4, 4000).clip(0, 60).astype(np.uint32)
+    np.save(tmp_path / "text.held_out.npy", tokens[3000:])
+    data.write(tmp_path / "text", *text.frequent_ngrams(tokens[:3000], 150), dim=8, seed=0)
+    return tmp_path / "text"
+
+
+def test_expected_matches_are_the_longest_suffixes_that_are_stored(text_source):
+    source = data.load(text_source)
+    stored = [tuple(row[:n].tolist()) for row, n in zip(source.ngrams_NK, source.lengths_N, strict=True)]
+    (stretch,) = text.stretches(source, 1, 200, seed=1)
+    tokens = stretch.tokens_T.tolist()
+    for i in range(200):
+        suffixes = [tuple(tokens[i + 1 - n : i + 1]) for n in range(2, 6) if n <= i + 1]
+        longest = max((gram for gram in suffixes if gram in stored), key=len, default=())
+        assert stretch.lengths_T[i] == len(longest)
+        if longest:
+            assert stored[stretch.exact.numbers_B[i]] == longest
+
+
+@needs_linux
+@pytest.mark.parametrize("subject", ["ngramstore", "ngramstore_exact", "floor", "memmap"])
+def test_longest_match_case_runs(text_source, subject):
+    peers.ensure_built(subject, str(text_source))
+    found = store_match.match(subject=subject, source=str(text_source), positions=100, calls=5, warmup_s=0.0, seed=3)
+    assert found["facts"]["rows_checked"] == 400
+    assert 0 < found["facts"]["matched_share"] < 1
+    assert found["metrics"]["us_per_position"] > 0
+
+
+def test_a_wrong_match_length_stops_the_case(text_source, monkeypatch):
+    peers.ensure_built("memmap", str(text_source))
+    right = memmap.Memmap.longest
+
+    def one_too_short(self, stretch, out_TD):
+        lengths_T = right(self, stretch, out_TD)
+        return np.where(lengths_T > 2, lengths_T - 1, lengths_T)
+
+    monkeypatch.setattr(memmap.Memmap, "longest", one_too_short)
+    with pytest.raises(check.WrongAnswer, match="by definition"):
+        store_match.match(subject="memmap", source=str(text_source), positions=100, calls=5, warmup_s=0.0, seed=3)
 
 
 def _in_this_process(function, arguments, environment=None):
