@@ -10,6 +10,7 @@ Shapes: N rows of the index, M rows of a chunk.
 from __future__ import annotations
 
 import mmap
+import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, finish_fil
 
 GROUP_BITS = 16
 _CHUNK_ROWS = 1 << 16
+_WRITE_BYTES = 4 << 20
+_LARGE_BYTES = 64 << 20
 _SPARE_BYTES = 8  # kernels load 8 bytes where the last low bits begin
 
 
@@ -99,16 +102,17 @@ class IndexPlan:
 class IndexBuilder:
     """Turns sorted IDs (and stored sizes) into the sections of an index, a chunk at a time.
 
-    Held in memory: the directory (about 0.4 B a row) and, until written, the planes (6 to 8 B a row).
+    Held until written: the directory (about 1 B a row) in memory, the planes (6 to 8 B a row) in memory or, when they are
+    large and `scratch` is a directory, in unnamed files there.
     """
 
-    def __init__(self, plan: IndexPlan) -> None:
+    def __init__(self, plan: IndexPlan, scratch: Path | None = None) -> None:
         self.plan = plan
         sections = plan.sections()
-        self._remainders = np.empty(sections["remainders"][1] // 4, np.uint32)
-        self._low_bits = np.zeros(sections["low_bits"][1], np.uint8)
+        self._remainders = _plane(np.uint32, sections["remainders"][1] // 4, scratch)
+        self._low_bits = _plane(np.uint8, sections["low_bits"][1], scratch)
         self._counts = np.zeros((1 << plan.bucket_bits) + 1 if plan.is_keyed else 0, np.int64)
-        self._lengths = np.empty(sections["lengths"][1] // 2, np.uint16)
+        self._lengths = _plane(np.uint16, sections["lengths"][1] // 2, scratch)
         self._pending: list[np.ndarray] = []
         self._done = 0
         self._last_id = -1
@@ -142,8 +146,8 @@ class IndexBuilder:
             native.pack_low_bits(ids, low, self._low_bits[self._done * low // 8 :])
         self._done += count
 
-    def section_bytes(self, data_at: int) -> Iterator[np.ndarray]:
-        """The sections in file order, each with its padding; data_at: where the first row is stored."""
+    def pages(self, data_at: int) -> Iterator[np.ndarray]:
+        """The sections in file order, padded, as whole pages some megabytes at a time; data_at: where the first row is."""
         plan = self.plan
         if plan.is_keyed:
             self._take(full_bytes=False)
@@ -151,14 +155,15 @@ class IndexBuilder:
             starts = np.concatenate([[0], np.cumsum(self._counts[:-1])])
             groups = starts[:: 1 << plan.group_bits]
             directory = (starts - np.repeat(groups, 1 << plan.group_bits)[: len(starts)]).astype("<u4")
-            yield _padded(groups.astype("<u8"))
-            yield _padded(directory)
-            yield _padded(self._remainders.astype("<u4", copy=False))
-            yield _padded(self._low_bits)
+            yield from _pages(groups.astype("<u8"))
+            yield from _pages(directory)
+            yield from _pages(self._remainders)
+            yield from _pages(self._low_bits)
         if plan.is_sized:
-            ends = np.cumsum(self._lengths.astype(np.int64) + 4)
-            yield _padded((data_at + np.concatenate([[0], ends[:-1]])[::BLOCK_ROWS]).astype("<u8"))
-            yield _padded(self._lengths.astype("<u2", copy=False))
+            firsts = np.add.reduceat(self._lengths, np.arange(0, plan.num_rows, BLOCK_ROWS), dtype=np.int64)
+            firsts = np.concatenate([[0], np.cumsum(firsts + CHECKSUM_BYTES * BLOCK_ROWS)[:-1]]) + data_at
+            yield from _pages(firsts.astype("<u8")[: -(-plan.num_rows // BLOCK_ROWS)])
+            yield from _pages(self._lengths)
 
     def write(self, path: Path, stamp: FileStamp, data_at: int = 0) -> FileEntry:
         """The whole index as a durable file."""
@@ -166,10 +171,10 @@ class IndexBuilder:
             writer.write(bytes(PAGE_BYTES))
             sums = []
             page = 1
-            for section in self.section_bytes(data_at):
-                writer.write(section)
-                sums.append(page_checksums(section, page))
-                page += len(section) // PAGE_BYTES
+            for pages in self.pages(data_at):
+                writer.write(pages)
+                sums.append(page_checksums(pages, page))
+                page += len(pages) // PAGE_BYTES
             table = np.concatenate([*sums, np.empty(0, np.uint32)]).astype("<u4").tobytes()
             assert writer.position == self.plan.sections()["checksums"][0]
             writer.write(table)
@@ -185,9 +190,22 @@ def page_checksums(section: np.ndarray, first_page: int) -> np.ndarray:
     )
 
 
-def _padded(section: np.ndarray) -> np.ndarray:
+def _pages(section: np.ndarray) -> Iterator[np.ndarray]:
+    """A section as whole pages, the last one padded with zeros."""
     data = section.reshape(-1).view(np.uint8)
-    return np.concatenate([data, np.zeros(-len(data) % PAGE_BYTES, np.uint8)])
+    whole = len(data) // PAGE_BYTES * PAGE_BYTES
+    for at in range(0, whole, _WRITE_BYTES):
+        yield data[at : min(whole, at + _WRITE_BYTES)]
+    if whole < len(data):
+        yield np.concatenate([data[whole:], np.zeros(-len(data) % PAGE_BYTES, np.uint8)])
+
+
+def _plane(dtype: type, count: int, scratch: Path | None) -> np.ndarray:
+    """A zeroed array, on disk if it is large and may be."""
+    if scratch is None or count * np.dtype(dtype).itemsize < _LARGE_BYTES:
+        return np.zeros(count, dtype)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        return np.memmap(file, dtype, "w+", shape=(count,))
 
 
 class Index:
@@ -224,7 +242,7 @@ class Index:
         """An index in memory over sorted, distinct IDs (N,) u64."""
         builder = IndexBuilder(IndexPlan(len(ids_N), is_keyed=True, is_sized=False))
         builder.add(ids_N)
-        data = np.concatenate([np.zeros(PAGE_BYTES, np.uint8), *builder.section_bytes(0)])
+        data = np.concatenate([np.zeros(PAGE_BYTES, np.uint8), *builder.pages(0)])
         return cls(builder.plan, data, is_verified=True, name="memory")
 
     @classmethod

@@ -73,7 +73,7 @@ class LayerWriter:
         self._spec = spec
         self._stem = directory / f"{prefix}-{generation:06d}"
         self._is_compressed = dictionary is not None
-        self._builder = IndexBuilder(IndexPlan(num_rows, is_keyed, self._is_compressed))
+        self._builder = IndexBuilder(IndexPlan(num_rows, is_keyed, self._is_compressed), scratch=directory)
         self._is_keyed = is_keyed
         self._num_rows = num_rows
         self._rows = RowsWriter(

@@ -8,6 +8,7 @@ Shapes: M rows, B bytes of an encoded row, N tokens of the longest n-gram (K).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -88,7 +89,7 @@ class RunSorter:
         sample = np.sort(np.concatenate([run.ids[:: max(1, len(run.ids) // (16 * num_ranges))] for run in self._runs]))
         cuts = np.unique(sample[np.linspace(0, len(sample) - 1, num_ranges + 1).astype(np.int64)[1:-1]])
         bounds = [0, *(int(cut) for cut in cuts), 1 << 64]
-        return [(low, high - 1) for low, high in zip(bounds, bounds[1:], strict=False) if high > low]
+        return [(low, high - 1) for low, high in itertools.pairwise(bounds) if high > low]
 
     def sorted_ids(self) -> Iterator[tuple[np.ndarray, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]]:
         """IDs in order, a range at a time, and a function from places in that range to their tokens and lengths."""
