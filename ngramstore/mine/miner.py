@@ -9,13 +9,14 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ngramstore.errors import UsageError
+from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, count_shard, mask_shard
 from ngramstore.mine.merge import merge_runs
@@ -23,6 +24,11 @@ from ngramstore.mine.select import select_top
 from ngramstore.mine.shards import Shard, TokenShards, held_out_spans
 from ngramstore.mine.vocab import Vocabulary
 from ngramstore.mine.work import WorkDirectory
+
+_DEAD_WORKER = (
+    "mine again to go on, with less memory_bytes if the system killed it; "
+    'a script that uses workers needs `if __name__ == "__main__":` around its calls'
+)
 
 
 def mine_ngrams(
@@ -46,7 +52,8 @@ def mine_ngrams(
     memory_bytes: for counting and merging, over what the interpreter itself takes, shared by the workers; the vocabulary
     (4 max_n + 40 bytes an n-gram) comes on top. workers: processes; more than there are shards do not help.
     held_out: fraction of the corpus left out, see `held_out_spans`.
-    Raises UsageError for options out of range and for a work directory begun with others.
+    Raises UsageError for options out of range and for a work directory begun with others, WriterLocked where another process
+    mines there, DiskFull, DamagedStore where an intermediate file changed, NgramStoreError where a worker was killed.
     """
     if not 2 <= max_n <= MAX_N:
         raise UsageError(f"max_n is {max_n}, it must be 2 to {MAX_N}", hint="a single token is no n-gram")
@@ -58,8 +65,12 @@ def mine_ngrams(
     options = {"corpus": corpus.identity, "tokenizer": corpus.tokenizer_id, "min_count": min_count}
     options |= {"held_out": held_out, "num_shards": len(corpus.shards), "num_tokens": corpus.num_tokens}
     space = WorkDirectory(work, options, restart=restart)
-    _Miner(corpus, space, max_n, min_count, memory_bytes, min(workers, len(corpus.shards)), held_out).run(progress)
-    selection = select_top([space.frequent(n) for n in range(2, max_n + 1)], size)
+    try:
+        _Miner(corpus, space, max_n, min_count, memory_bytes, min(workers, len(corpus.shards)), held_out).run(progress)
+        selection = select_top([space.frequent(n) for n in range(2, max_n + 1)], size)
+    except BaseException:
+        space.close()
+        raise
     vocabulary = Vocabulary(
         selection.tokens_MK,
         selection.lengths_M,
@@ -73,7 +84,9 @@ def mine_ngrams(
         corpus_tokens=corpus.num_tokens,
         held_out=held_out,
     )
-    if not keep_work:
+    if keep_work:
+        space.close()
+    else:
         space.remove()
     return vocabulary
 
@@ -156,6 +169,9 @@ class _Miner:
         share = self.memory_bytes // self.workers
         waiting = {self.pool.submit(function, *call, memory_bytes=share, **options): call[0] for call in todo}
         for done in as_completed(waiting):
-            done.result()
+            try:
+                done.result()
+            except BrokenProcessPool as error:
+                raise NgramStoreError("a worker process died", hint=_DEAD_WORKER) from error
             shard: Shard = waiting[done]
             bar.update(shard.num_tokens)

@@ -12,31 +12,43 @@ from pathlib import Path
 from typing import Any
 
 from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.files import publish, remove
+from ngramstore.files import WriterLock, publish, remove
 
 STEP_NAME = "STEP"
+LOCK_NAME = "LOCK"
 
 
 class WorkDirectory:
-    """Names and steps. One process at a time drives it; its workers only write files."""
+    """Names and steps. One process at a time drives it, under a lock; its workers only write files."""
 
     def __init__(self, path: str | Path, options: dict[str, Any], *, restart: bool) -> None:
-        """Open or make it. Raises UsageError where it holds other options or foreign files, DamagedStore for a bad STEP."""
+        """Open or make it. Raises UsageError where it holds other options or foreign files, DamagedStore for a bad STEP,
+        WriterLocked where another process mines there.
+        """
         self.path = Path(path)
         self._options = options
         self.finished_n = 1
         step = self.path / STEP_NAME
-        if self.path.exists() and not step.exists() and any(p.name != STEP_NAME + ".tmp" for p in self.path.iterdir()):
-            raise UsageError(
-                f"{self.path} is not empty and holds no unfinished mining", hint="give another work directory"
-            )
-        if restart and self.path.exists():
-            remove(self.path)
+        if self.path.exists() and not step.exists():
+            _refuse_foreign(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        if step.exists():
-            self._resume(step)
-        else:
-            self.finish(1)
+        self._lock = WriterLock(self.path / LOCK_NAME)
+        try:
+            if restart:
+                for file in self.path.iterdir():
+                    if file.name != LOCK_NAME:
+                        remove(file)
+            if step.exists():
+                self._resume(step)
+            else:
+                self.finish(1)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process in."""
+        self._lock.release()
 
     def finish(self, n: int) -> None:
         """Record that lengths up to n are counted and their positions numbered."""
@@ -57,8 +69,9 @@ class WorkDirectory:
         return self.path / f"ids-{n:02d}-{shard:05d}.u32"
 
     def remove(self) -> None:
-        """Delete the directory and all in it."""
+        """Delete the directory and all in it, and close."""
         remove(self.path)
+        self.close()
 
     def _resume(self, step: Path) -> None:
         hint = "use the same options, or start over with restart=True (`ngramstore mine --restart`)"
@@ -75,6 +88,13 @@ class WorkDirectory:
             if there != value:
                 raise UsageError(f"{self.path} was begun with {name} = {there!r}, now it is {value!r}", hint=hint)
         self.finished_n = body["finished_n"]
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A directory without a STEP file may hold nothing but what a process leaves that dies before it writes one."""
+    names = {file.name for file in path.iterdir()} if path.is_dir() else {path.name}
+    if names - {STEP_NAME + ".tmp", LOCK_NAME}:
+        raise UsageError(f"{path} is not empty and holds no unfinished mining", hint="give another work directory")
 
 
 def _crc_of(body: dict[str, Any]) -> int:

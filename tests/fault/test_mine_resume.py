@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ngramstore.errors import DamagedStore, UsageError
+from ngramstore.errors import DamagedStore, DiskFull, NgramStoreError, UsageError, WriterLocked
+from ngramstore.files import WriterLock
 from ngramstore.mine import Shard, TokenShards, mine_ngrams
-from ngramstore.mine.work import STEP_NAME, WorkDirectory
+from ngramstore.mine.work import LOCK_NAME, STEP_NAME, WorkDirectory
 
 OPTIONS = {"max_n": 4, "size": 200, "min_count": 2, "memory_bytes": 1 << 14, "held_out": 0.1}
 
@@ -102,6 +104,42 @@ def test_another_corpus_is_refused(corpus, tmp_path):
         mined_bytes(TokenShards(corpus.shards, "another"), tmp_path)
 
 
+def test_two_processes_cannot_mine_in_one_directory(corpus, tmp_path):
+    mine_ngrams(corpus, work=tmp_path / "work", keep_work=True, **OPTIONS)
+    lock = WriterLock(tmp_path / "work" / LOCK_NAME)
+    for restart in (False, True):
+        with pytest.raises(WriterLocked, match="work"):
+            mined_bytes(corpus, tmp_path, restart=restart)
+    lock.release()
+    assert len(mined_bytes(corpus, tmp_path)) > 1000
+
+
+def kill_this_process(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_said_to_be_dead_and_the_run_goes_on(corpus, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("ngramstore.mine.miner.count_shard", kill_this_process)
+        with pytest.raises(NgramStoreError, match=r"worker process died(.|\n)*__main__"):
+            mined_bytes(corpus, tmp_path, workers=2)
+    assert len(mined_bytes(corpus, tmp_path)) > 1000
+
+
+def test_a_full_disk_is_said_to_be_full(corpus, tmp_path):
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+        try:
+            mine_ngrams(corpus, work=tmp_path / "work", **OPTIONS)
+        except DiskFull:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert len(mined_bytes(corpus, tmp_path)) > 1000
+
+
 def test_a_folder_of_somebody_else_is_never_deleted(corpus, tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.tex").write_text("years of work")
@@ -111,13 +149,13 @@ def test_a_folder_of_somebody_else_is_never_deleted(corpus, tmp_path):
 
 
 def test_every_changed_byte_of_the_step_file_is_noticed(tmp_path):
-    WorkDirectory(tmp_path / "work", {"min_count": 5}, restart=False)
+    WorkDirectory(tmp_path / "work", {"min_count": 5}, restart=False).close()
     step = tmp_path / "work" / STEP_NAME
     good = step.read_bytes()
     for at in range(len(good)):
         step.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
         try:
-            WorkDirectory(tmp_path / "work", {"min_count": 5}, restart=False)
+            WorkDirectory(tmp_path / "work", {"min_count": 5}, restart=False).close()
         except DamagedStore:
             continue
         assert json.loads(step.read_bytes()) == json.loads(good)  # white space

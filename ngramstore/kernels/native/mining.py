@@ -69,7 +69,7 @@ def count_keys(keys_T, table_C2, used, most_used):
     table = np.int64(table_C2.ctypes.data)
     for t in range(len(keys_T)):
         if t + _AHEAD < len(keys_T):
-            prefetch(table + 16 * _slot(keys_T[t + _AHEAD], num_slots))
+            prefetch(table + 16 * _slot(keys_T[t + _AHEAD], num_slots))  # type: ignore[call-arg]
         key = keys_T[t]
         if key == _EMPTY:
             continue
@@ -142,7 +142,7 @@ def find_ids(keys_T, table_C2, ids_T):
     table = np.int64(table_C2.ctypes.data)
     for t in range(len(keys_T)):
         if t + _AHEAD < len(keys_T):
-            prefetch(table + 16 * _slot(keys_T[t + _AHEAD], num_slots))
+            prefetch(table + 16 * _slot(keys_T[t + _AHEAD], num_slots))  # type: ignore[call-arg]
         key = keys_T[t]
         if key == _EMPTY:
             continue
@@ -209,10 +209,10 @@ def longest_matches(tokens_T, starts_T, tokens_MK, lengths_M, table_C2, is_close
                 _mix64(_SEEDED ^ (np.uint64(tokens_T[t + _AHEAD]) + _ONE))
                 ^ (np.uint64(tokens_T[t + _AHEAD - 1]) + _ONE)
             )
-            prefetch(table + 16 * _slot(h, num_slots))
+            prefetch(table + 16 * _slot(h, num_slots))  # type: ignore[call-arg]
         room = 1 if starts_T[t] else min(room + 1, max_n)
         best_length = 0
-        best_row = -1
+        best_row = np.int64(-1)
         h = _SEEDED
         for n in range(1, room + 1):
             h = _mix64(h ^ (np.uint64(tokens_T[t - n + 1]) + _ONE))
