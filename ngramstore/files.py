@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
+from typing import Any
 
 from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
 
@@ -116,8 +115,8 @@ class FileWriter:
         with clear_errors(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
 
-    def write(self, data: bytes | np.ndarray) -> None:
-        """Append bytes or the bytes of a C-contiguous array."""
+    def write(self, data: Any) -> None:
+        """Append bytes, or the bytes of a C-contiguous array."""
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         self.position += view.nbytes
         if view.nbytes < _BUFFER_BYTES // 4:

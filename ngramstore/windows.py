@@ -51,8 +51,9 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> tuple[np.ndarray, np.ndarray]:
         if ngrams.ndim != 2:
             raise UsageError(f"an array of n-grams has shape (M, n), got {ngrams.shape}")
         return _from_pair(ngrams, np.full(len(ngrams), ngrams.shape[1]), max_n)
+    listed: Sequence[Sequence[int]] = ngrams  # type: ignore[assignment]  # told apart above
     try:
-        lengths_M = np.fromiter((len(ngram) for ngram in ngrams), np.int64, len(ngrams))
+        lengths_M = np.fromiter((len(ngram) for ngram in listed), np.int64, len(listed))
     except TypeError:
         raise UsageError(
             f"n-grams must be a list of tuples of token ids, got {ngrams!r:.200}",
@@ -60,7 +61,7 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> tuple[np.ndarray, np.ndarray]:
         ) from None
     width = int(lengths_M.max(initial=1))
     _check_lengths(lengths_M, max_n)
-    flat = as_tokens([token for ngram in ngrams for token in ngram], "n-grams")
+    flat = as_tokens([token for ngram in listed for token in ngram], "n-grams")
     tokens_MN = np.zeros((len(lengths_M), width), np.uint32)
     tokens_MN[np.arange(width) < lengths_M[:, None]] = flat
     return tokens_MN, lengths_M.astype(np.uint8)

@@ -7,6 +7,7 @@ One frame a row, so that one row is read and decompressed alone; the dictionary 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -51,8 +52,9 @@ class RowCompressor:
             return []
         rows_MB = np.ascontiguousarray(rows_MB)
         segments = _segments(np.arange(len(rows_MB)) * rows_MB.shape[1], np.full(len(rows_MB), rows_MB.shape[1]))
-        batch = zstandard.BufferWithSegments(rows_MB.reshape(-1), segments)
-        return list(self._compressor.multi_compress_to_buffer(batch, threads=self._threads))
+        batch = zstandard.BufferWithSegments(rows_MB.reshape(-1).data, segments)
+        frames: Any = self._compressor.multi_compress_to_buffer(batch, threads=self._threads)
+        return list(frames)
 
 
 def saving(sample_MB: np.ndarray, dictionary: bytes) -> float:
@@ -84,15 +86,15 @@ class RowDecompressor:
                 return
             if len(starts_U) < _FEW_ROWS:
                 rows = b"".join(
-                    self._decompressor().decompress(data[start : start + length], max_output_size=self._row_bytes)
+                    self._decompressor().decompress(data[start : start + length].data, max_output_size=self._row_bytes)
                     for start, length in zip(starts_U.tolist(), lengths_U.tolist(), strict=True)
                 )
             else:
-                sizes = np.full(len(starts_U), self._row_bytes, np.uint64)
-                batch = zstandard.BufferWithSegments(data, _segments(starts_U, lengths_U))
-                rows = b"".join(
-                    self._decompressor().multi_decompress_to_buffer(batch, decompressed_sizes=sizes, threads=0)
-                )
+                sizes = np.full(len(starts_U), self._row_bytes, np.uint64).tobytes()
+                batch = zstandard.BufferWithSegments(data.data, _segments(starts_U, lengths_U))
+                decompressor = self._decompressor()
+                frames: Any = decompressor.multi_decompress_to_buffer(batch, decompressed_sizes=sizes, threads=0)
+                rows = b"".join(frames)
         except (zstandard.ZstdError, ValueError) as error:
             raise FormatError(f"a row is not the zstd frame it should be: {error}") from error
         if len(rows) != out_UB.size:

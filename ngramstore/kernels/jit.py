@@ -17,7 +17,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _warned: list[str] = []
 
 
-def kernel(function: _F) -> _F:
+def kernel(function: _F) -> Any:
     """Compile `function` on first call: nogil, cached when a cache folder is writable."""
     try:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
@@ -30,7 +30,7 @@ def kernel(function: _F) -> _F:
         return numba.njit(nogil=True, error_model="numpy")(function)
 
 
-def inline(function: _F) -> _F:
+def inline(function: _F) -> Any:
     """A helper that only other kernels call; LLVM inlines it there."""
     return numba.njit(nogil=True, error_model="numpy")(function)
 

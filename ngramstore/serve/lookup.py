@@ -89,6 +89,7 @@ class RowSource:
             wrong = inner._fill_chunk(keys_M[in_files], seeds_M[in_files], rest, counts, copy_out)
             out_MD[in_files] = rest
             return {int(in_files[position]): fault for position, fault in wrong.items()}
+        left: tuple[Fetched, np.ndarray] | None
         if self._cache is None:
             left = self._without_cache(keys_M, seeds_M, fetch)
         else:
@@ -202,7 +203,9 @@ class Resident:
     def __init__(self, view: View, previous: Resident | None = None) -> None:
         self.serials = [layer.serial for layer in view.file_layers]
         known = dict(zip(previous.serials, previous.rows, strict=True)) if previous else {}
-        self.rows = [known[layer.serial] if layer.serial in known else _load(layer) for layer in view.file_layers]
+        self.rows: list[np.ndarray] = [
+            known[layer.serial] if layer.serial in known else _load(layer) for layer in view.file_layers
+        ]
 
     @property
     def num_bytes(self) -> int:

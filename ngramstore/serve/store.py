@@ -69,6 +69,7 @@ class Store:
                 raise StaleStore(f"{self.path} holds store {self.identity}, wanted {options.identity}")
             self._cache: RowCache | None = None
             self._resident: Resident | None = None
+            self._source: RowSource | None = None
             self._use(self._view)
         except BaseException:
             if self._writer is not None:
@@ -210,8 +211,8 @@ class Store:
         with self._reading() as (view, _):
             return view.find(ids) >= 0
 
-    def __contains__(self, ngram: object) -> bool:
-        return bool(self.contains([ngram])[0])  # type: ignore[list-item]
+    def __contains__(self, ngram: Any) -> bool:
+        return bool(self.contains([ngram])[0])
 
     def warm(self, keys: Any) -> int:
         """Read rows into the cache ahead of use: n-grams (most frequent first), or row numbers. Returns rows now cached.
@@ -385,7 +386,7 @@ class Store:
         self._closed = True
         if self._writer is not None:
             self._writer.close()
-        self._source = None  # type: ignore[assignment]
+        self._source = None
         self._cache = self._resident = None
 
     def __enter__(self) -> Store:
@@ -538,11 +539,13 @@ class _Reading:
         store = self._store
         if not self._locked:
             source = store._source
+            if source is None:  # closed by another thread since the call began
+                raise StoreClosed(f"the handle on {store.path} is closed")
             return source.view, source
         store._lock.acquire()
         try:
             view = store._current_view()
-            if view is store._view:
+            if view is store._view and store._source is not None:
                 return view, store._source
             assert store._writer is not None
             return view, RowSource(view, store._cache, store._resident, store._writer.pending_rows)

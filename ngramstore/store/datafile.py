@@ -132,9 +132,11 @@ def check_header(page: bytes, layout: Layout, kind: int, path: Path) -> dict[str
     if fields["magic"] != MAGIC:
         raise DamagedStore(f"{path} does not begin like a file of a store: {page[:8]!r}")
     if fields["version"] != FORMAT_VERSION:
-        raise UnsupportedVersion(f"{path} has format version {fields['version']}, this release reads {FORMAT_VERSION}")
+        raise UnsupportedVersion(
+            f"{path} has format version {fields['version']!r}, this release reads {FORMAT_VERSION}"
+        )
     if zlib.crc32(page[:-4]) != _CRC.unpack(page[-4:])[0]:
         raise DamagedStore(f"{path}: the header page (bytes 0 to {PAGE_BYTES - 1}) fails its checksum")
     if fields["kind"] != kind:
-        raise DamagedStore(f"{path} is a file of kind {fields['kind']}, wanted {kind}")
+        raise DamagedStore(f"{path} is a file of kind {fields['kind']!r}, wanted {kind}")
     return fields

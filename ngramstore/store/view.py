@@ -41,6 +41,7 @@ class View:
         self.lock_index = lock_index
         spec = manifest.spec
         self.next_serial = next_serial
+        self.base: Layer
         if previous is not None and previous.manifest.base == manifest.base:
             self.base = previous.base
         else:
