@@ -535,6 +535,18 @@ def test_the_cache_is_least_recently_used_first_out(num_slots, wanted, collide):
     assert (evicted, used) == (inserted - len(model), len(model))
 
 
+@pytest.mark.parametrize("pinned", range(7, 12))
+def test_eviction_tries_the_nine_least_recently_used_and_then_gives_up(pinned):
+    states = [CacheState(module, 12, 3) for module in (native_cache, reference_cache)]
+    for state in states:
+        for key in range(12):
+            state.take([key], (), key < pinned)
+        offsets, slots, _, _ = state.take([99], (), False)
+        kept = pinned <= 8
+        assert (offsets, slots) == ([3 * pinned], [pinned]) if kept else ([-2], [-1])
+    assert states[0].everything() == states[1].everything()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-1, 6), max_size=30))
 def test_distinct_lists_each_key_once_in_order_of_appearance(keys):
@@ -593,6 +605,24 @@ def test_any_bytes_are_read_alike_or_refused_alike(data, count, width):
         used = module.decode_ngrams(np.array(data, np.uint8), tokens, lengths)
         results.append((used, tokens.tolist() if used >= 0 else None, lengths.tolist() if used >= 0 else None))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "used"),
+    [
+        ([1, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F], 6),
+        ([1, 0xFF, 0xFF, 0xFF, 0xFF, 0x1F], -1),  # 2**33 - 1
+        ([1, 0x81, 0x80, 0x80, 0x80, 0x80, 0x00], -1),  # six bytes, though the number is small
+        ([1, 0x80], -1),
+        ([0, 1], -1),
+        ([3, 1, 1, 1], -1),
+        ([], -1),
+    ],
+)
+def test_what_is_no_ngram_of_u32_is_refused(data, used):
+    for module in (native_tokens, reference_tokens):
+        tokens, lengths = np.zeros((1, 2), np.uint32), np.zeros(1, np.uint8)
+        assert module.decode_ngrams(np.array(data, np.uint8), tokens, lengths) == used
 
 
 # Hashing

@@ -164,7 +164,7 @@ def insert(
 
 def unpin(links: np.ndarray, slots_M: np.ndarray) -> None:
     """Give back the pins of slots[m] (-1: none)."""
-    np.subtract.at(links, (slots_M[slots_M >= 0], PINS), 1)
+    np.subtract.at(links[:, PINS], slots_M[slots_M >= 0], 1)
 
 
 def distinct(

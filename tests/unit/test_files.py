@@ -1,0 +1,188 @@
+"""Files: published whole or not at all, durable in the right order, locked, and clear when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ngramstore import files
+from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
+from ngramstore.files import (
+    FileWriter,
+    WriterLock,
+    clear_errors,
+    lock_shared,
+    publish,
+    read_exactly,
+    remove,
+    remove_unless_read,
+    require_space,
+)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The operations that went through `observe`, as (operation, file name)."""
+    operations = []
+    monkeypatch.setattr(files, "observe", lambda operation, path: operations.append((operation, path.name)))
+    return operations
+
+
+def fail_at(monkeypatch, operation: str, code: int) -> None:
+    """Let the first such operation fail as the system would."""
+
+    def observe(what, path):
+        if what == operation:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files, "observe", observe)
+
+
+def test_publish_replaces_and_syncs_in_order(tmp_path, seen):
+    path = tmp_path / "F"
+    path.write_bytes(b"old")
+    publish(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["F"]
+    assert seen == [("write", "F.tmp"), ("fsync", "F.tmp"), ("rename", "F"), ("fsync", tmp_path.name)]
+
+
+@pytest.mark.parametrize("operation", ["write", "fsync", "rename"])
+def test_a_publication_that_fails_leaves_the_old_bytes(tmp_path, monkeypatch, operation):
+    path = tmp_path / "F"
+    path.write_bytes(b"old")
+    fail_at(monkeypatch, operation, errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        publish(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_clear_error(tmp_path, code):
+    with pytest.raises(DiskFull, match="no space left") as caught, clear_errors(tmp_path / "F"):
+        raise OSError(code, os.strerror(code))
+    assert isinstance(caught.value, OSError)
+    assert str(tmp_path / "F") in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_no_permission_is_a_usage_error(tmp_path, code):
+    with pytest.raises(UsageError, match="no permission"), clear_errors(tmp_path / "F"):
+        raise OSError(code, os.strerror(code))
+
+
+def test_other_errors_and_our_own_pass_unchanged(tmp_path):
+    with pytest.raises(FileNotFoundError), clear_errors(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "gone")
+    full = DiskFull("full")
+    with pytest.raises(DiskFull) as caught, clear_errors(tmp_path):
+        raise full
+    assert caught.value is full
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_write_that_finds_no_space_says_so():
+    fd = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(DiskFull):
+            files.write_all(fd, b"x", files.Path("/dev/full"))
+    finally:
+        os.close(fd)
+
+
+def test_require_space_refuses_what_cannot_end(tmp_path):
+    require_space(tmp_path, 1, "a test")
+    with pytest.raises(DiskFull, match="a test needs about"):
+        require_space(tmp_path, 1 << 62, "a test")
+
+
+@pytest.mark.parametrize("sizes", [[0], [1], [3, 0, 5], [300_000, 7, 2_000_000, 1], [1 << 18, 1 << 18] * 3])
+def test_a_writer_writes_what_it_is_given(tmp_path, sizes):
+    rng = np.random.default_rng(0)
+    pieces = [rng.integers(0, 256, size).astype(np.uint8) for size in sizes]
+    writer = FileWriter(tmp_path / "F")
+    for i, piece in enumerate(pieces):
+        writer.write(piece if i % 2 else piece.tobytes())
+    assert writer.position == sum(sizes)
+    assert writer.finish() == sum(sizes)
+    assert (tmp_path / "F").read_bytes() == b"".join(piece.tobytes() for piece in pieces)
+
+
+def test_a_writer_pads_rewrites_and_reads_back(tmp_path):
+    with FileWriter(tmp_path / "F") as writer:
+        writer.write(bytes(8))
+        writer.write(np.arange(3, dtype="<u4"))
+        writer.pad(16)
+        assert writer.position == 32
+        writer.pad(16)
+        assert writer.position == 32
+        writer.rewrite(2, b"ab")
+        assert writer.read(0, 12) == b"\0\0ab\0\0\0\0\0\0\0\0"
+        writer.write(b"end")
+        assert writer.finish() == 35
+    assert (tmp_path / "F").read_bytes() == b"\0\0ab" + bytes(8) + b"\1\0\0\0\2\0\0\0" + bytes(12) + b"end"
+
+
+def test_finishing_syncs_after_the_last_write(tmp_path, seen):
+    writer = FileWriter(tmp_path / "F")
+    writer.write(b"abc")
+    writer.rewrite(0, b"A")
+    writer.finish()
+    assert seen == [("write", "F"), ("write", "F"), ("fsync", "F")]
+
+
+def test_read_exactly_never_gives_fewer_bytes(tmp_path):
+    path = tmp_path / "F"
+    path.write_bytes(b"0123456789")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert read_exactly(fd, 4, 3, path) == b"3456"
+        assert read_exactly(fd, 0, 99, path) == b""
+        with pytest.raises(DamagedStore, match="ends at byte 10, 2 bytes too early"):
+            read_exactly(fd, 4, 8, path)
+    finally:
+        os.close(fd)
+
+
+def test_remove_takes_files_trees_and_nothing(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    remove(tmp_path / "link")
+    assert (tmp_path / "d" / "f").exists()
+    remove(tmp_path / "d")
+    remove(tmp_path / "d")
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_writer_at_a_time(tmp_path):
+    first = WriterLock(tmp_path / "LOCK")
+    with pytest.raises(WriterLocked, match=str(os.getpid())):
+        WriterLock(tmp_path / "LOCK")
+    first.release()
+    first.release()
+    WriterLock(tmp_path / "LOCK").release()
+
+
+def test_the_system_releases_the_lock_of_a_dead_process(tmp_path):
+    code = f"import os; from pathlib import Path; from ngramstore.files import WriterLock; WriterLock(Path({str(tmp_path / 'LOCK')!r})); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    WriterLock(tmp_path / "LOCK").release()
+
+
+def test_a_file_that_is_read_is_not_removed(tmp_path):
+    path = tmp_path / "F"
+    path.write_bytes(b"x")
+    fd = os.open(path, os.O_RDONLY)
+    lock_shared(fd)
+    assert not remove_unless_read(path)
+    assert path.exists()
+    os.close(fd)
+    assert remove_unless_read(path)
+    assert not path.exists()
+    assert remove_unless_read(path)

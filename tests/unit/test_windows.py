@@ -1,0 +1,112 @@
+"""What users may give as tokens and n-grams, and how far back an n-gram may reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ngramstore.errors import UsageError
+from ngramstore.windows import as_ngrams, as_tokens, blank_from, room
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">u4", ">i8"])
+def test_any_integers_that_fit_are_tokens(dtype):
+    got = as_tokens(np.array([[0, 1], [2, 100]], dtype))
+    assert got.dtype == np.uint32
+    assert got.tolist() == [[0, 1], [2, 100]]
+
+
+def test_the_largest_token_fits_and_the_next_does_not():
+    assert as_tokens([2**32 - 1]).tolist() == [2**32 - 1]
+    with pytest.raises(UsageError, match="4294967296"):
+        as_tokens([1, 2**32])
+
+
+def test_padding_is_refused_with_its_value():
+    with pytest.raises(UsageError, match="-100"):
+        as_tokens(np.array([5, -100, 7]))
+
+
+@pytest.mark.parametrize("wrong", [[1.0], [True], ["a"], [None], np.array([1 + 2j])])
+def test_what_is_no_integer_is_refused(wrong):
+    with pytest.raises(UsageError, match="integers"):
+        as_tokens(wrong)
+
+
+def test_nothing_is_an_array_of_no_tokens():
+    assert as_tokens([]).dtype == np.uint32
+    assert as_tokens(np.empty((2, 0), np.int64)).shape == (2, 0)
+
+
+ngrams = st.lists(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(tuple), max_size=8)
+
+
+@given(ngrams)
+def test_the_three_forms_mean_the_same(listed):
+    tokens, lengths = as_ngrams(listed, 4)
+    wide = np.zeros((len(listed), 4), np.int64)
+    for i, ngram in enumerate(listed):
+        wide[i, : len(ngram)] = ngram
+    assert lengths.tolist() == [len(ngram) for ngram in listed]
+    assert (tokens == wide[:, : tokens.shape[1]]).all()
+    assert not wide[:, tokens.shape[1] :].any()
+    pair_tokens, pair_lengths = as_ngrams((wide, lengths), 4)
+    assert (pair_tokens == wide).all()
+    assert (pair_lengths == lengths).all()
+    if len(set(lengths.tolist())) == 1:
+        array_tokens, array_lengths = as_ngrams(wide[:, : lengths[0]], 4)
+        assert (array_tokens == tokens).all()
+        assert (array_lengths == lengths).all()
+
+
+def test_a_pair_of_lists_of_two_tokens_is_two_ngrams():
+    tokens, lengths = as_ngrams(((1, 2), (3, 4)), 2)
+    assert tokens.tolist() == [[1, 2], [3, 4]]
+    assert lengths.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ([()], "n-gram 0 has 0 tokens"),
+        ([(1,), (1, 2, 3, 4)], "n-gram 1 has 4 tokens"),
+        (np.ones((2, 4), int), "n-gram 0 has 4 tokens"),
+        (np.ones(3, int), r"got \(3,\)"),
+        ((np.ones((2, 3), int), np.array([1, 0])), "n-gram 1 has 0 tokens"),
+        ((np.ones((2, 2), int), np.array([1, 3])), "n-gram 1 has 3 tokens"),
+        ((np.ones((2, 3), int), np.array([1])), "shapes"),
+        ((np.ones((2, 3), int), np.array([1.0, 2.0])), "shapes"),
+        ([1, 2], "list of tuples"),
+        ([(1.5,)], "integers"),
+        ([(-1,)], "-1"),
+        (7, "list of tuples"),
+    ],
+)
+def test_wrong_ngrams_are_named(wrong, says):
+    with pytest.raises(UsageError, match=says):
+        as_ngrams(wrong, 3)
+
+
+def test_equal_ngrams_are_equal_rows_after_blanking():
+    tokens = np.array([[1, 2, 9], [1, 2, 8]], np.uint32)
+    assert blank_from(tokens, np.array([2, 2])).tolist() == [[1, 2, 0], [1, 2, 0]]
+    assert tokens[0, 2] == 9  # a copy
+
+
+@given(st.integers(1, 3), st.integers(0, 12), st.integers(1, 16), st.data())
+def test_room_never_reaches_before_a_start(B, T, max_n, data):
+    starts = np.array(data.draw(st.lists(st.booleans(), min_size=B * T, max_size=B * T)), bool).reshape(B, T)
+    got = room((B, T), max_n, starts)
+    for b in range(B):
+        for t in range(T):
+            begin = max([s for s in range(t + 1) if starts[b, s]], default=0)
+            assert got[b, t] == min(t - begin + 1, max_n)
+    assert (room((B, T), max_n) == room((B, T), max_n, np.zeros((B, T), bool))).all()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 4), bool), np.zeros((2, 3), int)])
+def test_starts_are_bools_of_the_shape_of_the_tokens(wrong):
+    with pytest.raises(UsageError, match="starts must be bool"):
+        room((2, 3), 2, wrong)
