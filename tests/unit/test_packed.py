@@ -1,0 +1,167 @@
+"""Packed rows: raw and compressed rows come back, each under its own checksum; headers are not believed."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from store_cases import build, some_ngrams, some_rows
+
+from ngramstore.codec.compress import train_dictionary
+from ngramstore.errors import DamagedRows, DamagedStore
+from ngramstore.hashing import checksum
+from ngramstore.layout import PAGE_BYTES, ROWS_HEADER
+from ngramstore.store.datafile import FileEntry, FileStamp
+from ngramstore.store.packed import RowsFile, RowsWriter
+from ngramstore.store.view import View
+
+STAMP = FileStamp(bytes(16), 1)
+
+
+def plain_rows(count: int, row_bytes: int = 100) -> np.ndarray:
+    """Rows that compress well, but for every fifth."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 4, (count, row_bytes)).astype(np.uint8)
+    rows[::5] = rng.integers(0, 256, (len(rows[::5]), row_bytes))
+    return rows
+
+
+def written(directory, rows, seeds, dictionary=None, *, step=10_000, threads=1) -> tuple[FileEntry, np.ndarray]:
+    writer = RowsWriter(directory / "base-000001.rows", rows.shape[1], dictionary=dictionary, threads=threads)
+    lengths = [writer.write(rows[at : at + step], seeds[at : at + step]) for at in range(0, len(rows), step)]
+    return writer.finish(STAMP), np.concatenate([np.empty(0, np.int64), *lengths])
+
+
+def test_raw_rows_lie_one_after_the_other_with_their_checksums(tmp_path):
+    rows, seeds = plain_rows(70), np.arange(70, dtype=np.uint64) ** 2
+    entry, lengths = written(tmp_path, rows, seeds)
+    data = (tmp_path / entry.name).read_bytes()
+    assert lengths.tolist() == [100] * 70
+    assert len(data) == entry.file_bytes == PAGE_BYTES + 70 * 104
+    for i in range(70):
+        stored = data[PAGE_BYTES + 104 * i :][:104]
+        assert stored[:100] == rows[i].tobytes()
+        assert int.from_bytes(stored[100:], "little") == checksum(stored[:100], int(seeds[i]))
+
+
+@pytest.mark.parametrize("with_dictionary", [True, False])
+def test_compressed_rows_are_frames_where_those_are_smaller(tmp_path, with_dictionary):
+    rows, seeds = plain_rows(700), np.arange(700, dtype=np.uint64)
+    dictionary = train_dictionary(np.delete(rows, np.s_[::5], axis=0)) if with_dictionary else b""
+    assert bool(dictionary) == with_dictionary
+    entry, lengths = written(tmp_path, rows, seeds, dictionary)
+    file = RowsFile(tmp_path, entry, STAMP, row_bytes=100, is_compressed=True)
+    assert file.dictionary == dictionary
+    assert (lengths[::5] == 100).all()  # random bytes stay as they are
+    assert (np.delete(lengths, np.s_[::5]) < 100).all()
+    assert file.data_at % PAGE_BYTES == 0
+    at = file.data_at
+    data = np.fromfile(tmp_path / entry.name, np.uint8)
+    for i, length in enumerate(lengths.tolist()):
+        stored = data[at : at + length]
+        assert int.from_bytes(data[at + length : at + length + 4].tobytes(), "little") == checksum(stored, i)
+        if length < 100:
+            out = np.empty((1, 100), np.uint8)
+            file.decompressor.decompress(data, np.array([at]), np.array([length]), out)
+            stored = out[0]
+        assert (stored == rows[i]).all()
+        at += length + 4
+    assert at == entry.file_bytes
+
+
+@pytest.mark.parametrize(("step", "threads"), [(1, 1), (7, 1), (10_000, 2)])
+def test_chunks_and_threads_do_not_change_the_bytes(tmp_path, step, threads):
+    rows, seeds = plain_rows(600), np.arange(600, dtype=np.uint64)
+    for dictionary in (None, b"", train_dictionary(rows)):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "b").mkdir(exist_ok=True)
+        whole, _ = written(tmp_path / "a", rows, seeds, dictionary)
+        pieces, _ = written(tmp_path / "b", rows, seeds, dictionary, step=step, threads=threads)
+        assert (tmp_path / "a" / whole.name).read_bytes() == (tmp_path / "b" / pieces.name).read_bytes()
+
+
+def test_a_file_of_no_rows_is_a_header(tmp_path):
+    entry, _ = written(tmp_path, np.empty((0, 9), np.uint8), np.empty(0, np.uint64))
+    assert entry.file_bytes == PAGE_BYTES
+    assert RowsFile(tmp_path, entry, STAMP, row_bytes=9, is_compressed=False).num_rows == 0
+
+
+def test_every_bit_of_the_dictionary_counts(tmp_path):
+    rows = plain_rows(700)
+    dictionary = train_dictionary(rows)
+    entry, _ = written(tmp_path, rows, np.arange(700, dtype=np.uint64), dictionary)
+    path = tmp_path / entry.name
+    good = path.read_bytes()
+    for bit in range(0, 8 * len(dictionary), 1009):
+        bad = bytearray(good)
+        bad[PAGE_BYTES + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        with pytest.raises(DamagedStore, match="dictionary"):
+            RowsFile(tmp_path, entry, STAMP, row_bytes=100, is_compressed=True)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from([field.name for field in ROWS_HEADER.fields[3:]]), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_header_that_lies_under_a_good_checksum_is_refused(tmp_path_factory, name, value, is_compressed):
+    directory = tmp_path_factory.mktemp("rows")
+    rows = plain_rows(5)
+    entry, _ = written(directory, rows, np.arange(5, dtype=np.uint64), b"" if is_compressed else None)
+    path = directory / entry.name
+    data = path.read_bytes()
+    fields = ROWS_HEADER.unpack(data[: ROWS_HEADER.size])
+    if fields[name] == value or name in ("identity", "reserved") or (name == "num_rows" and is_compressed):
+        return  # the rows of a compressed file are counted by the index and the manifest
+    page = ROWS_HEADER.pack(**{**fields, name: value}).ljust(PAGE_BYTES - 4, b"\0")
+    crc = zlib.crc32(page)
+    path.write_bytes(page + crc.to_bytes(4, "little") + data[PAGE_BYTES:])
+    with pytest.raises(DamagedStore):
+        RowsFile(
+            directory, FileEntry(entry.name, entry.file_bytes, crc), STAMP, row_bytes=100, is_compressed=is_compressed
+        )
+
+
+def layer_of(path):
+    view = View.open(path)
+    view.base._view = view  # its files live as long
+    return view.base
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_each_flipped_bit_takes_out_its_own_row_alone(tmp_path, compression):
+    ngrams, rows = some_ngrams(130), some_rows(130)
+    rows[:, 1:] = 0
+    path = build(tmp_path / "store", ngrams, rows, compression=compression)
+    layer = layer_of(path)
+    starts, lengths = layer.places(0, 130)
+    whole = layer.read_encoded(0, 130)
+    good = layer.rows.path.read_bytes()
+    for row in (0, 63, 64, 129):
+        for byte in (0, int(lengths[row]) - 1, int(lengths[row]), int(lengths[row]) + 3):
+            bad = bytearray(good)
+            bad[starts[row] + byte] ^= 1 << row % 8
+            layer.rows.path.write_bytes(bad)
+            damaged: list[int] = []
+            got = layer.read_encoded(0, 130, bad=damaged)
+            assert damaged == [row]
+            assert not got[row].any()
+            assert (np.delete(got, row, axis=0) == np.delete(whole, row, axis=0)).all()
+            with pytest.raises(DamagedRows, match=f"first row {row} at byte {starts[row]:,}") as caught:
+                layer.read_encoded(0, 130)
+            assert caught.value.keys == [row]
+
+
+def test_a_row_in_the_wrong_place_fails_like_a_damaged_one(tmp_path):
+    path = build(tmp_path / "store", some_ngrams(10), some_rows(10))
+    layer = layer_of(path)
+    starts, _ = layer.places(0, 2)
+    size = int(starts[1] - starts[0])
+    data = bytearray(layer.rows.path.read_bytes())
+    first, second = data[starts[0] : starts[1]], data[starts[1] : starts[1] + size]
+    data[starts[0] : starts[1] + size] = second + first
+    layer.rows.path.write_bytes(data)
+    damaged: list[int] = []
+    layer.read_encoded(0, 10, bad=damaged)
+    assert damaged == [0, 1]
