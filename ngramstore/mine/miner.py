@@ -50,7 +50,7 @@ def mine_ngrams(
     work: directory for intermediate files, about 4 bytes a token and 16 a distinct n-gram; a run that was killed goes on from
     what it finds there, and it is removed at the end. The result does not depend on memory_bytes, workers or shards.
     memory_bytes: for counting and merging, over what the interpreter itself takes, shared by the workers; the vocabulary
-    (4 max_n + 40 bytes an n-gram) comes on top. workers: processes; more than there are shards do not help.
+    (about 13 max_n + 80 bytes an n-gram) comes on top. workers: processes; more than there are shards do not help.
     held_out: fraction of the corpus left out, see `held_out_spans`.
     Raises UsageError for options out of range and for a work directory begun with others, WriterLocked where another process
     mines there, DiskFull, DamagedStore where an intermediate file changed, NgramStoreError where a worker was killed.

@@ -34,7 +34,7 @@ class Selection:
 def select_top(paths: Sequence[Path], size: int, *, block_pairs: int = _BLOCK_PAIRS) -> Selection:
     """Rank the n-grams of the runs for n = 2, 3, ... and keep the first `size`.
 
-    Memory: 4 K + 40 bytes for each n-gram kept, and one block. Raises DamagedStore.
+    Memory: about 12 K + 60 bytes for each n-gram kept, and one block. Raises DamagedStore.
     """
     max_n = len(paths) + 1
     cut, num_frequent = _cut(paths, size, block_pairs)

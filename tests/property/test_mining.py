@@ -19,6 +19,7 @@ from ngramstore.mine import Shard, TokenShards, Vocabulary, held_out_spans, merg
 from ngramstore.mine import count as count_module
 from ngramstore.mine import miner as miner_module
 from ngramstore.mine.runs import RunReader, run_writer
+from ngramstore.mine.select import select_top
 
 EMPTY = np.uint64(2**64 - 1)
 LEAST_MEMORY = count_module.LEAST_MEMORY_BYTES
@@ -131,6 +132,19 @@ def test_a_cut_among_equal_counts_keeps_shorter_ones_then_token_order(tmp_path):
     corpus = corpus_of(tmp_path, [[[1, 2, 3]] * 2])
     for size, wanted in ((1, [((1, 2), 2)]), (2, [((1, 2), 2), ((2, 3), 2)])):
         assert as_list(mine_ngrams(corpus, work=tmp_path / "w", min_count=1, size=size)) == wanted
+
+
+def test_every_cut_is_the_same_however_small_the_blocks_read(tmp_path):
+    documents = [np.random.default_rng(8).integers(0, 6, 150).tolist()]
+    corpus = corpus_of(tmp_path, [documents])
+    mine_ngrams(corpus, work=tmp_path / "w", max_n=3, min_count=2, keep_work=True)
+    wanted, num_frequent = naive(documents, 3, 1000, 2)
+    paths = [tmp_path / "w" / f"frequent-{n:02d}.run" for n in (2, 3)]
+    for size in range(1, num_frequent + 2):
+        kept = select_top(paths, size, block_pairs=3)
+        rows = zip(kept.tokens_MK.tolist(), kept.lengths_M.tolist(), kept.counts_M.tolist(), strict=True)
+        assert [(tuple(row[:n]), count) for row, n, count in rows] == wanted[:size]
+    assert num_frequent > 30
 
 
 def test_two_workers_and_other_shards_give_the_same_bytes(tmp_path):
