@@ -84,7 +84,7 @@ class DataFile:
         self.path = directory / entry.name
         self.fd = -1
         try:
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import uuid
 import zlib
 from dataclasses import dataclass, field, replace
@@ -113,7 +114,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_NAME
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe would wait for a writer
     except FileNotFoundError:
         if (directory / BUILDING_NAME).exists():
             raise IncompleteStore(f"a build was started in {directory} and has not finished") from None
@@ -126,8 +127,14 @@ def read_manifest(directory: Path) -> Manifest:
         raise UsageError(f"no permission to read {path}", hint="check the owner and mode of the directory") from error
     except OSError as error:
         raise NotAStore(f"cannot read {path}: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(_MAX_BYTES + 1)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise NotAStore(f"{path} is not a regular file")
+        data = b""
+        while len(data) <= _MAX_BYTES and (piece := os.read(fd, _MAX_BYTES + 1 - len(data))):
+            data += piece
+    finally:
+        os.close(fd)
     return decode_manifest(data, path)
 
 
@@ -146,7 +153,7 @@ def decode_manifest(data: bytes, path: Path) -> Manifest:
         return _from_json(json.loads(body))
     except FormatError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError(f"{path} does not say what a manifest of version {version} must: {error!r}") from error
 
 
@@ -198,6 +205,12 @@ def _from_json(value: dict[str, Any]) -> Manifest:
     if not 0 <= seed < 1 << 64 or not _JOURNAL.fullmatch(value["journal"]):
         raise ValueError(f"seed {seed}, journal {value['journal']!r}")
     overlay = value["overlay"]
+    length_counts = tuple(_count(count) for count in value["length_counts"])
+    if len(length_counts) != (max_n + 1 if value["addressing"] == "ngram" else 0):
+        raise ValueError(f"{len(length_counts)} length_counts for n-grams of up to {max_n} tokens")
+    for layer in (value["base"], overlay["puts"]):
+        if layer and bool(layer["tokens"]) != _flag(value["has_tokens"]):
+            raise ValueError(f"has_tokens is {value['has_tokens']}, a layer's tokens are {layer['tokens']!r:.100}")
     return Manifest(
         spec=Spec(
             addressing=value["addressing"],
@@ -205,7 +218,7 @@ def _from_json(value: dict[str, Any]) -> Manifest:
             max_n=max_n,
             codec=codec_from_spec(value["codec"], dim),
             seed=seed,
-            has_tokens=bool(value["has_tokens"]),
+            has_tokens=_flag(value["has_tokens"]),
             metadata=dict(value["metadata"]),
         ),
         identity=str(uuid.UUID(value["identity"])),
@@ -217,8 +230,8 @@ def _from_json(value: dict[str, Any]) -> Manifest:
         tombstones=FileEntry.from_json(overlay["tombstones"]) if overlay["tombstones"] else None,
         overlay_generation=_count(overlay["generation"]),
         num_rows=_count(value["num_rows"]),
-        length_counts=tuple(_count(count) for count in value["length_counts"]),
-        suffix_closed=bool(value["suffix_closed"]),
+        length_counts=length_counts,
+        suffix_closed=_flag(value["suffix_closed"]),
         journal=value["journal"],
     )
 
@@ -240,4 +253,10 @@ def _layer_from_json(value: dict[str, Any]) -> LayerEntry:
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
         raise ValueError(f"{value!r} is not a count")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
     return value

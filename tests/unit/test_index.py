@@ -186,7 +186,7 @@ def test_every_bit_of_the_header_page_counts(tmp_path):
     entry = written(tmp_path, some_ids(10))
     path = tmp_path / entry.name
     good = path.read_bytes()
-    for bit in [*range(8 * INDEX_HEADER.size), *range(8 * INDEX_HEADER.size, 8 * PAGE_BYTES, 97), 8 * PAGE_BYTES - 1]:
+    for bit in [*range(8 * INDEX_HEADER.size), *range(8 * INDEX_HEADER.size, 8 * PAGE_BYTES, 997), 8 * PAGE_BYTES - 1]:
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bad)
@@ -231,5 +231,9 @@ def test_a_link_or_a_directory_is_not_followed(tmp_path):
         opened(tmp_path, entry)
     path.unlink()
     path.mkdir()
+    with pytest.raises(DamagedStore, match="not a regular file"):
+        opened(tmp_path, entry)
+    path.rmdir()
+    os.mkfifo(path)  # nobody writes to it: opening must not wait
     with pytest.raises(DamagedStore, match="not a regular file"):
         opened(tmp_path, entry)
