@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from ngramstore.errors import MissingExtra, UsageError
+from ngramstore.files import clear_errors
 
 _log = logging.getLogger("ngramstore")
 
@@ -59,10 +59,8 @@ def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str
 
 def is_binary(path: Path) -> bool:
     """True for a file of text type whose first 8 KiB hold a NUL byte."""
-    if path.name.endswith(RECORD_SUFFIXES):
-        return False
-    with open(path, "rb") as file:
-        return b"\0" in file.read(8192)
+    with clear_errors(path), open(path, "rb") as file:
+        return b"\0" in file.read(8192) and not path.name.endswith(RECORD_SUFFIXES)
 
 
 def read_documents(path: Path, documents: str, errors: str) -> Iterator[Piece]:
@@ -117,17 +115,40 @@ def _lines(path: Path, errors: str) -> Iterator[str]:
     """The lines of a text file, or of a zstd-compressed one."""
     at = 0
     with open(path, "rb") as file:
-        stream: Any = file
-        if path.name.endswith(".zst"):
-            import zstandard
-
-            stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-        for line in stream:
+        for line in _split(_unpacked(path, file)) if path.name.endswith(".zst") else file:
             try:
                 yield line.decode("utf-8", errors)
             except UnicodeDecodeError as error:
                 raise _invalid(path, at + error.start) from None
             at += len(line)
+
+
+def _unpacked(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """The content of zstd frames. The library's own reader takes a file that was cut short for a whole one; this does not."""
+    import zstandard
+
+    frame = None
+    while data := file.read(1 << 18):
+        while data:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                yield frame.decompress(data)
+            except zstandard.ZstdError as error:
+                raise UsageError(f"{path} cannot be decompressed: {error}") from None
+            data = b""
+            if frame.eof:
+                data, frame = frame.unused_data, None
+    if frame is not None:
+        raise UsageError(f"{path} cannot be decompressed: it is cut short")
+
+
+def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
 
 
 def _json_texts(path: Path, errors: str) -> Iterator[str]:

@@ -49,6 +49,17 @@ def test_every_kind_of_text_file_gives_the_same_documents(tmp_path, tokenizer):
         assert corpus.tokenizer_id == tokenizer.id
 
 
+def test_a_compressed_file_that_is_cut_or_changed_is_refused(tmp_path, tokenizer):
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+    packed = zstandard.ZstdCompressor(write_checksum=True).compress(lines)
+    path = tmp_path / "d.jsonl.zst"
+    for bad in [packed[:n] for n in range(1, len(packed))] + [packed[:-1] + bytes([packed[-1] ^ 1]), b"x" * 30]:
+        path.write_bytes(bad)
+        with pytest.raises(UsageError, match="cannot be decompressed"):
+            open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c")
+    assert not list((tmp_path / "c").glob("tokens-*"))
+
+
 def test_parquet_gives_its_column_text(tmp_path, tokenizer):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
