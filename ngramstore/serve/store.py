@@ -60,11 +60,13 @@ class Store:
         self._closed = False
         self._lock = threading.RLock()
         self._counts = Counts()
-        self._writer = Writer(self.path) if options.mode == "rw" else None
+        self._writer = Writer(self.path, lock_index=options.lock_index) if options.mode == "rw" else None
+        self._pending_view: View | None = None
         try:
             self._view = View.open(
                 self.path, lock_index=options.lock_index, previous=self._writer.view if self._writer else None
             )
+            self._manifest = self._view.manifest
             if options.identity is not None and self.identity != options.identity:
                 raise StaleStore(f"{self.path} holds store {self.identity}, wanted {options.identity}")
             self._cache: RowCache | None = None
@@ -81,7 +83,7 @@ class Store:
     @property
     def spec(self) -> Spec:
         """What never changes: addressing, dim, max_n, codec, seed, metadata."""
-        return self._view.manifest.spec
+        return self._manifest.spec
 
     @property
     def dim(self) -> int:
@@ -101,17 +103,17 @@ class Store:
     @property
     def identity(self) -> str:
         """UUID of the store; the same for its copies, whatever their changes."""
-        return self._view.manifest.identity
+        return self._manifest.identity
 
     @property
     def generation(self) -> int:
         """Counts publications: build 1, then one more for each flush and compaction."""
-        return self._view.manifest.generation
+        return self._manifest.generation
 
     @property
     def files(self) -> list[Path]:
         """The data files this handle reads."""
-        return [file.path for file in self._view.files]
+        return [self.path / entry.name for entry in self._manifest.files]
 
     def __len__(self) -> int:
         """Rows stored, unpublished changes of this handle included."""
@@ -160,6 +162,53 @@ class Store:
         self._counts.add_call(len(flat), int(np.count_nonzero(lengths)))
         return Hit(rows, lengths.reshape(shape))
 
+    def lookup_tail(self, tokens: np.ndarray, room: np.ndarray, *, out: np.ndarray) -> np.ndarray:
+        """Longest stored n-gram ending at the last T of S tokens, for callers that keep each sequence's last tokens.
+
+        tokens (B, S) u32 are context and new tokens of B lines; room (B, T) u8, T <= S: how many tokens an n-gram may have
+        that ends at each of the last T, itself included (0: none is looked for). Returns lengths (B, T) u8; `out` gets the
+        rows: (B, T, D) f32, f16 or u16 bits of bf16, zeros where nothing matched; or u8 (B, T, row_bytes), as stored.
+        Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
+        """
+        self._check()
+        self._require_ngram("lookup_tail")
+        if tokens.dtype != np.uint32 or room.dtype != np.uint8 or tokens.ndim != 2 or room.ndim != 2:
+            raise UsageError(f"tokens are {tokens.dtype} {tokens.shape}, room is {room.dtype} {room.shape}")
+        num_lines, width = tokens.shape
+        count, most = room.shape[1], 0
+        if len(room) != num_lines or count > width:
+            raise UsageError(
+                f"tokens have shape {tokens.shape}, room has {room.shape}", hint="(B, S) and (B, T), T <= S"
+            )
+        if num_lines == 1 and count == 1:
+            most = int(room[0, 0])
+            if most > width:
+                raise UsageError(f"room is {most}, the line has {width} tokens")
+        elif room.size and (room > np.arange(width - count + 1, width + 1)).any():
+            raise UsageError(f"room reaches before the beginning of a line of {width} tokens: {int(room.max())}")
+        is_encoded = out.dtype == np.uint8
+        if is_encoded:
+            if out.shape != (num_lines, count, self.spec.codec.row_bytes) or not out.flags.c_contiguous:
+                raise UsageError(f"out must be contiguous of shape {(num_lines, count, self.spec.codec.row_bytes)}")
+            rows = out
+        else:
+            rows = output_array(out, (num_lines, count, self.dim), "f32")
+        room_BS = np.zeros((num_lines, width), np.uint8)
+        room_BS[:, width - count :] = room if room.size == 1 and most <= self.max_n else np.minimum(room, self.max_n)
+        with self._reading() as (view, source):
+            keys, ids, lengths = self._match(view, np.ascontiguousarray(tokens).reshape(-1), room_BS.reshape(-1))
+            if count != width:
+                keys, ids, lengths = (
+                    np.ascontiguousarray(x.reshape(num_lines, width)[:, width - count :]).reshape(-1)
+                    for x in (keys, ids, lengths)
+                )
+            copy_out = copy_encoded if is_encoded else self.spec.codec.scatter
+            lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]), copy_out)
+        if lost is not None:
+            lengths[lost] = 0
+        self._counts.add_call(len(lengths), int(np.count_nonzero(lengths)))
+        return lengths.reshape(num_lines, count)
+
     def match(self, tokens: ArrayLike, *, starts: np.ndarray | None = None) -> np.ndarray:
         """As `lookup`, the lengths alone: (B, T) integers -> (B, T) u8. Reads no rows."""
         self._check()
@@ -202,7 +251,7 @@ class Store:
         flat, shape = self._numbers(numbers, "rows_encoded")
         rows = np.empty((len(flat), self.spec.codec.row_bytes), np.uint8)
         self._get_numbers(flat, rows, copy_encoded)
-        return rows.reshape(*shape, -1)
+        return rows.reshape(*shape, self.spec.codec.row_bytes)
 
     def contains(self, ngrams: Ngrams) -> np.ndarray:
         """Which n-grams are stored: (M,) bool. Reads no rows."""
@@ -296,23 +345,33 @@ class Store:
         """Make all changes durable and visible to other processes. After it returns, no kill or power cut loses them."""
         writer = self._changing()
         with self._lock:
-            if writer.flush():
-                self._use(writer.view)
+            try:
+                is_changed = writer.flush()
+            finally:
+                self._follow(writer)  # also when it failed after publishing
+            if is_changed:
                 writer.collect_garbage()
 
     def compact(self) -> None:
         """Merge all changes into the packed rows: look-ups probe one index again. Needs room for a second copy."""
         writer = self._changing()
         with self._lock:
-            writer.flush()
-            writer.compact()
-            self._use(writer.view)
+            try:
+                writer.flush()
+                writer.compact()
+            finally:
+                self._follow(writer)
             writer.collect_garbage()
 
     def refresh(self) -> bool:
         """See what other processes have published since. True if there was something."""
         self._check()
         with self._lock:
+            self._check()
+            if self._writer is not None:  # nobody else publishes
+                before = self._view
+                self._follow(self._writer)
+                return self._view is not before
             view = View.open(self.path, lock_index=self.options.lock_index, previous=self._view)
             if view is self._view:
                 return False
@@ -384,10 +443,12 @@ class Store:
 
     def _shut(self) -> None:
         self._closed = True
-        if self._writer is not None:
-            self._writer.close()
-        self._source = None
-        self._cache = self._resident = None
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:  # files close, and their locks go, with the last look-up that is still under way
+            self._source = self._cache = self._resident = self._pending_view = None
+            del self._view
 
     def __enter__(self) -> Store:
         return self
@@ -407,7 +468,9 @@ class Store:
     def __repr__(self) -> str:
         if self._closed:
             return f"<ngramstore.Store {self.path} (closed)>"
-        return f"<ngramstore.Store {self.path}: {self._view.manifest.num_rows:,} rows, dim {self.dim}, {self.spec.codec.name}>"
+        return (
+            f"<ngramstore.Store {self.path}: {self._manifest.num_rows:,} rows, dim {self.dim}, {self.spec.codec.name}>"
+        )
 
     # Inside
 
@@ -458,17 +521,25 @@ class Store:
             self._resident = Resident(view, self._resident)
         elif self.options.cache_bytes and self._cache is None:
             self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, max(1, view.manifest.num_rows))
-        self._view = view
+        self._view, self._manifest = view, view.manifest
         self._source = RowSource(view, self._cache, self._resident, None)
         self._stale = self._writer is not None and self._writer.num_pending > 0
+
+    def _follow(self, writer: Writer) -> None:
+        """After a change by our own writer, with the lock held: its view is ours."""
+        self._stale = True
+        self._pending_view = None
+        if writer.view is not self._view:
+            self._use(writer.view)
 
     def _current_view(self) -> View:
         """With the lock held: the published view, unpublished changes on top."""
         if self._stale:
             assert self._writer is not None
+            self._follow(self._writer)  # a change after a failed publication may have found it done
             self._pending_view = self._writer.pending_view()
             self._stale = False
-        if self._writer is not None and self._writer.num_pending:
+        if self._pending_view is not None and self._writer is not None and self._writer.num_pending:
             return self._pending_view
         return self._view
 
@@ -487,7 +558,7 @@ class Store:
             view.probe_table,
             tokens_W,
             room_W,
-            self.spec.seed,
+            np.uint64(self.spec.seed),  # a Python int above 2**63 would be another type, and compiled again
             mask,
             manifest.suffix_closed and not has_pending,
             keys,
@@ -544,6 +615,7 @@ class _Reading:
             return source.view, source
         store._lock.acquire()
         try:
+            store._check()
             view = store._current_view()
             if view is store._view and store._source is not None:
                 return view, store._source

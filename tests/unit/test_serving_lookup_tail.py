@@ -1,0 +1,64 @@
+"""`Store.lookup_tail` answers what `lookup` answers, for the last positions alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ngramstore
+from ngramstore.errors import UsageError
+
+DIM, MAX_N = 6, 4
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("tail") / "store"
+    with ngramstore.build(path, dim=DIM, max_n=MAX_N, codec="f32", duplicates="last") as build:
+        for n in range(2, MAX_N + 1):
+            ngrams = np.unique(rng.integers(0, 5, (40, n)), axis=0)
+            build.add(ngrams, rng.standard_normal((len(ngrams), DIM)))
+    with ngramstore.open(path) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(("num_lines", "width", "count"), [(1, 4, 1), (1, 9, 3), (5, 4, 1), (3, 7, 7), (4, 6, 0)])
+def test_the_tail_of_a_line_gets_what_the_whole_line_gets(store, num_lines, width, count):
+    tokens = np.random.default_rng(1).integers(0, 5, (num_lines, width)).astype(np.uint32)
+    want = store.lookup(tokens)
+    room = np.minimum(np.arange(width - count + 1, width + 1), MAX_N).astype(np.uint8)
+    out = np.full((num_lines, count, DIM), np.nan, np.float32)
+    lengths = store.lookup_tail(tokens, np.tile(room, (num_lines, 1)), out=out)
+    assert np.array_equal(lengths, want.length[:, width - count :])
+    assert np.array_equal(out, want.rows[:, width - count :])
+
+
+def test_room_bounds_the_match_and_zero_room_finds_nothing(store):
+    tokens = np.random.default_rng(2).integers(0, 5, (50, 6)).astype(np.uint32)
+    out = np.empty((50, 1, DIM), np.float32)
+    assert store.lookup_tail(tokens, np.full((50, 1), 4, np.uint8), out=out).max() == 4
+    short = store.lookup_tail(tokens, np.full((50, 1), 3, np.uint8), out=out)
+    assert short.max() == 3
+    assert np.array_equal(short[:, 0], store.lookup(tokens[:, 3:]).length[:, -1])
+    assert not store.lookup_tail(tokens, np.zeros((50, 1), np.uint8), out=out).any()
+    assert not out.any()
+
+
+def test_a_u8_out_gets_the_stored_bytes(store):
+    tokens = np.random.default_rng(3).integers(0, 5, (8, 5)).astype(np.uint32)
+    room = np.full((8, 2), 4, np.uint8)
+    rows, stored = np.empty((8, 2, DIM), np.float32), np.empty((8, 2, store.spec.codec.row_bytes), np.uint8)
+    lengths = store.lookup_tail(tokens, room, out=rows)
+    assert np.array_equal(store.lookup_tail(tokens, room, out=stored), lengths)
+    assert np.array_equal(store.spec.codec.decode(stored.reshape(16, -1)).reshape(rows.shape), rows)
+
+
+def test_room_that_reaches_before_the_line_is_refused(store):
+    for shape in ((1, 3), (2, 3)):
+        with pytest.raises(UsageError, match="room"):
+            store.lookup_tail(
+                np.zeros(shape, np.uint32),
+                np.full((shape[0], 1), 4, np.uint8),
+                out=np.empty((shape[0], 1, DIM), np.float32),
+            )
