@@ -23,7 +23,12 @@ RESULTS = Path(__file__).parent / "results"
 @click.option("--large", is_flag=True, help="Also the cases that need tens of millions of keys.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of every case (default 5, quick 3).")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the result goes.")
-@click.option("--dir", "root", type=click.Path(file_okay=False, path_type=Path), help="Keep sources and stores here.")
+@click.option(
+    "--dir",
+    "root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep sources and stores here for the next run; delete as-ngramstore-* when the format changed.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of data, queries and the order of the subjects.")
 @click.option("--only", "cases", multiple=True, help="A case to run; repeat for more (default: all).")
 @click.option("--subject", "subjects", multiple=True, help="A subject to run; repeat for more (default: all).")

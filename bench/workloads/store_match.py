@@ -31,6 +31,7 @@ def match(*, subject: str, source: str, positions: int, calls: int, warmup_s: fl
     pages.warm(files)  # again: a kernel that reclaims idle pages may have taken some meanwhile
     times = _time(peer, wanted, origin.dim)
     per_call = spread.of_calls(times, positions)
+    resident = pages.resident_share(files)
     lengths = np.concatenate([stretch.lengths_T for stretch in wanted])
     return {
         "metrics": {
@@ -44,7 +45,10 @@ def match(*, subject: str, source: str, positions: int, calls: int, warmup_s: fl
             "num_ngrams": origin.num_keys,
             "matched_share": float((lengths > 0).mean()),
             "mean_length_of_matches": float(lengths[lengths > 0].mean()) if lengths.any() else 0.0,
-            "page_cache_share": pages.resident_share(files),
+            "page_cache_share": resident,
+            "warnings": []
+            if resident > 0.999
+            else [f"only {resident:.1%} of the files were in the page cache at the end"],
             **peer.facts(),
         },
     }
