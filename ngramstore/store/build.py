@@ -31,7 +31,15 @@ from ngramstore.kernels.native import index as native_index
 from ngramstore.layout import CHECKSUM_BYTES, MAX_ROW_BYTES
 from ngramstore.store.index import Index
 from ngramstore.store.layer import Batch, LayerWriter
-from ngramstore.store.manifest import ADDRESSINGS, BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest, Spec
+from ngramstore.store.manifest import (
+    ADDRESSINGS,
+    BUILDING_NAME,
+    LOCK_NAME,
+    MANIFEST_NAME,
+    MAX_METADATA_BYTES,
+    Manifest,
+    Spec,
+)
 from ngramstore.store.runs import RunSorter
 from ngramstore.windows import Ngrams, as_ngrams, blank_from
 
@@ -368,6 +376,8 @@ def _checked_spec(
         plain = json.loads(json.dumps(dict(metadata or {})))
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata must be a mapping that JSON can hold: {error}") from error
+    if (size := len(json.dumps(plain, indent=1))) > MAX_METADATA_BYTES:
+        raise UsageError(f"metadata takes {size:,} bytes as JSON, at most {MAX_METADATA_BYTES:,} are possible")
     return Spec(
         addressing=addressing,
         dim=int(dim),

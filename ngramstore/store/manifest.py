@@ -26,6 +26,8 @@ MANIFEST_NAME = "MANIFEST"
 BUILDING_NAME = "BUILDING"
 LOCK_NAME = "LOCK"
 _MAX_BYTES = 1 << 20
+MAX_METADATA_BYTES = 1 << 19
+"""Of the metadata as JSON; a manifest is read whole into memory, so it has a limit."""
 _FIRST_LINE = re.compile(rb"ngramstore manifest ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
 _JOURNAL = re.compile(r"journal-[0-9]{6,20}")
 ADDRESSINGS = ("ngram", "row")
