@@ -1,0 +1,158 @@
+"""`ngramstore build`: rows from a file of tensors, and the n-grams they belong to, into a new store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ngramstore.cli.common import ByteSize, as_codec, bytes_text, emit, json_option, quiet_option
+from ngramstore.errors import UsageError
+
+_CHUNK_BYTES = 16 << 20
+
+
+@click.command(name="build", short_help="Pack rows into a new store.")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--rows", "rows_file", required=True, type=click.Path(path_type=Path), help=".safetensors, .npy or PyTorch file."
+)
+@click.option("--tensor", help="Which tensor of that file; not needed if it holds one matrix.")
+@click.option("--vocab", type=click.Path(path_type=Path), help="The n-grams, in the order of the rows.")
+@click.option(
+    "--addressing",
+    type=click.Choice(["ngram", "row"]),
+    help="By n-gram, or by row number.  [default: ngram with --vocab, else row]",
+)
+@click.option(
+    "--codec", default="int8", show_default=True, help="f32, f16, bf16, int8, int4, e4m3; options as int4:group=64."
+)
+@click.option(
+    "--scales", help="Rows are codes already: the tensor of their scales, in the same file. Kept bit for bit."
+)
+@click.option("--encoded", is_flag=True, help="Rows are uint8, each a whole stored row of --codec. Needs --dim.")
+@click.option("--dim", type=int, help="Row width.  [default: that of the tensor]")
+@click.option("--max-n", type=int, help="Longest n-gram the store takes, up to 16.  [default: that of the vocabulary]")
+@click.option(
+    "--compression",
+    type=click.Choice(["auto", "none", "zstd"]),
+    default="auto",
+    show_default=True,
+    help="auto: zstd where it saves 5 % of a sample.",
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(["error", "last"]),
+    default="error",
+    show_default=True,
+    help="An n-gram given twice: refuse, or keep the last.",
+)
+@click.option(
+    "--no-tokens", is_flag=True, help="Leave out the n-grams themselves: smaller, but no listing and no repair."
+)
+@click.option(
+    "--memory", default="1GiB", show_default=True, type=ByteSize(), help="For sorting; the rest goes to disk."
+)
+@click.option("--threads", type=int, help="For compression.")
+@click.option("--seed", default=0, show_default=True, help="Of the IDs; another one after a hash collision.")
+@click.option("--restart", is_flag=True, help="Throw away what a build that was killed left here.")
+@json_option
+@quiet_option
+def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Pack rows into a new store, which cannot be read before it is complete.
+
+    Rows are streamed from the file, never loaded whole. --vocab may be the .ngv file of `mine`, an .npy array (M, n) of token
+    ids, a folder with tokens.npy (M, K) and lengths.npy (M,), or text with an n-gram a line ("3 14", "3,14" or [3, 14]). Without
+    --vocab rows are addressed by their number.
+
+    \b
+    Examples:
+      ngramstore build store/ --vocab vocab.ngv --rows table.safetensors --tensor fgrams --codec int8
+      ngramstore build store/ --vocab ngrams.txt --rows rows.npy --codec int4 --memory 8GiB
+      ngramstore build engram/ --rows model.safetensors --tensor engram.weight --codec f16
+      ngramstore build ple/ --rows ple.safetensors --tensor codes --scales scales --codec e4m3
+    """
+    from tqdm import tqdm
+
+    import ngramstore as ngs
+    from ngramstore.codec.quantize import codec_from_spec
+    from ngramstore.store.sources import open_ngrams, open_table
+
+    addressing = options["addressing"] or ("ngram" if vocab is not None else "row")
+    if (addressing == "ngram") != (vocab is not None):
+        raise UsageError(
+            f"--addressing {addressing} {'needs' if vocab is None else 'has no use for'} --vocab",
+            hint="n-grams come from --vocab; rows addressed by number have none",
+        )
+    if options["encoded"] and (options["scales"] or not options["dim"]):
+        raise UsageError("--encoded needs --dim and has no use for --scales", hint="give the width of the decoded rows")
+    rows = open_table(rows_file, options["tensor"])
+    scales = open_table(rows_file, options["scales"]) if options["scales"] else None
+    dim = options["dim"] or rows.width
+    codec = codec_from_spec(as_codec(options["codec"]), dim)
+    width = codec.row_bytes if options["encoded"] else dim
+    if rows.width != width:
+        raise UsageError(f"{rows.name} has rows of {rows.width}, wanted {width}", hint="check --dim and --codec")
+    if options["encoded"] and rows.dtype != "U8":
+        raise UsageError(f"{rows.name} holds {rows.dtype}", hint="encoded rows are uint8")
+    if scales is not None and scales.num_rows != rows.num_rows:
+        raise UsageError(f"{rows.num_rows:,} rows of codes, {scales.num_rows:,} rows of scales")
+    ngrams = open_ngrams(vocab) if vocab is not None else None
+    if ngrams is not None and ngrams.num_ngrams != rows.num_rows:
+        raise UsageError(
+            f"{vocab} has {ngrams.num_ngrams:,} n-grams, {rows.name} has {rows.num_rows:,} rows",
+            hint="row i belongs to n-gram i: there must be as many of each",
+        )
+    step = max(1, _CHUNK_BYTES // (rows.width * rows.array.itemsize))
+    with (
+        ngs.build(
+            store,
+            dim=dim,
+            max_n=None if ngrams is None else options["max_n"] or ngrams.max_n,
+            codec=codec.spec(),
+            addressing=addressing,
+            compression=options["compression"],
+            duplicates=options["duplicates"],
+            tokens=not options["no_tokens"],
+            seed=options["seed"],
+            metadata={"vocabulary": ngrams.facts} if ngrams and ngrams.facts else None,
+            memory_bytes=options["memory"],
+            threads=options["threads"],
+            restart=options["restart"],
+            progress=not quiet,
+        ) as builder,
+        tqdm(total=rows.num_rows, desc="read", unit="row", unit_scale=True, disable=quiet) as bar,
+    ):
+        keys = ngrams.chunks(step) if ngrams is not None else None
+        for at in range(0, rows.num_rows, step):
+            count = min(step, rows.num_rows - at)
+            if options["encoded"]:
+                chunk = rows.raw(at, count)
+            elif scales is not None:
+                chunk = codec.pack(rows.raw(at, count), _scales(codec.name, scales.raw(at, count)))
+            else:
+                chunk = codec.encode(rows.floats(at, count), first_row=at)
+            if keys is None:
+                builder.add_encoded_rows(chunk)
+            else:
+                builder.add_encoded(next(keys), chunk)
+            bar.update(count)
+    with ngs.open(store, cache_bytes=0) as done:
+        stats = done.stats()
+    raw_bytes = rows.num_rows * dim * 4
+    if as_json:
+        emit({"store": str(store), "rows_read": rows.num_rows} | {name: stats[name] for name in _REPORTED})
+        return
+    click.echo(
+        f"{store}: {stats['rows']:,} rows of {dim} numbers, {codec.name}, {stats['compression']} compression, "
+        f"{bytes_text(stats['total_bytes'])} ({stats['total_bytes'] / raw_bytes:.3f} of f32)"
+    )
+
+
+_REPORTED = ("rows", "dim", "max_n", "addressing", "codec", "compression", "suffix_closed", "identity", "total_bytes")
+
+
+def _scales(codec: str, scales: Any) -> Any:
+    """Scales as `codec.pack` takes them: one number a row for int8, else a line a row."""
+    return scales.reshape(-1) if codec == "int8" and scales.shape[1] == 1 else scales

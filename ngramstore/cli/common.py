@@ -1,0 +1,113 @@
+"""What every command shares: sizes and counts as options, n-grams as text, results on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from ngramstore.errors import UsageError
+
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BYTES |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes with an optional unit: 800000, 512MiB, 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = _NUMBER.fullmatch(str(value).strip().lower())
+        if found is None or found[2].removesuffix("b") not in _BYTES:
+            self.fail(f"{value!r} is no size; write for example 512MiB or 2GiB", param, ctx)
+        return int(float(found[1]) * _BYTES[found[2].removesuffix("b")])
+
+
+class Count(click.ParamType[int]):
+    """A count with an optional unit: 20000, 100k, 2.5M, 1B."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = _NUMBER.fullmatch(str(value).strip().lower().replace(",", ""))
+        if found is None or found[2] not in _COUNTS:
+            self.fail(f"{value!r} is no count; write for example 100k, 2.5M or 1B", param, ctx)
+        return round(float(found[1]) * _COUNTS[found[2]])
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
+
+
+def say(message: str) -> None:
+    """Talk: to stderr, so that stdout holds the result alone."""
+    click.echo(message, err=True)
+
+
+def emit(result: Any) -> None:
+    """The result as one JSON object on stdout; numpy numbers and arrays as plain ones."""
+    click.echo(json.dumps(result, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def as_ngram(text: str) -> tuple[int, ...]:
+    """Token ids as people type them, "3,14" or "3 14" -> (3, 14). UsageError shows what is no number."""
+    words = re.split(r"[,\s]+", text.strip(" \t\n()[]"))
+    try:
+        return tuple(int(word) for word in words if word)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is no list of token ids", hint='write integers with commas or spaces between, such as "3,14"'
+        ) from None
+
+
+def as_codec(text: str) -> str | dict[str, Any]:
+    """A codec as an option: a name, or a name with options, "int4:group=64" -> what `build` takes."""
+    name, _, rest = text.partition(":")
+    if not rest:
+        return name
+    options: dict[str, Any] = {"name": name}
+    for part in rest.split(","):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"codec {text!r}", hint='options are written name:key=value, such as "int4:group=64"')
+        options[key.strip()] = int(value) if value.strip().isdecimal() else value.strip()
+    return options
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes for people: 1.53 GB, in powers of ten as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.3g} {unit}"
+
+
+def row_text(row: Iterable[float], most: int = 6) -> str:
+    """The first values of a row and how many more there are."""
+    values = [float(value) for value in row]
+    more = f", ... {len(values) - most} more" if len(values) > most else ""
+    return "[" + ", ".join(f"{value:.4g}" for value in values[:most]) + more + "]"
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """Columns aligned: words to the left, numbers to the right."""
+    body = [[str(cell) for cell in line] for line in lines]
+    columns = []
+    for name, *cells in zip(header, *body, strict=True):
+        width = max(len(name), *map(len, cells)) if cells else len(name)
+        is_words = any(cell[:1].isalpha() or cell.startswith("[") for cell in cells)
+        columns.append([cell.ljust(width) if is_words else cell.rjust(width) for cell in (name, *cells)])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))

@@ -1,0 +1,135 @@
+"""The console script `ngramstore`: finds commands by name, loads only the one asked for, and words its errors.
+
+Commands of the core are listed below; other packages add theirs through the entry-point group `ngramstore.commands`. Help lists
+all of them without importing any, so that it is there at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import click
+
+import ngramstore
+from ngramstore.errors import MissingExtra, NgramStoreError
+
+_GROUP = "ngramstore.commands"
+_CORE = {
+    "demo": "Everything once, on text that is on this machine.",
+    "mine": "Find the most frequent n-grams of a corpus.",
+    "build": "Pack rows into a new store.",
+    "get": "Rows of n-grams, or of row numbers.",
+    "lookup": "The longest stored n-gram at each token.",
+    "inspect": "Show a store, a block or a row to a human.",
+    "verify": "Read everything and list every fault.",
+    "repair": "Save every good row of a damaged store.",
+    "stats": "Counts, sizes and choices of a store.",
+    "sizes": "Disk and memory of a store before building it.",
+    "compact": "Merge all changes into the packed rows.",
+    "backup": "Copy the published state into a new directory.",
+    "warmup": "Compile all kernels ahead of use.",
+}
+_OTHERS = {
+    "train": "Train a decoder and its f-gram model (SCONE).",
+    "export": "Compute the f-gram table of a trained model into a store.",
+    "evaluate": "Perplexity of a trained model, rows from its store.",
+}
+_EXTRAS = {"ngramstore_torch": "torch", "ngramstore_transformers": "transformers"}
+_EXIT_WRONG_USE = 2
+_EXIT_BUG = 3
+_EXIT_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_CORE, *sorted(set(_entry_points()) - set(_CORE))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _CORE:
+            return import_module(f"ngramstore.cli.{cmd_name}").command
+        entry = _entry_points().get(cmd_name)
+        if entry is None:
+            return None
+        try:
+            return entry.load()
+        except ModuleNotFoundError as error:
+            package = entry.value.partition(".")[0]
+            if error.name is None or package not in _EXTRAS or error.name.startswith(package):
+                raise
+            raise MissingExtra(error.name, _EXTRAS[package]) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = []
+        for name in self.list_commands(ctx):
+            short = _CORE.get(name) or _OTHERS.get(name) or f"From {_entry_points()[name].value.partition('.')[0]}."
+            lines.append((name, short))
+        with formatter.section("Commands"):
+            formatter.write_dl(lines)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes stdout once more
+            code = _EXIT_PIPE
+        except NgramStoreError as error:
+            code = _tell(ctx, error.message, error.hint)
+        except OSError as error:
+            code = _tell(ctx, str(error), "")
+        except KeyboardInterrupt:
+            raise click.Abort from None
+        except Exception as error:
+            _tell(ctx, f"{type(error).__name__}: {error}", "this is a bug of ours: please report what --verbose shows")
+            code = _EXIT_BUG
+        ctx.exit(code)
+
+
+def _tell(ctx: click.Context, message: str, hint: str) -> int:
+    if ctx.params.get("verbose"):
+        click.echo(traceback.format_exc(), err=True, nl=False)
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"  hint: {hint}", err=True)
+    return _EXIT_WRONG_USE
+
+
+def _entry_points() -> dict[str, Any]:
+    """Commands of other packages by name."""
+    return dict(_each_entry_point())
+
+
+def _each_entry_point() -> Iterator[tuple[str, Any]]:
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=_GROUP):
+        yield entry.name, entry
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--verbose", is_flag=True, help="Log what happens, and show tracebacks of errors.")
+@click.version_option(ngramstore.__version__, prog_name="ngramstore")
+def cli(verbose: bool) -> None:
+    """An embedded key-value store for n-gram embeddings.
+
+    Results go to stdout, talk and progress bars to stderr; --json prints one JSON object. Exit status: 0 all is fine, 1 a check
+    found faults, 2 wrong use or an error that the message explains.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+
+
+def main() -> None:
+    """Run the command line; does not return."""
+    cli(prog_name="ngramstore")
+
+
+__all__ = ["cli", "main"]

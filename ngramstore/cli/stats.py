@@ -1,0 +1,45 @@
+"""`ngramstore stats`: what a store holds and what it costs on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ngramstore.cli.common import bytes_text, emit, json_option
+
+
+@click.command(name="stats", short_help="Counts, sizes and choices of a store.")
+@click.argument("store", type=click.Path(path_type=Path))
+@json_option
+def command(store: Path, as_json: bool) -> None:
+    """Print the numbers of a store: rows, lengths of its n-grams, codec, bytes on disk. Reads the manifest and headers only.
+
+    \b
+    Example:
+      ngramstore stats store/ --json
+    """
+    import ngramstore as ngs
+
+    with ngs.open(store, cache_bytes=0) as opened:
+        stats = opened.stats() | {"metadata": opened.metadata}
+    for counter in _OF_THE_HANDLE:
+        stats.pop(counter, None)
+    if as_json:
+        emit(stats)
+        return
+    for name, value in stats.items():
+        if isinstance(value, dict):
+            if value:
+                click.echo(f"{name}:")
+            for key, inner in value.items():
+                click.echo(f"  {key!s:<24} {bytes_text(inner) if name == 'file_bytes' else _text(inner)}")
+        else:
+            click.echo(f"{name:<24}  {bytes_text(value) if name.endswith('bytes') else _text(value)}")
+
+
+_OF_THE_HANDLE = ("lookups", "calls", "positions", "found", "rows_read", "bytes_read", "hit_rate", "resident_bytes")
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
