@@ -50,7 +50,8 @@ class Measured:
 class Experiment:
     """Trains and measures models of one preset on tagged tokens; results collect in `measured`, in order.
 
-    Checkpoints and stores go to subfolders of `folder`. A model is trained anew each time.
+    Checkpoints and stores go to subfolders of `folder`. A model is trained anew each time, unless `resume` lets it go on
+    from its checkpoint there.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Experiment:
         identity: Mapping[str, Any] | None = None,
         progress: bool = False,
         on_step: Callable[[int, float], None] | None = None,
+        resume: bool = False,
     ) -> None:
+        self.resume = resume
         self.preset, self.vocabulary, self.folder = preset, vocabulary, Path(folder)
         self.train_tokens, self.held_tokens = train, held
         self.decoder = preset.decoder(vocab_size)
@@ -120,6 +123,7 @@ class Experiment:
             self.train_tokens,
             self.preset.train,
             out=self.folder / name,
+            resume=self.resume and (self.folder / name / checkpoint.FILE_NAME).exists(),
             data_identity=self.identity,
             progress=self.progress,
             on_step=self.on_step,
