@@ -1,0 +1,92 @@
+"""`ngramstore keys`: the row numbers that a model's tables are asked for, from its config alone where that suffices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ngramstore.cli.common import as_ngram, emit, json_option
+from ngramstore.errors import MissingExtra, UsageError
+
+
+@click.command(name="keys", short_help="Row numbers of tokens in the tables of a shipped model.")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--tokens", required=True, help='Token ids of one sequence, such as "248044 1000 17".')
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json of the model; Engram needs it.")
+@click.option("--token-map", type=click.Path(path_type=Path), help="Or its token map, an integer array in a .npy file.")
+@json_option
+def command(config: Path, tokens: str, tokenizer: Path | None, token_map: Path | None, as_json: bool) -> None:
+    """Print the row number of each head at each token. CONFIG is the model's config.json (or the directory with it).
+
+    Several tables of a model are numbered one behind the other; `tables` says which rows are whose.
+
+    \b
+    Example:
+      ngramstore keys config.json --tokens "248044 1000" --json
+    """
+    import numpy as np
+
+    from ngramstore.keys import keys_from_config
+
+    keys = keys_from_config(
+        read_config(config),
+        tokenizer=None if tokenizer is None else read_tokenizer(tokenizer),
+        token_map=None if token_map is None else read_token_map(token_map),
+    )
+    ids = as_ngram(tokens)
+    if not ids:
+        raise UsageError("there are no tokens", hint='write integers, such as --tokens "248044 1000"')
+    try:
+        array = np.array(ids, np.int64)
+    except OverflowError:
+        raise UsageError(f"token id {max(ids)} is out of range", hint=f"ids are 0 to {keys.vocab_size - 1}") from None
+    rows = keys.rows(array)
+    if as_json:
+        emit({"model": keys.model, "rows": rows, "tables": [vars(table) for table in keys.tables]})
+        return
+    for token, line in zip(ids, rows.tolist(), strict=True):
+        click.echo(f"{token}\t{' '.join(map(str, line))}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A model's config.json, given as the file or as its directory."""
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {str(path)!r}", hint="give the model's config.json") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def read_tokenizer(path: Path) -> Any:
+    """A tokenizer.json, given as the file or as its directory."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise MissingExtra("tokenizers", "mine") from None
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(f"there is no file {str(path)!r}", hint="give the model's tokenizer.json")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises plain Exception
+        raise UsageError(f"{path} is no tokenizer: {error}") from error
+
+
+def read_token_map(path: Path) -> Any:
+    """An integer array in a .npy file."""
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {str(path)!r}") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise UsageError(f"{path} is no .npy array: {error}") from error
