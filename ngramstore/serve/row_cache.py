@@ -46,6 +46,19 @@ class RowCache:
         self._table = np.zeros(1 << (2 * self.num_slots - 1).bit_length(), np.int32)
         self._counters = np.zeros(native.NUM_COUNTERS, np.int64)
 
+    def take_few(
+        self, keys_M: np.ndarray, copy_out: Callable[[np.ndarray, np.ndarray, np.ndarray], None], out_MD: np.ndarray
+    ) -> bool:
+        """Serve a handful of row keys if all are here: no pins, one short hold of the lock. False: nothing was done."""
+        offsets_M = np.empty(len(keys_M), np.int64)
+        with self._lock:
+            if not native.touch(
+                self._table, self._keys, self._links, self._counters, self.row_bytes, keys_M, offsets_M
+            ):
+                return False
+            copy_out(self._arena, offsets_M, out_MD)
+            return True
+
     def take(
         self,
         keys_M: np.ndarray,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Store:
         self._closed = False
         self._lock = threading.RLock()
         self._counts = Counts()
+        self._reading = _Reading(self)
         self._writer = Writer(self.path, lock_index=options.lock_index) if options.mode == "rw" else None
         self._pending_view: View | None = None
         try:
@@ -154,7 +156,7 @@ class Store:
         room_BT = room(lines, self.max_n, starts_BT)
         rows = output_array(out, (*shape, self.dim), dtype)
         flat = np.ascontiguousarray(tokens_BT).reshape(-1)
-        with self._reading() as (view, source):
+        with self._reading as (view, source):
             keys, ids, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
             lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim), self.spec.codec.scatter)
         if lost is not None:
@@ -195,7 +197,7 @@ class Store:
             rows = output_array(out, (num_lines, count, self.dim), "f32")
         room_BS = np.zeros((num_lines, width), np.uint8)
         room_BS[:, width - count :] = room if room.size == 1 and most <= self.max_n else np.minimum(room, self.max_n)
-        with self._reading() as (view, source):
+        with self._reading as (view, source):
             keys, ids, lengths = self._match(view, np.ascontiguousarray(tokens).reshape(-1), room_BS.reshape(-1))
             if count != width:
                 keys, ids, lengths = (
@@ -217,7 +219,7 @@ class Store:
         lines = (1, *tokens_BT.shape)[-2:]
         room_BT = room(lines, self.max_n, None if starts is None else np.asarray(starts).reshape(lines))
         flat = np.ascontiguousarray(tokens_BT).reshape(-1)
-        with self._reading() as (view, _):
+        with self._reading as (view, _):
             _, _, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
         return lengths.reshape(tokens_BT.shape)
 
@@ -257,7 +259,7 @@ class Store:
         """Which n-grams are stored: (M,) bool. Reads no rows."""
         self._check()
         ids = self._ids(ngrams, "contains")
-        with self._reading() as (view, _):
+        with self._reading as (view, _):
             return view.find(ids) >= 0
 
     def __contains__(self, ngram: Any) -> bool:
@@ -543,9 +545,6 @@ class Store:
             return self._pending_view
         return self._view
 
-    def _reading(self) -> _Reading:
-        return _Reading(self)
-
     def _match(self, view: View, tokens_W: np.ndarray, room_W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count = len(tokens_W)
         keys, ids, lengths = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
@@ -570,7 +569,7 @@ class Store:
         return keys, ids, lengths
 
     def _get_ids(self, ids: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> np.ndarray:
-        with self._reading() as (view, source):
+        with self._reading as (view, source):
             keys = view.find(ids)
             lost = self._fill(source, keys, ids, rows, copy_out)
         found = keys >= 0
@@ -580,7 +579,7 @@ class Store:
         return found
 
     def _get_numbers(self, numbers: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> None:
-        with self._reading() as (view, source):
+        with self._reading as (view, source):
             keys, seeds = view.find_rows(numbers)
             self._fill(source, keys, seeds, rows, copy_out)
         self._counts.add_call(len(numbers), len(numbers))
@@ -598,36 +597,34 @@ class Store:
 
 
 class _Reading:
-    """One look-up: a view that stays the same, and the source of its rows. Unpublished changes keep the lock."""
-
-    __slots__ = ("_locked", "_store")
+    """Around each look-up: a view that stays the same, and the source of its rows. A writer's handle keeps its lock."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._locked = store._writer is not None
+        self._store = weakref.proxy(store)  # no cycle: dropping a handle closes its files at once
+        self._lock = store._lock if store.options.mode == "rw" else None
 
     def __enter__(self) -> tuple[View, RowSource]:
         store = self._store
-        if not self._locked:
+        if self._lock is None:
             source = store._source
             if source is None:  # closed by another thread since the call began
                 raise StoreClosed(f"the handle on {store.path} is closed")
             return source.view, source
-        store._lock.acquire()
+        self._lock.acquire()
         try:
-            store._check()
+            if store._source is None:
+                raise StoreClosed(f"the handle on {store.path} is closed")
             view = store._current_view()
-            if view is store._view and store._source is not None:
+            if view is store._view:
                 return view, store._source
-            assert store._writer is not None
             return view, RowSource(view, store._cache, store._resident, store._writer.pending_rows)
         except BaseException:
-            store._lock.release()
+            self._lock.release()
             raise
 
     def __exit__(self, *_: object) -> None:
-        if self._locked:
-            self._store._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

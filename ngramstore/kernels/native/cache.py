@@ -136,6 +136,28 @@ def acquire(
 
 
 @kernel
+def touch(table, slot_keys, links, counters, row_bytes, keys_M, offsets_M):
+    """All of a few row keys present (-1: nothing wanted)? Then offsets as `acquire` gives them, and True; nothing is pinned.
+
+    False: at least one is absent; nothing has changed. The caller copies rows out before it lets go of the lock.
+    """
+    for m in range(keys_M.shape[0]):
+        offsets_M[m] = -1
+        if keys_M[m] >= 0:
+            slot = _slot_of(table, slot_keys, keys_M[m])
+            if slot < 0:
+                return False
+            offsets_M[m] = slot * row_bytes
+    for m in range(keys_M.shape[0]):
+        if offsets_M[m] >= 0:
+            slot = offsets_M[m] // row_bytes
+            counters[HITS] += 1
+            _unlink(links, slot)
+            _push_front(links, slot)
+    return True
+
+
+@kernel
 def insert(
     table, slot_keys, links, counters, arena, row_bytes, rows, rows_at_U, keys_U, miss_M, offsets_M, slots_M, slots_U
 ):

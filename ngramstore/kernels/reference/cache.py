@@ -108,6 +108,33 @@ def acquire(
     return absent
 
 
+def touch(
+    table: np.ndarray,
+    slot_keys: np.ndarray,
+    links: np.ndarray,
+    counters: np.ndarray,
+    row_bytes: int,
+    keys_M: np.ndarray,
+    offsets_M: np.ndarray,
+) -> bool:
+    """All of a few row keys present (-1: nothing wanted)? Then offsets as `acquire` gives them, and True; nothing is pinned.
+
+    False: at least one is absent; nothing has changed.
+    """
+    slots = [int(table[_place(table, slot_keys, key)]) - 1 if key >= 0 else None for key in keys_M.tolist()]
+    if -1 in slots:
+        return False
+    order = _order(links)
+    for m, slot in enumerate(slots):
+        offsets_M[m] = -1 if slot is None else slot * row_bytes
+        if slot is not None:
+            counters[HITS] += 1
+            order.remove(slot)
+            order.insert(0, slot)
+    _set_order(links, order)
+    return True
+
+
 def insert(
     table: np.ndarray,
     slot_keys: np.ndarray,
