@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 
 from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
 
+_log = logging.getLogger("ngramstore")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BUFFER_BYTES = 1 << 20
 
@@ -50,16 +53,16 @@ def clear_errors(path: Path) -> Iterator[None]:
 def write_all(fd: int, data: bytes | memoryview, path: Path) -> None:
     """Write every byte of `data` at the file's position."""
     view = memoryview(data).cast("B")
-    observe("write", path)
     with clear_errors(path):
+        observe("write", path)
         while view:
             view = view[os.write(fd, view) :]
 
 
 def fsync(fd: int, path: Path) -> None:
     """Make what was written to fd survive a power cut."""
-    observe("fsync", path)
     with clear_errors(path):
+        observe("fsync", path)
         os.fsync(fd)
 
 
@@ -82,20 +85,39 @@ def publish(path: Path, data: bytes) -> None:
         fsync(fd, temporary)
     finally:
         os.close(fd)
-    observe("rename", path)
     with clear_errors(path):
+        observe("rename", path)
         os.replace(temporary, path)
     fsync_directory(path.parent)
 
 
 def remove(path: Path) -> None:
     """Delete a file or directory tree; fine if it is not there."""
-    observe("unlink", path)
     with clear_errors(path):
+        observe("unlink", path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_if_possible(path: Path) -> bool:
+    """Delete what is of no use any more; what cannot be deleted is logged and stays. True if it is gone."""
+    try:
+        remove(path)
+    except OSError as error:
+        _log.warning("%s is of no use any more but cannot be removed: %s", path, str(error))
+        return False
+    return True
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, so that they survive a power cut. Fine if it is there."""
+    with clear_errors(path):
+        missing = [place for place in (path, *path.parents) if not place.exists()]
+        for place in reversed(missing):
+            place.mkdir(exist_ok=True)
+            fsync_directory(place.parent)
 
 
 def require_space(directory: Path, needed_bytes: int, purpose: str) -> None:
@@ -112,6 +134,7 @@ class FileWriter:
         self.path = path
         self.position = 0
         self._buffer = bytearray()
+        self._fd = -1
         with clear_errors(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
 
@@ -135,8 +158,8 @@ class FileWriter:
     def rewrite(self, position: int, data: bytes) -> None:
         """Overwrite bytes already written (a header that was kept for the end)."""
         self._drain()
-        observe("write", self.path)
         with clear_errors(self.path):
+            observe("write", self.path)
             done = os.pwrite(self._fd, data, position)
         assert done == len(data)
 
@@ -167,6 +190,9 @@ class FileWriter:
             data, self._buffer = self._buffer, bytearray()
             write_all(self._fd, memoryview(data), self.path)
 
+    def __del__(self) -> None:
+        self.close()
+
     def __enter__(self) -> FileWriter:
         return self
 
@@ -190,27 +216,49 @@ def read_exactly(fd: int, size: int, position: int, path: Path) -> bytes:
 
 
 class WriterLock:
-    """The one writer of a store: an exclusive flock on a file, released by the system when the process dies."""
+    """The one writer of a store: an exclusive flock on a file, released by the system when the process dies.
+
+    A fork lets go of its copy: a worker that outlives its parent must not keep the next writer out.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._fd = -1
         with clear_errors(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(self._fd, 64, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
+            self.release()
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise WriterLocked(f"{path.parent} is open for writing in process {holder or 'unknown'}") from error
             raise
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        _locks.add(self)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:  # a full disk: the lock holds, only who holds it stays unsaid
+            _log.info("%s: cannot note the writer's process: %s", path, str(error))
 
     def release(self) -> None:
         """Let another writer in."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self.release()
+
+
+_locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+
+
+def _let_go_in_fork() -> None:
+    for lock in _locks:
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go_in_fork)
 
 
 def lock_shared(fd: int) -> None:
@@ -233,7 +281,6 @@ def remove_unless_read(path: Path) -> bool:
     except OSError:
         return False
     else:
-        remove(path)
-        return True
+        return remove_if_possible(path)
     finally:
         os.close(fd)

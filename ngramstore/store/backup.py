@@ -6,8 +6,16 @@ import os
 from pathlib import Path
 
 from ngramstore.errors import UsageError
-from ngramstore.files import FileWriter, clear_errors, fsync_directory, publish, remove, require_space
-from ngramstore.store.manifest import BUILDING_NAME
+from ngramstore.files import (
+    FileWriter,
+    clear_errors,
+    fsync_directory,
+    make_directory,
+    publish,
+    remove_if_possible,
+    require_space,
+)
+from ngramstore.store.manifest import BUILDING_NAME, MANIFEST_NAME
 from ngramstore.store.view import View
 
 _COPY_BYTES = 8 << 20
@@ -21,10 +29,10 @@ def backup(view: View, target: Path) -> None:
     with clear_errors(target):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UsageError(f"{target} is there already", hint="back up into a new directory")
-        target.mkdir(parents=True, exist_ok=True)
+        make_directory(target)
         require_space(target, sum(entry.file_bytes for entry in view.manifest.files), "the backup")
-        publish(target / BUILDING_NAME, b"backup\n")
         try:
+            publish(target / BUILDING_NAME, b"backup\n")
             for file in view.files:
                 with FileWriter(target / file.path.name) as writer:
                     size = os.fstat(file.fd).st_size
@@ -33,9 +41,10 @@ def backup(view: View, target: Path) -> None:
                     writer.finish()
             fsync_directory(target)
             view.manifest.write(target)
-            remove(target / BUILDING_NAME)
         except BaseException:
-            for file in view.files:
-                remove(target / file.path.name)
-            remove(target / BUILDING_NAME)
+            names = [file.path.name for file in view.files]
+            for name in (MANIFEST_NAME, *names, f"{MANIFEST_NAME}.tmp", f"{BUILDING_NAME}.tmp", BUILDING_NAME):
+                if not remove_if_possible(target / name):
+                    break  # what is left is still marked as incomplete, or still complete
             raise
+        remove_if_possible(target / BUILDING_NAME)

@@ -9,6 +9,7 @@ Shapes: M rows of a call, D row width, B bytes of an encoded row, N tokens of th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import uuid
@@ -25,7 +26,16 @@ import ngramstore
 from ngramstore.codec import compress
 from ngramstore.codec.quantize import codec_from_spec
 from ngramstore.errors import DuplicateKey, HashCollision, IncompleteStore, StoreClosed, UsageError
-from ngramstore.files import WriterLock, clear_errors, fsync_directory, publish, remove, require_space
+from ngramstore.files import (
+    WriterLock,
+    clear_errors,
+    fsync_directory,
+    make_directory,
+    publish,
+    remove,
+    remove_if_possible,
+    require_space,
+)
 from ngramstore.hashing import MAX_N, ngram_ids
 from ngramstore.kernels.native import index as native_index
 from ngramstore.layout import CHECKSUM_BYTES, MAX_ROW_BYTES
@@ -46,6 +56,7 @@ from ngramstore.windows import Ngrams, as_ngrams, blank_from
 _OURS = re.compile(
     r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens)|journal-[0-9]+|MANIFEST(\.tmp)?|BUILDING(\.tmp)?|LOCK|runs"
 )
+_log = logging.getLogger("ngramstore")
 _SAMPLE_ROWS = 4096
 DEFAULT_MEMORY_BYTES = 1 << 30
 
@@ -86,13 +97,17 @@ class Builder:
         self._next_row = 0
         self._made_directory = _claim(self.path, restart)
         self._lock: WriterLock | None = WriterLock(self.path / LOCK_NAME)
-        if restart:
+        try:
+            _claim(self.path, restart)  # again, now that nobody else can have come in between
             _clear(self.path)
-        publish(
-            self.path / BUILDING_NAME,
-            (json.dumps({"release": ngramstore.__version__, "pid": os.getpid()}) + "\n").encode(),
-        )
-        (self.path / "runs").mkdir()
+            publish(
+                self.path / BUILDING_NAME,
+                (json.dumps({"release": ngramstore.__version__, "pid": os.getpid()}) + "\n").encode(),
+            )
+            make_directory(self.path / "runs")
+        except BaseException:
+            self._release()
+            raise
         self._sorter = RunSorter(self.path / "runs", self.spec.codec.row_bytes, self.spec.max_n, memory_bytes)
 
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
@@ -161,17 +176,21 @@ class Builder:
             manifest = manifest.next(generation=1, base=base, suffix_closed=self._is_suffix_closed(base, manifest))
             fsync_directory(self.path)
             manifest.write(self.path)
-            remove(self.path / "runs")
-            remove(self.path / BUILDING_NAME)
+            remove_if_possible(self.path / "runs")
+            remove_if_possible(self.path / BUILDING_NAME)
         self._release()
 
     def abort(self) -> None:
         """Give up and remove what was written."""
         if self._lock is None:
             return
-        _clear(self.path)
-        self._release()
-        remove(self.path / LOCK_NAME)
+        try:
+            _clear(self.path)
+            remove(self.path / LOCK_NAME)
+        except OSError as error:  # the file BUILDING goes last: what is left is known to be incomplete
+            _log.warning("%s: the build was given up, but not all of it could be removed: %s", self.path, str(error))
+        finally:
+            self._release()
         if self._made_directory:
             try:
                 self.path.rmdir()
@@ -400,7 +419,7 @@ def _claim(path: Path, restart: bool) -> bool:
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file", hint="a store is a directory; choose another path")
         if not path.exists():
-            path.mkdir(parents=True)
+            make_directory(path)
             return True
         if (path / MANIFEST_NAME).exists():
             raise UsageError(f"{path} already holds a store", hint="choose another path, or delete the directory first")
@@ -408,14 +427,16 @@ def _claim(path: Path, restart: bool) -> bool:
             if not restart:
                 raise IncompleteStore(f"an earlier build in {path} never finished")
             return False
-        strangers = [name for name in os.listdir(path) if not _OURS.fullmatch(name)]
-        if strangers:
+        strangers = [name for name in os.listdir(path) if name not in (LOCK_NAME, BUILDING_NAME + ".tmp")]
+        if (
+            strangers
+        ):  # also files of ours: without BUILDING they are not what a build left, but a store without its manifest
             raise UsageError(f"{path} is not empty (it holds {strangers[0]!r})", hint="build into a new directory")
     return False
 
 
 def _clear(path: Path) -> None:
-    """Remove every file of ours but the lock; files of others stay."""
-    for name in sorted(os.listdir(path), key=lambda name: name != MANIFEST_NAME):
+    """Remove every file of ours but the lock, the manifest first, BUILDING last; files of others stay."""
+    for name in sorted(os.listdir(path), key=lambda name: (name != MANIFEST_NAME, name == BUILDING_NAME)):
         if _OURS.fullmatch(name) and name != LOCK_NAME:
             remove(path / name)

@@ -171,9 +171,10 @@ class _Run:
                 columns["tokens"].write(batch.tokens.reshape(-1))
                 columns["lengths"].write(batch.lengths)
                 num_rows, row_bytes, max_n = num_rows + len(batch), batch.rows.shape[1], batch.tokens.shape[1]
-        finally:
             for writer in columns.values():
                 writer.flush()
+        finally:
+            for writer in columns.values():
                 writer.close()
         return cls(stem, num_rows, row_bytes, max_n)
 

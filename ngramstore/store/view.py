@@ -49,7 +49,7 @@ class View:
         self.overlay: Layer | None = None
         self.tombstones: Index | None = None
         self._tombstones_file: DataFile | None = None
-        if previous is not None and previous.manifest.overlay_generation == manifest.overlay_generation:
+        if previous is not None and previous.overlay_state == self.overlay_state:
             self.overlay, self.tombstones = previous.overlay, previous.tombstones
             self._tombstones_file = previous._tombstones_file
         else:
@@ -62,6 +62,12 @@ class View:
                 )
         self.pending_puts: Index | None = None
         self._set_tables()
+
+    @property
+    def overlay_state(self) -> tuple[object, ...]:
+        """Equal in two views of a store whose overlays are the same files."""
+        manifest = self.manifest
+        return manifest.identity, manifest.overlay_generation, manifest.overlay, manifest.tombstones
 
     @classmethod
     def open(cls, directory: Path, *, lock_index: bool = False, previous: View | None = None) -> View:

@@ -9,16 +9,25 @@ Shapes: M n-grams, B bytes of an encoded row, N tokens of the longest (K).
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 import ngramstore
-from ngramstore.errors import UsageError
-from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove, remove_unless_read, require_space
+from ngramstore.errors import NgramStoreError, UsageError
+from ngramstore.files import (
+    WriterLock,
+    clear_errors,
+    fsync_directory,
+    remove_if_possible,
+    remove_unless_read,
+    require_space,
+)
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.kernels.native.index import RANK_BITS
 from ngramstore.layout import CHECKSUM_BYTES
@@ -30,6 +39,7 @@ from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, Manifest
 from ngramstore.store.merge import is_in, merged, without
 from ngramstore.store.view import View
 
+_log = logging.getLogger("ngramstore")
 _DATA_FILE = re.compile(r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens)")
 _JOURNAL = re.compile(r"journal-[0-9]+(\.salvage-.*)?")
 _ROW_NUMBER_WIDTH = 2  # a row number in the journal: two u32 "tokens"
@@ -38,12 +48,14 @@ _ROW_NUMBER_WIDTH = 2  # a row number in the journal: two u32 "tokens"
 class Writer:
     """Holds the writer lock from construction to `close`. Not safe for threads: the store's handle serialises."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, lock_index: bool = False) -> None:
         self._directory = directory
         self._lock = WriterLock(directory / LOCK_NAME)
         self._journal: Journal | None = None
+        self._journal_failed = False
+        self._may_be_behind = False
         try:
-            self.view = View.open(directory)
+            self.view = View.open(directory, lock_index=lock_index)
             self.collect_garbage()
             if self._journal_path.exists():
                 self._journal = self._open_journal()
@@ -59,6 +71,8 @@ class Writer:
     @property
     def num_pending(self) -> int:
         """Changes not yet published."""
+        if self._journal is None and self._journal_failed:
+            self._recover()
         return len(self._journal) if self._journal is not None else 0
 
     def pending_ids(self) -> tuple[np.ndarray, np.ndarray]:
@@ -81,6 +95,7 @@ class Writer:
 
     def put(self, tokens_MN: np.ndarray, lengths_M: np.ndarray, rows_MB: np.ndarray) -> None:
         """Insert or replace M n-grams, all or nothing; of equal ones the last wins. HashCollision, DiskFull."""
+        self._recover()
         ids = ngram_ids(tokens_MN, lengths_M, self.manifest.spec.seed)
         wide = np.zeros((len(ids), self.manifest.spec.max_n), np.uint32)
         wide[:, : tokens_MN.shape[1]] = tokens_MN
@@ -90,6 +105,7 @@ class Writer:
 
     def delete(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> int:
         """Remove M n-grams; absent ones are fine. Returns how many were there."""
+        self._recover()
         ids = ngram_ids(tokens_MN, lengths_M, self.manifest.spec.seed)
         wide = np.zeros((len(ids), self.manifest.spec.max_n), np.uint32)
         wide[:, : tokens_MN.shape[1]] = tokens_MN
@@ -102,6 +118,7 @@ class Writer:
 
     def put_rows(self, numbers_M: np.ndarray, rows_MB: np.ndarray) -> None:
         """Row-addressed: replace rows by number; of equal numbers the last wins."""
+        self._recover()
         ids = row_ids(numbers_M.astype(np.uint64))
         tokens = numbers_M.astype("<u8").view(np.uint32).reshape(len(ids), _ROW_NUMBER_WIDTH)
         lengths = np.full(len(ids), _ROW_NUMBER_WIDTH, np.uint8)
@@ -110,11 +127,16 @@ class Writer:
 
     def flush(self) -> bool:
         """Make all changes durable and publish them. True if there were any."""
+        self._recover()
         journal = self._journal
         if journal is None or len(journal) == 0:
             return False
-        with clear_errors(self._directory):
-            journal.sync()
+        with self._cleaned_after_failure():
+            try:
+                journal.sync()
+            except BaseException:
+                self._journal_failed = True
+                raise
             self._publish_overlay(journal)
         self._drop_journal()
         return True
@@ -125,7 +147,7 @@ class Writer:
         view, manifest = self.view, self.manifest
         if view.overlay is None and view.tombstones is None:
             return False
-        with clear_errors(self._directory):
+        with self._cleaned_after_failure():
             require_space(self._directory, sum(entry.file_bytes for entry in manifest.base.files), "compaction")
             generation = manifest.generation + 1
             stamp = manifest.stamp(generation)
@@ -158,6 +180,8 @@ class Writer:
 
     def collect_garbage(self) -> list[str]:
         """Remove files that no manifest names, unless a reader still holds them. Returns what had to stay."""
+        if self._may_be_behind:
+            return []  # a newer manifest may name what ours does not
         named = {entry.name for entry in self.manifest.files}
         kept = []
         for name in sorted(os.listdir(self._directory)):
@@ -165,20 +189,19 @@ class Writer:
             if _DATA_FILE.fullmatch(name) and name not in named:
                 if not remove_unless_read(path):
                     kept.append(name)
-            elif (_JOURNAL.fullmatch(name) and name != self.manifest.journal) or name in (
-                "runs",
-                BUILDING_NAME,
-                "MANIFEST.tmp",
-            ):
-                remove(path)
+            elif _is_left_over(name, self.manifest.journal) and not remove_if_possible(path):
+                kept.append(name)
         return kept
 
     def close(self) -> None:
         """Close the journal (unpublished changes stay in it) and let another writer in."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-        self._lock.release()
+        try:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+        finally:
+            self._lock.release()
+            del self.view
 
     @property
     def _journal_path(self) -> Path:
@@ -194,7 +217,11 @@ class Writer:
             return
         if self._journal is None:
             self._journal = self._open_journal()
-        self._journal.append(changes)
+        try:
+            self._journal.append(changes)
+        except BaseException:
+            self._journal_failed = True
+            raise
 
     def _last_of_equal(self, ids: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Positions of the last of each ID, by ascending ID; HashCollision if equal IDs have different n-grams."""
@@ -298,8 +325,46 @@ class Writer:
     def _publish(self, manifest: Manifest) -> None:
         """The moment of change: before the rename the old state, after it the new one."""
         fsync_directory(self._directory)
+        self._may_be_behind = True
         manifest.write(self._directory)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Make the state on disk ours."""
         self.view = View.open(self._directory, lock_index=self.view.lock_index, previous=self.view)
+        self._may_be_behind = False
+
+    def _recover(self) -> None:
+        """After a failure, find out how far it got, before anything else is changed.
+
+        A publication that failed after its rename has happened: its files must not be written over, and the changes it
+        holds are not pending any more. A journal that failed is opened again: its last append is there whole or not at all.
+        """
+        if self._may_be_behind:
+            fsync_directory(self._directory)
+            self._catch_up()
+            if self._journal is not None and self._journal.path != self._journal_path:
+                self._drop_journal()
+        if self._journal_failed:
+            if self._journal is not None:
+                journal, self._journal = self._journal, None
+                journal.close()
+            self._journal = self._open_journal() if self._journal_path.exists() else None
+            self._journal_failed = False
+
+    @contextmanager
+    def _cleaned_after_failure(self) -> Iterator[None]:
+        """Clear errors; what a failed flush or compaction wrote is removed, so that it does not fill the disk."""
+        try:
+            with clear_errors(self._directory):
+                yield
+        except BaseException:
+            try:
+                self._recover()
+                self.collect_garbage()
+            except (OSError, NgramStoreError) as error:  # the next change tries again
+                _log.warning("%s: not yet recovered from a failure: %s", self._directory, str(error))
+            raise
 
     def _drop_journal(self) -> None:
         if self._journal is not None:
@@ -319,6 +384,11 @@ class Writer:
             suffixes_are_stored(view.base.index, batch.tokens, batch.lengths, int(stored[0]), spec.seed)
             for batch in _token_batches(view)
         )
+
+
+def _is_left_over(name: str, journal: str) -> bool:
+    """What an earlier writer or build did not get to remove."""
+    return (_JOURNAL.fullmatch(name) is not None and name != journal) or name in ("runs", BUILDING_NAME, "MANIFEST.tmp")
 
 
 def live_batches(view: View) -> Iterator[Batch]:

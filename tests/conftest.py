@@ -1,0 +1,17 @@
+"""Shared fixtures. This file also puts tests/ on the import path, so that tests find helpers.py."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """A new directory in memory where there is one: fault tests call fsync thousands of times."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
+        yield Path(name)

@@ -1,0 +1,249 @@
+"""The N-th write, fsync, rename or unlink fails, for every N: the old state or the new one is there, and a retry works."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import assert_verifies, build_ngrams, contents, open_files, published, rows_of
+
+import ngramstore as ngs
+from ngramstore import files
+from ngramstore.errors import DiskFull, IncompleteStore, NotAStore
+
+OLD = {(1,): 1, (2,): 2, (3,): 3, (1, 2): 4, (2, 3): 5, (1, 2, 3): 6, (7, 8, 9): 7}
+PUT = {(2,): 20, (4,): 40, (3, 4): 41}
+DELETED = [(1, 2, 3), (7, 8, 9)]
+NEW = {ngram: stamp for ngram, stamp in {**OLD, **PUT}.items() if ngram not in DELETED}
+COUNTED = ("write", "fsync", "rename", "unlink")
+
+
+class Failing:
+    """Lets the N-th operation fail, counting from 0; with `for_good` all later ones fail as well."""
+
+    def __init__(self, nth: int, code: int, *, for_good: bool) -> None:
+        self.nth, self.code, self.for_good = nth, code, for_good
+        self.count = 0
+        self.log: list[tuple[str, str]] = []
+
+    def __call__(self, operation: str, path: Path) -> None:
+        assert operation in COUNTED, operation
+        number = self.count
+        self.count += 1
+        self.log.append((operation, path.name))
+        if number == self.nth or (self.for_good and number > self.nth):
+            raise OSError(self.code, f"injected into {operation} {number}", str(path))
+
+    @property
+    def has_failed(self) -> bool:
+        return self.count > self.nth
+
+
+def each_failure(
+    monkeypatch: pytest.MonkeyPatch,
+    prepare: Callable[[Path], object],
+    act: Callable[[object, Path], None],
+    check: Callable[[object, Path, BaseException | None], None],
+    room: Path,
+) -> int:
+    """Run `act` on fresh ground with each operation failing in turn; returns how many there were. No descriptor may leak.
+
+    One failure alone at each N; a disk that stays full from there on at every third N.
+    """
+    gc.collect()
+    gc.freeze()  # or each collection below walks all of numba
+    for code, for_good, step in ((errno.EIO, False, 1), (errno.ENOSPC, True, 3)):
+        nth = 0
+        while True:
+            path = room / f"{code}-{nth}"
+            gc.collect()
+            before = open_files()
+            ground = prepare(path)
+            failing = Failing(nth, code, for_good=for_good)
+            error: BaseException | None = None
+            with monkeypatch.context() as patch:
+                patch.setattr(files, "observe", failing)
+                try:
+                    act(ground, path)
+                except OSError as caught:
+                    error = caught
+            if error is not None:
+                assert "injected" in str(error), error
+                if code == errno.ENOSPC:
+                    assert isinstance(error, DiskFull), error
+                    assert error.hint
+                error.__traceback__ = error.__context__ = error.__cause__ = None
+            check(ground, path, error)
+            del ground
+            gc.collect()
+            assert open_files() - before == set(), f"descriptors leaked after {failing.log[nth : nth + 1]}"
+            if not failing.has_failed:
+                assert error is None
+                break
+            nth += step
+    gc.unfreeze()
+    return nth
+
+
+def build(path: Path, memory_bytes: int, **options) -> None:
+    """A build that spills runs, if memory_bytes is small."""
+    with ngs.build(path, dim=4, max_n=3, codec="f32", memory_bytes=memory_bytes, **options) as builder:
+        stamps = np.arange(200)
+        builder.add(np.stack([stamps, stamps + 1], axis=1), rows_of(stamps, 4))
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 20, 1], ids=["in memory", "spilled"])
+def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path, monkeypatch, memory_bytes):
+    wanted = {(i, i + 1): i for i in range(200)}
+
+    def check(_, path, error):
+        try:
+            assert published(path) == wanted  # also after an error: the last fsync comes after the rename
+        except IncompleteStore:
+            build(path, memory_bytes, restart=True)
+        except NotAStore:
+            build(path, memory_bytes)
+        assert published(path) == wanted
+        ngs.open(path, mode="rw").close()  # removes what a failed unlink has left
+        left = {file.name for file in path.iterdir()}
+        assert left == {"LOCK", "MANIFEST", "base-000001.index", "base-000001.rows", "base-000001.tokens"}
+
+    num = each_failure(monkeypatch, lambda path: None, lambda _, path: build(path, memory_bytes), check, quick_path)
+    assert num > 15
+
+
+def changed(path: Path, *, flushed: bool):
+    """A writer on a store with unpublished changes; `flushed`: with an overlay and nothing unpublished."""
+    template = path.parent / "template"
+    if not template.exists():
+        build_ngrams(template, OLD)
+    shutil.copytree(template, path)
+    store = ngs.open(path, mode="rw")
+    store.put(list(PUT), rows_of(list(PUT.values()), 4))
+    store.delete(DELETED)
+    if flushed:
+        store.flush()
+    return store
+
+
+def check_writer(store, path: Path, error: BaseException | None, before: dict, act: Callable) -> None:
+    """The failed handle still tells the truth, readers see the old or the new state, the retry works, also once reopened."""
+    assert published(path) in (before, NEW)
+    rows, found = store.get(list(NEW))
+    assert found.all()
+    np.testing.assert_array_equal(rows, rows_of(list(NEW.values()), 4))
+    assert not store.contains(DELETED).any()
+    assert len(store) == len(NEW)
+    store.put([(2,)], rows_of([21], 4))  # the retry carries one more change
+    act(store)
+    assert published(path) == {**NEW, (2,): 21}
+    assert contents(store) == {**NEW, (2,): 21}
+    store.close()
+    left = {file.name for file in path.iterdir()} - {"MANIFEST", "LOCK"}
+    with ngs.open(path, mode="rw") as again:
+        named = {file.name for file in again.files}
+        assert contents(again) == {**NEW, (2,): 21}
+    assert left == named, "files that no manifest names are gone after a good flush"
+    assert_verifies(path)
+
+
+def test_a_flush_that_fails_anywhere_leaves_the_old_state_or_the_new_one(quick_path, monkeypatch):
+    num = each_failure(
+        monkeypatch,
+        lambda path: changed(path, flushed=False),
+        lambda store, _: store.flush(),
+        lambda store, path, error: check_writer(store, path, error, OLD, lambda store: store.flush()),
+        quick_path,
+    )
+    assert num > 10
+
+
+def test_a_compaction_that_fails_anywhere_leaves_the_old_state_or_the_new_one(quick_path, monkeypatch):
+    num = each_failure(
+        monkeypatch,
+        lambda path: changed(path, flushed=True),
+        lambda store, _: store.compact(),
+        lambda store, path, error: check_writer(store, path, error, NEW, lambda store: store.compact()),
+        quick_path,
+    )
+    assert num > 10
+
+
+@pytest.mark.parametrize("operation", ["flush", "compact"])
+def test_two_failures_in_a_row_and_a_kill_leave_a_good_store(quick_path, monkeypatch, operation):
+    """The first failure may come after the rename: the second try must not write over files that are published by then."""
+    acknowledged = []
+
+    def act(store, _):
+        try:
+            getattr(store, operation)()
+        except OSError:
+            store.put([(2,)], rows_of([22], 4))  # may raise as well, while the disk is full
+            acknowledged.append(store.path)
+            with monkeypatch.context() as patch:
+                patch.setattr(files, "observe", Failing(3, errno.EIO, for_good=True))
+                try:
+                    getattr(store, operation)()
+                except OSError:
+                    pass
+            raise
+
+    def check(store, path, error):
+        last = {**NEW, (2,): 22} if path in acknowledged else NEW
+        assert published(path) in (OLD, NEW, last)
+        assert_verifies(path)
+        store._shut()  # as if killed
+        with ngs.open(path, mode="rw") as again:
+            assert contents(again) == last
+        assert published(path) == last
+
+    each_failure(monkeypatch, lambda path: changed(path, flushed=operation == "compact"), act, check, quick_path)
+    assert len(acknowledged) > 10
+
+
+def test_a_reader_is_not_troubled_by_failures_of_the_writer(quick_path, monkeypatch):
+    def prepare(path):
+        store = changed(path, flushed=False)
+        return store, ngs.open(path, cache_bytes=0)
+
+    def check(pair, path, error):
+        writer, reader = pair
+        assert contents(reader) == OLD
+        reader.refresh()
+        assert contents(reader) in (OLD, NEW)
+        writer.flush()
+        reader.refresh()
+        assert contents(reader) == NEW
+        reader.close()
+        writer.close()
+
+    each_failure(monkeypatch, prepare, lambda pair, _: pair[0].flush(), check, quick_path)
+
+
+def test_a_backup_that_fails_anywhere_is_absent_and_can_be_tried_again(quick_path, monkeypatch):
+    def check(store, path, error):
+        copy = path.with_name(path.name + "-copy")
+        if error is None:
+            assert published(copy) == NEW
+        else:
+            with pytest.raises((NotAStore, IncompleteStore)):
+                ngs.open(copy)
+            if not isinstance(error, DiskFull):  # one failure alone: nothing stays behind
+                store.backup(copy)
+                assert published(copy) == NEW
+        assert published(path) == NEW
+        store.close()
+
+    num = each_failure(
+        monkeypatch,
+        lambda path: changed(path, flushed=True),
+        lambda store, path: store.backup(path.with_name(path.name + "-copy")),
+        check,
+        quick_path,
+    )
+    assert num > 10
