@@ -191,8 +191,8 @@ class RowSource:
         layer = self._view.layer_of(serial)
         try:
             place = f"at byte {int(layer.places(rank, 1)[0][0]):,}"
-        except DamagedStore:
-            place = "at an unknown byte"
+        except DamagedStore as error:
+            place = f"cannot be found ({error.message})"  # the index file and the byte in it
         ranks = [key & ((1 << RANK_BITS) - 1) for key in keys]
         return DamagedRows(
             f"{layer.rows.path}: row {rank:,} {place}: {faults[0]}"
