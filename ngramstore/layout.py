@@ -131,3 +131,7 @@ TOKENS_HEADER = Layout(
         Field("offsets_at", "Q", "u64 per block, and one more: where its bytes begin"),
     ),
 )
+
+if __name__ == "__main__":
+    for table in (INDEX_HEADER, ROWS_HEADER, TOKENS_HEADER):
+        print(f"<!-- layout: {table.name} -->\n{table.markdown()}\n<!-- end -->\n")
