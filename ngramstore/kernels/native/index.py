@@ -5,6 +5,11 @@ says that they are gone. LAYERS is an int64 table, one line a layer, columns bel
 file, whose pages are verified here on first touch.
 
 A row key is `serial << 40 | rank`. -1: absent. Below -1: a page of layer l failed its checksum: -2 - (page * 8 + l).
+
+Where FIRST_BYTES is not 0, the line is a segment of rows read in place from files of others: NUM_ROWS rows from rank FIRST_RANK
+on. A row is FIRST_BYTES at ROWS_DATA_AT + i * FIRST_BYTES of ROWS_FD, and the rest of ROW_BYTES likewise at SECOND_AT of
+SECOND_FD; its checksum is u32 at SUMS_AT + 4 i of SUMS_FD, or nowhere (-1). Segments of one layer follow one another and
+share a serial.
 """
 
 from __future__ import annotations
@@ -32,7 +37,13 @@ LENGTHS_AT = 13
 ROWS_FD = 14
 ROWS_DATA_AT = 15
 ROW_BYTES = 16
-NUM_COLUMNS = 17
+FIRST_BYTES = 17
+FIRST_RANK = 18
+SECOND_FD = 19
+SECOND_AT = 20
+SUMS_FD = 21
+SUMS_AT = 22
+NUM_COLUMNS = 23
 RANK_BITS = 40
 
 _PAGE_SHIFT = 12

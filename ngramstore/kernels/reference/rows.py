@@ -9,7 +9,20 @@ import os
 
 import numpy as np
 
-from ngramstore.kernels.native.index import RANK_BITS, ROW_BYTES, ROWS_FD, SERIAL
+from ngramstore.kernels.native.index import (
+    FIRST_BYTES,
+    FIRST_RANK,
+    NUM_ROWS,
+    RANK_BITS,
+    ROW_BYTES,
+    ROWS_DATA_AT,
+    ROWS_FD,
+    SECOND_AT,
+    SECOND_FD,
+    SERIAL,
+    SUMS_AT,
+    SUMS_FD,
+)
 from ngramstore.kernels.reference.hashing import xxh64
 from ngramstore.kernels.reference.index import row_place
 
@@ -29,13 +42,18 @@ def read_rows(
     """Stored bytes of U rows -> staging[u * slot_bytes :], with the checksum behind each. Returns how many are not good.
 
     lengths[u] = stored bytes without the checksum; status[u] = GOOD or what is wrong. A row whose place is not known
-    leaves its length alone. `hint` changes no result.
+    leaves its length alone. Rows read in place without checksums are not checked. `hint` changes no result.
     """
-    line_of = {int(serial): line for line, serial in reversed(list(enumerate(layers[:, SERIAL])))}
     for u, key in enumerate(keys_U.tolist()):
-        line = line_of[key >> RANK_BITS]
+        rank = key & ((1 << RANK_BITS) - 1)
+        line = next(line for line, layer in enumerate(layers.tolist()) if _holds(layer, key >> RANK_BITS, rank))
         layer = layers[line]
-        place, size, bad_page = row_place(layers, line, key & ((1 << RANK_BITS) - 1))
+        if layer[FIRST_BYTES]:
+            lengths_U[u] = layer[ROW_BYTES]
+            slot = staging[u * slot_bytes : (u + 1) * slot_bytes]
+            status_U[u] = _read_in_place(layer.tolist(), rank, int(seeds_U[u]), slot)
+            continue
+        place, size, bad_page = row_place(layers, line, rank)
         if bad_page >= 0 or size > layer[ROW_BYTES] or place < 0:
             status_U[u] = BAD_INDEX_PAGE
             continue
@@ -49,3 +67,30 @@ def read_rows(
         else:
             status_U[u] = GOOD
     return int(np.count_nonzero(status_U))
+
+
+def _holds(layer: list[int], serial: int, rank: int) -> bool:
+    """Whether a line is of this serial and, if it is a segment, has this rank."""
+    is_here = not layer[FIRST_BYTES] or 0 <= rank - layer[FIRST_RANK] < layer[NUM_ROWS]
+    return layer[SERIAL] == serial and is_here
+
+
+def _read_in_place(layer: list[int], rank: int, seed: int, slot: np.ndarray) -> int:
+    """One row of a segment: its pieces and, where there are checksums, its checksum, one behind the other in the slot."""
+    row_bytes, first, i = layer[ROW_BYTES], layer[FIRST_BYTES], rank - layer[FIRST_RANK]
+    pieces = [(layer[ROWS_FD], first, layer[ROWS_DATA_AT])]
+    if row_bytes > first:
+        pieces.append((layer[SECOND_FD], row_bytes - first, layer[SECOND_AT]))
+    if layer[SUMS_FD] >= 0:
+        pieces.append((layer[SUMS_FD], 4, layer[SUMS_AT]))
+    at = 0
+    for fd, size, begin in pieces:
+        data = np.frombuffer(os.pread(fd, size, begin + i * size), np.uint8)
+        slot[at : at + len(data)] = data
+        if len(data) < size:
+            return CUT_SHORT
+        at += size
+    if layer[SUMS_FD] < 0:
+        return GOOD
+    wanted = int.from_bytes(slot[row_bytes : row_bytes + 4].tobytes(), "little")
+    return GOOD if xxh64(slot, 0, row_bytes, seed) & 0xFFFFFFFF == wanted else BAD_CHECKSUM
