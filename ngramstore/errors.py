@@ -10,6 +10,7 @@ NgramStoreError
 |-- DiskFull              the disk cannot hold what was asked (also an OSError)
 |-- HashCollision         two n-grams have one 64-bit ID; names the seed to try next
 |-- DuplicateKey          one n-gram twice in a build that refuses duplicates
+|-- LookupTimeout         rows did not arrive in the time allowed (also a TimeoutError)
 |-- StaleStore            the store changed under the handle in a way it cannot follow
 `-- FormatError           the bytes on disk are not what docs/format.md says
     |-- NotAStore         no manifest: some other file or directory
@@ -89,6 +90,12 @@ class DuplicateKey(NgramStoreError):
     """The same n-gram was added twice to a build that refuses duplicates."""
 
     default_hint = 'remove the duplicate, or build with duplicates="last"'
+
+
+class LookupTimeout(NgramStoreError, TimeoutError):
+    """A look-up on a worker thread did not end in the time allowed; what it still writes, nobody reads."""
+
+    default_hint = "check the disk that holds the store, or allow more time (timeout_s)"
 
 
 class StaleStore(NgramStoreError):

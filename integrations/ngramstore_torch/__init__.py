@@ -19,6 +19,8 @@ _HOME = {
     "HashedConfig": "hashed",
     "HashedModel": "hashed",
     "KVCache": "decoder",
+    "NGramEmbedding": "embedding",
+    "NGramHistory": "history",
     "PlainModel": "scone",
     "RowSource": "export",
     "SconeModel": "scone",

@@ -1,0 +1,79 @@
+"""A store as a module holds it: shared by copies, opened again after a fork or a pickle, with worker threads for look-ups.
+
+Copies of a module (`copy.deepcopy`) share one handle, and so one row cache: rows are constants. A process that inherited
+the handle by fork (DataLoader workers) opens the same path for itself on first use and checks the store's identity; a
+pickled handle does the same. Workers are daemon threads: a store that never answers cannot keep a program from ending.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import ngramstore
+
+_NUM_THREADS = 2  # one may be stuck in a slow read while the other serves
+
+
+class StoreHandle:
+    """One open store for this process. Threads: any number."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] | None = None
+
+    def store(self) -> Any:
+        """The open store; in a forked child it is opened there. Raises StaleStore, NotAStore, .. as opening does."""
+        if os.getpid() != self._pid:
+            self._reopen()
+        return self._store
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work` on a worker thread; it must keep its own errors."""
+        self.store()  # a fork has no threads: notice it
+        with self._lock:
+            if self._queue is None:
+                self._queue = queue.SimpleQueue()
+                for number in range(_NUM_THREADS):
+                    name = f"ngramstore-lookup-{number}"
+                    threading.Thread(target=_work, args=(self._queue,), name=name, daemon=True).start()
+                weakref.finalize(self, _stop, self._queue)
+        self._queue.put(work)
+
+    def _reopen(self) -> None:
+        inherited = self._store
+        self._lock = threading.Lock()  # the parent's may have been held when it forked
+        self._queue = None
+        options = inherited.options.for_copy(inherited.identity)
+        self._store = ngramstore.open(inherited.path, **asdict(options))
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return repr(self._store)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoreHandle:
+        return self
+
+    def __copy__(self) -> StoreHandle:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoreHandle, (self.store(),)
+
+
+def _work(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (work := tasks.get()) is not None:
+        work()
+        del work  # or its buffers would live until the next task
+
+
+def _stop(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    for _ in range(_NUM_THREADS):
+        tasks.put(None)

@@ -1,0 +1,217 @@
+"""The last tokens of each sequence: what an n-gram that ends at the next token may reach back to.
+
+One rule covers padding, masks and documents: a masked position holds no token, so n-grams run over it as if it were not
+there; a start marks the first token of a document, and no n-gram reaches across it. Tokens are added by `push` (the
+embedding does it), taken back by `truncate`, and sequences are moved about by `select`, `reorder` and `reset`.
+
+Beside each held token stands its room: how many tokens, itself included, an n-gram that ends there may have. So a
+roll-back over a document's start finds the document before it again.
+
+Shapes: B sequences, T new positions, C tokens held, K longest n-gram, S = K - 1 + T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ngramstore.errors import UsageError
+from ngramstore.windows import as_tokens
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What `Store.lookup_tail` needs for T new positions: tokens (B, S) u32, the new ones last, and room (B, T) u8."""
+
+    tokens_BS: np.ndarray
+    room_BT: np.ndarray
+    place_BT: np.ndarray | None = None
+    """Only where masked positions moved the tokens: which of the T answers belongs to each position; -1: none."""
+
+
+class NGramHistory:
+    """The last tokens of B sequences, on the host.
+
+    max_n: the store's K. max_rollback: how many tokens `truncate` can take back in a row and still know the K - 1 before
+    them; 5 bytes a token and sequence. Threads: one at a time.
+    """
+
+    def __init__(self, batch_size: int, max_n: int, *, max_rollback: int = 64) -> None:
+        if batch_size < 0 or not 1 <= max_n <= 16 or max_rollback < 0:
+            raise UsageError(f"a history of {batch_size} sequences, max_n {max_n}, max_rollback {max_rollback}")
+        self.max_n = max_n
+        self.max_rollback = max_rollback
+        self._tokens = np.zeros((batch_size, max_n + max_rollback), np.uint32)
+        self._room = np.zeros((batch_size, max_n + max_rollback), np.uint8)
+        self._num_B = np.zeros(batch_size, np.int64)
+        self._one = Windows(np.zeros((1, max_n), np.uint32), np.zeros((1, 1), np.uint8))
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return len(self._num_B)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(B,) i64: tokens pushed and not taken back; masked positions do not count."""
+        return self._num_B.copy()
+
+    @property
+    def room(self) -> np.ndarray:
+        """(B,) u8: how many tokens an n-gram that ends at the last one may have, up to K; 0: there is no token yet."""
+        return self._room[:, -1].copy()
+
+    @property
+    def context(self) -> np.ndarray:
+        """(B, K - 1) u32: the last tokens, newest last; zeros where a sequence is younger."""
+        return self._tokens[:, self._tokens.shape[1] - self.max_n + 1 :].copy()
+
+    def windows(self, tokens_BT: np.ndarray, mask_BT: Any = None, starts_BT: Any = None) -> Windows:
+        """Context and new tokens of T new positions. Changes nothing.
+
+        tokens_BT: integers; masked ones may be anything. mask_BT: true where there is a token. starts_BT: true at the
+        first token of a document. Raises UsageError.
+        """
+        mask_BT, starts_BT = self._check(tokens_BT, mask_BT, starts_BT)
+        room_BT = self._new_room(tokens_BT.shape, mask_BT, starts_BT)
+        if mask_BT is None:
+            return Windows(np.concatenate((self.context, as_tokens(tokens_BT)), 1), room_BT)
+        before = self.max_n - 1
+        tokens_BS = np.concatenate((self.context, as_tokens(np.where(mask_BT, tokens_BT, 0))), 1)
+        # Masked positions go to the left of the context where the last position is a token, else to the right of all: so
+        # tokens stay in place under left padding and under right padding alike.
+        side_B = np.where(mask_BT[:, -1:], 0, 2)
+        order_BS = np.argsort(_beside(before, np.where(mask_BT, 1, side_B)), axis=1, kind="stable")
+        place_BT = np.where(mask_BT, np.argsort(order_BS, axis=1)[:, before:] - before, -1)
+        tokens_BS = np.take_along_axis(tokens_BS, order_BS, 1)
+        if (place_BT == np.arange(tokens_BT.shape[1]))[mask_BT].all():
+            return Windows(tokens_BS, room_BT)
+        packed_BT = np.zeros_like(room_BT)
+        line_B, column_T = np.nonzero(mask_BT)
+        packed_BT[line_B, place_BT[line_B, column_T]] = room_BT[line_B, column_T]
+        return Windows(tokens_BS, packed_BT, place_BT)
+
+    def push(self, tokens_BT: np.ndarray, mask_BT: Any = None, starts_BT: Any = None) -> None:
+        """The T positions are part of the sequences now; arguments as for `windows`."""
+        mask_BT, starts_BT = self._check(tokens_BT, mask_BT, starts_BT)
+        room_BT = self._new_room(tokens_BT.shape, mask_BT, starts_BT)
+        tokens_BT = as_tokens(tokens_BT if mask_BT is None else np.where(mask_BT, tokens_BT, 0))
+        held, num_new = self._tokens.shape[1], tokens_BT.shape[1]
+        tokens = np.concatenate((self._tokens, tokens_BT), 1)
+        room = np.concatenate((self._room, room_BT), 1)
+        if mask_BT is not None:
+            order = np.argsort(_beside(held, mask_BT), axis=1, kind="stable")
+            tokens, room = np.take_along_axis(tokens, order, 1), np.take_along_axis(room, order, 1)
+        self._tokens, self._room = tokens[:, num_new:].copy(), room[:, num_new:].copy()
+        self._num_B += num_new if mask_BT is None else mask_BT.sum(1)
+
+    def one_window(self, token: int) -> Windows:
+        """As `windows`, for one token of one sequence, without its checks; the arrays are overwritten by the next call."""
+        if not 0 <= token < 1 << 32:
+            raise UsageError(f"token {token}", hint="token ids are integers 0 .. 2**32 - 1")
+        one, before = self._one, int(self._room[0, -1])
+        one.tokens_BS[0, :-1] = self._tokens[0, self._tokens.shape[1] - self.max_n + 1 :]
+        one.tokens_BS[0, -1] = token
+        one.room_BT[0, 0] = min(before + 1, self.max_n)
+        return one
+
+    def push_one(self) -> None:
+        """The token of the last `one_window` is part of the sequence now."""
+        self._tokens[0, :-1] = self._tokens[0, 1:]
+        self._tokens[0, -1] = self._one.tokens_BS[0, -1]
+        self._room[0, :-1] = self._room[0, 1:]
+        self._room[0, -1] = self._one.room_BT[0, 0]
+        self._num_B[0] += 1
+
+    def truncate(self, count: int | np.ndarray) -> None:
+        """Take back the last tokens: a number for all sequences, or (B,) numbers. Speculative decoding rolls back so.
+
+        Raises UsageError for more tokens than there are, or where the tokens before them are not held any more.
+        """
+        count_B = np.broadcast_to(np.asarray(count), (self.batch_size,))
+        if count_B.dtype.kind not in "iu" or (count_B < 0).any() or (count_B > self._num_B).any():
+            raise UsageError(f"truncate by {count}, the sequences have {self._num_B.tolist()} tokens")
+        held_B = (self._room > 0).sum(1)
+        left_B = self._num_B - count_B
+        if (held_B - count_B < np.minimum(left_B, self.max_n - 1)).any():
+            raise UsageError(
+                f"truncate by {int(count_B.max())} tokens: too few are held before them",
+                hint=f"make the history with a max_rollback above {self.max_rollback}",
+            )
+        at_BC = np.arange(self._tokens.shape[1]) - count_B[:, None]
+        is_there_BC = at_BC >= 0
+        at_BC = np.maximum(at_BC, 0)
+        self._tokens = np.where(is_there_BC, np.take_along_axis(self._tokens, at_BC, 1), np.uint32(0))
+        self._room = np.where(is_there_BC, np.take_along_axis(self._room, at_BC, 1), np.uint8(0))
+        self._num_B = left_B
+
+    def select(self, lines: Any) -> NGramHistory:
+        """A new history whose sequence i is sequence lines[i] of this one: indices, in any number and order, or a mask."""
+        lines = _indices(lines)
+        chosen = NGramHistory(0, self.max_n, max_rollback=self.max_rollback)
+        try:
+            chosen._tokens, chosen._room, chosen._num_B = self._tokens[lines], self._room[lines], self._num_B[lines]
+        except IndexError as error:
+            raise UsageError(f"lines {lines!r:.200} of {self.batch_size} sequences: {error}") from None
+        return chosen
+
+    def reorder(self, lines: Any) -> None:
+        """In place: sequence i becomes what sequence lines[i] was. Beam search does so after each step."""
+        self.__dict__.update(self.select(lines).__dict__)
+
+    def reset(self, lines: Any = None) -> None:
+        """Forget all sequences, or those at these indices: their next token is the first one."""
+        chosen = slice(None) if lines is None else _indices(lines)
+        self._tokens[chosen] = 0
+        self._room[chosen] = 0
+        self._num_B[chosen] = 0
+
+    def __repr__(self) -> str:
+        return f"<NGramHistory of {self.batch_size} sequences, max_n {self.max_n}, lengths {self._num_B.tolist()}>"
+
+    # Inside
+
+    def _check(self, tokens_BT: np.ndarray, mask_BT: Any, starts_BT: Any) -> tuple[np.ndarray | None, ...]:
+        if tokens_BT.ndim != 2 or len(tokens_BT) != self.batch_size:
+            raise UsageError(f"tokens have shape {tokens_BT.shape}, this history holds {self.batch_size} sequences")
+        return _as_bool("mask", mask_BT, tokens_BT.shape), _as_bool("starts", starts_BT, tokens_BT.shape)
+
+    def _new_room(self, shape: tuple[int, ...], mask_BT: np.ndarray | None, starts_BT: np.ndarray | None) -> np.ndarray:
+        """Room of new positions, in the order they were given; 0 where masked."""
+        before_B1 = self._room[:, -1:].astype(np.int64)
+        if mask_BT is None:
+            number_BT = np.broadcast_to(np.arange(shape[1]), shape)
+        else:
+            number_BT = np.cumsum(mask_BT, 1) - 1
+        begin_BT: np.ndarray = -before_B1
+        if starts_BT is not None and shape[1]:
+            if mask_BT is not None:
+                starts_BT = starts_BT & mask_BT
+            begin_BT = np.maximum.accumulate(np.where(starts_BT, number_BT, -before_B1), axis=1)
+        room_BT = np.minimum(number_BT - begin_BT + 1, self.max_n).astype(np.uint8)
+        if mask_BT is not None:
+            room_BT[~mask_BT] = 0
+        return room_BT
+
+
+def _beside(width: int, keys_BT: np.ndarray) -> np.ndarray:
+    """Sort keys of `width` columns (1) in front of the given ones."""
+    return np.concatenate((np.ones((len(keys_BT), width), np.int8), keys_BT.astype(np.int8)), 1)
+
+
+def _as_bool(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    if values is None:
+        return None
+    array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    if array.shape != shape or array.dtype.kind not in "biu":
+        raise UsageError(
+            f"{name} is {array.dtype} of shape {array.shape}, tokens have {shape}", hint="give bool or 0 and 1"
+        )
+    return array.astype(bool)
+
+
+def _indices(lines: Any) -> np.ndarray:
+    array = lines.detach().cpu().numpy() if hasattr(lines, "detach") else np.asarray(lines)
+    return array.astype(np.int64) if array.size == 0 and array.dtype.kind == "f" else array

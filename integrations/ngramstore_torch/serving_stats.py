@@ -1,0 +1,73 @@
+"""What serving costs: calls, positions, how many were found, and how long callers waited."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+_KEPT_WAITS = 4096
+
+
+class ServingStats:
+    """Counters of one module since it was made or `reset`. Waits are percentiles of the last 4,096 calls.
+
+    Threads: any number may add; adding takes a lock for well under a microsecond.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """All counters to zero, the clock starts now."""
+        with self._lock:
+            self._waits = np.zeros(_KEPT_WAITS, np.int64)
+            self._since = time.perf_counter()
+            self.calls = self.positions = self.found = self.wait_ns = 0
+            self.tickets = self.tickets_used = self.tickets_outdated = self.timeouts = 0
+            self.candidate_calls = self.candidate_rows = self.candidates_skipped = self.candidate_errors = 0
+            self.last_candidate_error = ""
+
+    def add_call(self, positions: int, found: int, wait_ns: int) -> None:
+        """One answered call: so many positions, so many with an n-gram, and what the caller waited for its rows."""
+        with self._lock:
+            self._waits[self.calls % _KEPT_WAITS] = wait_ns
+            self.calls += 1
+            self.positions += positions
+            self.found += found
+            self.wait_ns += wait_ns
+
+    def count(self, **more: int) -> None:
+        """Add to counters by name."""
+        with self._lock:
+            for name, value in more.items():
+                setattr(self, name, getattr(self, name) + value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as JSON values; times in microseconds, rates per second since the last reset."""
+        with self._lock:
+            waits = self._waits[: min(self.calls, _KEPT_WAITS)] / 1e3
+            seconds = time.perf_counter() - self._since
+            p50, p99 = np.percentile(waits, (50, 99)).tolist() if len(waits) else (0.0, 0.0)
+            return {
+                "calls": self.calls,
+                "positions": self.positions,
+                "found": self.found,
+                "found_share": self.found / self.positions if self.positions else 0.0,
+                "positions_per_s": self.positions / seconds if seconds > 0 else 0.0,
+                "wait_p50_us": p50,
+                "wait_p99_us": p99,
+                "wait_total_s": self.wait_ns / 1e9,
+                "tickets": self.tickets,
+                "tickets_used": self.tickets_used,
+                "tickets_outdated": self.tickets_outdated,
+                "timeouts": self.timeouts,
+                "candidate_calls": self.candidate_calls,
+                "candidate_rows": self.candidate_rows,
+                "candidates_skipped": self.candidates_skipped,
+                "candidate_errors": self.candidate_errors,
+                "last_candidate_error": self.last_candidate_error,
+            }

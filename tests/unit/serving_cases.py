@@ -1,0 +1,46 @@
+"""Small stores for the serving tests, and the same rows as a dict."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import ngramstore
+
+DIM, MAX_N, VOCAB = 8, 4, 6
+
+
+def table(seed=0, dim=DIM, vocab=VOCAB, max_n=MAX_N, per_length=30):
+    """n-grams of 2..max_n tokens -> rows (dim,) f32; not suffix-closed."""
+    rng = np.random.default_rng(seed)
+    return {
+        tuple(ngram): rng.standard_normal(dim).astype(np.float32)
+        for n in range(2, max_n + 1)
+        for ngram in rng.integers(0, vocab, (per_length, n)).tolist()
+    }
+
+
+def write(path, rows, codec="f32", max_n=MAX_N, **options):
+    """A store of a dict's rows."""
+    dim = len(next(iter(rows.values())))
+    with ngramstore.build(path, dim=dim, max_n=max_n, codec=codec, compression="none", **options) as build:
+        for n in sorted({len(ngram) for ngram in rows}):
+            ngrams = [ngram for ngram in rows if len(ngram) == n]
+            build.add(ngrams, np.stack([rows[ngram] for ngram in ngrams]))
+    return path
+
+
+def vectors(rows, own, tokens_BT, mask_BT=None):
+    """(B, T, D) from nothing but the dict and T's weights (V, D): the longest n-gram that ends at each token."""
+    out = own[tokens_BT].copy()
+    for b, line in enumerate(tokens_BT.tolist()):
+        seen = []
+        for t, token in enumerate(line):
+            if mask_BT is not None and not mask_BT[b][t]:
+                continue
+            seen.append(token)
+            longest = max(len(ngram) for ngram in rows)
+            for n in range(min(longest, len(seen)), 1, -1):
+                if tuple(seen[-n:]) in rows:
+                    out[b, t] = rows[tuple(seen[-n:])]
+                    break
+    return out

@@ -1,0 +1,214 @@
+"""The embedding as a module: gradients, types, state, copies, processes, compilation, and its history's errors."""
+
+from __future__ import annotations
+
+import copy
+import io
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from serving_cases import DIM, MAX_N, VOCAB, table, vectors, write
+
+import ngramstore
+from ngramstore.errors import StaleStore, UsageError
+from ngramstore_torch import NGramEmbedding, NGramHistory
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("embedding") / "store", table())
+
+
+@pytest.fixture
+def embed(path):
+    torch.manual_seed(0)
+    with ngramstore.open(path) as store:
+        yield NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+
+
+def some_tokens(B=3, T=20, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, VOCAB, (B, T)))
+
+
+def want_of(embed, tokens):
+    return vectors(table(), embed.token_embedding.weight.detach().numpy(), tokens.numpy())
+
+
+def test_vectors_are_the_longest_ngram_or_the_tokens_own(embed):
+    tokens = some_tokens()
+    np.testing.assert_array_equal(embed(tokens).detach().numpy(), want_of(embed, tokens))
+
+
+def test_the_gradient_reaches_the_token_table_only_where_it_was_used(embed):
+    tokens = some_tokens()
+    embed(tokens).sum().backward()
+    lengths = embed.store.match(tokens.numpy())
+    used = np.bincount(tokens.numpy()[lengths < 2], minlength=VOCAB)
+    assert 0 < used.sum() < tokens.numel()
+    np.testing.assert_array_equal(embed.token_embedding.weight.grad.numpy(), np.repeat(used[:, None], DIM, 1))
+
+
+def test_rows_do_not_change_when_a_result_is_written_into(embed):
+    tokens = some_tokens()
+    with torch.no_grad():
+        embed(tokens).fill_(7)
+        np.testing.assert_array_equal(embed(tokens).numpy(), want_of(embed, tokens))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_result_has_the_type_of_the_token_table(embed, dtype):
+    embed = copy.deepcopy(embed).to(dtype)
+    got = embed(some_tokens())
+    want = torch.from_numpy(
+        vectors(table(), embed.token_embedding.weight.detach().float().numpy(), some_tokens().numpy())
+    )
+    assert got.dtype == dtype
+    assert torch.equal(got.detach(), want.to(dtype))
+
+
+def test_without_a_token_table_unmatched_tokens_are_zeros(path):
+    with ngramstore.open(path) as store:
+        embed = NGramEmbedding(store, min_length=3)
+        got = embed(some_tokens())
+        want = store.lookup(some_tokens().numpy())
+        want.rows[want.length < 3] = 0
+        assert (want.length == 2).any() and (want.length >= 3).any()
+        np.testing.assert_array_equal(got.numpy(), want.rows)
+        assert embed.to(torch.float16)(some_tokens()).dtype == torch.float16
+
+
+def test_state_dict_has_no_rows_and_refuses_another_store(embed, path, tmp_path):
+    state = embed.state_dict()
+    assert set(state) == {"token_embedding.weight", "_extra_state"}
+    assert state["_extra_state"].numel() < 200
+    with ngramstore.open(path) as again:
+        NGramEmbedding(again, torch.nn.Embedding(VOCAB, DIM)).load_state_dict(state)
+    with ngramstore.open(write(tmp_path / "other", table(seed=1))) as other:
+        fresh = NGramEmbedding(other, torch.nn.Embedding(VOCAB, DIM))
+        with pytest.raises(StaleStore, match="belong to store"):
+            fresh.load_state_dict(state)
+
+
+def test_state_survives_a_file_that_may_hold_tensors_only(embed):
+    file = io.BytesIO()
+    torch.save(embed.state_dict(), file)
+    file.seek(0)
+    embed.load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_a_deep_copy_has_its_own_token_table_and_shares_the_store(embed):
+    twin = copy.deepcopy(embed)
+    with torch.no_grad():
+        twin.token_embedding.weight.zero_()
+    assert twin.store is embed.store
+    np.testing.assert_array_equal(embed(some_tokens()).detach().numpy(), want_of(embed, some_tokens()))
+    assert (twin(some_tokens()) == 0).any()
+    assert twin.stats is not embed.stats
+
+
+def test_a_pickled_module_opens_the_store_again(embed):
+    twin = pickle.loads(pickle.dumps(embed))
+    assert twin.store is not embed.store
+    assert twin.store.identity == embed.store.identity
+    assert torch.equal(twin(some_tokens()), embed(some_tokens()))
+    twin.store.close()
+
+
+class Lines(torch.utils.data.Dataset):
+    """A data set whose items are looked up where they are made."""
+
+    def __init__(self, embed):
+        self.embed = embed
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        with torch.no_grad():
+            return self.embed(some_tokens(1, 9, seed=index))[0]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_dataloader_workers_open_the_store_for_themselves(embed, method):
+    embed(some_tokens())  # the parent's handle is in use, its workers run
+    embed.prefetch(some_tokens()).wait()
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    loader = torch.utils.data.DataLoader(Lines(embed), batch_size=2, num_workers=1, multiprocessing_context=method)
+    got = torch.cat(list(loader)).numpy()
+    want = np.concatenate([want_of(embed, some_tokens(1, 9, seed=i)) for i in range(4)])
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_compiled_model_around_it_answers_the_same(embed):
+    torch._dynamo.reset()
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = embed, torch.nn.Linear(DIM, 5)
+
+        def forward(self, tokens):
+            return torch.relu(self.head(self.embed(tokens) * 2))
+
+    model = Model()
+    compiled = torch.compile(model, backend="eager")
+    for seed in range(3):
+        assert torch.equal(compiled(some_tokens(seed=seed)), model(some_tokens(seed=seed)))
+
+
+def test_tokens_after_a_failed_call_are_not_in_the_history(embed):
+    history = embed.new_history(1)
+    embed(some_tokens(1, 5), history=history)
+    for bad in ([[-1]], [[1, -1]]):
+        with pytest.raises(UsageError, match="-1"):
+            embed(torch.tensor(bad), history=history)
+    assert history.lengths.tolist() == [5]
+
+
+def test_a_store_of_another_width_is_refused(path):
+    with ngramstore.open(path) as store, pytest.raises(UsageError, match=f"{DIM} wide"):
+        NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM + 1))
+
+
+def test_truncate_needs_the_tokens_before(embed):
+    history = embed.new_history(1, max_rollback=2)
+    embed(some_tokens(1, 30), history=history)
+    history.truncate(2)
+    history.truncate(1)  # K - 1 tokens and one more are left of K + 2
+    with pytest.raises(UsageError, match="max_rollback above 2"):
+        history.truncate(1)
+    with pytest.raises(UsageError, match="truncate by 28"):
+        history.truncate(28)
+    assert history.lengths.tolist() == [27]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda h: h.windows(np.zeros((3, 1), np.int64)),
+        lambda h: h.windows(np.zeros((2, 1), np.int64), np.ones((2, 2), bool)),
+        lambda h: h.windows(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32)),
+        lambda h: h.windows(np.full((2, 1), 1 << 32)),
+        lambda h: h.select([2]),
+        lambda h: h.truncate(-1),
+        lambda h: NGramHistory(2, 17),
+    ],
+)
+def test_a_history_refuses_what_does_not_fit(call):
+    with pytest.raises(UsageError):
+        call(NGramHistory(2, MAX_N))
+
+
+def test_statistics_count_calls_positions_and_waits(embed):
+    tokens = some_tokens()
+    embed(tokens)
+    embed(tokens, ticket=embed.prefetch(tokens))
+    stats = embed.stats.as_dict()
+    assert (stats["calls"], stats["positions"]) == (2, 2 * tokens.numel())
+    assert stats["found"] == 2 * int((embed.store.match(tokens.numpy()) >= 2).sum())
+    assert stats["tickets_used"] == 1
+    assert 0 < stats["wait_p50_us"] <= stats["wait_p99_us"]
