@@ -1,0 +1,189 @@
+"""The row cache: right rows whatever is evicted, pinned or lost; exact counts; threads share it."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, Fetched, RowCache
+
+ROW = 5
+
+
+def rows_of(keys: np.ndarray) -> np.ndarray:
+    """What a source holds under each key: (U, 5) u8."""
+    return (keys[:, None] * 7 + np.arange(ROW)).astype(np.uint8)
+
+
+class Source:
+    """Stands for the files: counts what is read, loses some keys, answers as a caller of the cache would."""
+
+    def __init__(self, lost: frozenset[int] = frozenset()) -> None:
+        self.lost = lost
+        self.read: list[int] = []
+
+    def fetch(self, keys_U: np.ndarray, seeds_U: np.ndarray) -> Fetched:
+        assert (seeds_U == keys_U.astype(np.uint64) + np.uint64(3)).all()
+        assert len(np.unique(keys_U)) == len(keys_U), "each absent key is fetched once"
+        self.read += keys_U.tolist()
+        at = np.arange(len(keys_U)) * ROW
+        at[np.isin(keys_U, list(self.lost))] = -1
+        return Fetched(rows_of(keys_U).reshape(-1), at)
+
+    def ask(self, cache: RowCache, keys: list[int]) -> np.ndarray:
+        """Rows of those keys, zeros for -1 and for lost ones: (M, 5) u8."""
+        keys_M = np.array(keys, np.int64)
+        out = np.full((len(keys), ROW), 99, np.uint8)
+
+        def scatter(source: np.ndarray, offsets_M: np.ndarray) -> None:
+            there = offsets_M >= 0
+            out[~there] = 0
+            out[there] = source[offsets_M[there][:, None] + np.arange(ROW)]
+
+        left = cache.take(keys_M, keys_M.astype(np.uint64) + np.uint64(3), self.fetch, scatter)
+        if left is not None:
+            fetched, waits_M = left
+            for m in np.flatnonzero(waits_M >= 0):
+                at = fetched.at[waits_M[m]]
+                if at >= 0:
+                    out[m] = fetched.data[at : at + ROW]
+        return out
+
+
+def wanted(keys: list[int], lost: frozenset[int] = frozenset()) -> np.ndarray:
+    rows = rows_of(np.array(keys, np.int64))
+    rows[[key < 0 or key in lost for key in keys]] = 0
+    return rows
+
+
+def cache_of(num_slots: int, max_rows: int = 1000) -> RowCache:
+    return RowCache(num_slots * (ROW + SLOT_OVERHEAD_BYTES), ROW, max_rows)
+
+
+def check_sound(cache: RowCache) -> None:
+    """Nothing stays pinned; every slot is in the ring once and found by its key."""
+    stats = cache.stats()
+    assert (cache._links[:, 2] == 0).all()
+    ring, slot = [], int(cache._links[cache.num_slots, 1])
+    while slot != cache.num_slots:
+        ring.append(slot)
+        slot = int(cache._links[slot, 1])
+    assert sorted(ring) == list(range(stats["cache_rows"]))
+    assert sorted(cache._table[cache._table > 0] - 1) == sorted(ring)
+    arena = cache._arena.reshape(cache.num_slots, ROW)
+    assert (arena[ring] == rows_of(cache._keys[ring])).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.lists(st.lists(st.integers(-1, 12), max_size=10), max_size=15),
+    st.frozensets(st.integers(0, 12), max_size=3),
+)
+def test_rows_are_right_whatever_is_evicted(num_slots, calls, lost):
+    """Batches larger than the cache too: then rows come from what was just read."""
+    cache, source = cache_of(num_slots), Source(lost)
+    asked = 0
+    for keys in calls:
+        assert (source.ask(cache, keys) == wanted(keys, lost)).all()
+        asked += sum(key >= 0 for key in keys)
+        check_sound(cache)
+    stats = cache.stats()
+    assert stats["cache_hits"] + stats["cache_misses"] == asked
+    assert stats["cache_rows"] == stats["cache_inserted"] - stats["cache_evicted"] <= num_slots
+
+
+def test_a_second_look_reads_nothing():
+    cache, source = cache_of(4), Source()
+    source.ask(cache, [1, 2, 1, 3])
+    assert source.read == [1, 2, 3]
+    source.ask(cache, [3, 3, 2, 1])
+    assert source.read == [1, 2, 3]
+    assert cache.stats() == {
+        "cache_hits": 4,
+        "cache_misses": 4,
+        "cache_inserted": 3,
+        "cache_evicted": 0,
+        "cache_rows": 3,
+        "cache_bytes": 3 * (ROW + SLOT_OVERHEAD_BYTES),
+        "cache_budget_bytes": 4 * (ROW + SLOT_OVERHEAD_BYTES),
+        "cache_slots": 4,
+    }
+
+
+def test_the_least_recently_used_row_goes_first():
+    cache, source = cache_of(3), Source()
+    for keys in ([1], [2], [3], [1], [4]):
+        source.ask(cache, keys)
+    source.read.clear()
+    source.ask(cache, [1, 3, 4])
+    assert source.read == []
+    source.ask(cache, [2])
+    assert source.read == [2]
+
+
+def test_damaged_rows_are_not_kept():
+    cache = cache_of(4)
+    assert not Source(frozenset([7])).ask(cache, [7]).any()
+    assert (Source().ask(cache, [7]) == wanted([7])).all()
+
+
+def test_clear_forgets_rows_and_counts():
+    cache, source = cache_of(4), Source()
+    source.ask(cache, [1, 2])
+    cache.clear()
+    assert cache.stats()["cache_rows"] == cache.stats()["cache_misses"] == 0
+    source.ask(cache, [1])
+    assert source.read == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("budget", "max_rows", "slots"),
+    [(0, 10, 1), (1, 10, 1), (10 * (ROW + SLOT_OVERHEAD_BYTES), 100, 10), (1 << 40, 10, 10), (1 << 20, 1, 1)],
+)
+def test_slots_follow_budget_and_rows(budget, max_rows, slots):
+    cache = RowCache(budget, ROW, max_rows)
+    assert cache.num_slots == slots
+    assert cache._arena.nbytes == slots * ROW
+    assert len(cache._table) >= 2 * slots
+    assert len(cache._table) & (len(cache._table) - 1) == 0
+
+
+def test_pins_are_given_back_when_reading_fails():
+    cache = cache_of(2)
+    Source().ask(cache, [1])
+
+    def fail(keys_U: np.ndarray, seeds_U: np.ndarray) -> Fetched:
+        raise OSError("the disk is gone")
+
+    keys = np.array([1, 2], np.int64)
+    with pytest.raises(OSError, match="the disk is gone"):
+        cache.take(keys, keys.astype(np.uint64), fail, lambda source, offsets: None)
+    check_sound(cache)
+    assert (Source().ask(cache, [3, 4, 1]) == wanted([3, 4, 1])).all()
+
+
+def test_threads_share_the_cache_and_see_right_rows():
+    cache = cache_of(40)
+    wrong: list[list[int]] = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(150):
+            keys = rng.zipf(1.3, 30).clip(0, 200).tolist()
+            if not (Source().ask(cache, keys) == wanted(keys)).all():
+                wrong.append(keys)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    check_sound(cache)
+    stats = cache.stats()
+    assert stats["cache_hits"] + stats["cache_misses"] == 4 * 150 * 30

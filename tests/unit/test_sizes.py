@@ -1,0 +1,77 @@
+"""Sizes computed before a build equal the files it writes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from store_cases import build, build_rows, some_ngrams, some_rows
+
+import ngramstore as ngs
+from ngramstore.codec.quantize import CODECS
+from ngramstore.errors import UsageError
+
+
+def file_bytes(path) -> dict[str, int]:
+    """Bytes by suffix."""
+    return {file.suffix: file.stat().st_size for file in path.iterdir() if file.suffix}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("count", [1, 63, 500])
+def test_index_and_rows_are_known_to_the_byte(tmp_path, codec, count):
+    path = build(tmp_path / "store", some_ngrams(count), some_rows(count, 33), codec=codec)
+    [computed] = ngs.sizes(count, 33, codec=codec)
+    real = file_bytes(path)
+    assert (computed.index_bytes, computed.rows_bytes) == (real[".index"], real[".rows"])
+    assert computed.codec == codec
+    assert computed.num_rows == count
+    with ngs.open(path, resident=True) as store:
+        assert computed.row_bytes == store.spec.codec.row_bytes
+        assert store.stats()["resident_bytes"] == count * computed.row_bytes
+    assert computed.resident_bytes == count * computed.row_bytes + computed.index_bytes
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_without_tokens_the_whole_is_known_to_the_byte(tmp_path, codec):
+    path = build(tmp_path / "store", some_ngrams(200), some_rows(200), codec=codec, tokens=False)
+    [computed] = ngs.sizes(200, 6, codec=codec, tokens=False)
+    assert computed.tokens_bytes == 0
+    assert computed.disk_bytes == sum(file_bytes(path).values())
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_rows_by_number_are_known_to_the_byte(tmp_path, codec):
+    path = build_rows(tmp_path / "store", some_rows(100), codec=codec)
+    [computed] = ngs.sizes(100, 6, codec=codec, addressing="row")
+    assert computed.tokens_bytes == 0
+    assert computed.disk_bytes == sum(file_bytes(path).values())
+
+
+def test_the_tokens_are_estimated_well(tmp_path):
+    ngrams = some_ngrams(3000, vocabulary=15_000)
+    path = build(tmp_path / "store", ngrams, some_rows(3000, 2))
+    mean = float(np.mean([len(ngram) for ngram in ngrams]))
+    [computed] = ngs.sizes(3000, 2, codec="f32", mean_length=mean)
+    assert computed.tokens_bytes == pytest.approx(file_bytes(path)[".tokens"], rel=0.15)
+
+
+def test_all_codecs_are_listed_when_none_is_named():
+    listed = ngs.sizes(10**9, 1024)
+    assert [each.codec for each in listed] == list(CODECS)
+    assert all(each.disk_bytes == each.index_bytes + each.rows_bytes + each.tokens_bytes for each in listed)
+    assert listed[0].as_dict()["rows_bytes"] == 4096 + 10**9 * 4100
+
+
+def test_a_cache_for_all_rows_holds_all_rows(tmp_path):
+    ngrams = some_ngrams(100)
+    path = build(tmp_path / "store", ngrams, some_rows(100))
+    [computed] = ngs.sizes(100, 6, codec="f32")
+    with ngs.open(path, cache_bytes=computed.cache_bytes_for_all) as store:
+        store.get(ngrams)
+        stats = store.stats()
+    assert (stats["cache_rows"], stats["cache_evicted"]) == (100, 0)
+
+
+def test_an_unknown_codec_is_refused():
+    with pytest.raises(UsageError, match="int7"):
+        ngs.sizes(10, 10, codec="int7")
