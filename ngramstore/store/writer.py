@@ -70,7 +70,7 @@ class Writer:
 
     @property
     def num_pending(self) -> int:
-        """Changes not yet published."""
+        """Changes not yet published. After a failure the journal is opened again here, which may fail: DiskFull."""
         if self._journal is None and self._journal_failed:
             self._recover()
         return len(self._journal) if self._journal is not None else 0
@@ -82,8 +82,9 @@ class Writer:
 
     def pending_view(self) -> View:
         """The published state with the unpublished changes on top."""
-        if self._journal is None or len(self._journal) == 0:
+        if self.num_pending == 0:
             return self.view
+        assert self._journal is not None
         ids, is_delete = self._journal.ids()
         return self.view.with_pending(ids[~is_delete], ids[is_delete])
 
@@ -348,7 +349,10 @@ class Writer:
         if self._journal_failed:
             if self._journal is not None:
                 journal, self._journal = self._journal, None
-                journal.close()
+                try:
+                    journal.close()
+                except NgramStoreError as error:  # the failure that we know of already
+                    _log.info("%s: closing the failed journal: %s", self._directory, str(error))
             self._journal = self._open_journal() if self._journal_path.exists() else None
             self._journal_failed = False
 

@@ -1,0 +1,156 @@
+"""A full disk: every operation says so with a hint, what was there stays readable, and a retry works once there is room."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import assert_verifies, published, rows_of, stamps_of, start_python
+
+import ngramstore as ngs
+from ngramstore.errors import DiskFull
+
+DIM = 256
+OLD = {(i,): i for i in range(120)}
+CHANGED = {(i,): 1000 + i for i in range(60, 200)}
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import ngramstore as ngs
+from helpers import contents, published, rows_of
+from ngramstore.errors import DiskFull
+from test_disk_full import CHANGED, DIM, OLD, build, is_full
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+path = Path(sys.argv[1])
+limit(30_000)
+for memory_bytes in (1 << 30, 1):
+    is_full(lambda: build(path, memory_bytes))
+    assert not path.exists()
+limit(resource.RLIM_INFINITY)
+build(path, 1 << 30)
+
+store = ngs.open(path, mode="rw")
+limit(30_000)
+is_full(lambda: store.put(list(CHANGED), rows_of(list(CHANGED.values()), DIM)))
+seen = dict(zip(OLD, store.get(list(OLD))[0][:, 0] // 8))
+assert seen == OLD and len(store) == len(OLD)
+limit(resource.RLIM_INFINITY)
+store.put(list(CHANGED), rows_of(list(CHANGED.values()), DIM))
+limit(60_000)
+is_full(store.flush)
+new = {**OLD, **CHANGED}
+assert dict(zip(new, store.get(list(new))[0][:, 0] // 8)) == new
+assert published(path) == OLD
+limit(resource.RLIM_INFINITY)
+store.flush()
+assert published(path) == new
+limit(60_000)
+is_full(store.compact)
+assert contents(store) == new and published(path) == new
+assert not list(path.glob("base-000003*")), "what a failed compaction wrote is removed"
+limit(resource.RLIM_INFINITY)
+store.compact()
+assert contents(store) == new and published(path) == new
+limit(60_000)
+is_full(lambda: store.backup(path.with_name("copy")))
+limit(resource.RLIM_INFINITY)
+store.backup(path.with_name("copy"))
+store.close()
+assert published(path) == published(path.with_name("copy")) == new
+print("done")
+"""
+
+
+def build(path: Path, memory_bytes: int) -> None:
+    with ngs.build(path, dim=DIM, max_n=2, codec="f32", compression="none", memory_bytes=memory_bytes) as builder:
+        builder.add(list(OLD), rows_of(list(OLD.values()), DIM))
+
+
+def is_full(act) -> None:
+    """`act` raises DiskFull, which names the place and says what to do."""
+    with pytest.raises(DiskFull) as caught:
+        act()
+    assert caught.value.hint
+    assert "/" in caught.value.message
+
+
+def test_no_file_may_grow_and_nothing_is_lost(tmp_path):
+    """A file-size limit fails writes in the middle, also those of RocksDB."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{LIMITED}"
+    child = start_python(code, tmp_path / "store", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, said.decode()
+    assert said.endswith(b"done\n")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 4 MiB, where we may mount one."""
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def leave_free(disk: Path, num_bytes: int) -> None:
+    """Fill a disk up to so many bytes."""
+    ballast = disk / "ballast"
+    ballast.unlink(missing_ok=True)
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free - num_bytes))
+
+
+def put_for_ever(store, stamps: list[int]) -> None:
+    """Acknowledged stamps go to the list."""
+    for stamp in range(1000):
+        store.put(list(CHANGED), rows_of([stamp] * len(CHANGED), DIM))
+        stamps.append(stamp)
+
+
+def test_a_small_disk_fills_up_and_nothing_is_lost(small_disk):
+    path, other = small_disk / "store", small_disk / "other"
+    build(path, 1 << 30)
+    for memory_bytes in (1 << 30, 1):
+        leave_free(small_disk, 90_000)
+        is_full(lambda memory_bytes=memory_bytes: build(other, memory_bytes))
+        assert not other.exists()
+    with ngs.open(path, mode="rw") as store:
+        leave_free(small_disk, 1_000_000)
+        stamps: list[int] = []
+        is_full(lambda: put_for_ever(store, stamps))
+        assert stamps
+        assert published(path) == OLD
+        leave_free(small_disk, 1_500_000)
+        now = contents_without_flush(store)
+        assert now in ({**OLD, **dict.fromkeys(CHANGED, stamp)} for stamp in (stamps[-1], stamps[-1] + 1))
+        leave_free(small_disk, 50_000)
+        is_full(store.flush)
+        assert published(path) == OLD
+        leave_free(small_disk, 1_500_000)
+        assert contents_without_flush(store) == now
+        store.flush()
+        assert published(path) == now
+        leave_free(small_disk, 50_000)
+        is_full(store.compact)
+        is_full(lambda: store.backup(other))
+        assert published(path) == now
+        (small_disk / "ballast").unlink()
+        store.compact()
+        store.backup(other)
+        assert published(path) == published(other) == now
+    assert_verifies(path)
+
+
+def contents_without_flush(store) -> dict:
+    keys = [*OLD, *(key for key in CHANGED if key not in OLD)]
+    rows, found = store.get(keys)
+    there = [key for key, is_there in zip(keys, found, strict=True) if is_there]
+    return dict(zip(there, stamps_of(rows[found]), strict=True))
