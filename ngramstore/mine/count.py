@@ -52,7 +52,7 @@ def mask_shard(shard: Shard, spans: np.ndarray, out_path: Path) -> None:
 
 def count_shard(
     shard: Shard,
-    ids_path: Path | None,
+    ids: Path | np.ndarray | None,
     out_path: Path,
     *,
     min_count: int = 1,
@@ -61,7 +61,7 @@ def count_shard(
 ) -> None:
     """Count every key of a shard into the sorted run out_path, dropping those counted less than min_count times.
 
-    ids_path: numbers of the frequent (n-1)-grams by position, (T,) u32; None for n = 2, where they are the tokens.
+    ids: numbers of the frequent (n-1)-grams by position, (T,) u32 or its file; None for n = 2, where they are the tokens.
     min_count: above 1 only where the shard is the whole corpus.
     Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged.
     """
@@ -69,7 +69,7 @@ def count_shard(
     table_C2 = _empty_table(min(_FIRST_SLOTS, most_slots))
     used = 0
     spills: list[Path] = []
-    for keys_T in _keys(shard, ids_path, memory_bytes, on_progress):
+    for keys_T in _keys(shard, ids, memory_bytes, on_progress):
         done = 0
         while True:
             step, used = native.count_keys(keys_T[done:], table_C2, used, int(_FULLEST * len(table_C2)))
@@ -96,7 +96,7 @@ def count_shard(
 
 def assign_ids(
     shard: Shard,
-    ids_path: Path | None,
+    ids: Path | None,
     frequent_path: Path,
     out_path: Path,
     *,
@@ -108,20 +108,12 @@ def assign_ids(
     frequent_path: the level's run; an n-gram's number is its place there. Where the run does not fit the memory, the shard
     is passed once for each part that does.
     """
-    run = RunReader(frequent_path)
-    if run.num_pairs >= NO_ID:
-        raise UsageError(
-            f"{run.num_pairs} frequent n-grams of one length are more than 2**32 - 2", hint="raise min_count"
-        )
-    part = max(16, memory_bytes // _BYTES_PER_NUMBER)
     with published(out_path, sync_directory=False) as file:
-        first_id = 0
-        for pairs_N2 in run.blocks(part):
-            table_C2 = _empty_table(2 * len(pairs_N2))
-            native.fill_ids(pairs_N2[:, 0].copy(), first_id, table_C2)
+        is_first = True
+        for table_C2 in _number_tables(frequent_path, memory_bytes):
             at = 0
-            for keys_T in _keys(shard, ids_path, memory_bytes, on_progress if first_id == 0 else None):
-                if first_id == 0:
+            for keys_T in _keys(shard, ids, memory_bytes, on_progress if is_first else None):
+                if is_first:
                     ids_T = np.full(len(keys_T), NO_ID, np.uint32)
                 else:
                     file.seek(4 * at)
@@ -130,28 +122,62 @@ def assign_ids(
                 file.seek(4 * at)
                 file.write(ids_T.data)
                 at += len(keys_T)
-            first_id += len(pairs_N2)
-        if first_id == 0:  # nothing is frequent, so no pass was made
+            is_first = False
+        if is_first:  # nothing is frequent, so no pass was made
             for begin in range(0, shard.num_tokens, 1 << 16):
                 file.write(np.full(min(1 << 16, shard.num_tokens - begin), NO_ID, np.uint32).data)
 
 
+def assign_ids_in_memory(
+    shard: Shard,
+    ids: Path | np.ndarray | None,
+    frequent_path: Path,
+    *,
+    memory_bytes: int,
+    on_progress: _ON_PROGRESS | None = None,
+) -> np.ndarray:
+    """What assign_ids writes, as an array (T,) u32, which comes on top of the memory."""
+    out_T = np.full(shard.num_tokens, NO_ID, np.uint32)
+    is_first = True
+    for table_C2 in _number_tables(frequent_path, memory_bytes):
+        at = 0
+        for keys_T in _keys(shard, ids, memory_bytes, on_progress if is_first else None):
+            native.find_ids(keys_T, table_C2, out_T[at : at + len(keys_T)])
+            at += len(keys_T)
+        is_first = False
+    return out_T
+
+
+def _number_tables(frequent_path: Path, memory_bytes: int) -> Iterator[np.ndarray]:
+    """Tables from key to number: one, or as many as it takes to stay in the memory."""
+    run = RunReader(frequent_path)
+    if run.num_pairs >= NO_ID:
+        raise UsageError(f"{run.num_pairs} frequent n-grams of one length exceed 2**32 - 2", hint="raise min_count")
+    first_id = 0
+    for pairs_N2 in run.blocks(max(16, memory_bytes // _BYTES_PER_NUMBER)):
+        table_C2 = _empty_table(2 * len(pairs_N2))
+        native.fill_ids(pairs_N2[:, 0].copy(), first_id, table_C2)
+        yield table_C2
+        first_id += len(pairs_N2)
+
+
 def _keys(
-    shard: Shard, ids_path: Path | None, memory_bytes: int, on_progress: _ON_PROGRESS | None
+    shard: Shard, ids: Path | np.ndarray | None, memory_bytes: int, on_progress: _ON_PROGRESS | None
 ) -> Iterator[np.ndarray]:
     """The keys of a shard in order, a chunk at a time; the array is used again for the next chunk."""
     chunk = min(1 << 16, max(16, memory_bytes // 256))
     starts = shard.starts()
     keys_T = np.empty(min(chunk, shard.num_tokens), np.uint64)
     before = NO_ID
-    if ids_path is not None and (size := os.path.getsize(ids_path)) != 4 * shard.num_tokens:
-        raise DamagedStore(
-            f"{ids_path}: {size} bytes for {shard.num_tokens} positions", hint="mine again with restart=True"
-        )
+    if isinstance(ids, Path) and (size := os.path.getsize(ids)) != 4 * shard.num_tokens:
+        raise DamagedStore(f"{ids}: {size} bytes for {shard.num_tokens} positions", hint="mine again with restart=True")
     for begin in range(0, shard.num_tokens, chunk):
         end = min(begin + chunk, shard.num_tokens)
         tokens_T = shard.read(begin, end)
-        ids_T = tokens_T if ids_path is None else np.fromfile(ids_path, "<u4", end - begin, offset=4 * begin)
+        if isinstance(ids, Path):
+            ids_T = np.fromfile(ids, "<u4", end - begin, offset=4 * begin)
+        else:
+            ids_T = tokens_T if ids is None else ids[begin:end]
         out_T = keys_T[: end - begin]
         native.pack_keys(np.uint32(before), ids_T, tokens_T, out_T)
         before = ids_T[-1]

@@ -10,15 +10,16 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.hashing import MAX_N
-from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, count_shard, mask_shard
+from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, assign_ids_in_memory, count_shard, mask_shard
 from ngramstore.mine.merge import merge_runs
 from ngramstore.mine.select import select_top
 from ngramstore.mine.shards import Shard, TokenShards, held_out_spans
@@ -103,11 +104,17 @@ class _Miner:
     workers: int
     held_out: float
     pool: ProcessPoolExecutor | None = None
+    is_small: bool = False
+    """Numbers of positions are kept in memory, not in files: a killed run numbers them again."""
+    small_ids: list[np.ndarray] = field(default_factory=list)
 
     def run(self, progress: bool) -> None:
         passes = 2 * self.max_n - 3  # each length is counted, and each but the last numbered
         finished = 2 * (self.space.finished_n - 1)
         total = self.corpus.num_tokens * passes
+        ids_bytes = 8 * self.corpus.num_tokens  # of two lengths
+        self.is_small = self.workers == 1 and self.space.finished_n == 1 and ids_bytes <= self.memory_bytes // 4
+        self.memory_bytes -= ids_bytes if self.is_small else 0
         if self.workers > 1:  # spawn: a fork would inherit threads and locks of the caller
             self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
         try:
@@ -131,7 +138,9 @@ class _Miner:
         """Count one length, keep what is frequent, number its positions unless it is the last length."""
         space, numbers = self.space, range(len(self.corpus.shards))
         bar.set_postfix_str(f"length {n} of {self.max_n}")
-        before = [None if n == 2 and not self.held_out else space.ids(n - 1, i) for i in numbers]
+        before: list[Any] = [None if n == 2 and not self.held_out else space.ids(n - 1, i) for i in numbers]
+        if n > 2 and self.is_small:
+            before = self.small_ids
         if space.frequent(n).exists():
             bar.update(self.corpus.num_tokens)
         elif len(before) == 1:
@@ -145,6 +154,15 @@ class _Miner:
         for i in numbers:
             space.counts(n, i).unlink(missing_ok=True)
         if n == self.max_n:
+            return
+        if self.is_small:
+            shards = zip(self.corpus.shards, before, strict=True)
+            self.small_ids = [
+                assign_ids_in_memory(
+                    shard, path, space.frequent(n), memory_bytes=self.memory_bytes, on_progress=bar.update
+                )
+                for shard, path in shards
+            ]
             return
         ids = [space.ids(n, i) for i in numbers]
         rows = zip(self.corpus.shards, before, ids, strict=True)
