@@ -453,6 +453,13 @@ class CacheState:
             self.module.unpin(self.links, slots)
         return offsets.tolist(), slots.tolist(), miss.tolist(), miss_keys[:absent].tolist()
 
+    def touch(self, keys):
+        """Offsets if all of those keys are there."""
+        offsets = np.zeros(len(keys), np.int64)
+        array = np.array(keys, np.int64)
+        are_there = self.module.touch(self.table, self.keys, self.links, self.counters, self.row_bytes, array, offsets)
+        return offsets.tolist() if are_there else None
+
     def let_go(self) -> None:
         if self.held:
             self.module.unpin(self.links, self.held.pop(0))
@@ -502,6 +509,11 @@ def test_the_cache_agrees_with_its_twin_whatever_happens(num_slots, steps, colli
             ours.let_go()
             twin.let_go()
         keys = [names[w] if w >= 0 else -1 for w in wanted]
+        held = set(ours.keys.tolist()) | {-1}
+        touched = [state.touch(keys) for state in (ours, twin)]
+        assert touched[0] == touched[1]
+        assert (touched[0] is not None) == (set(keys) <= held)
+        assert ours.everything() == twin.everything()
         missing = [names[w] for w in lost]
         results = [state.take(keys, missing, what == "h") for state in (ours, twin)]
         assert results[0] == results[1]
