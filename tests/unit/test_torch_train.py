@@ -38,10 +38,10 @@ def one_thread():
 
 
 def test_the_loss_of_50_steps_is_the_stored_curve(data):
-    """Tolerance 2e-3 nats: matrix products differ in the last bits from one processor to another, and training amplifies."""
+    """Tolerance 5e-4 nats: matrix products differ in the last bits from one processor to another (AVX2 here: 6e-7)."""
     losses = train_model(scone(), data, CONFIG).losses
     golden = json.loads(GOLDEN.read_text())
-    np.testing.assert_allclose(losses, golden["losses"], atol=2e-3)
+    np.testing.assert_allclose(losses, golden["losses"], atol=5e-4)
     assert losses[-1] < losses[0] - 0.5
 
 
