@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngramstore.hashing import checksum, checksums, ngram_ids, row_ids
@@ -49,11 +49,13 @@ ngram = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=16).map(tuple)
 seeds = st.integers(0, MASK)
 
 
+@settings(deadline=None)
 @given(ngram, seeds)
 def test_ids_are_what_the_document_says(tokens, seed):
     assert int(ngram_ids(np.array([tokens], np.uint32), None, seed)[0]) == ngram_id(tokens, seed)
 
 
+@settings(deadline=None)
 @given(ngram, seeds, st.integers(0, 2**32 - 1))
 def test_one_more_token_to_the_left_is_one_more_mix(tokens, seed, before):
     shorter = int(ngram_ids(np.array([tokens[:15]], np.uint32), None, seed)[0])
@@ -61,6 +63,7 @@ def test_one_more_token_to_the_left_is_one_more_mix(tokens, seed, before):
     assert longer == mix64(shorter ^ before + 1)
 
 
+@settings(deadline=None)
 @given(st.lists(ngram, min_size=1, max_size=5), seeds, st.integers(0, 2**32 - 1))
 def test_what_stands_behind_an_ngram_does_not_count(ngrams, seed, junk):
     wide = np.full((len(ngrams), 17), junk, np.uint32)
@@ -98,6 +101,7 @@ def test_checksums_are_the_low_half_of_the_published_xxh64(size, seed):
     assert checksum(data, seed) == xxhash.xxh64_intdigest(data, seed) & 0xFFFFFFFF
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120), seeds, st.integers(0, 120))
 def test_pieces_are_summed_where_they_lie(data, seed, cut):
     cut = min(cut, len(data))

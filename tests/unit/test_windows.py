@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngramstore.errors import UsageError
@@ -43,6 +43,7 @@ def test_nothing_is_an_array_of_no_tokens():
 ngrams = st.lists(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(tuple), max_size=8)
 
 
+@settings(deadline=None)
 @given(ngrams)
 def test_the_three_forms_mean_the_same(listed):
     tokens, lengths = as_ngrams(listed, 4)
@@ -95,6 +96,7 @@ def test_equal_ngrams_are_equal_rows_after_blanking():
     assert tokens[0, 2] == 9  # a copy
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(0, 12), st.integers(1, 16), st.data())
 def test_room_never_reaches_before_a_start(B, T, max_n, data):
     starts = np.array(data.draw(st.lists(st.booleans(), min_size=B * T, max_size=B * T)), bool).reshape(B, T)
