@@ -211,7 +211,7 @@ def _from_json(value: dict[str, Any]) -> Manifest:
     if len(length_counts) != (max_n + 1 if value["addressing"] == "ngram" else 0):
         raise ValueError(f"{len(length_counts)} length_counts for n-grams of up to {max_n} tokens")
     for layer in (value["base"], overlay["puts"]):
-        if layer and bool(layer["tokens"]) != _flag(value["has_tokens"]):
+        if layer and bool(layer.get("tokens")) != _flag(value["has_tokens"]):
             raise ValueError(f"has_tokens is {value['has_tokens']}, a layer's tokens are {layer['tokens']!r:.100}")
     return Manifest(
         spec=Spec(
