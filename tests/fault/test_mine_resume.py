@@ -45,7 +45,7 @@ def mined_bytes(corpus: TokenShards, folder: Path, **options) -> bytes:
     return (folder / "v").read_bytes()
 
 
-def die_at_replace(corpus: TokenShards, work: Path, number: int) -> bool:
+def die_at_replace(corpus: TokenShards, work: Path, number: int, **options) -> bool:
     """Mine in a child that kills itself just before its number-th rename: -> whether it lived to the end."""
     child = os.fork()
     if child == 0:
@@ -58,7 +58,7 @@ def die_at_replace(corpus: TokenShards, work: Path, number: int) -> bool:
             real(*names)
 
         os.replace = replace
-        mine_ngrams(corpus, work=work, keep_work=True, **OPTIONS)
+        mine_ngrams(corpus, work=work, keep_work=True, **OPTIONS | options)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -72,6 +72,15 @@ def test_a_run_killed_at_any_rename_goes_on_to_the_same_bytes(corpus, tmp_path):
         if lived:
             break
     assert number > 12
+
+
+def test_a_killed_run_goes_on_with_more_memory_or_less(corpus, tmp_path):
+    """With much memory the numbers of positions are not kept in files."""
+    whole = mined_bytes(corpus, tmp_path)
+    for number in range(12):
+        for before, after in ((1 << 24, 1 << 24), (1 << 24, 1 << 14), (1 << 14, 1 << 24)):
+            die_at_replace(corpus, tmp_path / "work", number, memory_bytes=before)
+            assert mined_bytes(corpus, tmp_path, memory_bytes=after) == whole
 
 
 def test_a_run_killed_again_and_again_makes_progress(corpus, tmp_path):
