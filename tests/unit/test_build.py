@@ -19,6 +19,7 @@ import ngramstore as ngs
 from ngramstore.errors import DuplicateKey, HashCollision, IncompleteStore, StoreClosed, UsageError, WriterLocked
 from ngramstore.hashing import ngram_ids
 from ngramstore.store import build as build_module
+from ngramstore.store import runs
 from ngramstore.store.build import Builder
 from ngramstore.store.manifest import read_manifest
 
@@ -115,6 +116,15 @@ def test_of_equal_ngrams_the_last_one_added_stays(tmp_path_factory, ngrams, step
     assert contents(path) == {ngram: row.tolist() for ngram, row in zip(ngrams, rows, strict=True)}
 
 
+@pytest.mark.parametrize("step_bytes", [1, 50])
+def test_of_equal_ngrams_in_different_batches_the_last_stays_too(tmp_path, monkeypatch, step_bytes):
+    monkeypatch.setattr(runs, "_GATHER_BYTES", step_bytes)
+    ngrams = some_ngrams(40) * 3
+    rows = some_rows(120)
+    build(tmp_path / "store", ngrams, rows, duplicates="last")
+    assert contents(tmp_path / "store") == {ngram: row.tolist() for ngram, row in zip(ngrams, rows, strict=True)}
+
+
 @pytest.mark.parametrize("memory_bytes", [1, 1 << 20])
 def test_a_duplicate_is_refused_by_name(tmp_path, memory_bytes):
     ngrams = some_ngrams(200)
@@ -190,7 +200,7 @@ def test_rows_by_number_in_any_order_give_the_same_bytes(tmp_path):
         ([0, 1], UsageError, "must be 3 integers"),
     ],
 )
-@pytest.mark.parametrize("copies", [1, 60])
+@pytest.mark.parametrize("copies", [1, 200])
 def test_row_numbers_are_all_of_0_to_n_once(tmp_path, numbers, error, says, copies):
     builder = Builder(tmp_path / "store", dim=6, codec="f32", addressing="row", memory_bytes=1)
 
