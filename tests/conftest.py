@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("helpers")
+
 
 @pytest.fixture
 def quick_path() -> Iterator[Path]:

@@ -147,13 +147,8 @@ class Store:
         """
         self._check()
         self._require_ngram("lookup")
-        tokens_BT = as_tokens(tokens)
-        if tokens_BT.ndim not in (1, 2):
-            raise UsageError(f"tokens have shape {tokens_BT.shape}, wanted (B, T)")
+        tokens_BT, room_BT = self._lines(tokens, starts)
         shape = tokens_BT.shape
-        lines = (1, *shape)[-2:]
-        starts_BT = None if starts is None else np.asarray(starts).reshape(lines)
-        room_BT = room(lines, self.max_n, starts_BT)
         rows = output_array(out, (*shape, self.dim), dtype)
         flat = np.ascontiguousarray(tokens_BT).reshape(-1)
         with self._reading as (view, source):
@@ -215,9 +210,7 @@ class Store:
         """As `lookup`, the lengths alone: (B, T) integers -> (B, T) u8. Reads no rows."""
         self._check()
         self._require_ngram("match")
-        tokens_BT = as_tokens(tokens)
-        lines = (1, *tokens_BT.shape)[-2:]
-        room_BT = room(lines, self.max_n, None if starts is None else np.asarray(starts).reshape(lines))
+        tokens_BT, room_BT = self._lines(tokens, starts)
         flat = np.ascontiguousarray(tokens_BT).reshape(-1)
         with self._reading as (view, _):
             _, _, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
@@ -544,6 +537,19 @@ class Store:
         if self._pending_view is not None and self._writer is not None and self._writer.num_pending:
             return self._pending_view
         return self._view
+
+    def _lines(self, tokens: ArrayLike, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens as u32 of their own shape, and how many of them an n-gram may use at each: (B, T) u8."""
+        tokens_BT = as_tokens(tokens)
+        if tokens_BT.ndim not in (1, 2):
+            raise UsageError(f"tokens have shape {tokens_BT.shape}, wanted (B, T)")
+        lines = (1, *tokens_BT.shape)[-2:]
+        if starts is not None:
+            starts = np.asarray(starts)
+            if starts.shape != tokens_BT.shape:
+                raise UsageError(f"starts have shape {starts.shape}, the tokens {tokens_BT.shape}")
+            starts = starts.reshape(lines)
+        return tokens_BT, room(lines, self.max_n, starts)
 
     def _match(self, view: View, tokens_W: np.ndarray, room_W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count = len(tokens_W)

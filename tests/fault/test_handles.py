@@ -1,0 +1,378 @@
+"""Handles misused and shared: after close, in a fork, pickled, by eight threads at once, on files that change under them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import build_ngrams, cache_of, contents, open_files, published, rows_of, stamps_of, start_python
+
+import ngramstore as ngs
+from ngramstore.errors import (
+    DamagedRows,
+    NgramStoreError,
+    ReadOnlyStore,
+    StaleStore,
+    StoreClosed,
+    WriterLocked,
+)
+
+MODEL = {(i,): i for i in range(200)} | {(i, i + 1): 1000 + i for i in range(200)}
+
+
+@pytest.fixture
+def path(quick_path) -> Path:
+    path = quick_path / "store"
+    build_ngrams(path, MODEL, max_n=2)
+    return path
+
+
+USES = {
+    "lookup": lambda store: store.lookup([[1, 2]]),
+    "match": lambda store: store.match([[1, 2]]),
+    "get": lambda store: store.get([(1,)]),
+    "get_encoded": lambda store: store.get_encoded([(1,)]),
+    "contains": lambda store: store.contains([(1,)]),
+    "in": lambda store: (1,) in store,
+    "len": len,
+    "items": lambda store: next(iter(store.items())),
+    "batches": lambda store: next(iter(store.batches())),
+    "warm": lambda store: store.warm([(1,)]),
+    "stats": lambda store: store.stats(),
+    "refresh": lambda store: store.refresh(),
+    "verify": lambda store: store.verify(),
+    "backup": lambda store: store.backup("/nowhere/at/all"),
+    "put": lambda store: store.put([(1,)], rows_of([1], 4)),
+    "delete": lambda store: store.delete([(1,)]),
+    "flush": lambda store: store.flush(),
+    "compact": lambda store: store.compact(),
+    "pickle": pickle.dumps,
+}
+
+
+@pytest.mark.parametrize("mode", ["r", "rw"])
+@pytest.mark.parametrize("use", USES)
+def test_a_closed_handle_says_so(path, mode, use):
+    store = ngs.open(path, mode=mode)
+    store.close()
+    store.close()
+    with pytest.raises(StoreClosed, match="closed"):
+        USES[use](store)
+
+
+@pytest.mark.parametrize("use", ["put", "delete", "flush", "compact"])
+def test_a_handle_opened_for_reading_refuses_changes(path, use):
+    with ngs.open(path) as store, pytest.raises(ReadOnlyStore) as caught:
+        USES[use](store)
+    assert 'mode="rw"' in caught.value.hint
+
+
+@pytest.mark.parametrize("mode", ["r", "rw"])
+@pytest.mark.parametrize("options", [{}, {"resident": True}, {"cache_bytes": 0, "lock_index": True}])
+def test_close_lets_go_of_every_file_and_lock(path, mode, options):
+    before = open_files()
+    store = ngs.open(path, mode=mode, **options)
+    store.get(list(MODEL))
+    if mode == "rw":
+        store.put([(1,)], rows_of([7], 4))
+        store.get([(1,)])
+    assert open_files() - before
+    store.close()
+    assert open_files() - before == set()
+    assert (store.dim, store.max_n, store.spec.addressing) == (4, 2, "ngram")
+    assert "closed" in repr(store)
+    ngs.open(path, mode="rw").close()
+
+
+def test_a_handle_that_failed_to_open_leaks_nothing(path):
+    before = open_files()
+    with pytest.raises(StaleStore):
+        ngs.open(path, mode="rw", identity="00000000-0000-0000-0000-000000000000")
+    os.truncate(path / "base-000001.tokens", 100)
+    for mode in ("r", "rw"):
+        with pytest.raises(NgramStoreError, match="tokens"):
+            ngs.open(path, mode=mode)
+    assert open_files() - before == set()
+
+
+def in_fork(act) -> str:
+    """What `act` answers in a forked child."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = str(act())
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(writing, answer.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read().decode()
+    assert os.waitpid(child, 0)[1] == 0
+    return answer
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("mode", ["r", "rw"])
+def test_a_fork_is_told_to_open_the_store_itself(path, mode):
+    with ngs.open(path, mode=mode) as store:
+        if mode == "rw":
+            store.put([(1,)], rows_of([7], 4))
+        for use in USES.values():
+            said = in_fork(lambda use=use: use(store))
+            assert said.startswith(("WrongProcess", "ReadOnlyStore") if mode == "r" else "WrongProcess"), said
+        assert in_fork(store.close) == "None"
+        assert in_fork(lambda: stamps_of(ngs.open(path).get([(2,)])[0])) == "[2]"
+        assert stamps_of(store.get([(1,)])[0]) == [7 if mode == "rw" else 1]
+    assert published(path)[(1,)] == (7 if mode == "rw" else 1)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_that_outlives_the_writer_does_not_keep_the_next_one_out(path):
+    store = ngs.open(path, mode="rw")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)  # until the parent is done
+        os._exit(0)
+    try:
+        with pytest.raises(WriterLocked):  # the fork's copy is gone, the parent's lock is not
+            ngs.open(path, mode="rw")
+        store.close()
+        ngs.open(path, mode="rw").close()
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
+def test_a_pickled_handle_reopens_the_store_for_reading(path):
+    with ngs.open(path, mode="rw", cache_bytes=cache_of(3, 16)) as store:
+        copy = pickle.loads(pickle.dumps(store))
+        assert copy.options.mode == "r"
+        assert copy.options.cache_bytes == store.options.cache_bytes
+        assert contents(copy) == MODEL
+        store.put([(1,)], rows_of([7], 4))
+        store.flush()
+        assert copy.refresh()
+        assert stamps_of(copy.get([(1,)])[0]) == [7]
+        copy.close()
+
+
+def test_a_pickled_handle_refuses_another_store(path, quick_path):
+    with ngs.open(path) as store:
+        data = pickle.dumps(store)
+        shutil.rmtree(path)
+        build_ngrams(path, {(1,): 5}, max_n=2)
+        with pytest.raises(StaleStore) as caught:
+            pickle.loads(data)
+        assert caught.value.hint
+        with pytest.raises(StaleStore):
+            store.refresh()
+        assert stamps_of(store.get([(1,)])[0]) == [1]  # the old files are still held
+
+
+WORKERS = """
+import multiprocessing, sys
+import ngramstore as ngs
+
+def work(store, queue):
+    try:
+        queue.put(("ok", store.get([(5,), (6,)])[0][:, 0].tolist()))
+    except ngs.errors.NgramStoreError as error:
+        queue.put((type(error).__name__, str(error)))
+
+if __name__ == "__main__":
+    method = sys.argv[2]
+    context = multiprocessing.get_context(method)
+    store = ngs.open(sys.argv[1])
+    store.get([(5,)])
+    queue = context.Queue()
+    workers = [context.Process(target=work, args=(store, queue)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    print(sorted(queue.get(timeout=60) for _ in workers))
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_worker_processes_reopen_or_are_told_to(path, tmp_path, method):
+    """As data loaders do it: spawned workers get a pickled handle, forked ones the parent's own, which refuses."""
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    child = start_python(
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')",
+        script, path, method, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    said, complaint = child.communicate(timeout=120)
+    assert child.returncode == 0, complaint.decode()
+    if method == "fork":
+        assert said.count(b"WrongProcess") == 2
+    else:
+        assert said.strip() == b"[('ok', [40.0, 48.0]), ('ok', [40.0, 48.0])]"
+
+
+def hammer(num_threads: int, act) -> None:
+    """`act(thread)` in threads at once; the first error is raised."""
+    barrier = threading.Barrier(num_threads)
+
+    def run(thread: int) -> None:
+        barrier.wait()
+        act(thread)
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(num_threads) as pool:
+            for future in [pool.submit(run, thread) for thread in range(num_threads)]:
+                future.result(timeout=60)
+    finally:
+        sys.setswitchinterval(switch)
+
+
+def ask(store, rng: np.random.Generator, size: int) -> int:
+    """One random look-up, checked; returns how many positions had a row."""
+    keys = rng.zipf(1.3, size) % 260
+    ngrams = np.stack([keys, keys + 1], axis=1)[:, : rng.integers(1, 3)]
+    rows, found = store.get(ngrams)
+    base = 0 if ngrams.shape[1] == 1 else 1000
+    np.testing.assert_array_equal(found, keys < 200)
+    np.testing.assert_array_equal(rows[found], rows_of(base + keys[found], 4))
+    assert not rows[~found].any()
+    return int(found.sum())
+
+
+@pytest.mark.parametrize("num_slots", [1, 3, 40, 1000])
+def test_eight_threads_over_one_small_cache_get_the_right_rows_and_exact_counts(path, num_slots):
+    with ngs.open(path, cache_bytes=cache_of(num_slots, 16)) as store:
+        present = [0] * 8
+        asked = [0] * 8
+
+        def act(thread: int) -> None:
+            rng = np.random.default_rng(thread)
+            for _ in range(120):
+                size = int(rng.integers(1, 60))
+                present[thread] += ask(store, rng, size)
+                asked[thread] += size
+
+        hammer(8, act)
+        stats = store.stats()
+        assert stats["cache_hits"] + stats["cache_misses"] == sum(present) == stats["found"]
+        assert stats["positions"] == sum(asked)
+        assert stats["cache_inserted"] - stats["cache_evicted"] == stats["cache_rows"] <= stats["cache_slots"]
+        assert stats["cache_slots"] == min(num_slots, len(MODEL))
+        assert stats["rows_read"] >= stats["cache_inserted"]
+        assert stats["calls"] == 8 * 120
+        assert not store._cache._links[:, 2].any(), "a slot stayed pinned"
+        for _ in range(2 * num_slots + 2):  # every slot can still be evicted
+            ask(store, np.random.default_rng(9), 30)
+
+
+def test_look_ups_while_another_thread_refreshes(path):
+    """Each look-up is of one published state; cached rows of an older one never come back."""
+    keys = [(i,) for i in range(50)]
+    with ngs.open(path, mode="rw") as writer, ngs.open(path, cache_bytes=cache_of(30, 16)) as store:
+        writer.put(keys, rows_of([0] * 50, 4))
+        writer.flush()
+        store.refresh()
+        done = threading.Event()
+
+        def act(thread: int) -> None:
+            last = 0
+            if thread == 0:
+                for stamp in range(1, 25):
+                    writer.put(keys, rows_of([stamp] * 50, 4))
+                    writer.flush() if stamp % 4 else writer.compact()
+                    store.refresh()
+                done.set()
+                return
+            while not done.is_set():
+                rows, found = store.get(keys)
+                assert found.all()
+                stamps = set(stamps_of(rows))
+                assert len(stamps) == 1, "rows of two states"
+                assert stamps.pop() >= last
+                last = stamps_of(rows)[0]
+
+        hammer(5, act)
+        assert stamps_of(store.get(keys)[0]) == [24] * 50
+
+
+def test_threads_look_up_while_the_same_handle_changes(path):
+    keys = [(i,) for i in range(50)]
+    with ngs.open(path, mode="rw", cache_bytes=cache_of(30, 16)) as store:
+        store.put(keys, rows_of([0] * 50, 4))
+        done = threading.Event()
+
+        def act(thread: int) -> None:
+            if thread == 0:
+                for stamp in range(1, 25):
+                    store.put(keys, rows_of([stamp] * 50, 4))
+                    if stamp % 3 == 0:
+                        store.flush() if stamp % 2 else store.compact()
+                done.set()
+                return
+            last = 0
+            while not done.is_set():
+                stamps = set(stamps_of(store.get(keys)[0]))
+                assert len(stamps) == 1
+                assert max(stamps) >= last
+                last = stamps.pop()
+                assert len(store) == len(MODEL)
+
+        hammer(4, act)
+
+
+def test_closing_while_others_look_up_ends_in_store_closed(path):
+    for mode in ("r", "rw"):
+        store = ngs.open(path, mode=mode, cache_bytes=cache_of(10, 16))
+        served = [0] * 4
+
+        def act(thread: int, store=store, served=served) -> None:
+            rng = np.random.default_rng(thread)
+            if thread == 0:
+                while sum(served) < 30:
+                    ask(store, rng, 5)
+                store.close()
+                return
+            try:
+                while True:
+                    ask(store, rng, 20)
+                    served[thread] += 1
+            except StoreClosed:
+                served[thread] += 1
+
+        hammer(4, act)
+        assert min(served[1:]) > 0
+
+
+def test_a_rows_file_cut_under_running_threads_is_an_error_and_not_a_signal(path):
+    failed = [""] * 4
+    with ngs.open(path, cache_bytes=cache_of(3, 16)) as store:
+
+        def act(thread: int) -> None:
+            if thread == 0:
+                os.truncate(path / "base-000001.rows", 4096 + 20 * 20)
+                return
+            keys = list(MODEL)
+            while not failed[thread]:
+                try:
+                    store.get(keys)
+                except DamagedRows as error:
+                    failed[thread] = str(error)
+
+        hammer(4, act)
+    assert all("base-000001.rows" in said for said in failed[1:])
