@@ -59,7 +59,14 @@ class FileStamp:
 
 def finish_file(writer: FileWriter, layout: Layout, stamp: FileStamp, kind: int, **fields: int) -> FileEntry:
     """Write the header page of a file whose other pages are written, make it durable, and say how to name it."""
-    file_bytes = writer.position
+    page = header_page(layout, stamp, kind, writer.position, **fields)
+    writer.rewrite(0, page)
+    file_bytes = writer.finish()
+    return FileEntry(writer.path.name, file_bytes, header_crc(page))
+
+
+def header_page(layout: Layout, stamp: FileStamp, kind: int, file_bytes: int, **fields: int) -> bytes:
+    """The header page of a file: its fields, zeros, and their CRC-32."""
     body = layout.pack(
         magic=MAGIC,
         version=FORMAT_VERSION,
@@ -69,12 +76,13 @@ def finish_file(writer: FileWriter, layout: Layout, stamp: FileStamp, kind: int,
         generation=stamp.generation,
         file_bytes=file_bytes,
         **fields,
-    )
-    body = body.ljust(PAGE_BYTES - _CRC.size, b"\0")
-    crc = zlib.crc32(body)
-    writer.rewrite(0, body + _CRC.pack(crc))
-    writer.finish()
-    return FileEntry(writer.path.name, file_bytes, crc)
+    ).ljust(PAGE_BYTES - _CRC.size, b"\0")
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def header_crc(page: bytes) -> int:
+    """The checksum in a header page, which the manifest repeats."""
+    return _CRC.unpack(page[-_CRC.size :])[0]
 
 
 class DataFile:
