@@ -29,6 +29,7 @@ GROUP_BITS = 16
 _CHUNK_ROWS = 1 << 16
 _WRITE_BYTES = 4 << 20
 _LARGE_BYTES = 64 << 20
+_MAX_PLACE = 1 << 62
 _SPARE_BYTES = 8  # kernels load 8 bytes where the last low bits begin
 
 
@@ -311,6 +312,8 @@ class Index:
         block = first // BLOCK_ROWS
         lengths = self._slice("lengths", block * BLOCK_ROWS, first + count - block * BLOCK_ROWS, "<u2").astype(np.int64)
         start = int(self._slice("offsets", block, 1, "<u8")[0])
+        if start > _MAX_PLACE:  # good checksums can still stand over impossible numbers
+            raise DamagedStore(f"{self.name}: block {block} begins at byte {start:,} of the rows, which cannot be")
         starts = start + np.concatenate([[0], np.cumsum(lengths + CHECKSUM_BYTES)[:-1]])
         inside = first - block * BLOCK_ROWS
         return starts[inside:], lengths[inside:]

@@ -1,0 +1,143 @@
+"""Files that lie under good checksums: every checksum is made right again, so that only the readers' own checks are left.
+
+Whatever such files say, an answer is a FormatError or has the shape it should have: no crash, no other error, nothing
+allocated on their word.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ngramstore as ngs
+from ngramstore.errors import FormatError
+from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, TOKENS_HEADER
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
+SECTIONS = ["groups_at", "directory_at", "remainders_at", "low_bits_at", "offsets_at", "lengths_at"]
+
+
+def resealed_index(data: bytearray) -> None:
+    """Make the page checksums of an index right again."""
+    sums = INDEX_HEADER.unpack(bytes(data[: INDEX_HEADER.size]))["checksums_at"]
+    assert isinstance(sums, int)
+    for page in range(1, sums // PAGE_BYTES):
+        value = xxhash.xxh64_intdigest(bytes(data[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]), page) & 0xFFFFFFFF
+        data[sums + 4 * (page - 1) : sums + 4 * page] = value.to_bytes(4, "little")
+    data[-4:] = zlib.crc32(data[sums:-4]).to_bytes(4, "little")
+
+
+def questions(store: ngs.Store, keys: list[tuple[int, ...]], expected: dict) -> list[Callable[[], object]]:
+    """What a reader can ask: all rows, single rows, longest matches, the list of all."""
+    if not store.spec.is_ngram:
+        numbers = [key[0] for key in keys]
+        return [lambda: store.rows(numbers), lambda: store.rows(7), lambda: list(store.items())]
+    return [
+        lambda: store.get(keys)[0],
+        lambda: [store.get([key])[0] for key in keys[:5]],
+        lambda: store.lookup(expected["tokens"]).rows,
+        lambda: list(store.items()),
+    ]
+
+
+def use(path: Path, expected: dict) -> None:
+    """Everything a reader can ask; FormatErrors are fine."""
+    keys = [tuple(key) for key in expected["keys"]]
+    for options in ({"cache_bytes": 0}, {"resident": True}, {"on_damage": "missing"}):
+        try:
+            store = ngs.open(path, **options)
+        except FormatError:
+            continue
+        for ask in questions(store, keys, expected):
+            try:
+                got = ask()
+            except FormatError:
+                continue
+            if isinstance(got, np.ndarray):
+                assert got.shape[-1] == store.dim
+        store.close()
+
+
+def lying(tmp_path_factory, name: str) -> tuple[Path, dict]:
+    path = tmp_path_factory.mktemp("lies") / name
+    shutil.copytree(GOLDEN / name, path)
+    return path, json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+number = st.one_of(
+    st.sampled_from([0, 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]), st.integers(0, 70_000)
+)
+
+
+@pytest.mark.parametrize("name", ["ngram_zstd", "ngram_overlay", "rows_overlay"])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_an_index_that_lies_leads_nowhere(tmp_path_factory, name, data):
+    path, expected = lying(tmp_path_factory, name)
+    file = path / data.draw(st.sampled_from(sorted(entry.name for entry in path.glob("*.index"))))
+    content = bytearray(file.read_bytes())
+    header = INDEX_HEADER.unpack(bytes(content[: INDEX_HEADER.size]))
+    sections = [section for section in SECTIONS if header[section] and header[section] < header["checksums_at"]]
+    for _ in range(data.draw(st.integers(1, 4))):
+        if not sections:
+            return
+        at = int(header[data.draw(st.sampled_from(sections))]) + 2 * data.draw(st.integers(0, 40))
+        size = data.draw(st.sampled_from([2, 4, 8]))
+        content[at : at + size] = (data.draw(number) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+    resealed_index(content)
+    file.write_bytes(content)
+    use(path, expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_tokens_that_lie_are_not_listed(tmp_path_factory, data):
+    path, expected = lying(tmp_path_factory, "ngram_overlay")
+    file = path / "base-000001.tokens"
+    content = bytearray(file.read_bytes())
+    header = TOKENS_HEADER.unpack(bytes(content[: TOKENS_HEADER.size]))
+    offsets = int(header["offsets_at"])
+    if data.draw(st.booleans()):
+        at = offsets + 8 * data.draw(st.integers(0, int(header["num_blocks"])))
+        content[at : at + 8] = data.draw(number).to_bytes(8, "little")
+    else:
+        begin, end = (int.from_bytes(content[offsets + i : offsets + i + 8], "little") for i in (0, 8))
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(begin, end - 5))] = data.draw(st.integers(0, 255))
+        value = xxhash.xxh64_intdigest(bytes(content[begin : end - 4]), 0) & 0xFFFFFFFF
+        content[end - 4 : end] = value.to_bytes(4, "little")
+    file.write_bytes(content)
+    use(path, expected)
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x28\xb5\x2f\xfd", b"junk that is no frame", bytes(63)], ids=repr)
+def test_a_row_that_is_no_frame_is_damaged_not_fatal(tmp_path, frame):
+    """The checksum over it is right, the length fits: only the decompressor can tell."""
+    shutil.copytree(GOLDEN / "ngram_zstd", tmp_path / "store")
+    expected = json.loads((GOLDEN / "ngram_zstd.json").read_text())
+    index_path, rows_path = tmp_path / "store" / "base-000001.index", tmp_path / "store" / "base-000001.rows"
+    index, rows = bytearray(index_path.read_bytes()), bytearray(rows_path.read_bytes())
+    header = INDEX_HEADER.unpack(bytes(index[: INDEX_HEADER.size]))
+    with ngs.open(tmp_path / "store") as store:
+        first_id = int(store._view.base.index.ids(0, 1)[0])
+        place = int(store._view.base.places(0, 1)[0][0])
+    index[int(header["lengths_at"]) : int(header["lengths_at"]) + 2] = len(frame).to_bytes(2, "little")
+    resealed_index(index)
+    rows[place : place + len(frame)] = frame
+    at = place + len(frame)
+    value = xxhash.xxh64_intdigest(frame, first_id) & 0xFFFFFFFF
+    rows[at : at + 4] = value.to_bytes(4, "little")
+    index_path.write_bytes(index)
+    rows_path.write_bytes(rows)
+    use(tmp_path / "store", expected)
+    with ngs.open(tmp_path / "store") as store, pytest.raises(FormatError):
+        store.get([tuple(key) for key in expected["keys"]])
