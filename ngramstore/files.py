@@ -223,6 +223,18 @@ class WriterLock:
 
     def __init__(self, path: Path) -> None:
         self._fd = -1
+        while self._fd < 0:
+            self._acquire(path)
+            if not self._is_still_at(path):  # a build that was given up removed it between our open and our lock
+                self.release()
+        _locks.add(self)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:  # a full disk: the lock holds, only who holds it stays unsaid
+            _log.info("%s: cannot note the writer's process: %s", path, str(error))
+
+    def _acquire(self, path: Path) -> None:
         with clear_errors(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -233,12 +245,12 @@ class WriterLock:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise WriterLocked(f"{path.parent} is open for writing in process {holder or 'unknown'}") from error
             raise
-        _locks.add(self)
+
+    def _is_still_at(self, path: Path) -> bool:
         try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError as error:  # a full disk: the lock holds, only who holds it stays unsaid
-            _log.info("%s: cannot note the writer's process: %s", path, str(error))
+            return os.path.samestat(os.fstat(self._fd), os.stat(path))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Let another writer in."""

@@ -512,6 +512,8 @@ class Store:
 
     def _use(self, view: View) -> None:
         """Make a view the current one; caches keep what still holds."""
+        if view.serial_space is not self._view.serial_space:  # serials began anew: the caches know rows by the old ones
+            self._cache = self._resident = None
         if self.options.resident:
             self._resident = Resident(view, self._resident)
         elif self.options.cache_bytes and self._cache is None:

@@ -21,6 +21,7 @@ from ngramstore.store.manifest import Manifest, read_manifest
 
 PENDING_SERIAL = (1 << 20) - 1
 """Serial of rows that lie in the writer's journal only."""
+_LAST_SERIAL = PENDING_SERIAL - 3
 _ATTEMPTS = 20
 
 
@@ -41,6 +42,7 @@ class View:
         self.lock_index = lock_index
         spec = manifest.spec
         self.next_serial = next_serial
+        self.serial_space: object = object() if previous is None else previous.serial_space
         self.base: Layer
         if previous is not None and previous.manifest.base == manifest.base:
             self.base = previous.base
@@ -71,7 +73,12 @@ class View:
 
     @classmethod
     def open(cls, directory: Path, *, lock_index: bool = False, previous: View | None = None) -> View:
-        """The current state; a file that a writer removed meanwhile means that there is a newer one."""
+        """The current state; a file that a writer removed meanwhile means that there is a newer one.
+
+        Serials go up from view to view, so that row keys of two layers never mix; when there are no more (after a million
+        layers) all layers are opened anew, from 0, under another `serial_space`.
+        """
+        shared = previous if previous is not None and previous.next_serial < _LAST_SERIAL else None
         for attempt in range(_ATTEMPTS):
             manifest = read_manifest(directory)
             if previous is not None and manifest == previous.manifest:
@@ -81,8 +88,8 @@ class View:
                     directory,
                     manifest,
                     lock_index=lock_index,
-                    previous=previous,
-                    next_serial=previous.next_serial if previous else 0,
+                    previous=shared,
+                    next_serial=shared.next_serial if shared else 0,
                 )
             except FileNotFoundError as error:
                 if attempt == _ATTEMPTS - 1 or read_manifest(directory) == manifest:

@@ -24,6 +24,7 @@ from ngramstore.errors import (
     StoreClosed,
     WriterLocked,
 )
+from ngramstore.store import view as view_module
 
 MODEL = {(i,): i for i in range(200)} | {(i, i + 1): 1000 + i for i in range(200)}
 
@@ -319,7 +320,7 @@ def test_threads_look_up_while_the_same_handle_changes(path):
 
         def act(thread: int) -> None:
             if thread == 0:
-                for stamp in range(1, 25):
+                for stamp in range(1, 13):
                     store.put(keys, rows_of([stamp] * 50, 4))
                     if stamp % 3 == 0:
                         store.flush() if stamp % 2 else store.compact()
@@ -357,6 +358,21 @@ def test_closing_while_others_look_up_ends_in_store_closed(path):
 
         hammer(4, act)
         assert min(served[1:]) > 0
+
+
+@pytest.mark.parametrize("options", [{"cache_bytes": cache_of(50, 16)}, {"resident": True}])
+def test_a_handle_that_runs_out_of_layer_serials_starts_over(path, monkeypatch, options):
+    """Rows are cached by (layer serial, rank); serials are few, a handle may live for millions of flushes."""
+    monkeypatch.setattr(view_module, "_LAST_SERIAL", 3)
+    keys = [(i,) for i in range(20)]
+    with ngs.open(path, mode="rw", **options) as writer, ngs.open(path, **options) as reader:
+        for stamp in range(12):
+            writer.put(keys, rows_of([stamp] * 20, 4))
+            writer.flush() if stamp % 3 else writer.compact()
+            reader.refresh()
+            for store in (writer, reader):
+                assert stamps_of(store.get(keys)[0]) == [stamp] * 20
+                assert store._view.next_serial <= 5
 
 
 def test_a_rows_file_cut_under_running_threads_is_an_error_and_not_a_signal(path):

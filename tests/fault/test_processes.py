@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from helpers import build_ngrams, published, rows_of, start_python
 
 import ngramstore as ngs
+from ngramstore import files
 from ngramstore.errors import UsageError, WriterLocked
 
 KEYS = [(i,) for i in range(300)]
@@ -123,8 +125,6 @@ def test_the_writer_itself_does_not_hold_what_it_superseded(quick_path):
 
 
 def test_a_second_writer_is_refused_and_told_who_is_there(quick_path):
-    import os
-
     path = quick_path / "store"
     build_ngrams(path, {(1,): 1})
     with ngs.open(path, mode="rw"):
@@ -145,6 +145,24 @@ except ngs.errors.WriterLocked as error:
             ngs.build(path, dim=4, max_n=1)
         ngs.open(path).close()
     ngs.open(path, mode="rw").close()
+
+
+def test_a_lock_file_removed_between_open_and_lock_is_not_taken_for_the_lock(tmp_path, monkeypatch):
+    path = tmp_path / "LOCK"
+    real = files.fcntl.flock
+
+    def removed_first(fd, operation):
+        if not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            path.unlink()
+        real(fd, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", removed_first)
+    lock = files.WriterLock(path)
+    with pytest.raises(WriterLocked):
+        files.WriterLock(path)
+    lock.release()
+    files.WriterLock(path).release()
 
 
 def test_a_second_build_of_the_same_path_is_refused(quick_path):
