@@ -74,12 +74,12 @@ MAX_ROW_BYTES = 1 << 20
 """Widest encoded row a store takes."""
 
 MAGIC = b"ngstore\x1a"
-KIND_INDEX, KIND_ROWS, KIND_TOKENS = 1, 2, 3
+KIND_INDEX, KIND_ROWS, KIND_TOKENS, KIND_SUMS = 1, 2, 3, 4
 
 _COMMON = (
     Field("magic", "8s", "`ngstore\\x1a`"),
     Field("version", "H", "1"),
-    Field("kind", "H", "1 index, 2 rows, 3 tokens"),
+    Field("kind", "H", "1 index, 2 rows, 3 tokens, 4 sums"),
     Field("reserved", "I", "0"),
     Field("identity", "16s", "the store's UUID; every file of a store carries the same"),
     Field("generation", "Q", "the generation that wrote the file"),
@@ -132,6 +132,8 @@ TOKENS_HEADER = Layout(
     ),
 )
 
+SUMS_HEADER = Layout("sums header", _COMMON)
+
 if __name__ == "__main__":
-    for table in (INDEX_HEADER, ROWS_HEADER, TOKENS_HEADER):
+    for table in (INDEX_HEADER, ROWS_HEADER, TOKENS_HEADER, SUMS_HEADER):
         print(f"<!-- layout: {table.name} -->\n{table.markdown()}\n<!-- end -->\n")

@@ -33,6 +33,7 @@ _CORE = {
     "sizes": "Disk and memory of a store before building it.",
     "compact": "Merge all changes into the packed rows.",
     "backup": "Copy the published state into a new directory.",
+    "import": "Make a store of the n-gram tables of a shipped model.",
     "keys": "Row numbers of tokens in the tables of a shipped model.",
     "warmup": "Compile all kernels ahead of use.",
 }

@@ -30,6 +30,7 @@ __all__ = [
     "Table",
     "keys_from_config",
     "keys_from_spec",
+    "text_config",
 ]
 
 _BY_CONFIG_KEY: tuple[tuple[str, type[Keys]], ...] = (

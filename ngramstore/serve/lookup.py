@@ -162,6 +162,7 @@ class RowSource:
         staging = np.empty(count * slot_bytes, np.uint8)
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
         num_bad = native.read_rows(self._view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status)
+        self._view.base.check_unchanged()
         counts.add_read(count, int(lengths.sum()) + count * CHECKSUM_BYTES)
         at = np.arange(count, dtype=np.int64) * slot_bytes
         if num_bad:
@@ -195,7 +196,7 @@ class RowSource:
             place = f"cannot be found ({error.message})"  # the index file and the byte in it
         ranks = [key & ((1 << RANK_BITS) - 1) for key in keys]
         return DamagedRows(
-            f"{layer.rows.path}: row {rank:,} {place}: {faults[0]}"
+            f"{layer.path_of(rank)}: row {rank:,} {place}: {faults[0]}"
             + (f" (and {len(keys) - 1} more rows of this call: {ranks[1:9]})" if len(keys) > 1 else ""),
             keys=ranks,
         )

@@ -27,6 +27,9 @@ class OpenOptions:
     on_damage: str = "raise"
     """A damaged row raises DamagedRows (after the rest of the batch is served), or counts as "missing"."""
 
+    trust_external: bool = False
+    """Let the manifest name files outside of its directory (`ngramstore import` writes such), and read rows from them."""
+
     identity: str | None = None
     """Refuse any other store than this one (StaleStore)."""
 

@@ -62,12 +62,11 @@ class Store:
         self._lock = threading.RLock()
         self._counts = Counts()
         self._reading = _Reading(self)
-        self._writer = Writer(self.path, lock_index=options.lock_index) if options.mode == "rw" else None
+        where = {"lock_index": options.lock_index, "trust_external": options.trust_external}
+        self._writer = Writer(self.path, **where) if options.mode == "rw" else None
         self._pending_view: View | None = None
         try:
-            self._view = View.open(
-                self.path, lock_index=options.lock_index, previous=self._writer.view if self._writer else None
-            )
+            self._view = View.open(self.path, previous=self._writer.view if self._writer else None, **where)
             self._manifest = self._view.manifest
             if options.identity is not None and self.identity != options.identity:
                 raise StaleStore(f"{self.path} holds store {self.identity}, wanted {options.identity}")
@@ -172,35 +171,39 @@ class Store:
         if tokens.dtype != np.uint32 or room.dtype != np.uint8 or tokens.ndim != 2 or room.ndim != 2:
             raise UsageError(f"tokens are {tokens.dtype} {tokens.shape}, room is {room.dtype} {room.shape}")
         num_lines, width = tokens.shape
-        count, most = room.shape[1], 0
+        count = room.shape[1]
         if len(room) != num_lines or count > width:
             raise UsageError(
                 f"tokens have shape {tokens.shape}, room has {room.shape}", hint="(B, S) and (B, T), T <= S"
             )
-        if num_lines == 1 and count == 1:
-            most = int(room[0, 0])
-            if most > width:
-                raise UsageError(f"room is {most}, the line has {width} tokens")
-        elif room.size and (room > np.arange(width - count + 1, width + 1)).any():
+        is_one = num_lines == 1 and count == 1
+        reaches_all = width >= self.max_n and count == 1
+        if not reaches_all and (np.minimum(room, self.max_n) > np.arange(width - count + 1, width + 1)).any():
             raise UsageError(f"room reaches before the beginning of a line of {width} tokens: {int(room.max())}")
+        codec = self.spec.codec
         is_encoded = out.dtype == np.uint8
         if is_encoded:
-            if out.shape != (num_lines, count, self.spec.codec.row_bytes) or not out.flags.c_contiguous:
-                raise UsageError(f"out must be contiguous of shape {(num_lines, count, self.spec.codec.row_bytes)}")
+            if out.shape != (num_lines, count, codec.row_bytes) or not out.flags.c_contiguous:
+                raise UsageError(f"out must be contiguous of shape {(num_lines, count, codec.row_bytes)}")
             rows = out
         else:
-            rows = output_array(out, (num_lines, count, self.dim), "f32")
+            rows = output_array(out, (num_lines, count, codec.dim), "f32")
         room_BS = np.zeros((num_lines, width), np.uint8)
-        room_BS[:, width - count :] = room if room.size == 1 and most <= self.max_n else np.minimum(room, self.max_n)
+        np.minimum(room, self.max_n, out=room_BS[:, width - count :])
         with self._reading as (view, source):
             keys, ids, lengths = self._match(view, np.ascontiguousarray(tokens).reshape(-1), room_BS.reshape(-1))
-            if count != width:
+            if num_lines == 1:
+                keys, ids, lengths = keys[width - count :], ids[width - count :], lengths[width - count :]
+            elif count != width:
                 keys, ids, lengths = (
-                    np.ascontiguousarray(x.reshape(num_lines, width)[:, width - count :]).reshape(-1)
-                    for x in (keys, ids, lengths)
+                    x.reshape(num_lines, width)[:, width - count :].reshape(-1) for x in (keys, ids, lengths)
                 )
-            copy_out = copy_encoded if is_encoded else self.spec.codec.scatter
-            lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]), copy_out)
+            if is_one and keys[0] < 0:  # one token at a time, nothing to read: the cache need not be asked
+                rows[...] = 0
+                lost = None
+            else:
+                copy_out = copy_encoded if is_encoded else codec.scatter
+                lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]), copy_out)
         if lost is not None:
             lengths[lost] = 0
         self._counts.add_call(len(lengths), int(np.count_nonzero(lengths)))

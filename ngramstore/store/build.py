@@ -54,7 +54,7 @@ from ngramstore.store.runs import RunSorter
 from ngramstore.windows import Ngrams, as_ngrams, blank_from
 
 _OURS = re.compile(
-    r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens)|journal-[0-9]+|MANIFEST(\.tmp)?|BUILDING(\.tmp)?|LOCK|runs"
+    r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)|journal-[0-9]+|MANIFEST(\.tmp)?|BUILDING(\.tmp)?|LOCK|runs"
 )
 _log = logging.getLogger("ngramstore")
 _SAMPLE_ROWS = 4096
@@ -95,11 +95,11 @@ class Builder:
         self._threads = threads or min(4, os.cpu_count() or 1)
         self._progress = progress
         self._next_row = 0
-        self._made_directory = _claim(self.path, restart)
+        self._made_directory = claim_directory(self.path, restart)
         self._lock: WriterLock | None = WriterLock(self.path / LOCK_NAME)
         try:
-            _claim(self.path, restart)  # again, now that nobody else can have come in between
-            _clear(self.path)
+            claim_directory(self.path, restart)  # again, now that nobody else can have come in between
+            clear_directory(self.path)
             publish(
                 self.path / BUILDING_NAME,
                 (json.dumps({"release": ngramstore.__version__, "pid": os.getpid()}) + "\n").encode(),
@@ -185,7 +185,7 @@ class Builder:
         if self._lock is None:
             return
         try:
-            _clear(self.path)
+            clear_directory(self.path)
             remove(self.path / LOCK_NAME)
         except OSError as error:  # the file BUILDING goes last: what is left is known to be incomplete
             _log.warning("%s: the build was given up, but not all of it could be removed: %s", self.path, str(error))
@@ -413,7 +413,7 @@ def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(f"{name} is {value!r}", hint=f"choose one of {', '.join(known)}")
 
 
-def _claim(path: Path, restart: bool) -> bool:
+def claim_directory(path: Path, restart: bool) -> bool:
     """Make or take over the directory; True if it was made."""
     with clear_errors(path):
         if path.exists() and not path.is_dir():
@@ -435,7 +435,7 @@ def _claim(path: Path, restart: bool) -> bool:
     return False
 
 
-def _clear(path: Path) -> None:
+def clear_directory(path: Path) -> None:
     """Remove every file of ours but the lock, the manifest first, BUILDING last; files of others stay."""
     for name in sorted(os.listdir(path), key=lambda name: (name != MANIFEST_NAME, name == BUILDING_NAME)):
         if _OURS.fullmatch(name) and name != LOCK_NAME:

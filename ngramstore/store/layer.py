@@ -157,8 +157,20 @@ class Layer:
         line[native.ROW_BYTES] = self.rows.row_bytes
 
     @property
+    def lines(self) -> np.ndarray:
+        """This layer in the kernels' LAYERS table: one line, or one for each segment: (n, NUM_COLUMNS) i64."""
+        return self.index.layer[None]
+
+    def check_unchanged(self) -> None:
+        """DamagedStore if files of others that rows are read from were changed meanwhile; our own files never are."""
+
+    def path_of(self, rank: int) -> Path:
+        """The file that holds a row."""
+        return self.rows.path
+
+    @property
     def files(self) -> list[DataFile]:
-        """The open files."""
+        """The open files of the store."""
         return [self._index_file, self.rows.file, *([self.tokens.file] if self.tokens else [])]
 
     def seeds(self, first: int, count: int) -> np.ndarray:

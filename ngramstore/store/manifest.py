@@ -21,6 +21,7 @@ from ngramstore.files import publish
 from ngramstore.hashing import HASH_NAME, MAX_N
 from ngramstore.layout import FORMAT_VERSION
 from ngramstore.store.datafile import FileEntry, FileStamp
+from ngramstore.store.external_entry import ExternalEntry
 
 MANIFEST_NAME = "MANIFEST"
 BUILDING_NAME = "BUILDING"
@@ -75,7 +76,7 @@ class Manifest:
     identity: str
     generation: int
     release: str
-    base: LayerEntry
+    base: LayerEntry | ExternalEntry
     base_generation: int
     overlay: LayerEntry | None = None
     tombstones: FileEntry | None = None
@@ -175,7 +176,7 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "num_rows": manifest.num_rows,
         "length_counts": list(manifest.length_counts),
         "suffix_closed": manifest.suffix_closed,
-        "base": {"generation": manifest.base_generation, **_layer_to_json(manifest.base)},
+        "base": {"generation": manifest.base_generation, **_base_to_json(manifest.base)},
         "overlay": {
             "generation": manifest.overlay_generation,
             "puts": _layer_to_json(manifest.overlay) if manifest.overlay else None,
@@ -183,6 +184,10 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         },
         "journal": manifest.journal,
     }
+
+
+def _base_to_json(base: LayerEntry | ExternalEntry) -> dict[str, Any]:
+    return base.to_json() if isinstance(base, ExternalEntry) else _layer_to_json(base)
 
 
 def _layer_to_json(layer: LayerEntry) -> dict[str, Any]:
@@ -226,7 +231,7 @@ def _from_json(value: dict[str, Any]) -> Manifest:
         identity=str(uuid.UUID(value["identity"])),
         generation=_count(value["generation"]),
         release=str(value["release"]),
-        base=_layer_from_json(value["base"]),
+        base=_base_from_json(value["base"]),
         base_generation=_count(value["base"]["generation"]),
         overlay=_layer_from_json(overlay["puts"]) if overlay["puts"] else None,
         tombstones=FileEntry.from_json(overlay["tombstones"]) if overlay["tombstones"] else None,
@@ -236,6 +241,10 @@ def _from_json(value: dict[str, Any]) -> Manifest:
         suffix_closed=_flag(value["suffix_closed"]),
         journal=value["journal"],
     )
+
+
+def _base_from_json(value: dict[str, Any]) -> LayerEntry | ExternalEntry:
+    return ExternalEntry.from_json(value) if "external" in value else _layer_from_json(value)
 
 
 def _layer_from_json(value: dict[str, Any]) -> LayerEntry:

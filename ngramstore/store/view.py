@@ -15,6 +15,8 @@ from ngramstore.errors import DamagedStore, FormatError
 from ngramstore.hashing import row_ids
 from ngramstore.kernels.native import index as native
 from ngramstore.store.datafile import DataFile
+from ngramstore.store.external import ExternalLayer
+from ngramstore.store.external_entry import ExternalEntry
 from ngramstore.store.index import Index
 from ngramstore.store.layer import Layer
 from ngramstore.store.manifest import Manifest, read_manifest
@@ -36,10 +38,12 @@ class View:
         lock_index: bool = False,
         previous: View | None = None,
         next_serial: int = 0,
+        trust_external: bool = False,
     ) -> None:
         self.directory = directory
         self.manifest = manifest
         self.lock_index = lock_index
+        self.trust_external = trust_external
         spec = manifest.spec
         self.next_serial = next_serial
         self.serial_space: object = object() if previous is None else previous.serial_space
@@ -72,7 +76,14 @@ class View:
         return manifest.identity, manifest.overlay_generation, manifest.overlay, manifest.tombstones
 
     @classmethod
-    def open(cls, directory: Path, *, lock_index: bool = False, previous: View | None = None) -> View:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        lock_index: bool = False,
+        previous: View | None = None,
+        trust_external: bool = False,
+    ) -> View:
         """The current state; a file that a writer removed meanwhile means that there is a newer one.
 
         Serials go up from view to view, so that row keys of two layers never mix; when there are no more (after a million
@@ -90,6 +101,7 @@ class View:
                     lock_index=lock_index,
                     previous=shared,
                     next_serial=shared.next_serial if shared else 0,
+                    trust_external=trust_external or (previous is not None and previous.trust_external),
                 )
             except FileNotFoundError as error:
                 if attempt == _ATTEMPTS - 1 or read_manifest(directory) == manifest:
@@ -99,6 +111,15 @@ class View:
     def _open_layer(self, entry, generation: int, *, is_keyed: bool) -> Layer:  # type: ignore[no-untyped-def]
         serial = self.next_serial
         self.next_serial += 1
+        if isinstance(entry, ExternalEntry):
+            return ExternalLayer(
+                self.directory,
+                entry,
+                self.manifest.stamp(generation),
+                self.manifest.spec,
+                serial,
+                is_trusted=self.trust_external,
+            )
         return Layer(
             self.directory,
             entry,
@@ -144,7 +165,7 @@ class View:
             self.probe_table[line, native.IS_TOMBSTONE] = is_tombstone
             self.probe_table[line, native.SERIAL] = serial
         self.file_layers = [layer for layer in (self.base, self.overlay) if layer is not None]
-        self.file_table = np.stack([layer.index.layer for layer in self.file_layers])
+        self.file_table = np.concatenate([layer.lines for layer in self.file_layers])
 
     @property
     def is_plain(self) -> bool:

@@ -40,7 +40,7 @@ from ngramstore.store.merge import is_in, merged, without
 from ngramstore.store.view import View
 
 _log = logging.getLogger("ngramstore")
-_DATA_FILE = re.compile(r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens)")
+_DATA_FILE = re.compile(r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)")
 _JOURNAL = re.compile(r"journal-[0-9]+(\.salvage-.*)?")
 _ROW_NUMBER_WIDTH = 2  # a row number in the journal: two u32 "tokens"
 
@@ -48,14 +48,14 @@ _ROW_NUMBER_WIDTH = 2  # a row number in the journal: two u32 "tokens"
 class Writer:
     """Holds the writer lock from construction to `close`. Not safe for threads: the store's handle serialises."""
 
-    def __init__(self, directory: Path, *, lock_index: bool = False) -> None:
+    def __init__(self, directory: Path, *, lock_index: bool = False, trust_external: bool = False) -> None:
         self._directory = directory
         self._lock = WriterLock(directory / LOCK_NAME)
         self._journal: Journal | None = None
         self._journal_failed = False
         self._may_be_behind = False
         try:
-            self.view = View.open(directory, lock_index=lock_index)
+            self.view = View.open(directory, lock_index=lock_index, trust_external=trust_external)
             self.collect_garbage()
             if self._journal_path.exists():
                 self._journal = self._open_journal()

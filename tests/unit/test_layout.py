@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ngramstore import layout
-from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, ROWS_HEADER, TOKENS_HEADER, Layout
+from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, ROWS_HEADER, SUMS_HEADER, TOKENS_HEADER, Layout
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
-LAYOUTS = [INDEX_HEADER, ROWS_HEADER, TOKENS_HEADER]
+LAYOUTS = [INDEX_HEADER, ROWS_HEADER, TOKENS_HEADER, SUMS_HEADER]
 every_layout = pytest.mark.parametrize("table", LAYOUTS, ids=lambda table: table.name)
 
 
@@ -59,11 +59,11 @@ def test_numbers_are_aligned_to_their_size(table):
 
 
 def test_sizes_are_pinned():
-    assert (INDEX_HEADER.size, ROWS_HEADER.size, TOKENS_HEADER.size) == (120, 88, 88)
+    assert [table.size for table in LAYOUTS] == [120, 88, 88, 56]
     assert (layout.PAGE_BYTES, layout.BLOCK_ROWS, layout.CHECKSUM_BYTES) == (4096, 64, 4)
     assert layout.FORMAT_VERSION == 1
     assert layout.MAGIC == b"ngstore\x1a"
-    assert (layout.KIND_INDEX, layout.KIND_ROWS, layout.KIND_TOKENS) == (1, 2, 3)
+    assert (layout.KIND_INDEX, layout.KIND_ROWS, layout.KIND_TOKENS, layout.KIND_SUMS) == (1, 2, 3, 4)
 
 
 @every_layout

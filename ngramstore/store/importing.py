@@ -1,0 +1,258 @@
+"""Import a checkpoint's tables: in place (a manifest that points into its files), or packed into blocks of our own.
+
+In place nothing is copied: the store is a manifest, and with `checksums` a sidecar of four bytes a row. Packed, codes and
+scales of a row lie together under a checksum, in the checkpoint's own codec bit for bit, or in another one.
+
+Shapes: M rows of a chunk, B bytes of an encoded row.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import ngramstore
+from ngramstore.codec import compress
+from ngramstore.codec.quantize import Codec, codec_from_spec
+from ngramstore.errors import UsageError
+from ngramstore.files import WriterLock, clear_errors, fsync_directory, publish, remove, require_space
+from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.store.build import claim_directory, clear_directory
+from ngramstore.store.checkpoint import Checkpoint, read_checkpoint
+from ngramstore.store.datafile import FileStamp
+from ngramstore.store.external import ExternalLayer, Source, write_sums
+from ngramstore.store.external_entry import ExternalEntry
+from ngramstore.store.layer import Batch, LayerWriter
+from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, LayerEntry, Manifest, Spec
+
+_CHUNK_BYTES = 16 << 20
+_SAMPLE_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import made. Errors are over the sampled rows, against the checkpoint's own values."""
+
+    model: str
+    num_rows: int
+    dim: int
+    source_codec: dict[str, Any]
+    codec: dict[str, Any]
+    row_bytes: int
+    is_in_place: bool
+    is_checked: bool
+    disk_bytes: int
+    rms_error: float
+    largest_error: float
+    rms_value: float
+    zstd_saves: float
+    is_compressed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return dict(vars(self))
+
+
+def import_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    checksums: bool = False,
+    pack: bool = False,
+    codec: str | Mapping[str, Any] | None = None,
+    compression: str = "auto",
+    tokenizer: Any = None,
+    token_map: Any = None,
+    restart: bool = False,
+    progress: bool = False,
+) -> ImportReport:
+    """Make a row-addressed store at `path` of the n-gram tables of a checkpoint; `metadata["keys"]` is its key spec.
+
+    Default: in place; open it with trust_external=True. checksums: a sidecar, so that every row read is verified; it reads
+    the whole table once. pack: copy all rows into the store. codec: another one than the checkpoint's (with pack).
+    compression: as in `build`. tokenizer, token_map: Engram's, to freeze the digest of its token map.
+    restart: throw away an import that was killed here.
+    Raises UsageError, FormatError, IncompleteStore, WriterLocked, DiskFull.
+    """
+    if codec is not None and not pack:
+        raise UsageError(f"codec={codec!r} without pack", hint="rows in place keep their codec; add pack=True (--pack)")
+    if pack and checksums:
+        raise UsageError("checksums with pack", hint="packed rows are under checksums anyway")
+    if compression not in ("auto", "none", "zstd"):
+        raise UsageError(f"compression is {compression!r}", hint="choose one of auto, none, zstd")
+    found = read_checkpoint(Path(checkpoint), tokenizer=tokenizer, token_map=token_map)
+    target = found.codec if codec is None else codec_from_spec(codec, found.codec.dim)
+    out = Path(path).absolute()
+    claim_directory(out, restart)
+    lock = WriterLock(out / LOCK_NAME)
+    try:
+        with clear_errors(out):
+            claim_directory(out, restart)
+            clear_directory(out)
+            publish(out / BUILDING_NAME, b"import\n")
+            try:
+                report = _Import(found, target, out, compression, progress).run(pack=pack, checksums=checksums)
+            except BaseException:
+                clear_directory(out)
+                raise
+            remove(out / BUILDING_NAME)
+    finally:
+        lock.release()
+    return report
+
+
+class _Import:
+    def __init__(self, found: Checkpoint, target: Codec, out: Path, compression: str, progress: bool) -> None:
+        self._found = found
+        self._target = target
+        self._out = out
+        self._compression = compression
+        self._progress = progress
+        self._entry = _entry_of(found)
+        self._spec = Spec(
+            addressing="row",
+            dim=target.dim,
+            max_n=1,
+            codec=target,
+            has_tokens=False,
+            metadata={
+                "keys": found.keys.spec(),
+                "tables": [vars(table) for table in found.keys.tables],
+                "checkpoint": found.directory.name,
+                "source_codec": found.codec.spec(),
+            },
+        )
+        digests = "".join(source.header_digest + source.sample_digest for source in self._entry.sources)
+        self._identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"ngramstore:{digests}:{target.spec()}:{compression}"))
+
+    def run(self, *, pack: bool, checksums: bool) -> ImportReport:
+        source = self._open(self._entry)
+        sample = self._sample(source)
+        dictionary = compress.train_dictionary(sample[::2]) if sample.shape[1] < 1 << 16 else b""
+        saves = compress.saving(sample[1::2], dictionary) if sample.shape[1] < 1 << 16 else 0.0
+        error = self._error(source)
+        base: LayerEntry | ExternalEntry
+        if pack:
+            use = self._compression == "zstd" or (self._compression == "auto" and saves >= compress.WORTH_SAVING)
+            base = self._pack(source, dictionary if use else None)
+        else:
+            base = self._entry
+            if checksums:
+                base = ExternalEntry(base.sources, base.segments, self._sums(source))
+        source.check_unchanged()
+        manifest = Manifest(
+            spec=self._spec,
+            identity=self._identity,
+            generation=1,
+            release=ngramstore.__version__,
+            base=base,
+            base_generation=1,
+            num_rows=self._entry.num_rows,
+            length_counts=(),
+            suffix_closed=False,
+            journal="journal-000001",
+        )
+        fsync_directory(self._out)
+        manifest.write(self._out)
+        return ImportReport(
+            model=self._found.keys.model,
+            num_rows=self._entry.num_rows,
+            dim=self._target.dim,
+            source_codec=self._found.codec.spec(),
+            codec=self._target.spec(),
+            row_bytes=self._target.row_bytes,
+            is_in_place=not pack,
+            is_checked=pack or checksums,
+            disk_bytes=sum(file.file_bytes for file in base.files),
+            zstd_saves=saves,
+            is_compressed=base.is_compressed,
+            **error,
+        )
+
+    def _open(self, entry: ExternalEntry) -> ExternalLayer:
+        spec = Spec(addressing="row", dim=self._target.dim, max_n=1, codec=self._found.codec, has_tokens=False)
+        return ExternalLayer(self._out, entry, self._stamp, spec, 0, is_trusted=True)
+
+    @property
+    def _stamp(self) -> FileStamp:
+        return FileStamp(uuid.UUID(self._identity).bytes, 1)
+
+    def _recoded(self, rows_MB: np.ndarray, first: int) -> np.ndarray:
+        if self._target == self._found.codec:
+            return rows_MB
+        return self._target.encode(self._found.codec.decode(rows_MB), first_row=first)
+
+    def _places(self, source: ExternalLayer) -> Iterator[tuple[int, int]]:
+        """Up to _SAMPLE_ROWS rows, in short runs spread evenly over the table."""
+        run = 16
+        runs = min(_SAMPLE_ROWS // run, -(-source.num_rows // run))
+        for i in range(runs):
+            first = (source.num_rows - min(run, source.num_rows)) * i // max(1, runs - 1)
+            yield first, min(run, source.num_rows - first)
+
+    def _sample(self, source: ExternalLayer) -> np.ndarray:
+        return np.concatenate(
+            [self._recoded(source.read_encoded(first, count), first) for first, count in self._places(source)]
+        )
+
+    def _error(self, source: ExternalLayer) -> dict[str, float]:
+        """Error of the target codec on the sample, and how large its values are."""
+        rows = np.concatenate([source.read_encoded(first, count) for first, count in self._places(source)])
+        truth = self._found.codec.decode(rows).astype(np.float64)
+        errors = self._target.decode(self._recoded(rows, 0)) - truth if self._target != self._found.codec else truth * 0
+        return {
+            "rms_error": float(np.sqrt(np.mean(errors**2))),
+            "largest_error": float(np.abs(errors).max()),
+            "rms_value": float(np.sqrt(np.mean(truth**2))),
+        }
+
+    def _chunks(self, source: ExternalLayer, what: str) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows in order: (first number, rows (M, B))."""
+        step = max(64, _CHUNK_BYTES // source.rows.row_bytes)
+        with tqdm(total=source.num_rows, desc=what, unit="row", unit_scale=True, disable=not self._progress) as bar:
+            for first in range(0, source.num_rows, step):
+                rows = source.read_encoded(first, min(step, source.num_rows - first))
+                yield first, rows
+                bar.update(len(rows))
+
+    def _sums(self, source: ExternalLayer) -> Any:
+        require_space(self._out, source.num_rows * CHECKSUM_BYTES, "the checksums of the rows")
+        rows = (rows for _, rows in self._chunks(source, "checksums"))
+        return write_sums(self._out / "base-000001.sums", self._stamp, rows)
+
+    def _pack(self, source: ExternalLayer, dictionary: bytes | None) -> LayerEntry:
+        require_space(self._out, source.num_rows * (self._target.row_bytes + CHECKSUM_BYTES), "packing the rows")
+        writer = LayerWriter(
+            self._out,
+            "base",
+            1,
+            self._spec,
+            source.num_rows,
+            is_keyed=False,
+            dictionary=dictionary,
+            threads=min(4, os.cpu_count() or 1),
+        )
+        try:
+            for first, rows in self._chunks(source, "pack"):
+                numbers = np.arange(first, first + len(rows), dtype=np.uint64)
+                nothing = np.zeros((len(rows), 0), np.uint32)
+                writer.add(Batch(numbers, self._recoded(rows, first), nothing, np.zeros(len(rows), np.uint8)))
+            return writer.finish(self._stamp)
+        finally:
+            writer.close()
+
+
+def _entry_of(found: Checkpoint) -> ExternalEntry:
+    """The entry of a manifest for the checkpoint as it is now."""
+    plan = ExternalEntry((), found.segments)
+    sources = tuple(Source(path).entry(plan.ranges(number)) for number, path in enumerate(found.files))
+    entry = ExternalEntry(sources, found.segments)
+    entry.check()
+    return entry
