@@ -20,7 +20,12 @@ Ngrams: TypeAlias = Sequence[Sequence[int]] | np.ndarray | tuple[ArrayLike, Arra
 
 def as_tokens(values: ArrayLike, what: str = "tokens") -> np.ndarray:
     """Any integers that fit -> u32 of the same shape; UsageError shows the first value that does not."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lines of different lengths
+        raise UsageError(
+            f"{what} are not an array: {error}", hint="pad lines to one length, or look them up one by one"
+        ) from None
     if array.dtype == np.uint32:
         return array
     if array.size == 0 and array.dtype.kind == "f":  # np.asarray([]) is float64
@@ -73,7 +78,7 @@ def _from_pair(tokens: np.ndarray, lengths: np.ndarray, max_n: int) -> tuple[np.
             f"n-grams as a pair are tokens (M, N) and integer lengths (M,), got shapes {tokens.shape} and {lengths.shape}"
         )
     _check_lengths(lengths, min(max_n, tokens.shape[1]) if lengths.size else max_n)
-    return np.ascontiguousarray(as_tokens(tokens, "n-grams")), lengths.astype(np.uint8)
+    return np.ascontiguousarray(as_tokens(tokens[:, :max_n], "n-grams")), lengths.astype(np.uint8)
 
 
 def _check_lengths(lengths_M: np.ndarray, max_n: int) -> None:

@@ -392,7 +392,7 @@ def _checked_spec(
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
         raise UsageError(f"seed must be an integer 0 .. 2**64 - 1, got {seed!r}")
     try:
-        plain = json.loads(json.dumps(dict(metadata or {})))
+        plain = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata must be a mapping that JSON can hold: {error}") from error
     if (size := len(json.dumps(plain, indent=1))) > MAX_METADATA_BYTES:

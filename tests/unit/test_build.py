@@ -81,6 +81,16 @@ def test_the_three_forms_of_ngrams_give_the_same_bytes(tmp_path):
     assert files_of(tmp_path / "pair") == wanted
 
 
+def test_a_wider_array_of_ngrams_gives_the_same_bytes(tmp_path):
+    ngrams, rows = some_ngrams(40), some_rows(40)
+    wide = np.zeros((40, 7), np.int64)
+    for i, ngram in enumerate(ngrams):
+        wide[i, : len(ngram)] = ngram
+    with Builder(tmp_path / "wide", dim=6, max_n=3, codec="f32", compression="none") as builder:
+        builder.add((wide, np.array([len(ngram) for ngram in ngrams])), rows)
+    assert files_of(tmp_path / "wide") == files_of(build(tmp_path / "list", ngrams, rows))
+
+
 def test_rows_already_encoded_give_the_same_bytes(tmp_path):
     ngrams, rows = some_ngrams(50), some_rows(50)
     wanted = files_of(build(tmp_path / "plain", ngrams, rows, codec="int8"))
@@ -243,11 +253,12 @@ def test_the_last_of_equal_numbers_stays_where_that_is_asked_for(tmp_path):
         ({"seed": -1}, "seed"),
         ({"seed": 1 << 64}, "seed"),
         ({"metadata": {"a": object()}}, "metadata"),
+        ({"metadata": {"a": float("nan")}}, "metadata"),
         ({"metadata": {"a": "x" * (1 << 19)}}, "metadata takes"),
         ({"codec": "f32", "dim": 262_145}, "a row takes 1,048,580 bytes"),
         ({"codec": "f32", "dim": 20_000, "compression": "zstd"}, "cannot be compressed"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_wrong_options_are_refused_before_a_directory_is_made(tmp_path, options, says):
     with pytest.raises(UsageError, match=says):

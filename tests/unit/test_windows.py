@@ -90,6 +90,19 @@ def test_wrong_ngrams_are_named(wrong, says):
         as_ngrams(wrong, 3)
 
 
+def test_an_array_wider_than_the_longest_ngram_is_cut_to_it():
+    tokens, lengths = as_ngrams((np.array([[1, 2, -1, -1], [3, 4, 5, -1]]) + 1, [2, 3]), 3)
+    assert tokens.tolist() == [[2, 3, 0], [4, 5, 6]]
+    assert lengths.tolist() == [2, 3]
+    tokens, _ = as_ngrams((np.array([[1, 2, 3, -1]]), [2]), 3)  # what is cut off need not be a token
+    assert tokens.tolist() == [[1, 2, 3]]
+
+
+def test_lines_of_different_lengths_are_refused():
+    with pytest.raises(UsageError, match="tokens are not an array"):
+        as_tokens([[1, 2], [3]])
+
+
 def test_equal_ngrams_are_equal_rows_after_blanking():
     tokens = np.array([[1, 2, 9], [1, 2, 8]], np.uint32)
     assert blank_from(tokens, np.array([2, 2])).tolist() == [[1, 2, 0], [1, 2, 0]]
