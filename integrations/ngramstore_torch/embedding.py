@@ -94,6 +94,10 @@ class NGramEmbedding(nn.Module):
         """
         if torch.compiler.is_compiling():
             return self._outside_the_graph(tokens_BT, history, attention_mask, starts, ticket)
+        if history is not None and attention_mask is None and starts is None and ticket is None:
+            found = self._one(tokens_BT, history)
+            if found is not None:
+                return found
         return self._forward(tokens_BT, history, attention_mask, starts, ticket)
 
     def prefetch(
@@ -171,18 +175,10 @@ class NGramEmbedding(nn.Module):
     ) -> Tensor:
         began = time.perf_counter_ns()
         ids_BT = _on_host(tokens_BT)
-        is_one = history is not None and ids_BT.shape == (1, 1) and attention_mask is None and starts is None
-        if is_one and history.batch_size == 1 and history.max_n == self.max_n:
-            windows = history.one_window(int(ids_BT[0, 0]))
-        else:
-            is_one = False
-            windows = self._windows(ids_BT, history, attention_mask, starts)
+        windows = self._windows(ids_BT, history, attention_mask, starts)
         rows_BTD, lengths_BT = self._fetch(windows, ticket)
         if history is not None:
-            if is_one:
-                history.push_one()
-            else:
-                history.push(ids_BT, attention_mask, starts)
+            history.push(ids_BT, attention_mask, starts)
         found_BT = lengths_BT >= self.min_length
         num_found = int(np.count_nonzero(found_BT))
         self.stats.add_call(found_BT.size, num_found, time.perf_counter_ns() - began)
@@ -192,6 +188,24 @@ class NGramEmbedding(nn.Module):
             index_BT1 = torch.from_numpy(place_BT)[..., None].to(rows_BTD.device)
             rows_BTD = rows_BTD.gather(1, index_BT1.expand(rows_BTD.shape))
         return self._mixed(tokens_BT, rows_BTD, found_BT, num_found)
+
+    def _one(self, tokens_11: Tensor, history: NGramHistory) -> Tensor | None:
+        """The answer for one token of one sequence on the CPU, by the shortest way; None: not such a call."""
+        if tokens_11.numel() != 1 or tokens_11.ndim != 2 or history.batch_size != 1 or history.max_n != self.max_n:
+            return None
+        like, embed = self._like_weight(), self.token_embedding
+        if like.device.type != "cpu" or like.dtype not in _HOST_DTYPES or self.timeout_s is not None:
+            return None
+        began = time.perf_counter_ns()
+        windows = history.one_window(tokens_11.item())
+        row_11D = torch.empty((1, 1, self.dim), dtype=like.dtype)
+        length = int(lookup_into(self.store, windows, row_11D)[0, 0])
+        history.push_one()
+        is_found = length >= self.min_length
+        self.stats.add_call(1, int(is_found), time.perf_counter_ns() - began)
+        if is_found:
+            return row_11D
+        return row_11D.zero_() if embed is None else embed(tokens_11)
 
     def _windows(self, ids_BT: np.ndarray, history: NGramHistory | None, mask: Any, starts: Any) -> Windows:
         if ids_BT.ndim != 2:

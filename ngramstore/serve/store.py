@@ -414,6 +414,7 @@ class Store:
             "unpublished_changes": self._writer.num_pending if self._writer else 0,
             "file_bytes": {entry.name: entry.file_bytes for entry in manifest.files},
             "total_bytes": sum(entry.file_bytes for entry in manifest.files),
+            "external_bytes": sum(manifest.sources.values()),
             **lookups,
             **cache,
             "hit_rate": hits / (hits + misses) if hits + misses else None,

@@ -1,0 +1,145 @@
+"""`attach`: a model's input embeddings come from a store, in `forward` and in `generate`.
+
+The model's modules and weights stay as they are; its class gets a subclass of the same name in front, which computes
+`inputs_embeds` from token ids and hands them to the model's own code. What an n-gram may reach back to comes from the ids
+that `generate` hands over, or from the record of ids that stands beside a key-value cache (record.py).
+
+Shapes: B batch, T new positions, S positions in all, K longest n-gram, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngramstore.errors import MissingExtra, UsageError
+from ngramstore_torch import NGramEmbedding
+from ngramstore_transformers import record
+
+try:
+    from transformers import PreTrainedModel
+except ImportError:
+    raise MissingExtra("transformers", "transformers") from None
+
+_KEY = "_ngramstore_embedding"
+
+
+def attach(model: PreTrainedModel, store: Any, **options: Any) -> NGramEmbedding:
+    """Make a causal language model read its input embeddings from an open store; returns the look-up module.
+
+    The store's rows stand for what the model's input embedding module gives, in its type and on its device; where no
+    n-gram matches, that module answers, and it trains as before. options: those of NGramEmbedding (min_length, timeout_s).
+    Works with `forward`, also step by step with a cache, and with `generate`; `save_pretrained` saves the plain model.
+    Raises UsageError where widths differ, for encoder-decoders, and for a model that has a store already.
+    """
+    if attached(model) is not None:
+        raise UsageError("the model has a store already", hint="call detach(model) first")
+    if model.config.is_encoder_decoder:
+        raise UsageError(f"{type(model).__name__} is an encoder-decoder", hint="attach takes decoder-only models")
+    embedding = NGramEmbedding(store, model.get_input_embeddings(), **options)
+    model.__dict__[_KEY] = embedding  # past nn.Module's registry: T must not be saved twice
+    model.__class__ = _class_with_store(type(model))
+    return embedding
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Undo `attach`: the model is of its own class again. UsageError where it has no store."""
+    if attached(model) is None:
+        raise UsageError("the model has no store")
+    del model.__dict__[_KEY]
+    model.__class__ = type(model).__mro__[1]
+
+
+def attached(model: PreTrainedModel) -> NGramEmbedding | None:
+    """The look-up module that `attach` gave this model, or None."""
+    return model.__dict__.get(_KEY)
+
+
+@functools.cache
+def _class_with_store(own: Any) -> type:
+    """The subclass of one model class; wrapped methods keep the signatures that `generate` looks at."""
+
+    class WithStore(own):
+        @functools.wraps(own.prepare_inputs_for_generation)
+        def prepare_inputs_for_generation(self, input_ids: Tensor, *arguments: Any, **options: Any) -> dict[str, Any]:
+            inputs = own.prepare_inputs_for_generation(self, input_ids, *arguments, **options)
+            new_BT = inputs.get("input_ids")
+            if new_BT is not None:
+                past, mask = inputs.get("past_key_values"), options.get("attention_mask")
+                inputs["inputs_embeds"] = _embed(self, input_ids, new_BT.shape[1], mask, past)
+                inputs["input_ids"] = None
+            return inputs
+
+        @functools.wraps(own.forward)
+        def forward(self, input_ids: Tensor | None = None, *arguments: Any, **options: Any) -> Any:
+            if input_ids is None or options.get("inputs_embeds") is not None:
+                return own.forward(self, input_ids, *arguments, **options)
+            if arguments:
+                raise UsageError("a model with a store takes all arguments but input_ids by keyword")
+            past, mask = options.get("past_key_values"), options.get("attention_mask")
+            options["inputs_embeds"] = _embed(self, input_ids, input_ids.shape[1], mask, past)
+            output = own.forward(self, **options)
+            made = getattr(output, "past_key_values", None)
+            if past is None and made is not None:
+                record.write(made, input_ids, _ones_or(mask, input_ids))
+            return output
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+            return _restore(own, {}, memo=memo, original=self)
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return _restore, (own, dict(self.__dict__))
+
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        setattr(WithStore, name, getattr(own, name))
+    return WithStore
+
+
+def _restore(own: Any, state: dict[str, Any], *, memo: dict[int, Any] | None = None, original: Any = None) -> Any:
+    """A model of its class with a store, from its state: a pickled one, or a deep copy of `original`."""
+    model = own.__new__(own)
+    if memo is not None:
+        memo[id(original)] = model
+        state = copy.deepcopy(original.__dict__, memo)
+    model.__dict__.update(state)
+    model.__class__ = _class_with_store(own)
+    return model
+
+
+@torch.compiler.disable
+def _embed(model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: Any) -> Tensor:
+    """Vectors (B, T, D) of the last T of the ids, and the cache's record brought up to them.
+
+    ids are the whole sequence, or what follows the cache's content (then the record says what came before).
+    """
+    embedding = attached(model)
+    assert embedding is not None
+    past_length = 0 if past is None else int(past.get_seq_length())
+    if past_length and ids_BS.shape[1] != past_length + num_new:
+        ids_BS, mask_BS = record.continued(past, past_length, ids_BS[:, ids_BS.shape[1] - num_new :], mask)
+    else:
+        mask_BS = _ones_or(mask, ids_BS)
+    if past is not None:
+        record.write(past, ids_BS, mask_BS)
+    begin = ids_BS.shape[1] - num_new
+    recent = max(0, begin - embedding.max_n + 1)
+    is_masked = mask_BS is not None and not bool(mask_BS[:, recent:].all())
+    if is_masked:
+        recent = 0  # masked positions count for nothing: look further back
+    history = embedding.new_history(len(ids_BS), max_rollback=0)
+    if begin:
+        history.push(ids_BS[:, recent:begin].cpu().numpy(), mask_BS[:, recent:begin] if is_masked else None)
+    return embedding(ids_BS[:, begin:], history=history, attention_mask=mask_BS[:, begin:] if is_masked else None)
+
+
+def _ones_or(mask: Tensor | None, ids_BS: Tensor) -> Tensor | None:
+    """A mask for exactly these ids, or None: all are tokens. UsageError for masks that say more than that."""
+    if mask is None:
+        return None
+    if mask.ndim != 2 or len(mask) != len(ids_BS) or mask.shape[1] < ids_BS.shape[1]:
+        raise UsageError(f"attention_mask has shape {tuple(mask.shape)}, ids have {tuple(ids_BS.shape)}: wanted (B, S)")
+    return mask[:, mask.shape[1] - ids_BS.shape[1] :]

@@ -1,0 +1,101 @@
+"""The token ids beside a key-value cache: what its positions were, through reordering, cropping and copying.
+
+A cache that is recorded gets a subclass of its own class in front, of the same name, whose methods change the record as
+the cache changes; `copy.deepcopy` copies the record with it. Positions hold ids and whether they are tokens.
+
+Shapes: B batch, S positions in the cache, T new positions.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngramstore.errors import UsageError
+
+_IDS, _MASK = "_ngramstore_ids", "_ngramstore_mask"
+
+
+def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
+    """The cache holds, or will hold after this step, exactly these positions."""
+    if not _is_recorded(cache):
+        cache.__class__ = _recorded(type(cache))
+    setattr(cache, _IDS, ids_BS)
+    setattr(cache, _MASK, mask_BS)
+
+
+def continued(cache: Any, length: int, new_BT: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Ids and mask of the cache's content and T new positions behind it. mask: (B, S + T) or (B, T), or None.
+
+    Raises UsageError where nobody recorded what the cache holds.
+    """
+    ids_BS = getattr(cache, _IDS, None) if _is_recorded(cache) else None
+    if ids_BS is None or ids_BS.shape != (len(new_BT), length):
+        held = "nothing" if ids_BS is None else f"ids of shape {tuple(ids_BS.shape)}"
+        raise UsageError(
+            f"the cache holds {length} positions of {len(new_BT)} sequences, on record is {held}",
+            hint="fill the cache with this model since attach, from input_ids",
+        )
+    ids = torch.cat((ids_BS, new_BT), 1)
+    if mask is not None and mask.ndim == 2 and mask.shape[1] == ids.shape[1]:
+        return ids, mask
+    old = getattr(cache, _MASK)
+    if old is None and mask is None:
+        return ids, None
+    old = torch.ones_like(ids_BS) if old is None else old
+    new = torch.ones_like(new_BT) if mask is None else mask[:, -new_BT.shape[1] :]
+    return ids, torch.cat((old.to(new.dtype), new), 1)
+
+
+def _is_recorded(cache: Any) -> bool:
+    return type(cache).__dict__.get("_is_ngramstore_record", False)
+
+
+@functools.cache
+def _recorded(own: Any) -> type:
+    class Recorded(own):
+        _is_ngramstore_record = True
+
+        def reorder_cache(self, beam_idx: Tensor) -> None:
+            own.reorder_cache(self, beam_idx)
+            _change(self, lambda x: x[beam_idx.to(x.device)])
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            own.batch_select_indices(self, indices)
+            _change(self, lambda x: x[indices.to(x.device)])
+
+        def batch_repeat_interleave(self, repeats: int) -> None:
+            own.batch_repeat_interleave(self, repeats)
+            _change(self, lambda x: x.repeat_interleave(repeats, 0))
+
+        def crop(self, *arguments: Any, **options: Any) -> None:
+            own.crop(self, *arguments, **options)
+            length = int(self.get_seq_length())
+            _change(self, lambda x: x[:, :length])
+
+        def reset(self) -> None:
+            own.reset(self)
+            _change(self, lambda x: x[:, :0])
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return _restored, (own,), dict(self.__dict__)
+
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        setattr(Recorded, name, getattr(own, name))
+    return Recorded
+
+
+def _restored(own: Any) -> Any:
+    cache = own.__new__(own)
+    cache.__class__ = _recorded(own)
+    return cache
+
+
+def _change(cache: Any, change: Any) -> None:
+    for name in (_IDS, _MASK):
+        value = getattr(cache, name, None)
+        if value is not None:
+            setattr(cache, name, change(value))

@@ -1,0 +1,305 @@
+"""Transformers models on a store: every way to generate gives the tokens of a model that recomputes everything from a dict.
+
+The reference keeps no cache and looks at the whole sequence at every step; its vectors come from `serving_cases.vectors`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from serving_cases import table, vectors, write
+
+import ngramstore
+from ngramstore.errors import FormatError, StaleStore, UsageError
+
+transformers = pytest.importorskip("transformers")
+
+from ngramstore_transformers import attach, attached, detach, load_reference, save_reference  # noqa: E402
+
+VOCAB, DIM, PAD = 24, 32, 23
+COMMON = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": PAD}
+LLAMA = {
+    "hidden_size": DIM,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+}
+
+
+def make(kind, seed=0):
+    """A small model with random weights whose tokens depend on its input."""
+    if kind == "gpt2":
+        config = transformers.GPT2Config(n_embd=DIM, n_layer=2, n_head=2, n_positions=128, **COMMON)
+    else:
+        maker = {"llama": "LlamaConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}[kind]
+        config = getattr(transformers, maker)(**LLAMA, **COMMON)
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    return model
+
+
+ROWS = table(dim=DIM, vocab=VOCAB - 1, per_length=150)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with ngramstore.open(write(tmp_path_factory.mktemp("transformers") / "store", ROWS)) as opened:
+        yield opened
+
+
+def from_scratch(model):
+    """A copy that computes every vector from the whole sequence and the dict, at each call, without a cache."""
+    reference = copy.deepcopy(model)
+    own = reference.get_input_embeddings().weight.detach().numpy()
+    plain_forward = type(reference).forward
+
+    @functools.wraps(plain_forward)
+    def forward(self, input_ids=None, attention_mask=None, **options):
+        assert options.get("past_key_values") is None
+        mask = None if attention_mask is None else attention_mask.numpy()
+        embeds = torch.from_numpy(vectors(ROWS, own, input_ids.numpy(), mask))
+        return plain_forward(self, inputs_embeds=embeds, attention_mask=attention_mask, **options)
+
+    reference.forward = functools.partial(forward, reference)
+    functools.update_wrapper(reference.forward, plain_forward)
+    return reference
+
+
+def prompts(B=3, T=9, seed=0):
+    """Prompts made of stored n-grams, left-padded by different amounts."""
+    rng = np.random.default_rng(seed)
+    ngrams = list(ROWS)
+    lines = [np.concatenate([ngrams[i] for i in rng.integers(0, len(ngrams), 6)])[:T] for _ in range(B)]
+    ids = torch.from_numpy(np.stack(lines))
+    mask = torch.ones_like(ids)
+    for b in range(B):
+        mask[b, : 2 * b] = 0
+        ids[b, : 2 * b] = PAD
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+MODES = {
+    "greedy": {},
+    "greedy, no cache": {"use_cache": False},
+    "sampling": {"do_sample": True, "temperature": 0.9, "top_k": 10},
+    "sampling, no cache": {"do_sample": True, "use_cache": False},
+    "beam search": {"num_beams": 3},
+    "beam search, no cache": {"num_beams": 3, "use_cache": False},
+    "beam search, 2 results": {"num_beams": 4, "num_return_sequences": 2},
+    "chunked prefill": {"prefill_chunk_size": 4},
+    "static cache": {"cache_implementation": "static", "disable_compile": True},
+}
+KINDS = ["gpt2", "llama", "qwen2", "qwen3"]
+
+
+@functools.cache
+def wanted(kind, mode, B):
+    options = {k: v for k, v in MODES[mode].items() if k not in ("prefill_chunk_size", "cache_implementation")}
+    reference = from_scratch(make(kind))
+    torch.manual_seed(7)
+    return reference.generate(**prompts(B), max_new_tokens=14, **{**options, "use_cache": False})
+
+
+@pytest.mark.parametrize("B", [1, 3])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_generate_gives_the_tokens_of_the_from_scratch_model(store, kind, mode, B):
+    model = make(kind)
+    attach(model, store)
+    torch.manual_seed(7)
+    got = model.generate(**prompts(B), max_new_tokens=14, **MODES[mode])
+    assert torch.equal(got, wanted(kind, mode, B))
+    stats = attached(model).stats.as_dict()
+    assert stats["found"] > 0  # n-grams did take part
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_assisted_decoding_gives_the_same_tokens(store, kind):
+    model, assistant = make(kind), make(kind, seed=1)
+    attach(model, store)
+    want = wanted(kind, "greedy", 1)
+    assert torch.equal(model.generate(**prompts(1), max_new_tokens=14, assistant_model=assistant), want)
+    assert torch.equal(model.generate(**prompts(1), max_new_tokens=14, prompt_lookup_num_tokens=3), want)
+    twin = make(kind)  # an assistant that is always right, on the same store
+    attach(twin, store)
+    assert torch.equal(model.generate(**prompts(1), max_new_tokens=14, assistant_model=twin), want)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_loop_of_ones_own_agrees_with_generate(store, kind):
+    """No `generate` on the reference's side: vectors from the dict, all logits anew, argmax."""
+    model = make(kind)
+    own = model.get_input_embeddings().weight.detach().numpy()
+    ids = prompts(1)["input_ids"]
+    for _ in range(14):
+        with torch.no_grad():
+            logits = model(inputs_embeds=torch.from_numpy(vectors(ROWS, own, ids.numpy()))).logits
+        ids = torch.cat((ids, logits[:, -1].argmax(-1, keepdim=True)), 1)
+    attach(model, store)
+    assert torch.equal(model.generate(prompts(1)["input_ids"], max_new_tokens=14), ids)
+
+
+def test_generation_without_the_store_would_differ(store):
+    assert not torch.equal(make("llama").generate(**prompts(), max_new_tokens=14), wanted("llama", "greedy", 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_in_steps_with_a_cache_is_forward_at_once(store, kind):
+    model = make(kind)
+    attach(model, store)
+    inputs = prompts(3, 12)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with torch.no_grad():
+        want = from_scratch(make(kind))(**inputs).logits[mask.bool()]
+        got = model(**inputs).logits[mask.bool()]
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        past, parts = None, []
+        for first, last in ((0, 5), (5, 6), (6, 7), (7, 12)):
+            out = model(
+                ids[:, first:last],
+                attention_mask=mask[:, :last],
+                position_ids=position[:, first:last],
+                past_key_values=past,
+                use_cache=True,
+            )
+            past = out.past_key_values
+            parts.append(out.logits)
+        stepwise = torch.cat(parts, 1)[mask.bool()]
+        whole = model(**inputs, position_ids=position).logits[mask.bool()]
+    torch.testing.assert_close(stepwise, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_cache_that_is_reordered_copied_and_cropped_keeps_its_tokens(store):
+    model = make("llama")
+    attach(model, store)
+    ids = prompts(3, 10)["input_ids"]
+    more = prompts(3, 4, seed=3)["input_ids"]
+    with torch.no_grad():
+        past = model(ids, use_cache=True).past_key_values
+        for _ in range(2):
+            past = copy.deepcopy(past)
+            past.reorder_cache(torch.tensor([2, 0, 0]))
+            ids = ids[[2, 0, 0]]
+        past.batch_select_indices(torch.tensor([1, 2]))
+        past.batch_repeat_interleave(2)
+        ids = ids[[1, 1, 2, 2]]
+        before = past.get_seq_length()
+        past.crop(-3)
+        ids = ids[:, : past.get_seq_length()]
+        assert ids.shape[1] < before
+        new = more[[0, 1, 2, 0]]
+        got = model(new, past_key_values=past).logits
+        want = from_scratch(make("llama"))(torch.cat((ids, new), 1)).logits[:, -4:]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_a_cache_filled_by_somebody_else_is_refused(store):
+    model = make("llama")
+    ids = prompts(1)["input_ids"]
+    past = model(ids, use_cache=True).past_key_values
+    attach(model, store)
+    with pytest.raises(UsageError, match="on record is nothing"):
+        model(ids[:, :1], past_key_values=past)
+
+
+def test_generation_continues_from_a_returned_cache(store):
+    model = make("qwen2")
+    attach(model, store)
+    ids = prompts(1)["input_ids"]
+    first = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, return_dict_in_generate=True)
+    mask = torch.ones_like(first.sequences)
+    past = first.past_key_values
+    rest = model.generate(first.sequences, attention_mask=mask, past_key_values=past, max_new_tokens=9)
+    assert torch.equal(rest, wanted("qwen2", "greedy", 1))
+
+
+def test_detach_gives_the_plain_model_back(store):
+    model = make("gpt2")
+    own_class, want = type(model), model(**prompts()).logits
+    attach(model, store)
+    assert isinstance(model, own_class) and not torch.equal(model(**prompts()).logits, want)
+    detach(model)
+    assert type(model) is own_class
+    assert torch.equal(model(**prompts()).logits, want)
+    with pytest.raises(UsageError, match="no store"):
+        detach(model)
+
+
+def test_the_token_table_trains_where_no_ngram_matched(store):
+    model = make("llama").train()
+    attach(model, store)
+    ids = prompts(1)["input_ids"]
+    model(input_ids=ids, labels=ids).loss.backward()
+    lengths = store.match(ids.numpy())
+    unmatched = set(ids.numpy()[lengths < 2].tolist())
+    touched = set(torch.nonzero(model.get_input_embeddings().weight.grad.abs().sum(1))[:, 0].tolist())
+    assert unmatched and touched == unmatched
+
+
+def test_a_copied_and_a_pickled_model_answer_the_same(store):
+    model = make("llama")
+    attach(model, store)
+    want = model(**prompts()).logits
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(**prompts()).logits, want)
+    assert attached(twin).token_embedding is twin.get_input_embeddings()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(**prompts()).logits, want)
+    assert torch.equal(pickle.loads(pickle.dumps(twin))(**prompts()).logits, want)
+
+
+def test_a_model_folder_names_its_store_and_checks_it(store, tmp_path):
+    model = make("gpt2")
+    attach(model, store, min_length=3)
+    want = model.generate(**prompts(), max_new_tokens=8)
+    model.save_pretrained(tmp_path)
+    save_reference(model, tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert type(again).__name__ == "GPT2LMHeadModel"
+    with load_reference(again, tmp_path).store:
+        assert torch.equal(again.generate(**prompts(), max_new_tokens=8), want)
+    detach(again)
+    other = write(tmp_path / "other", table(seed=9, dim=DIM))
+    with pytest.raises(StaleStore):
+        load_reference(again, tmp_path, store=other)
+    reference = json.loads((tmp_path / "ngramstore.json").read_text())
+    for bad in ({**reference, "version": 2}, {**reference, "store": 7}, {"format": "x"}, []):
+        (tmp_path / "ngramstore.json").write_text(json.dumps(bad))
+        with pytest.raises(FormatError):
+            load_reference(again, tmp_path)
+    assert attached(again) is None
+
+
+def test_what_cannot_work_is_refused(store):
+    model = make("gpt2")
+    attach(model, store)
+    with pytest.raises(UsageError, match="has a store already"):
+        attach(model, store)
+    with pytest.raises(UsageError, match="by keyword"):
+        model(prompts()["input_ids"], None)
+    with pytest.raises(UsageError, match="attention_mask"):
+        model(prompts()["input_ids"], attention_mask=torch.ones(3, 1, 9, 9))
+    narrow = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_layer=1, n_head=1, **COMMON))
+    with pytest.raises(UsageError, match="32 wide"):
+        attach(narrow, store)
+    t5 = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(d_model=DIM, d_ff=8, d_kv=8, num_layers=1, num_heads=1, **COMMON)
+    )
+    with pytest.raises(UsageError, match="encoder-decoder"):
+        attach(t5, store)
