@@ -163,7 +163,9 @@ class RowSource:
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
         num_bad = native.read_rows(self._view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status)
         self._view.base.check_unchanged()
-        counts.add_read(count, int(lengths.sum()) + count * CHECKSUM_BYTES)
+        base = self._view.base
+        num_sums = count if base.is_checked else int(np.count_nonzero(keys_U >> RANK_BITS != base.serial))
+        counts.add_read(count, int(lengths.sum()) + num_sums * CHECKSUM_BYTES)
         at = np.arange(count, dtype=np.int64) * slot_bytes
         if num_bad:
             for u in np.flatnonzero(status).tolist():

@@ -124,6 +124,9 @@ class LayerWriter:
 class Layer:
     """An open layer. Threads: any number; the files close with the last user."""
 
+    is_checked = True
+    """Every stored row is under a checksum."""
+
     def __init__(
         self,
         directory: Path,

@@ -92,6 +92,12 @@ class Manifest:
         overlay = self.overlay.files if self.overlay else []
         return [*self.base.files, *overlay, *([self.tombstones] if self.tombstones else [])]
 
+    @property
+    def sources(self) -> dict[str, int]:
+        """Files of others that rows are read from in place, and their bytes."""
+        base = self.base
+        return {source.path: source.file_bytes for source in base.sources} if isinstance(base, ExternalEntry) else {}
+
     def stamp(self, generation: int) -> FileStamp:
         """What the headers of a generation's files carry."""
         return FileStamp(uuid.UUID(self.identity).bytes, generation)

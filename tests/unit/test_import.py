@@ -88,6 +88,18 @@ def test_rows_in_place_copy_nothing(paths):
     assert sorted(os.listdir(paths[1])) == ["LOCK", "MANIFEST"]
 
 
+@pytest.mark.parametrize("checksums", [False, True])
+def test_bytes_read_are_counted_as_they_are_read(paths, checksums):
+    wanted = write_engram(paths[0])
+    import_checkpoint(*paths, checksums=checksums)
+    with opened(paths[1]) as store:
+        store.rows([[1, 2], [2, 300]])
+        stats = store.stats()
+        assert stats["rows_read"] == 3 and stats["bytes_read"] == 3 * (264 + 4 * checksums)
+        assert stats["external_bytes"] == sum(file.stat().st_size for file in paths[0].glob("*.safetensors"))
+        assert len(wanted) == stats["rows"]
+
+
 def test_a_manifest_that_names_other_files_is_refused_unless_trusted(paths):
     write_longcat(paths[0])
     import_checkpoint(*paths)
