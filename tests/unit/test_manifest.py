@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ngramstore.codec.quantize import codec_from_spec
 from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion
 from ngramstore.store.datafile import FileEntry
+from ngramstore.store.external_entry import ExternalEntry, Piece, Segment, SourceEntry
 from ngramstore.store.manifest import LayerEntry, Manifest, Spec, decode_manifest, read_manifest
 
 
@@ -61,6 +62,20 @@ MANIFESTS = [
     ),
     some_manifest(base=layer("base-000001", tokens=False), spec=Spec(addressing="row", dim=8, max_n=1, codec=codec_from_spec("f16", 8), has_tokens=False), length_counts=()),
 ]  # fmt: skip
+
+
+ROWS_IN_PLACE = ExternalEntry(
+    sources=(SourceEntry("/models/a.safetensors", 10_000, "aa", "bb", 2**60, 2**61),),
+    segments=(Segment(3, (Piece(0, 100, 8), Piece(0, 200, 4))), Segment(2, (Piece(0, 500, 8), Piece(0, 600, 4)))),
+    sums=entry("base-000001.sums"),
+)
+MANIFESTS.append(
+    some_manifest(
+        base=ROWS_IN_PLACE,
+        spec=Spec(addressing="row", dim=8, max_n=1, codec=codec_from_spec("int8", 8), has_tokens=False),
+        length_counts=(),
+    )
+)
 
 
 def dressed(body: bytes, version: int = 1) -> bytes:
@@ -127,7 +142,7 @@ def places(value, path=()):
             yield from places(value[i], (*path, i))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(MANIFESTS), st.data(), anything)
 def test_anything_anywhere_in_the_json_is_read_or_a_format_error(tmp_path_factory, manifest, data, value):
     tree = as_json(manifest)
