@@ -42,6 +42,9 @@ class Count(click.ParamType[int]):
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+trust_option = click.option(
+    "--trust-external", is_flag=True, help="Also read rows in the files outside of the store that its manifest names."
+)
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import as_ngram, emit, json_option, row_text
+from ngramstore.cli.common import as_ngram, emit, json_option, row_text, trust_option
 from ngramstore.errors import UsageError
 
 
@@ -15,8 +15,16 @@ from ngramstore.errors import UsageError
 @click.option("--ngram", "ngrams", multiple=True, help='Token ids, such as "3,14"; can be repeated.')
 @click.option("--row", "numbers", multiple=True, type=int, help="A row number (addressing row); can be repeated.")
 @click.option("--all-values", is_flag=True, help="Print whole rows, not their first values.")
+@trust_option
 @json_option
-def command(store: Path, ngrams: tuple[str, ...], numbers: tuple[int, ...], all_values: bool, as_json: bool) -> None:
+def command(
+    store: Path,
+    ngrams: tuple[str, ...],
+    numbers: tuple[int, ...],
+    all_values: bool,
+    trust_external: bool,
+    as_json: bool,
+) -> None:
     """Print the rows of n-grams (or of row numbers). What is not stored is said so, and is no error.
 
     \b
@@ -30,7 +38,7 @@ def command(store: Path, ngrams: tuple[str, ...], numbers: tuple[int, ...], all_
 
     if bool(ngrams) == bool(numbers):
         raise UsageError("give --ngram or --row", hint='for example --ngram "3,14"')
-    with ngs.open(store, cache_bytes=0) as opened:
+    with ngs.open(store, cache_bytes=0, trust_external=trust_external) as opened:
         if ngrams:
             keys: list = [as_ngram(text) for text in ngrams]
             rows, found = opened.get(keys)

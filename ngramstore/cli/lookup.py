@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import as_ngram, emit, json_option, row_text, table
+from ngramstore.cli.common import as_ngram, emit, json_option, row_text, table, trust_option
 from ngramstore.errors import UsageError
 
 
@@ -17,8 +17,9 @@ from ngramstore.errors import UsageError
     "--tokens", "text", help='Token ids of one sequence, such as "1 2 3 4".  [default: stdin, a sequence a line]'
 )
 @click.option("--rows", "with_rows", is_flag=True, help="With --json: the rows too, not only their lengths.")
+@trust_option
 @json_option
-def command(store: Path, text: str | None, with_rows: bool, as_json: bool) -> None:
+def command(store: Path, text: str | None, with_rows: bool, trust_external: bool, as_json: bool) -> None:
     """Print, for each token, how long the longest stored n-gram is that ends there (0: none), and its row.
 
     \b
@@ -36,7 +37,7 @@ def command(store: Path, text: str | None, with_rows: bool, as_json: bool) -> No
     if not sequences:
         raise UsageError("no tokens", hint='give --tokens "1 2 3", or sequences on stdin')
     results: list[dict] = []
-    with ngs.open(store) as opened:
+    with ngs.open(store, trust_external=trust_external) as opened:
         for tokens in sequences:
             hit = opened.lookup(np.array(tokens))
             result: dict = {"tokens": list(tokens), "length": hit.length.tolist()}

@@ -20,7 +20,7 @@ import ngramstore
 from ngramstore.errors import MissingExtra, NgramStoreError
 
 _GROUP = "ngramstore.commands"
-_CORE = {
+CORE_COMMANDS = {
     "demo": "Everything once, on text that is on this machine.",
     "mine": "Find the most frequent n-grams of a corpus.",
     "build": "Pack rows into a new store.",
@@ -52,10 +52,10 @@ class Commands(click.Group):
     """A group that knows its commands by name and imports the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_CORE, *sorted(set(_entry_points()) - set(_CORE))]
+        return [*CORE_COMMANDS, *sorted(set(_entry_points()) - set(CORE_COMMANDS))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _CORE:
+        if cmd_name in CORE_COMMANDS:
             return import_module(f"ngramstore.cli.{cmd_name}").command
         entry = _entry_points().get(cmd_name)
         if entry is None:
@@ -71,7 +71,9 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         lines = []
         for name in self.list_commands(ctx):
-            short = _CORE.get(name) or _OTHERS.get(name) or f"From {_entry_points()[name].value.partition('.')[0]}."
+            short = (
+                CORE_COMMANDS.get(name) or _OTHERS.get(name) or f"From {_entry_points()[name].value.partition('.')[0]}."
+            )
             lines.append((name, short))
         with formatter.section("Commands"):
             formatter.write_dl(lines)

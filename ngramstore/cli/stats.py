@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import bytes_text, emit, json_option
+from ngramstore.cli.common import bytes_text, emit, json_option, trust_option
 
 
 @click.command(name="stats", short_help="Counts, sizes and choices of a store.")
 @click.argument("store", type=click.Path(path_type=Path))
+@trust_option
 @json_option
-def command(store: Path, as_json: bool) -> None:
+def command(store: Path, trust_external: bool, as_json: bool) -> None:
     """Print the numbers of a store: rows, lengths of its n-grams, codec, bytes on disk. Reads the manifest and headers only.
 
     \b
@@ -21,7 +22,7 @@ def command(store: Path, as_json: bool) -> None:
     """
     import ngramstore as ngs
 
-    with ngs.open(store, cache_bytes=0) as opened:
+    with ngs.open(store, cache_bytes=0, trust_external=trust_external) as opened:
         stats = opened.stats() | {"metadata": opened.metadata}
     for counter in _OF_THE_HANDLE:
         stats.pop(counter, None)

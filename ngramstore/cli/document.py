@@ -1,0 +1,44 @@
+"""docs/cli.md, made from the help of the commands: `python -m ngramstore.cli.document > docs/cli.md`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from ngramstore.cli.main import CORE_COMMANDS, cli
+
+_HEAD = """# The command line
+
+Made from the commands' own `--help` by `python -m ngramstore.cli.document`; a test says when this page is out of date.
+
+Results go to stdout, talk and progress bars to stderr. `--json` prints one JSON object. Exit status: 0 all is fine, 1 a check found
+faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug of ours. `ngramstore --verbose COMMAND`
+shows the traceback behind an error.
+"""
+_WIDTH = 110
+_INTEGRATIONS = {
+    "train": "ngramstore_torch.cli_train",
+    "export": "ngramstore_torch.cli_export",
+    "evaluate": "ngramstore_torch.cli_evaluate",
+}
+
+
+def document() -> str:
+    """The whole page."""
+    names = {name: f"ngramstore.cli.{name}" for name in CORE_COMMANDS} | _INTEGRATIONS
+    commands = {name: import_module(module).command for name, module in names.items()}
+    table = [f"| [`{name}`](#ngramstore-{name}) | {command.short_help} |" for name, command in commands.items()]
+    sections = [_section(name, command) for name, command in commands.items()]
+    return "\n".join([_HEAD, "| command | what it does |", "|---|---|", *table, "", *sections])
+
+
+def _section(name: str, command: click.Command) -> str:
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH, "terminal_width": _WIDTH}
+    parent = click.Context(cli, info_name="ngramstore")
+    context = click.Context(command, info_name=name, parent=parent, **settings)  # type: ignore[arg-type]
+    return f"## ngramstore {name}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
