@@ -62,7 +62,7 @@ class NGramEmbedding(nn.Module):
         self.token_embedding = token_embedding
         self.min_length = min_length
         self.timeout_s = timeout_s
-        self.dim, self.max_n = store.dim, store.max_n
+        self.dim, self.max_n, self.row_bytes = store.dim, store.max_n, store.spec.codec.row_bytes
         self.stats = ServingStats()
         self._candidates: Ticket | None = None
         self.register_buffer("_like", torch.empty(0), persistent=False)
@@ -130,10 +130,11 @@ class NGramEmbedding(nn.Module):
         if last is not None and last.error is not None:
             self.stats.count(candidate_errors=1)
             self.stats.last_candidate_error = str(last.error)
+        self._candidates = None
         if candidates_BC.numel() == 0:
             return None
         windows = candidate_windows(history.context, history.room, _on_host(candidates_BC), self.max_n)
-        stored = torch.empty((*windows.room_BT.shape, self.store.spec.codec.row_bytes), dtype=torch.uint8)
+        stored = torch.empty((*windows.room_BT.shape, self.row_bytes), dtype=torch.uint8)
         self._candidates = Ticket(self.handle, windows, stored, 60.0)
         self.stats.count(candidate_calls=1, candidate_rows=len(windows.room_BT))
         return self._candidates

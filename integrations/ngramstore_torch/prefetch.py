@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ngramstore.errors import LookupTimeout, UsageError
+from ngramstore.windows import as_tokens
 from ngramstore_torch.handle import StoreHandle
 from ngramstore_torch.history import Windows
 
@@ -90,6 +91,6 @@ def candidate_windows(context_BK: np.ndarray, room_B: np.ndarray, candidates_BC:
     if candidates_BC.ndim != 2 or len(candidates_BC) != len(context_BK):
         raise UsageError(f"candidates have shape {candidates_BC.shape}, wanted ({len(context_BK)}, C)")
     num = candidates_BC.shape[1]
-    tokens = np.concatenate((np.repeat(context_BK, num, axis=0), candidates_BC.reshape(-1, 1)), 1)
+    tokens = np.concatenate((np.repeat(context_BK, num, axis=0), as_tokens(candidates_BC).reshape(-1, 1)), 1)
     room = np.minimum(np.repeat(room_B.astype(np.int64), num) + 1, max_n).astype(np.uint8)
     return Windows(tokens, room[:, None])

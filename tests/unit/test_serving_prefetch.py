@@ -1,0 +1,240 @@
+"""Tickets, candidates, worker threads and dequantizing away from the store: the same numbers, earlier."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from serving_cases import DIM, MAX_N, VOCAB, table, vectors, write
+
+import ngramstore
+from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.errors import LookupTimeout, UsageError
+from ngramstore_torch import NGramEmbedding
+from ngramstore_torch.dequantize import dequantize
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("prefetch") / "store", table())
+
+
+@pytest.fixture
+def embed(path):
+    torch.manual_seed(0)
+    with ngramstore.open(path) as store:
+        yield NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+
+
+class Slow:
+    """A store whose look-ups wait until they are let go, then write what they were asked for."""
+
+    def __init__(self, store):
+        self.store, self.go, self.ended = store, threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def lookup_tail(self, *arguments, **options):
+        self.go.wait(30)
+        try:
+            return self.store.lookup_tail(*arguments, **options)
+        finally:
+            self.ended.set()
+
+
+def some_tokens(B=3, T=20, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, VOCAB, (B, T)))
+
+
+def want_of(embed, tokens):
+    return vectors(table(), embed.token_embedding.weight.detach().numpy(), tokens.numpy())
+
+
+def test_a_ticket_gives_what_a_direct_call_gives(embed):
+    history = embed.new_history(3)
+    tokens = some_tokens()
+    for part in tokens.split(7, dim=1):
+        ticket = embed.prefetch(part, history=history)
+        got = embed(part, history=history, ticket=ticket)
+        np.testing.assert_array_equal(
+            got.detach().numpy(), want_of(embed, tokens)[:, : history.lengths[0]][:, -part.shape[1] :]
+        )
+    assert embed.stats.as_dict()["tickets_used"] == 3
+
+
+def test_a_ticket_for_other_tokens_or_another_past_is_refused(embed):
+    history = embed.new_history(3)
+    ticket = embed.prefetch(some_tokens(seed=1), history=history)
+    with pytest.raises(UsageError, match="other tokens"):
+        embed(some_tokens(seed=2), history=history, ticket=ticket)
+    embed(some_tokens(seed=3), history=history)
+    with pytest.raises(UsageError, match="other tokens"):  # the same tokens behind another context
+        embed(some_tokens(seed=1), history=history, ticket=ticket)
+
+
+def test_a_ticket_used_twice_does_not_hand_out_its_buffer_twice(embed):
+    tokens = some_tokens()
+    ticket = embed.prefetch(tokens)
+    with torch.no_grad():
+        embed(tokens, ticket=ticket).fill_(5)
+        np.testing.assert_array_equal(embed(tokens, ticket=ticket).numpy(), want_of(embed, tokens))
+
+
+def test_rows_of_an_older_generation_are_looked_up_again(tmp_path):
+    path = write(tmp_path / "store", table())
+    with ngramstore.open(path) as store, ngramstore.open(path, mode="rw") as writer:
+        embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+        tokens = torch.tensor([[*next(iter(table()))]])
+        ticket = embed.prefetch(tokens)
+        ticket.wait()
+        writer.put([tuple(tokens[0].tolist())], np.full((1, DIM), 9.0))
+        writer.flush()
+        store.refresh()
+        got = embed(tokens, ticket=ticket)
+        assert (got[0, -1] == 9).all()
+        assert embed.stats.as_dict()["tickets_outdated"] == 1
+
+
+def test_a_slow_store_raises_in_time_and_what_it_writes_later_is_nobodys(path):
+    with ngramstore.open(path) as store:
+        slow = Slow(store)
+        embed = NGramEmbedding(slow, torch.nn.Embedding(VOCAB, DIM), timeout_s=0.05)
+        history = embed.new_history(3)
+        began = time.perf_counter()
+        with pytest.raises(LookupTimeout, match=r"60 positions did not end in 0\.05 s"):
+            embed(some_tokens(), history=history)
+        ticket = embed.prefetch(some_tokens(), timeout_s=0.05)
+        with pytest.raises(TimeoutError):
+            embed(some_tokens(), ticket=ticket)
+        assert time.perf_counter() - began < 5
+        assert history.lengths.tolist() == [0, 0, 0]
+        assert embed.stats.as_dict()["timeouts"] == 2
+        slow.go.set()
+        assert slow.ended.wait(10)
+        embed.timeout_s = 10.0
+        np.testing.assert_array_equal(
+            embed(some_tokens(), history=history).detach().numpy(), want_of(embed, some_tokens())
+        )
+
+
+def test_an_error_on_the_worker_is_raised_in_the_caller(path):
+    with ngramstore.open(path) as store:
+        embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+        slow = Slow(store)
+        embed.handle._store = slow
+        ticket = embed.prefetch(some_tokens())
+    slow.go.set()
+    embed.handle._store = slow
+    with pytest.raises(ngramstore.errors.StoreClosed):
+        ticket.wait(10)
+
+
+def test_candidates_bring_their_rows_into_the_cache(path):
+    with ngramstore.open(path) as store:
+        embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+        history = embed.new_history(1)
+        embed(some_tokens(1, 5), history=history)
+        embed.prefetch_candidates(torch.arange(VOCAB)[None], history).wait(10)
+        before = store.stats()["cache_misses"]
+        for token in range(VOCAB):
+            embed(torch.tensor([[token]]), history=history.select([0]))
+        assert store.stats()["cache_misses"] == before
+        assert history.lengths.tolist() == [5]
+        assert embed.stats.as_dict()["candidate_rows"] == VOCAB
+
+
+def test_candidates_of_a_broken_store_are_counted_and_the_look_up_itself_raises(path):
+    store = ngramstore.open(path)
+    embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+    history = embed.new_history(1)
+    ticket = embed.prefetch_candidates(torch.arange(VOCAB)[None], history)
+    ticket.wait(10)
+    slow = embed.handle._store = Slow(store)
+    waiting = embed.prefetch_candidates(torch.arange(VOCAB)[None], history)
+    assert embed.prefetch_candidates(torch.arange(VOCAB)[None], history) is None  # one at a time
+    store.close()
+    slow.go.set()
+    with pytest.raises(ngramstore.errors.StoreClosed):
+        waiting.wait(10)
+    embed.prefetch_candidates(torch.arange(VOCAB)[None], history)
+    stats = embed.stats.as_dict()
+    assert stats["candidates_skipped"] == 1
+    assert stats["candidate_errors"] == 1 and "closed" in stats["last_candidate_error"]
+    with pytest.raises(ngramstore.errors.StoreClosed):
+        embed(torch.tensor([[1]]), history=history)
+
+
+def test_threads_share_one_store_and_one_small_cache(path):
+    with ngramstore.open(path, cache_bytes=2000) as store:
+        embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+        wrong = []
+
+        def decode(seed):
+            tokens = some_tokens(2, 60, seed)
+            want = want_of(embed, tokens)
+            history = embed.new_history(2)
+            with torch.no_grad():
+                for t in range(60):
+                    one = tokens[:, t : t + 1]
+                    ticket = embed.prefetch(one, history=history) if t % 3 == 0 else None
+                    got = embed(one, history=history, ticket=ticket).numpy()
+                    if not np.array_equal(got, want[:, t : t + 1]):
+                        wrong.append((seed, t))
+
+        threads = [threading.Thread(target=decode, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert store.stats()["cache_evicted"] > 0
+        assert embed.stats.as_dict()["positions"] == 6 * 2 * 60
+
+
+CODECS = [
+    {"name": "f32"},
+    {"name": "f16"},
+    {"name": "bf16"},
+    {"name": "int8"},
+    {"name": "int4", "group": 32},
+    {"name": "int4", "group": 6},
+    {"name": "e4m3", "block": 32},
+    {"name": "e4m3", "block": 7},
+    {"name": "e4m3", "block": 0, "scale": "0x1.8p-3"},
+]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("dim", [1, 31, 64, 77])
+@pytest.mark.parametrize("spec", CODECS, ids=str)
+def test_torch_dequantizes_to_the_same_bits_as_the_store(spec, dim, dtype):
+    codec = codec_from_spec(spec, dim)
+    rows = np.random.default_rng(dim).standard_normal((20, dim)).astype(np.float32) * np.logspace(-4, 1, 20)[:, None]
+    stored = codec.encode(rows.astype(np.float32))
+    wide = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    want = torch.empty(20, dim, dtype=wide)
+    out = want.view(torch.uint16) if wide == torch.bfloat16 else want
+    codec.scatter(stored.reshape(-1), np.arange(20) * codec.row_bytes, out.numpy())
+    assert torch.equal(dequantize(codec, torch.from_numpy(stored), wide), want)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("codec", ["f32", "int8", "int4", "e4m3"])
+def test_on_a_gpu_codes_travel_and_the_answer_is_the_cpus(codec, tmp_path):
+    with ngramstore.open(write(tmp_path / "store", table(dim=64), codec=codec, max_n=MAX_N)) as store:
+        embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, 64))
+        tokens = some_tokens()
+        want = embed(tokens)
+        on_gpu = embed.to("cuda")
+        history = on_gpu.new_history(3)
+        parts = [
+            on_gpu(part.cuda(), history=history, ticket=on_gpu.prefetch(part, history=history))
+            for part in tokens.split(6, 1)
+        ]
+        assert parts[0].device.type == "cuda"
+        assert torch.equal(torch.cat(parts, 1).cpu(), want)
