@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,18 +76,20 @@ class ByteKeys(Keys):
         )
 
     def _rows(self, back: list[np.ndarray]) -> np.ndarray:
-        values = [np.maximum(tokens, 0) for tokens in back]
-        out = np.empty((*back[0].shape, self.num_heads), np.int64)
-        head = 0
-        for base in self.bases:
-            for size in self.group_sizes:
-                total = np.zeros(back[0].shape, np.int64)
-                for i in range(size):  # the oldest byte has power 0; int64 wraps, as the model's does
-                    total += values[size - 1 - i] * _wrapped(pow(base, i, 1 << 64))
-                np.remainder(total, self.table_rows, out=out[..., head])
-                head += 1
-        out += self.first_rows
-        return out
+        rows = np.maximum(np.stack(back, axis=-1), 0) @ self._powers_NH  # int64 wraps, as the model's does
+        np.remainder(rows, self.table_rows, out=rows)
+        rows += self.first_rows
+        return rows
+
+    @cached_property
+    def _powers_NH(self) -> np.ndarray:
+        """What a byte k places back counts for, mod 2**64; the oldest of a group has power 0."""
+        powers = [
+            [pow(base, size - 1 - k, 1 << 64) if k < size else 0 for k in range(self.reach + 1)]
+            for base in self.bases
+            for size in self.group_sizes
+        ]
+        return np.array(powers, np.uint64).view(np.int64).T.copy()
 
     def _spec(self) -> dict[str, Any]:
         return {
@@ -94,7 +97,3 @@ class ByteKeys(Keys):
             "bases": list(map(str, self.bases)),
             "table_rows": self.table_rows,
         }
-
-
-def _wrapped(value: int) -> np.int64:
-    return np.int64(value - (1 << 64) if value >= 1 << 63 else value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
 from ngramstore.keys.base import NOTHING, Keys, Table, number, numbers, require_no_overflow
+from ngramstore.keys.mixing import Mixer
 from ngramstore.keys.primes import next_prime
 from ngramstore.keys.token_map import token_map_of
 
@@ -154,18 +156,11 @@ class EngramKeys(Keys):
         for tokens in back:  # nearest first: what blocks one place blocks all behind it
             blocked = blocked | (tokens < 0)
             values.append(np.where(blocked, pad, self.token_map[np.maximum(tokens, 0)]))
-        out = np.empty((*back[0].shape, self.num_heads), np.int64)
-        heads, head, first = self.heads_per_order, 0, 0
-        for multipliers, sizes in zip(self.multipliers, self.sizes, strict=True):
-            mix = values[0] * multipliers[0]
-            for n in range(2, self.max_n + 1):
-                mix = mix ^ (values[n - 1] * multipliers[n - 1])
-                for size in sizes[(n - 2) * heads : (n - 1) * heads]:
-                    np.remainder(mix, size, out=out[..., head])
-                    out[..., head] += first
-                    first += size
-                    head += 1
-        return out
+        return self._mixer.rows(values)
+
+    @cached_property
+    def _mixer(self) -> Mixer:
+        return Mixer(self.multipliers, self.sizes, [sum(sizes) for sizes in self.sizes])
 
     def _spec(self) -> dict[str, Any]:
         return {

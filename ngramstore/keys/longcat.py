@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ngramstore.errors import UsageError
 from ngramstore.keys.base import Keys, Table, number, numbers, token
-from ngramstore.keys.polynomial import check_polynomial, polynomial_rows
+from ngramstore.keys.polynomial import Polynomial, check_polynomial
 
 _CHANGES_THE_HASH = (
     "ngram_exclude_sp_token",
@@ -91,7 +92,11 @@ class LongcatKeys(Keys):
         for tokens in back[1:]:  # an EOS ends its segment: nothing at or before it counts for the tokens after it
             ended = ended | (tokens < 0) | (tokens == self.eos_token_id)
             values.append(np.where(ended, 0, tokens))
-        return polynomial_rows(values, self.vocab_size, self._orders, self.sizes, self.first_rows)
+        return self._polynomial.rows(values)
+
+    @cached_property
+    def _polynomial(self) -> Polynomial:
+        return Polynomial(self.vocab_size, self._orders, self.sizes)
 
     def _spec(self) -> dict[str, Any]:
         return {

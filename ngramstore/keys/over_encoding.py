@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ngramstore.errors import UsageError
 from ngramstore.keys.base import Keys, Table, number, numbers, token
-from ngramstore.keys.polynomial import check_polynomial, polynomial_rows
+from ngramstore.keys.polynomial import Polynomial, check_polynomial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,11 @@ class OverEncodingKeys(Keys):
             if self.eos_token_id is not None:
                 ended = ended | (tokens == self.eos_token_id)
             values.append(np.where(ended, self.absent_token_id, tokens))
-        return polynomial_rows(values, self.vocab_size, self.orders, self.sizes, self.first_rows)
+        return self._polynomial.rows(values)
+
+    @cached_property
+    def _polynomial(self) -> Polynomial:
+        return Polynomial(self.vocab_size, self.orders, self.sizes)
 
     def _spec(self) -> dict[str, Any]:
         return {

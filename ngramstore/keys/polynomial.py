@@ -3,7 +3,7 @@
 Head h of order n: (sum over k < n of s_k * V**k) mod size, s_k the token k places back (or what stands for none there).
 Powers are reduced first, so that no sum leaves int64 for any size that fits memory.
 
-Shapes: B batch, T position, H heads.
+Shapes: B batch, T position, N look-backs, H heads.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ def check_polynomial(vocab_size: int, orders: Sequence[int], sizes: Sequence[int
         require_no_overflow((vocab_size - 1) * (size - 1) * n, f"the sum of {n} terms modulo {size}")
 
 
-def polynomial_rows(
-    values: list[np.ndarray], vocab_size: int, orders: Sequence[int], sizes: Sequence[int], firsts: np.ndarray
-) -> np.ndarray:
-    """values[k] (B, T) i64 in 0 .. V - 1; orders, sizes, firsts of H heads -> (B, T, H) i64."""
-    out = np.empty((*values[0].shape, len(sizes)), np.int64)
-    for h, (n, size) in enumerate(zip(orders, sizes, strict=True)):
-        total = values[0].copy()
-        for k in range(1, n):
-            total += values[k] * pow(vocab_size, k, size)
-        np.remainder(total, size, out=out[..., h])
-    out += firsts
-    return out
+class Polynomial:
+    """The powers as an array. Orders and sizes of H heads; head h's table begins behind that of h - 1."""
+
+    def __init__(self, vocab_size: int, orders: Sequence[int], sizes: Sequence[int]) -> None:
+        powers = [
+            [pow(vocab_size, k, size) if k < n else 0 for k in range(max(orders))]
+            for n, size in zip(orders, sizes, strict=True)
+        ]
+        self.powers_NH = np.array(powers, np.int64).T.copy()
+        self.sizes_H = np.array(sizes, np.int64)
+        self.firsts_H = np.cumsum(self.sizes_H) - self.sizes_H
+
+    def rows(self, values: list[np.ndarray]) -> np.ndarray:
+        """values[k] (B, T) i64 in 0 .. V - 1: the token k places back -> (B, T, H) i64."""
+        rows = np.stack(values, axis=-1) @ self.powers_NH
+        np.remainder(rows, self.sizes_H, out=rows)
+        rows += self.firsts_H
+        return rows

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ngramstore.errors import UsageError
 from ngramstore.keys.base import Keys, Table, number, numbers, require_no_overflow, token
+from ngramstore.keys.mixing import Mixer
 from ngramstore.keys.primes import next_prime
 
 DEFAULT_SEED = 1234
@@ -108,19 +110,11 @@ class QwenPleKeys(Keys):
         for tokens in back[1:]:  # an EOS hides what lies before it; the EOS itself still sees its own segment
             walled = walled | (tokens < 0) | (tokens == eos)
             values.append(np.where(walled, eos, tokens))
-        out = np.empty((*back[0].shape, self.num_heads), np.int64)
-        heads, head = self.heads_per_order, 0
-        for table, multipliers, sizes in zip(self.tables, self.multipliers, self.sizes, strict=True):
-            first = table.first_row
-            mix = values[0] * multipliers[0]
-            for n in range(2, self.max_n + 1):
-                mix = mix ^ (values[n - 1] * multipliers[n - 1])
-                for size in sizes[(n - 2) * heads : (n - 1) * heads]:
-                    np.remainder(mix, size, out=out[..., head])
-                    out[..., head] += first
-                    first += size
-                    head += 1
-        return out
+        return self._mixer.rows(values)
+
+    @cached_property
+    def _mixer(self) -> Mixer:
+        return Mixer(self.multipliers, self.sizes, self.table_rows)
 
     def _spec(self) -> dict[str, Any]:
         return {
