@@ -1,0 +1,76 @@
+"""`python -m bench.page`: docs/results.md from the JSON files in bench/results, so that no figure is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench import report
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+_INTRO = """\
+# Results
+
+Made by `python -m bench.page` from the JSON files in `bench/results/`; each section names its file and the command that wrote it.
+Times are medians of interleaved rounds, in brackets the quartiles, in parentheses the median of the ratios to the baseline in the same
+round. The machine is shared: trust ratios, not microseconds, and read the warnings above each table.
+"""
+
+
+def page() -> str:
+    """The whole document."""
+    sections = [_INTRO]
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text())
+        text = _section(path.stem, result)
+        if text:
+            sections.append(text)
+    return "\n".join(sections)
+
+
+def _section(name: str, result: dict[str, Any]) -> str:
+    if "cases" in result:
+        tables = [report.table(case) for case in result["cases"]]
+        return _block(name, f"python -m bench {result['bench']}", [report.header(result), *tables])
+    if result.get("workload") == "mine":
+        return _block(name, "python -m bench.mine", [_mining(result)])
+    if "int4_choices" in result:
+        return _block(name, "python -m bench.codec_error", [_codecs(result)])
+    return ""
+
+
+def _block(name: str, command: str, parts: list[str]) -> str:
+    body = "\n".join(parts)
+    return f"## {name}\n\n`bench/results/{name}.json`, written by `{command}`.\n\n```\n{body}\n```\n"
+
+
+def _mining(result: dict[str, Any]) -> str:
+    lines = [f"{result['machine']['time']}, {result['machine']['cpu']}, {result['machine']['cores']} cores"]
+    lines += [f"warning: {text}" for text in result["warnings"]]
+    for corpus, found in result["corpora"].items():
+        lines.append(f"\n{corpus}: {found['tokens']:,} tokens, {found['ngrams']:,} n-grams, cut-off {found['cutoff']}")
+        ours = found["subjects"]["ngramstore"]
+        for subject, numbers in found["subjects"].items():
+            lines.append(
+                f"  {subject:24} {numbers['wall_s']:8.2f} s wall ({numbers['wall_s'] / ours['wall_s']:.2f}x)"
+                f"  {numbers['cpu_s']:8.2f} s CPU ({numbers['cpu_s'] / ours['cpu_s']:.2f}x)"
+            )
+    return "\n".join(lines)
+
+
+def _codecs(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['machine']['time']}, {result['machine']['cpu']}",
+        "relative RMS error in percent by kind of rows",
+    ]
+    for codec in result["codecs"]:
+        errors = "  ".join(f"{kind} {value:.3f}" for kind, value in codec["error_percent"].items())
+        lines.append(f"  {codec['spec']['name']:6} {codec['bits_per_value']:6.2f} bits a value  {errors}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"wrote {PAGE.name}")
