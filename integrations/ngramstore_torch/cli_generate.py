@@ -1,0 +1,126 @@
+"""`ngramstore generate`: text from a trained decoder served by a store, with what serving cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ngramstore.errors import UsageError
+from ngramstore_torch.cli_data import say
+
+
+@click.command(name="generate", short_help="Generate text from a checkpoint served by a store.")
+@click.option("--checkpoint", "run", required=True, type=click.Path(path_type=Path), help="Run folder of `train`.")
+@click.option("--store", "path", required=True, type=click.Path(path_type=Path), help="Store exported from it.")
+@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--tokenizer", help="A tokenizer.json.  [default: the one in the run folder]")
+@click.option("--max-new-tokens", default=100, show_default=True, type=click.IntRange(1))
+@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0), help="0: the likeliest token.")
+@click.option("--top-k", default=50, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--candidates", default=0, show_default=True, type=click.IntRange(0), help="Fetch ahead for so many.")
+@click.option("--cache-bytes", default=256 << 20, show_default=True, type=click.IntRange(0), help="Row cache.")
+@click.option(
+    "--timeout", default=None, type=float, help="Give up on a look-up after so many seconds.  [default: never]"
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
+@click.option("--any-store", is_flag=True, help="Accept a store that was not exported from this checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the text.")
+@click.option("--quiet", is_flag=True, help="No statistics on stderr.")
+def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: bool, quiet: bool, **o: Any) -> None:
+    """Continue a text; each token's embedding comes from the store where an f-gram ends at it.
+
+    Text goes to stdout as it is made; tokens/s, look-ups/s, hit rate and waiting times go to stderr, live.
+
+    \b
+    Examples:
+      ngramstore generate --checkpoint scone/ --store table/ --prompt "Once upon a time"
+    """
+    # Imported here so that --help needs no torch.
+    import ngramstore
+    from ngramstore.mine.tokenizers import load_tokenizer
+    from ngramstore_torch import checkpoint
+    from ngramstore_torch.device import choose_device
+    from ngramstore_torch.embedding import NGramEmbedding
+    from ngramstore_torch.serving_loop import generate_served
+
+    saved = checkpoint.load(run)
+    if saved.model.kind != "scone":
+        raise UsageError(f"{run} holds a model of kind {saved.model.kind!r}; a store serves one of kind 'scone'")
+    words = load_tokenizer(tokenizer or run)
+    tokens = words.encode(prompt)
+    decoder = saved.model.decoder.to(choose_device(o["device"])).eval()
+    with ngramstore.open(path, cache_bytes=o["cache_bytes"]) as store:
+        _require_source(store, saved, o["any_store"])
+        embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])
+        made: list[int] = []
+        shown = ""
+        embedding.stats.reset()
+        began = shown_at = time.perf_counter()
+        for token in generate_served(
+            decoder,
+            embedding,
+            tokens,
+            o["max_new_tokens"],
+            temperature=o["temperature"],
+            top_k=o["top_k"],
+            seed=o["seed"],
+            candidates=o["candidates"],
+        ):
+            made.append(token)
+            if as_json:
+                continue
+            text = words.decode([*tokens.tolist(), *made])
+            if not text.endswith("�"):  # else in the middle of a character
+                click.echo(text[len(shown) :], nl=False)
+                shown = text
+            if not quiet and time.perf_counter() - shown_at > 1:
+                shown_at = time.perf_counter()
+                say("\n" + _line(_statistics(embedding, len(tokens), made, shown_at - began)))
+        found = _statistics(embedding, len(tokens), made, time.perf_counter() - began)
+    if as_json:
+        text = words.decode([*tokens.tolist(), *made])
+        click.echo(json.dumps({"text": text, "prompt_tokens": len(tokens), "tokens": made, **found}))
+        return
+    click.echo()
+    if not quiet:
+        say(_line(found))
+
+
+def _require_source(store: Any, saved: Any, any_store: bool) -> None:
+    """UsageError for a store that says it came from another checkpoint."""
+    source = store.metadata.get("checkpoint_id")
+    if source is not None and source != saved.identity and not any_store:
+        raise UsageError(
+            f"{store.path} was exported from checkpoint {str(source)[:12]}.., this is {saved.identity[:12]}..",
+            hint="export the table again, or give --any-store",
+        )
+
+
+def _statistics(embedding: Any, prompt_tokens: int, made: list[int], seconds: float) -> dict[str, Any]:
+    stats, store = embedding.stats.as_dict(), embedding.store.stats()
+    return {
+        "seconds": seconds,
+        "tokens_per_s": len(made) / seconds,
+        "lookups_per_s": stats["positions"] / seconds,
+        "ngram_share": stats["found_share"],
+        "hit_rate": store["hit_rate"],
+        "wait_p50_us": stats["wait_p50_us"],
+        "wait_p99_us": stats["wait_p99_us"],
+        "wait_share": stats["wait_total_s"] / seconds,
+        "rows_read": store["rows_read"],
+        "bytes_read": store["bytes_read"],
+    }
+
+
+def _line(found: dict[str, Any]) -> str:
+    rate = "no cache" if found["hit_rate"] is None else f"{found['hit_rate']:.0%} cache hits"
+    return (
+        f"{found['tokens_per_s']:.1f} tokens/s, {found['lookups_per_s']:.1f} look-ups/s, "
+        f"{found['ngram_share']:.0%} with an f-gram, {rate}, "
+        f"wait p50 {found['wait_p50_us']:.0f} us, p99 {found['wait_p99_us']:.0f} us"
+    )

@@ -1,0 +1,102 @@
+"""`ngramstore generate` and the loop behind it: the tokens of the live model, and numbers about serving."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch_cases import DECODER, language, plain, scone, shaken, vocabulary
+
+import ngramstore
+from ngramstore.errors import UsageError
+from ngramstore.mine.tokenizers import train_bpe
+from ngramstore_torch import NGramEmbedding, checkpoint, cli_generate, export_table, generate
+from ngramstore_torch.decoder import DecoderConfig
+from ngramstore_torch.export import SconeRows
+from ngramstore_torch.fgram_model import FgramConfig
+from ngramstore_torch.generation import live_embedding
+from ngramstore_torch.serving_loop import generate_served
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    vocab = vocabulary(*language())
+    model = shaken(scone()).eval()
+    path = tmp_path_factory.mktemp("generate") / "store"
+    export_table(SconeRows(model), vocab, path, codec="f32")
+    return model, vocab, path
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"seed": 3}, {"seed": 4, "candidates": 5, "chunk": 3}])
+def test_served_tokens_are_those_of_the_live_model(case, options):
+    model, vocab, path = case
+    prompt = language()[0][:11]
+    live = {k: v for k, v in options.items() if k in ("temperature", "seed")}
+    want = list(generate(model.decoder, live_embedding(model, vocab), prompt, 15, **live))
+    with ngramstore.open(path) as store:
+        embedding = NGramEmbedding(store, model.decoder.tokens)
+        assert list(generate_served(model.decoder, embedding, prompt, 15, **options)) == want
+        stats = embedding.stats.as_dict()
+        assert stats["positions"] == 11 + 14 and stats["found"] >= 3
+
+
+def test_a_prompt_that_does_not_fit_is_refused(case):
+    model, _, path = case
+    with ngramstore.open(path) as store:
+        embedding = NGramEmbedding(store, model.decoder.tokens)
+        for prompt, count in (([], 3), (np.zeros(30, int), DECODER.max_positions)):
+            with pytest.raises(UsageError):
+                next(generate_served(model.decoder, embedding, prompt, count))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run folder with its tokenizer, and the store exported from it."""
+    folder = tmp_path_factory.mktemp("cli")
+    words = train_bpe(["a store answers each token with a row " * 20], 270)
+    decoder = DecoderConfig(vocab_size=words.vocab_size, dim=32, num_layers=1, num_heads=2, max_positions=64)
+    torch.manual_seed(0)
+    model = shaken(scone(fgram=FgramConfig(dim=32, max_n=4, num_layers=1, num_heads=2), decoder=decoder))
+    checkpoint.save(folder / "run", model, step=1, optimizer={}, train={}, data={})
+    checkpoint.save(folder / "plain", plain(decoder=decoder), step=1, optimizer={}, train={}, data={})
+    words.save(folder / "run" / "tokenizer.json")
+    tokens = words.encode("a store answers each token with a row " * 20)
+    vocab = vocabulary(tokens, np.array([0, len(tokens)]))
+    for name, identity in (("store", checkpoint.load(folder / "run").identity), ("foreign", "0" * 64)):
+        export_table(SconeRows(model), vocab, folder / name, codec="f32", metadata={"checkpoint_id": identity})
+    return folder
+
+
+def run(folder, *arguments, store="store", run="run"):
+    given = ["--checkpoint", str(folder / run), "--store", str(folder / store), "--prompt", "a store answers"]
+    return CliRunner().invoke(cli_generate.command, [*given, "--max-new-tokens", "20", "--device", "cpu", *arguments])
+
+
+def test_json_has_text_tokens_and_serving_numbers(folder):
+    result = run(folder, "--json", "--temperature", "0")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["text"].startswith("a store answers") and len(found["tokens"]) == 20
+    assert found["ngram_share"] > 0 and 0 < found["wait_p50_us"] <= found["wait_p99_us"]
+    assert found["tokens_per_s"] > 0 and 0 <= found["hit_rate"] <= 1
+    again = json.loads(run(folder, "--json", "--temperature", "0", "--cache-bytes", "0").stdout)
+    assert again["tokens"] == found["tokens"] and again["hit_rate"] is None
+
+
+def test_text_goes_to_stdout_and_statistics_to_stderr(folder):
+    result = run(folder, "--seed", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("a store answers")
+    assert "tokens/s" in result.stderr and "wait p50" in result.stderr and "tokens/s" not in result.stdout
+    assert run(folder, "--seed", "1", "--quiet").stderr == ""
+
+
+def test_a_store_of_another_checkpoint_and_a_plain_model_are_refused(folder):
+    with pytest.raises(UsageError, match="was exported from checkpoint 000"):
+        raise run(folder, store="foreign").exception
+    assert run(folder, "--any-store", store="foreign").exit_code == 0
+    with pytest.raises(UsageError, match="kind 'plain'"):
+        raise run(folder, run="plain").exception
