@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +115,31 @@ def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path,
 
     num = each_failure(monkeypatch, lambda path: None, lambda _, path: build(path, memory_bytes), check, quick_path)
     assert num > 15
+
+
+def test_a_build_that_cannot_even_clean_up_is_recognised(quick_path, monkeypatch):
+    """The mark of an unfinished build goes last, whichever unlink fails; the first error is the one that is raised."""
+    for nth in range(8):
+        path = quick_path / f"{nth}"
+        unlinks = iter(range(100))
+
+        def observe(operation: str, path: Path, nth: int = nth, unlinks: Iterator[int] = unlinks) -> None:
+            if operation == "unlink" and next(unlinks) >= nth:
+                raise OSError(errno.EIO, "injected")
+            if operation == "fsync" and path.name == "base-000001.tokens":
+                raise OSError(errno.EIO, "the first")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "observe", observe)
+            with pytest.raises(OSError, match="the first"):
+                build(path, 1 << 20)
+        if not path.exists() or {file.name for file in path.iterdir()} == {"LOCK"}:
+            break
+        with pytest.raises(IncompleteStore):
+            ngs.open(path)
+        build(path, 1 << 20, restart=True)
+        assert len(published(path)) == 200
+    assert nth > 3
 
 
 def changed(path: Path, *, flushed: bool):
