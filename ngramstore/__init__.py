@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from ngramstore.api import build, open, sizes
     from ngramstore.serve.store import Hit, Store
     from ngramstore.store.build import Builder
+    from ngramstore.store.importing import import_checkpoint
 
 __version__ = "0.1.0"
-__all__ = ["Builder", "Hit", "Store", "__version__", "build", "errors", "open", "sizes"]
+__all__ = ["Builder", "Hit", "Store", "__version__", "build", "errors", "import_checkpoint", "open", "sizes"]
 
 _HOMES = {
     "build": "ngramstore.api",
@@ -32,6 +33,7 @@ _HOMES = {
     "Builder": "ngramstore.store.build",
     "Hit": "ngramstore.serve.store",
     "Store": "ngramstore.serve.store",
+    "import_checkpoint": "ngramstore.store.importing",
 }
 
 

@@ -18,6 +18,7 @@ from ngramstore.keys.engram import EngramKeys
 from ngramstore.keys.longcat import LongcatKeys
 from ngramstore.keys.over_encoding import OverEncodingKeys
 from ngramstore.keys.qwen_ple import QwenPleKeys
+from ngramstore.keys.token_map import token_map_of
 
 __all__ = [
     "NOTHING",
@@ -31,6 +32,7 @@ __all__ = [
     "keys_from_config",
     "keys_from_spec",
     "text_config",
+    "token_map_of",
 ]
 
 _BY_CONFIG_KEY: tuple[tuple[str, type[Keys]], ...] = (

@@ -206,11 +206,14 @@ class _Import:
         """Error of the target codec on the sample, and how large its values are."""
         rows = np.concatenate([source.read_encoded(first, count) for first, count in self._places(source)])
         truth = self._found.codec.decode(rows).astype(np.float64)
-        errors = self._target.decode(self._recoded(rows, 0)) - truth if self._target != self._found.codec else truth * 0
+        is_number = np.isfinite(truth)  # a table kept bit for bit may hold codes that are none
+        errors = np.zeros(1)
+        if self._target != self._found.codec:
+            errors = self._target.decode(self._recoded(rows, 0)) - truth
         return {
             "rms_error": float(np.sqrt(np.mean(errors**2))),
             "largest_error": float(np.abs(errors).max()),
-            "rms_value": float(np.sqrt(np.mean(truth**2))),
+            "rms_value": float(np.sqrt(np.mean(truth[is_number] ** 2))) if is_number.any() else 0.0,
         }
 
     def _chunks(self, source: ExternalLayer, what: str) -> Iterator[tuple[int, np.ndarray]]:

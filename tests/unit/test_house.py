@@ -210,7 +210,8 @@ def test_opening_a_store_loads_no_torch():
 
 
 def test_public_names_are_pinned():
-    assert ngramstore.__all__ == ["Builder", "Hit", "Store", "__version__", "build", "errors", "open", "sizes"]
+    functions = ["build", "errors", "import_checkpoint", "open", "sizes"]
+    assert ngramstore.__all__ == ["Builder", "Hit", "Store", "__version__", *functions]
     assert dir(ngramstore) == sorted(ngramstore.__all__)
     for name in ngramstore.__all__:
         assert getattr(ngramstore, name) is not None

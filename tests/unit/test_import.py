@@ -13,7 +13,8 @@ from checkpoints import TOKEN_MAP, WRITERS, bf16_values, save, write_engram, wri
 from click.testing import CliRunner
 
 import ngramstore as ngs
-from ngramstore.errors import DamagedRows, DamagedStore, FormatError, IncompleteStore, UsageError
+from ngramstore import files
+from ngramstore.errors import DamagedRows, DamagedStore, FormatError, IncompleteStore, NgramStoreError, UsageError
 from ngramstore.keys import keys_from_spec
 from ngramstore.store.importing import import_checkpoint
 from ngramstore.store.manifest import MANIFEST_NAME, read_manifest
@@ -447,6 +448,47 @@ def test_a_directory_that_is_taken_or_half_made_is_left_alone(paths):
     with pytest.raises(IncompleteStore):
         import_checkpoint(*paths)
     import_checkpoint(*paths, restart=True)
+
+
+def test_codes_that_are_no_numbers_are_kept_and_refused_by_other_codecs(paths):
+    wanted = write_qwen(paths[0]).copy()
+    for path in sorted(paths[0].glob("*.safetensors"))[:2]:
+        path.write_bytes(path.read_bytes()[:-160] + bytes([0x7F]) * 160)
+    report = import_checkpoint(*paths, pack=True)
+    assert report.rms_error == 0 and 0 < report.rms_value < 1
+    with ngs.open(paths[1]) as store:
+        assert (store.rows_encoded(np.arange(len(wanted))) == 0x7F).any()
+    with pytest.raises(UsageError, match=r"row \d+, column \d+: nan"):
+        import_checkpoint(paths[0], paths[1].with_name("b"), pack=True, codec="int8")
+    assert os.listdir(paths[1].with_name("b")) == ["LOCK"]
+
+
+@pytest.mark.parametrize("how", [{}, {"checksums": True}, {"pack": True}])
+def test_an_import_that_fails_at_any_operation_leaves_nothing_or_all_of_it(paths, quick_path, how, monkeypatch):
+    wanted = write_longcat(paths[0])
+    for nth in range(100):
+        out, count = quick_path / f"out{nth}", 0
+
+        def fail(operation, path, nth=nth):
+            nonlocal count
+            count += 1
+            if count == nth + 1:
+                raise OSError(5, f"injected into {operation}", str(path))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "observe", fail)
+            try:
+                import_checkpoint(paths[0], out, **how)
+            except (OSError, NgramStoreError):
+                pass
+        if (out / MANIFEST_NAME).exists():
+            with opened(out) as store:
+                assert (store.rows_encoded([7, 900]) == wanted[[7, 900]]).all()
+        else:
+            import_checkpoint(paths[0], out, restart=True, **how)
+        if count <= nth:
+            break
+    assert 3 < nth < 99
 
 
 def test_the_command_imports_and_reports(paths):
