@@ -91,7 +91,7 @@ class FgramModel(nn.Module):
             FgramBlock(E, config.num_heads, config.hidden_dim) for _ in range(config.num_layers)
         )
         self.project_out = nn.Linear(E, config.dim, bias=False) if config.has_projection else None
-        initialize(self, num_branches=2 * config.num_layers)
+        initialize(self, width=E, num_branches=2 * config.num_layers)
         if config.identity_start:
             for block in self.blocks:
                 nn.init.zeros_(block.attention_output.weight)
@@ -99,7 +99,7 @@ class FgramModel(nn.Module):
             if self.project_out is not None:
                 nn.init.zeros_(self.project_out.weight)
         else:
-            nn.init.normal_(self.positions, std=0.02)
+            nn.init.normal_(self.positions, std=0.8 * E**-0.5)
 
     def forward(self, embeddings_UKD: Tensor, lengths_U: Tensor) -> Tensor:
         last_UD = at_last(embeddings_UKD, lengths_U)
