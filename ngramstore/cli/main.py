@@ -40,7 +40,7 @@ CORE_COMMANDS = {
 _OTHERS = {
     "train": "Train a decoder and its f-gram model (SCONE).",
     "export": "Compute the f-gram table of a trained model into a store.",
-    "evaluate": "Perplexity of a trained model, rows from its store.",
+    "evaluate": "Measure held-out perplexity, live or served from a store.",
 }
 _EXTRAS = {"ngramstore_torch": "torch", "ngramstore_transformers": "transformers"}
 _EXIT_WRONG_USE = 2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
+from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion, UsageError
 from ngramstore.files import FileWriter, lock_shared, read_exactly
 from ngramstore.layout import FORMAT_VERSION, MAGIC, PAGE_BYTES, Layout
 
@@ -96,6 +96,10 @@ class DataFile:
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise
+            if isinstance(error, PermissionError):
+                raise UsageError(
+                    f"no permission to read {self.path}", hint="check the owner and mode of the file"
+                ) from error
             raise DamagedStore(f"cannot open {self.path}: {error.strerror}") from error
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode):

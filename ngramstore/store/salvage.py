@@ -152,6 +152,21 @@ def mended_crc(data: bytes, crc: int) -> bytes | None:
     return mended(data, lambda trial: zlib.crc32(trial) == crc)
 
 
+def mended_piece(data: np.ndarray, seed: int, wanted: int) -> np.ndarray | None:
+    """As `mended`, for (bytes,) u8 with a known checksum seeded with `seed`."""
+    size, step = len(data), 256
+    for first in range(0, 8 * size, step):
+        bits = np.arange(first, min(8 * size, first + step))
+        trials = np.tile(data, (len(bits), 1))
+        trials[np.arange(len(bits)), bits >> 3] ^= (1 << (bits & 7)).astype(np.uint8)
+        starts = np.arange(len(bits)) * size
+        sums = checksums(trials.reshape(-1), starts, np.full(len(bits), size), np.full(len(bits), seed, np.uint64))
+        hits = np.flatnonzero(sums == wanted)
+        if len(hits):
+            return trials[hits[0]]
+    return None
+
+
 def find_length(data: np.ndarray, seed: int) -> int | None:
     """How long the piece at the start of `data` (u8) is whose checksum, seeded with `seed`, stands behind it."""
     most = len(data) - CHECKSUM_BYTES

@@ -12,14 +12,13 @@ import mmap
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ngramstore.codec.compress import DICTIONARY_BYTES, RowDecompressor
 from ngramstore.errors import FormatError
-from ngramstore.hashing import checksum, checksums
+from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import (
     BLOCK_ROWS,
@@ -33,11 +32,11 @@ from ngramstore.layout import (
 from ngramstore.store.datafile import FileEntry, FileStamp
 from ngramstore.store.index import GROUP_BITS, Index, IndexPlan, page_checksums
 from ngramstore.store.manifest import LayerEntry, Spec
-from ngramstore.store.salvage import Fault, RawFile, find_length, mended, mended_crc
+from ngramstore.store.salvage import Fault, RawFile, find_length, mended_crc, mended_piece
 from ngramstore.store.worn_tokens import WornTokens
 
 _CHUNK_BYTES = 16 << 20
-_MOST_MENDED = 16  # pages: a try at each of 32,768 bits takes some tenths of a second
+_MOST_MENDED = 16  # pages: trying each of 32,768 bits takes about a tenth of a second
 
 
 @dataclass
@@ -106,13 +105,11 @@ class WornIndex:
         for page in np.flatnonzero(is_bad).tolist():
             at = page * PAGE_BYTES
             self.file.fault(at, f"page {page} fails its checksum")
-            if self._num_mended < _MOST_MENDED:
+            if self._num_mended < _MOST_MENDED and self.file.size == self.plan.file_bytes:
                 self._num_mended += 1
-                right = mended(
-                    self._data[at : at + PAGE_BYTES].tobytes(), partial(_is_page, page, int(table[page - 1]))
-                )
+                right = mended_piece(self._data[at : at + PAGE_BYTES], page, int(table[page - 1]))
                 if right is not None:
-                    self._data[at : at + PAGE_BYTES] = np.frombuffer(right, np.uint8)
+                    self._data[at : at + PAGE_BYTES] = right
                     is_bad[page] = False
         return is_bad
 
@@ -183,10 +180,6 @@ class WornIndex:
                 )
                 return
             last = int(ids[-1])
-
-
-def _is_page(page: int, wanted: int, data: bytes) -> bool:
-    return checksum(data, page) == wanted
 
 
 def _counts_of_size(file: RawFile) -> Iterator[int]:

@@ -8,17 +8,16 @@ Shapes: M rows of a chunk, K longest n-gram.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ngramstore.hashing import checksum, checksums, ngram_ids
+from ngramstore.hashing import checksums, ngram_ids
 from ngramstore.kernels.native import tokens as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, KIND_TOKENS, PAGE_BYTES, TOKENS_HEADER
 from ngramstore.store.datafile import FileEntry, FileStamp
 from ngramstore.store.manifest import Spec
-from ngramstore.store.salvage import Fault, RawFile, find_length, mended
+from ngramstore.store.salvage import Fault, RawFile, find_length, mended_piece
 
 _MAX_VARINT = 5
 _MOST_MENDED = 64  # blocks: trying every bit of one takes some hundredths of a second
@@ -133,7 +132,9 @@ class WornTokens:
         data = self._file.read(start, min(stop, self._table_at) - start)
         if is_possible and self._num_mended < _MOST_MENDED:
             self._num_mended += 1
-            data = mended(data, partial(_is_block, block)) or data
+            body = np.frombuffer(data[:-CHECKSUM_BYTES], np.uint8)
+            right = mended_piece(body, block, int.from_bytes(data[-CHECKSUM_BYTES:], "little"))
+            data = data if right is None else right.tobytes()
         self._search(data, ids, tokens, lengths, is_read)
         self._end = end if is_possible else start
 
@@ -177,10 +178,6 @@ class WornTokens:
         if end != self._end:
             self._file.fault(self._table_at + 8 * blocks, f"the last block ends at {self._end}, the table says {end}")
         self._file.check_zeros(min(self._end, self._table_at), self._table_at)
-
-
-def _is_block(block: int, data: bytes) -> bool:
-    return checksum(data[:-CHECKSUM_BYTES], block) == int.from_bytes(data[-CHECKSUM_BYTES:], "little")
 
 
 def _ngram_at(data: bytes, at: int, max_n: int) -> list[int] | None:

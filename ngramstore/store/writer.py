@@ -35,7 +35,7 @@ from ngramstore.store.build import collision, suffixes_are_stored
 from ngramstore.store.index import IndexBuilder, IndexPlan
 from ngramstore.store.journal import Changes, Journal
 from ngramstore.store.layer import Batch, LayerWriter
-from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, Manifest
+from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, Manifest, read_manifest
 from ngramstore.store.merge import is_in, merged, without
 from ngramstore.store.view import View
 
@@ -50,6 +50,7 @@ class Writer:
 
     def __init__(self, directory: Path, *, lock_index: bool = False, trust_external: bool = False) -> None:
         self._directory = directory
+        read_manifest(directory)  # what is no store gets no lock file
         self._lock = WriterLock(directory / LOCK_NAME)
         self._journal: Journal | None = None
         self._journal_failed = False

@@ -1,0 +1,313 @@
+"""Wrong input, through Python and through the command line: one clear error with a hint, exit status 2, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from helpers import ROOT, build_ngrams, contents, rows_of, start_python
+
+import ngramstore as ngs
+from ngramstore import errors
+from ngramstore.cli.main import cli
+
+MODEL = {(1,): 1, (1, 2): 2, (3, 1, 2): 3}
+
+
+@pytest.fixture
+def store(quick_path) -> Path:
+    build_ngrams(quick_path / "store", MODEL)
+    return quick_path / "store"
+
+
+def refused(*args: object) -> str:
+    """The command fails with status 2 and says what to do."""
+    result = CliRunner().invoke(cli, [str(arg) for arg in args])
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert result.stdout == "" and "Traceback" not in result.stderr
+    assert "error: " in result.stderr.lower()
+    return result.stderr
+
+
+def intact(path: Path) -> bool:
+    with ngs.open(path, cache_bytes=0) as opened:
+        return contents(opened) == MODEL
+
+
+def raises(kind: type[errors.NgramStoreError], match: str = ""):
+    return pytest.raises(kind, match=rf"(?s){match}.*hint: ")
+
+
+def test_an_empty_build_leaves_nothing_behind(quick_path):
+    with raises(errors.UsageError, "nothing was added"), ngs.build(quick_path / "new", dim=4, max_n=3):
+        pass
+    assert list(quick_path.iterdir()) == []
+    (quick_path / "ngrams.txt").write_text("")
+    np.save(quick_path / "rows.npy", np.zeros((0, 4), np.float32))
+    arguments = ("--vocab", quick_path / "ngrams.txt", "--rows", quick_path / "rows.npy")
+    assert "hint: " in refused("build", quick_path / "new", *arguments)
+    assert not (quick_path / "new").exists()
+
+
+@pytest.mark.parametrize("dim", [0, -1, 2.5])
+def test_zero_dims_are_refused(quick_path, dim):
+    with pytest.raises(errors.UsageError, match=r"dim must be a positive integer"):
+        ngs.build(quick_path / "new", dim=dim, max_n=3)
+    assert not (quick_path / "new").exists()
+
+
+def test_rows_of_another_width_are_refused_and_named(quick_path, store):
+    wrong = pytest.raises(errors.UsageError, match=r"\(1, 5\), wanted \(1, 4\)")
+    with wrong, ngs.build(quick_path / "new", dim=4, max_n=3) as builder:
+        builder.add([(1,)], np.zeros((1, 5)))
+    with pytest.raises(errors.UsageError, match=r"\(1, 5\)"), ngs.open(store, mode="rw") as writer:
+        writer.put([(1,)], np.zeros((1, 5), np.float32))
+    np.save(quick_path / "rows.npy", np.zeros((3, 5), np.float32))
+    assert "wanted 4" in refused("build", quick_path / "cli", "--rows", quick_path / "rows.npy", "--dim", 4)
+    assert not (quick_path / "new").exists() and not (quick_path / "cli").exists()
+    assert intact(store)
+
+
+@pytest.mark.parametrize(
+    ("ngram", "match"),
+    [((1, 2, 3, 4), "4 tokens"), ((), "0 tokens"), ((-1,), "-1"), ((2**32,), "4294967296"), ((1.5,), "integers")],
+)
+def test_ngrams_that_are_none_are_refused_and_named(store, ngram, match):
+    with ngs.open(store, mode="rw") as opened:
+        for call in (opened.get, opened.delete, lambda keys: opened.put(keys, rows_of([1], 4))):
+            with raises(errors.UsageError, match):
+                call([ngram])
+    assert intact(store)
+    assert "hint: " in refused("get", store, "--ngram", " ".join(map(str, ngram)))
+
+
+@pytest.mark.parametrize("tokens", [[[1, -1]], [[1.5]], [["a"]], [[2**32]]])
+def test_token_lines_that_are_none_are_refused(store, tokens):
+    with ngs.open(store) as opened, raises(errors.UsageError, "tokens"):
+        opened.lookup(tokens)
+    assert "hint: " in refused("lookup", store, "--tokens", " ".join(map(str, tokens[0])))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_refused_with_row_and_column(quick_path, store, value):
+    rows = rows_of([1, 2, 3], 4)
+    rows[2, 1] = value
+    with raises(errors.UsageError, "row 2, column 1"), ngs.build(quick_path / "new", dim=4, max_n=3) as builder:
+        builder.add([(1,), (2,), (3,)], rows)
+    with ngs.open(store, mode="rw") as writer, raises(errors.UsageError, "row 2, column 1"):
+        writer.put([(1,), (2,), (3,)], rows)
+    np.save(quick_path / "rows.npy", rows)
+    assert "row 2, column 1" in refused("build", quick_path / "new", "--rows", quick_path / "rows.npy", "--quiet")
+    assert not (quick_path / "new").exists()
+    assert intact(store)
+
+
+def test_a_file_where_a_directory_belongs(quick_path):
+    path = quick_path / "file"
+    path.write_text("mine")
+    np.save(quick_path / "rows.npy", rows_of([1], 4))
+    with raises(errors.UsageError, "is a file"):
+        ngs.build(path, dim=4, max_n=3)
+    with raises(errors.NotAStore, "is a file"):
+        ngs.open(path)
+    assert "is a file" in refused("build", path, "--rows", quick_path / "rows.npy")
+    for command in ("stats", "verify", "repair", "compact", "inspect"):
+        assert "is a file" in refused(command, path)
+    assert path.read_text() == "mine"
+
+
+def test_a_directory_that_is_no_store(quick_path):
+    (quick_path / "notes.txt").write_text("mine")
+    np.save(quick_path / "rows.npy", rows_of([1], 4))
+    for mode in ("r", "rw"):
+        with raises(errors.NotAStore, "holds no store"):
+            ngs.open(quick_path, mode=mode)
+    with raises(errors.UsageError, "not empty"):
+        ngs.build(quick_path, dim=4, max_n=3)
+    for command in ("stats", "verify", "repair", "compact", "inspect"):
+        assert "hint: " in refused(command, quick_path)
+    assert sorted(file.name for file in quick_path.iterdir()) == ["notes.txt", "rows.npy"]
+
+
+def test_a_store_of_a_newer_version(store):
+    text = (store / "MANIFEST").read_bytes()
+    (store / "MANIFEST").write_bytes(text.replace(b"manifest 1 ", b"manifest 2 ", 1))
+    with raises(errors.UnsupportedVersion, "version 2, this release reads 1"):
+        ngs.open(store)
+    assert "upgrade" in refused("stats", store)
+    assert "version 2" in refused("repair", store)
+    (store / "MANIFEST").write_bytes(text)
+    assert intact(store)
+
+
+def test_a_missing_file_and_a_foreign_one(store, quick_path):
+    build_ngrams(quick_path / "other", {ngram: stamp + 1 for ngram, stamp in MODEL.items()})
+    rows = store / "base-000001.rows"
+    data = rows.read_bytes()
+    shutil.copy(quick_path / "other" / rows.name, rows)
+    with raises(errors.DamagedStore, "not the file the manifest names"):
+        ngs.open(store)
+    assert "hint: " in refused("stats", store)
+    rows.unlink()
+    with raises(errors.DamagedStore, "is missing"):
+        ngs.open(store)
+    assert "is missing" in refused("get", store, "--ngram", "1")
+    rows.write_bytes(data)
+    assert intact(store)
+
+
+def test_a_second_writer_is_refused_at_once(store):
+    with ngs.open(store, mode="rw") as writer:
+        with raises(errors.WriterLocked, str(os.getpid())):
+            ngs.open(store, mode="rw")
+        assert str(os.getpid()) in refused("compact", store)
+        writer.put([(9,)], rows_of([9], 4))
+    with ngs.open(store) as opened:
+        assert contents(opened) == MODEL | {(9,): 9}
+
+
+def test_a_handle_after_close_says_so(store):
+    opened = ngs.open(store, mode="rw")
+    opened.close()
+    opened.close()
+    for call in (lambda: opened.get([(1,)]), lambda: opened.lookup([1]), lambda: opened.put([(1,)], rows_of([1], 4))):
+        with raises(errors.StoreClosed):
+            call()
+    for call in (opened.flush, opened.compact, opened.stats, opened.verify, lambda: len(opened)):
+        with raises(errors.StoreClosed):
+            call()
+    assert intact(store)
+
+
+def test_a_change_through_a_handle_for_reading_is_refused(store):
+    with ngs.open(store) as opened:
+        for call in (opened.flush, opened.compact, lambda: opened.delete([(1,)])):
+            with raises(errors.ReadOnlyStore):
+                call()
+    assert intact(store)
+
+
+BECOME_NOBODY = """
+import os, sys
+import ngramstore as ngs
+from ngramstore import errors
+from ngramstore.store.check import verify
+path = sys.argv[1]
+with ngs.open(path, cache_bytes=1000) as store:  # loads and compiles all that is not readable for others
+    store.lookup([1])
+    store.verify()
+os.setgid(65534); os.setuid(65534)
+"""
+AS_NOBODY = """
+with ngs.open(path) as store:
+    assert store.lookup([3, 1, 2]).length.tolist() == [0, 1, 3]
+    assert store.verify() == []
+assert sorted(os.listdir(path)) == sys.argv[2].split(",")
+for what in (lambda: ngs.open(path, mode="rw"), lambda: ngs.build(path + "/new", dim=4, max_n=3)):
+    try:
+        what()
+    except errors.UsageError as error:
+        assert "permission" in error.message and error.hint
+    else:
+        raise AssertionError("a directory without permission was written to")
+"""
+UNREADABLE = """
+try:
+    ngs.open(path)
+except errors.UsageError as error:
+    assert "permission" in str(error) and error.hint, error
+else:
+    raise AssertionError("opened without permission")
+"""
+
+
+@pytest.fixture
+def of_root(store):
+    """The store readable for others, and what a child needs to act as one; skipped where we are not root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    for path in (store.parent, store):
+        path.chmod(0o755)
+    for file in store.iterdir():
+        file.chmod(0o644)
+    return store
+
+
+def as_nobody(code: str, *args: object) -> None:
+    child = start_python(BECOME_NOBODY + code, *args, stderr=subprocess.PIPE)
+    told = child.communicate(timeout=120)[1].decode()
+    assert child.returncode == 0, told
+
+
+def test_a_read_only_directory_opens_for_reading_and_nothing_else(of_root):
+    (of_root / "LOCK").unlink(missing_ok=True)
+    of_root.chmod(0o555)
+    names = sorted(file.name for file in of_root.iterdir())
+    as_nobody(AS_NOBODY, of_root, ",".join(names))
+    assert intact(of_root)
+
+
+def test_no_permission_to_read_is_told(of_root):
+    (of_root / "MANIFEST").chmod(0o600)
+    as_nobody(UNREADABLE, of_root)
+    (of_root / "MANIFEST").chmod(0o644)
+    (of_root / "base-000001.rows").chmod(0o600)
+    as_nobody(UNREADABLE, of_root)
+    assert intact(of_root)
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+import ngramstore as ngs
+from ngramstore import errors
+path = sys.argv[1]
+rows = np.zeros((2000, 4), np.float32)
+ngrams = np.arange(2000, dtype=np.uint32)[:, None] + 100
+writer = ngs.open(path, mode="rw")
+writer.get(ngrams)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    writer.put(ngrams, rows)
+    writer.flush()
+except errors.DiskFull as error:
+    assert error.hint
+else:
+    raise AssertionError("the disk was not full")
+try:
+    with ngs.build(path + "-new", dim=4, max_n=3) as builder:
+        builder.add(ngrams, rows)
+except errors.DiskFull as error:
+    assert error.hint
+else:
+    raise AssertionError("the disk was not full")
+import os
+os._exit(0)
+"""
+
+
+def test_a_full_disk_is_told_and_loses_nothing(store):
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
+        pytest.skip("the size of files is limited already")
+    child = start_python(FULL, store, stderr=subprocess.PIPE)
+    told = child.communicate(timeout=120)[1].decode()
+    assert child.returncode == 0, told
+    assert not Path(f"{store}-new").exists()
+    with ngs.open(store, cache_bytes=0) as opened:
+        assert MODEL.items() <= contents(opened).items()
+
+
+def test_the_console_script_ends_with_2_and_no_traceback(quick_path):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ngramstore", "stats", str(quick_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "  hint: " in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,282 @@
+"""`verify` finds every change of a byte and is not stopped by any; `repair` keeps every good row and says what it lost."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import all_ngrams, build_ngrams, published, rows_of, stamps_of
+from store_cases import build_rows
+
+import ngramstore as ngs
+from ngramstore.errors import DamagedStore, IncompleteStore, NotAStore, UsageError, WriterLocked
+from ngramstore.store.check import examine, verify
+from ngramstore.store.repair import repair
+
+NGRAMS = all_ngrams(3, (0, 1, 2, 2**32 - 1))
+KINDS = {"plain": {}, "zstd": {"compression": "zstd", "dim": 64}, "untold": {"tokens": False}}
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory) -> Path:
+    """A store of each kind, with an overlay, tombstones, and changes in the journal."""
+    root = tmp_path_factory.mktemp("stores")
+    for kind, options in KINDS.items():
+        dim = options.get("dim", 4)
+        build_ngrams(root / kind, dict(zip(NGRAMS, range(len(NGRAMS)), strict=True)), **options)
+        with ngs.open(root / kind, mode="rw") as store:
+            store.put(NGRAMS[:5], rows_of(range(1000, 1005), dim))
+            store.delete(NGRAMS[7:10])
+    build_rows(root / "rows", rows_of(range(200), 4))
+    with ngs.open(root / "rows", mode="rw") as store:
+        store.put([3, 4], rows_of([1003, 1004], 4))
+    return root
+
+
+@pytest.fixture
+def copy(stores, quick_path):
+    def make(kind: str) -> Path:
+        shutil.copytree(stores / kind, quick_path / kind)
+        return quick_path / kind
+
+    return make
+
+
+def model_of(path: Path) -> dict:
+    """N-gram -> stamp, asked for one by one (a store without tokens lists nothing)."""
+    with ngs.open(path, cache_bytes=0) as store:
+        rows, found = store.get(NGRAMS)
+        there = [ngram for ngram, is_there in zip(NGRAMS, found, strict=True) if is_there]
+        return dict(zip(there, stamps_of(rows[found]), strict=True))
+
+
+def change(path: Path, at: int, value: bytes | None = None) -> None:
+    data = bytearray(path.read_bytes())
+    data[at : at + len(value or b"x")] = bytes([data[at] ^ 16]) if value is None else value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "rows"])
+def test_a_good_store_has_no_faults_and_is_not_touched_by_repair(copy, kind):
+    path = copy(kind)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    report = examine(path)
+    assert (report.faults, report.notes) == ([], [])
+    assert not repair(path).is_changed
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "rows"])
+def test_a_flip_anywhere_is_found_in_its_file(copy, kind):
+    path, rng = copy(kind), random.Random(7)
+    for file in sorted(path.glob("*[A-Z-]*")):
+        data = file.read_bytes()
+        for bit in rng.sample(range(8 * len(data)), 8) if file.name != "LOCK" else []:
+            trial = bytearray(data)
+            trial[bit >> 3] ^= 1 << (bit & 7)
+            file.write_bytes(trial)
+            assert file.name in {fault.file for fault in verify(path)}, (file.name, bit)
+        file.write_bytes(data)
+
+
+def test_a_fault_names_the_byte_and_all_faults_are_listed(copy):
+    path = copy("plain")
+    row_bytes = 4 * 4 + 4
+    change(path / "base-000001.rows", 4096 + 10 * row_bytes + 2)
+    change(path / "base-000001.rows", 4096 + 70 * row_bytes + 2)
+    change(path / "base-000001.tokens", 4096)
+    faults = [str(fault) for fault in verify(path)]
+    assert len(faults) == 3
+    assert any(line.startswith(f"base-000001.rows at byte {4096 + 10 * row_bytes}: row 10 ") for line in faults)
+    assert any(line.startswith(f"base-000001.rows at byte {4096 + 70 * row_bytes}: row 70 ") for line in faults)
+    assert any(line.startswith("base-000001.tokens at byte 4096: block 0 ") for line in faults)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "rows"])
+def test_cut_and_missing_files_are_faults_and_the_rest_is_still_read(copy, kind):
+    path = copy(kind)
+    for file in sorted(path.glob("*-*")):
+        data = file.read_bytes()
+        for size in (0, 4097, len(data) - 1):
+            file.write_bytes(data[:size])
+            report = examine(path)
+            assert file.name in {fault.file for fault in report.faults}
+            assert report.num_rows >= (200 if kind == "rows" else len(NGRAMS))
+        file.unlink()
+        assert f"{file.name}: the file is missing" in map(str, verify(path))
+        file.write_bytes(data)
+
+
+def test_a_manifest_beyond_reading_is_a_fault_and_repair_says_what_is_needed(copy):
+    path = copy("plain")
+    change(path / "MANIFEST", 60, b"##")
+    faults = verify(path)
+    assert [fault.file for fault in faults] == ["MANIFEST"]
+    with pytest.raises(DamagedStore, match="base-000001") as caught:
+        repair(path)
+    assert "backup" in caught.value.hint
+
+
+def test_what_is_no_store_is_an_error_and_not_a_fault(quick_path):
+    with pytest.raises(NotAStore):
+        verify(quick_path / "nowhere")
+    (quick_path / "BUILDING").touch()
+    with pytest.raises(IncompleteStore):
+        verify(quick_path)
+
+
+def test_counts_of_the_manifest_are_compared_with_the_rows(copy):
+    from dataclasses import replace
+
+    from ngramstore.store.manifest import read_manifest
+
+    path = copy("plain")
+    manifest = read_manifest(path)
+    replace(manifest, num_rows=manifest.num_rows + 1).write(path)
+    assert "rows, there are" in str(verify(path)[0])
+    counts = (0, *manifest.length_counts[2:], 1)
+    replace(manifest, length_counts=counts).write(path)
+    assert "n-grams by length" in str(verify(path)[0])
+
+
+def test_strangers_are_notes_and_changes_in_the_journal_are_counted(copy):
+    path = copy("plain")
+    (path / "notes.txt").write_text("mine")
+    store = ngs.open(path, mode="rw")
+    store.put([(5, 5)], rows_of([5], 4))
+    report = examine(path)
+    assert report.faults == []
+    assert any("notes.txt" in note for note in report.notes)
+    assert any("was not checked" in note for note in report.notes)
+    store._shut()  # as a process that dies: the change stays in the journal
+    assert any("holds 1 changes" in note for note in examine(path).notes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repair_loses_one_row_for_a_flip_in_a_row_and_none_for_one_elsewhere(copy, quick_path, kind):
+    path, rng = copy(kind), random.Random(11)
+    wanted = model_of(path)
+    for file in sorted(path.glob("*-*")):
+        data = file.read_bytes()
+        for bit in rng.sample(range(8 * len(data)), 4):
+            trial = bytearray(data)
+            trial[bit >> 3] ^= 1 << (bit & 7)
+            file.write_bytes(trial)
+            out = quick_path / "out"
+            report = repair(path, out)
+            assert verify(out) == []
+            saved = model_of(out)
+            assert saved.items() <= wanted.items()
+            assert len(wanted) - len(saved) == len(report.lost) <= (file.suffix == ".rows"), (
+                file.name,
+                bit,
+                report.lost,
+            )
+            shutil.rmtree(out)
+        file.write_bytes(data)
+
+
+def test_many_damaged_bytes_lose_only_what_no_copy_vouches_for(copy):
+    """The whole index is gone, a token block, and two rows: IDs come back from the tokens."""
+    path = copy("plain")
+    wanted = model_of(path)
+    (path / "base-000001.index").write_bytes(b"\xaa" * (path / "base-000001.index").stat().st_size)
+    change(path / "base-000001.rows", 4096 + 20 * 3 + 1, b"\0\0\0")
+    change(path / "base-000001.rows", 4096 + 20 * 50 + 1, b"\0\0\0")
+    report = repair(path)
+    assert verify(path) == []
+    saved = published(path)
+    assert len(report.lost) == 2
+    assert saved.items() <= wanted.items()
+    assert len(saved) == len(wanted) - 2
+
+
+def test_lengths_of_compressed_rows_come_back_from_their_checksums(copy):
+    path = copy("zstd")
+    wanted = model_of(path)
+    index = path / "base-000001.index"
+    from ngramstore.store.index import IndexPlan
+
+    at, size = IndexPlan(len(NGRAMS), is_keyed=True, is_sized=True).sections()["lengths"]
+    change(index, at, bytes(size))
+    at, size = IndexPlan(len(NGRAMS), is_keyed=True, is_sized=True).sections()["offsets"]
+    change(index, at, b"\xff" * size)
+    assert repair(path).lost == []
+    assert model_of(path) == wanted
+
+
+def test_a_lost_change_takes_the_older_value_with_it(copy):
+    path = copy("plain")
+    wanted = model_of(path)
+    change(path / "overlay-000002.rows", 4096 + 2, b"\1\2\3")
+    report = repair(path)
+    saved = model_of(path)
+    (lost,) = wanted.keys() - saved.keys()
+    assert lost in NGRAMS[:5]
+    assert saved.items() <= wanted.items()
+    assert len(report.lost) == 1 and str(lost) in report.lost[0]
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(copy):
+    path = copy("plain")
+    change(path / "base-000001.rows", 4096 + 20 * 30)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    dry = repair(path, dry_run=True)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    real = repair(path)
+    assert (dry.lost, dry.num_rows) == (real.lost, real.num_rows)
+    assert len(dry.lost) == 1
+
+
+def test_lost_rows_of_a_row_addressed_store_become_zeros(copy):
+    path = copy("rows")
+    change(path / "base-000001.rows", 4096 + 20 * 7)
+    change(path / "base-000001.rows", 4096 + 20 * 3)  # row 3 was changed since: nothing is lost with it
+    report = repair(path)
+    assert report.lost == ["row 7: now zeros"]
+    with ngs.open(path) as store:
+        wanted = rows_of(range(200), 4)
+        wanted[[3, 4]] = rows_of([1003, 1004], 4)
+        wanted[7] = 0
+        np.testing.assert_array_equal(store.rows(np.arange(200)), wanted)
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "rows"])
+def test_changes_of_a_damaged_journal_are_kept(copy, kind):
+    path = copy(kind)
+    store = ngs.open(path, mode="rw")
+    if kind == "rows":
+        store.put([9], rows_of([2000], 4))
+    else:
+        store.put([(5, 5)], rows_of([2000], 4))
+        store.delete([NGRAMS[20]])
+    journal = store._writer._journal_path
+    store._shut()
+    (journal / "ACK").write_bytes(b"")
+    assert journal.name in {fault.file for fault in verify(path)}
+    report = repair(path)
+    assert any("unpublished" in line for line in report.lost)
+    assert verify(path) == []
+    with ngs.open(path) as store:
+        if kind == "rows":
+            assert stamps_of(store.rows([9])) == [2000]
+        else:
+            rows, found = store.get([(5, 5), NGRAMS[20]])
+            assert found.tolist() == [True, False]
+            assert stamps_of(rows[:1]) == [2000]
+
+
+def test_repair_waits_for_no_writer_and_takes_no_used_directory(copy, quick_path):
+    path = copy("plain")
+    change(path / "base-000001.rows", 4096 + 20 * 30)
+    with ngs.open(path, mode="rw"), pytest.raises(WriterLocked):
+        repair(path)
+    (quick_path / "used").mkdir()
+    (quick_path / "used" / "file").touch()
+    with pytest.raises(UsageError, match="there already"):
+        repair(path, quick_path / "used")
+    assert [file.name for file in (quick_path / "used").iterdir()] == ["file"]

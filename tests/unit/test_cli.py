@@ -1,0 +1,252 @@
+"""The command line: what each command prints, its exit status, and that help is there at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from helpers import ROOT, all_ngrams, rows_of
+from safetensors.numpy import save_file
+
+import ngramstore as ngs
+from ngramstore.cli import common
+from ngramstore.cli.main import _OTHERS, CORE_COMMANDS, cli
+from ngramstore.codec.quantize import codec_from_spec
+
+NGRAMS = all_ngrams(3, (1, 2, 3))
+ROWS = rows_of(range(len(NGRAMS)), 8)
+
+
+def run(*args: object, code: int = 0, **options) -> str:
+    result = CliRunner().invoke(cli, [str(arg) for arg in args], **options)
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout if code != 2 else result.stderr
+
+
+def run_json(*args: object, code: int = 0):
+    return json.loads(run(*args, "--json", code=code))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "ngrams.txt").write_text("".join(f"{' '.join(map(str, ngram))}\n" for ngram in NGRAMS))
+    save_file({"emb": ROWS, "other": ROWS[:, 0].copy()}, folder / "rows.safetensors")
+    np.save(folder / "rows.npy", ROWS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stores(inputs) -> tuple[Path, Path]:
+    """One store by n-gram, one by row number, built by the command."""
+    by_ngram, by_row = inputs / "by_ngram", inputs / "by_row"
+    run("build", by_ngram, "--vocab", inputs / "ngrams.txt", "--rows", inputs / "rows.safetensors", "--codec", "f32")
+    run("build", by_row, "--rows", inputs / "rows.npy", "--codec", "f32", "--quiet")
+    return by_ngram, by_row
+
+
+def test_build_get_and_lookup_agree_with_the_input(stores):
+    by_ngram, by_row = stores
+    found = run_json("get", by_ngram, "--ngram", "1,2", "--ngram", "3 3 3", "--ngram", "9")["results"]
+    assert [result["found"] for result in found] == [True, True, False]
+    assert found[0]["row"] == ROWS[NGRAMS.index((1, 2))].tolist()
+    assert run_json("get", by_row, "--row", 5)["results"][0]["row"] == ROWS[5].tolist()
+    assert "9\tnot stored" in run("get", by_ngram, "--ngram", "9")
+    (looked_up,) = run_json("lookup", by_ngram, "--tokens", "1 2 9 3", "--rows")["sequences"]
+    assert looked_up["length"] == [1, 2, 0, 1]
+    assert looked_up["rows"][1] == ROWS[NGRAMS.index((1, 2))].tolist()
+    assert "1 2" in run("lookup", by_ngram, input="1 2\n3\n")
+
+
+def test_codes_with_scales_are_kept_bit_for_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    codes, scales = rng.integers(0, 120, (5, 64), np.uint8), rng.integers(120, 130, (5, 2), np.uint8)
+    int8 = rng.integers(-127, 128, (5, 64)).astype(np.int8)
+    packed = codec_from_spec("e4m3", 64).pack(codes, scales)
+    tensors = {
+        "codes": codes,
+        "scales": scales,
+        "int8": int8,
+        "step": np.ones(5, np.float32)[:, None],
+        "packed": packed,
+    }
+    save_file(tensors, tmp_path / "rows.safetensors")
+    build = ("build", "--rows", tmp_path / "rows.safetensors", "--quiet", "--tensor")
+    run(*build, "codes", tmp_path / "a", "--scales", "scales", "--codec", "e4m3")
+    run(*build, "packed", tmp_path / "b", "--encoded", "--dim", 64, "--codec", "e4m3")
+    run(*build, "int8", tmp_path / "c", "--scales", "step", "--codec", "int8")
+    for name in "ab":
+        with ngs.open(tmp_path / name) as store:
+            np.testing.assert_array_equal(store.rows_encoded(range(5)), packed)
+    with ngs.open(tmp_path / "c") as store:
+        np.testing.assert_array_equal(store.rows(range(5)), int8.astype(np.float32))
+
+
+def test_a_killed_build_is_recognised_and_restarted(tmp_path, inputs):
+    (tmp_path / "store" / "runs").mkdir(parents=True)
+    (tmp_path / "store" / "BUILDING").write_text("{}\n")
+    arguments = ("build", tmp_path / "store", "--rows", inputs / "rows.npy", "--quiet")
+    assert "--restart" in run(*arguments, code=2)
+    assert "BUILDING" in os.listdir(tmp_path / "store")
+    assert run_json(*arguments, "--restart")["rows"] == len(ROWS)
+
+
+def test_stats_inspect_and_sizes_tell_what_is_there(stores):
+    by_ngram, by_row = stores
+    stats = run_json("stats", by_ngram)
+    assert (stats["rows"], stats["max_n"], stats["addressing"]) == (len(NGRAMS), 3, "ngram")
+    assert "base-000001.rows" in run("stats", by_ngram)
+    whole = run_json("inspect", by_ngram)
+    assert whole["manifest"]["num_rows"] == whole["files"]["base-000001.rows"]["num_rows"] == len(NGRAMS)
+    assert len(run_json("inspect", by_ngram, "--block", 0)["rows"]) == len(NGRAMS)
+    row = run_json("inspect", by_ngram, "--ngram", "2 1")
+    assert row["values"] == ROWS[NGRAMS.index((2, 1))].tolist()
+    assert row["ngram"] == [2, 1] and row["is_good"]
+    assert bytes.fromhex(row["stored_hex"]) == ROWS[NGRAMS.index((2, 1))].tobytes()
+    assert run_json("inspect", by_row, "--row", 4)["values"] == ROWS[4].tolist()
+    for arguments in ((), ("--block", 0), ("--row", 0)):
+        assert "base-000001.rows" in run("inspect", by_ngram, *arguments)
+    found = run_json("sizes", "--rows", "1B", "--dim", 2048)["sizes"]
+    assert [size["codec"] for size in found] == ["f32", "f16", "bf16", "int8", "int4", "e4m3"]
+    assert found[0]["num_rows"] == 10**9 and found[0]["rows_bytes"] > 8192 * 10**9
+    assert run("sizes", "--rows", "1M", "--dim", 64, "--codec", "int4:group=16").count("\n") == 2
+
+
+def test_sizes_foretells_the_files_of_a_build(stores):
+    stats = run_json("stats", stores[0])
+    (told,) = run_json("sizes", "--rows", len(NGRAMS), "--dim", 8, "--codec", "f32")["sizes"]
+    assert told["rows_bytes"] == stats["file_bytes"]["base-000001.rows"]
+    assert told["index_bytes"] == stats["file_bytes"]["base-000001.index"]
+
+
+def test_compact_backup_verify_and_repair(tmp_path, stores):
+    path = tmp_path / "store"
+    run("backup", stores[0], path)
+    assert "all is well" in run("verify", path)
+    assert "nothing to merge" in run("compact", path)
+    with ngs.open(path, mode="rw") as store:
+        store.put([(7,)], ROWS[:1])
+    assert run_json("compact", path)["after"]["rows"] == len(NGRAMS) + 1
+    rows = next(path.glob("*.rows"))
+    data = bytearray(rows.read_bytes())
+    data[4096] ^= 1
+    rows.write_bytes(data)
+    (fault,) = run_json("verify", path, code=1)["faults"]
+    assert (fault["file"], fault["offset"]) == (rows.name, 4096)
+    assert f"{rows.name} at byte 4096" in run("verify", path, code=1)
+    assert len(run_json("repair", path, "--dry-run", code=1)["lost"]) == 1
+    assert len(run_json("repair", path, "--out", tmp_path / "saved", code=1)["lost"]) == 1
+    assert run("repair", path, code=1).startswith("lost: n-gram")
+    assert "nothing to repair" in run("repair", path)
+    assert run_json("verify", tmp_path / "saved")["is_well"]
+
+
+def test_demo_of_the_store_is_right_in_every_step(tmp_path):
+    (tmp_path / "text").mkdir()
+    for i in range(3):
+        (tmp_path / "text" / f"{i}.py").write_text("a b c d, e f\n" * 200 + f"x{i}\n" * 20)
+    result = run_json("demo", "--store", tmp_path / "text", "--out", tmp_path / "out")
+    assert result["get"]["found"] == result["get"]["asked"] == result["build"]["rows"] > 30
+    assert result["change"] == result["change"] | {"put": 1000, "reader_sees_it_after_refresh": True}
+    assert result["verify"]["faults"] == []
+    assert run_json("stats", tmp_path / "out" / "store")["rows"] == result["compact"]["rows"]
+
+
+def test_help_lists_every_command_without_importing_any():
+    code = (
+        "import sys; from ngramstore.cli.main import cli; cli(['--help'], standalone_mode=False);"
+        "print([name for name in ('numpy', 'numba', 'torch', 'rocksdict', 'tqdm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name, short in CORE_COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(short)}$", done.stdout, re.M)
+
+
+def test_the_list_says_what_each_command_says_of_itself():
+    from ngramstore.cli.document import _INTEGRATIONS
+
+    for name, short in CORE_COMMANDS.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None and (command.name, command.short_help) == (name, short)
+    pytest.importorskip("torch")
+    for name, module in _INTEGRATIONS.items():
+        assert __import__(module, fromlist=["command"]).command.short_help == _OTHERS[name]
+
+
+def test_the_page_of_the_command_line_is_up_to_date():
+    pytest.importorskip("torch")
+    from ngramstore.cli.document import document
+
+    page = (ROOT / "docs" / "cli.md").read_text()
+    hint = "docs/cli.md is out of date: python -m ngramstore.cli.document > docs/cli.md"
+    assert page.split() == document().split(), hint  # other releases of click break lines elsewhere
+
+
+def test_errors_are_one_line_and_a_hint_and_verbose_shows_the_traceback(tmp_path):
+    told = run("stats", tmp_path, code=2)
+    assert told.startswith(f"error: {tmp_path} holds no store") and "\n  hint: " in told
+    assert "Traceback" not in told
+    assert "Traceback" in run("--verbose", "stats", tmp_path, code=2)
+    assert "No such command" in run("stat", code=2)
+
+
+def test_a_bug_of_ours_is_told_apart(monkeypatch, stores):
+    def fail(*args, **options):
+        raise ZeroDivisionError("impossible")
+
+    monkeypatch.setattr("ngramstore.store.check.examine", fail)
+    result = CliRunner().invoke(cli, ["verify", str(stores[0])])
+    assert result.exit_code == 3
+    assert "ZeroDivisionError: impossible" in result.stderr and "bug" in result.stderr
+
+
+def test_a_closed_pipe_is_quiet(stores):
+    command = f"{sys.executable} -m ngramstore inspect {stores[0]} --block 0 --json | true"
+    done = subprocess.run(["bash", "-c", command], env=_environment(), capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_after_warmup_a_process_compiles_nothing(tmp_path, stores):
+    env = _environment() | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    warm = [sys.executable, "-m", "ngramstore", "warmup", "--json"]
+    done = subprocess.run(warm, env=env, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert result["is_kept"] and result["folders"][0].startswith(str(tmp_path))
+    before = set(tmp_path.rglob("*.nbc"))
+    lookup = [sys.executable, "-m", "ngramstore", "lookup", str(stores[0]), "--tokens", "1 2 3"]
+    subprocess.run(lookup, env=env, capture_output=True, check=True)
+    assert before and set(tmp_path.rglob("*.nbc")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("800000", 800000), ("512MiB", 512 << 20), ("2 GiB", 2 << 30), ("1.5k", 1500), ("3GB", 3 * 10**9)],
+)
+def test_sizes_are_written_as_people_write_them(text, size):
+    assert common.ByteSize().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize(("text", "count"), [("1B", 10**9), ("2.5M", 2_500_000), ("100k", 100_000), ("1,000", 1000)])
+def test_counts_are_written_as_people_write_them(text, count):
+    assert common.Count().convert(text, None, None) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "1X", "1 2"])
+def test_other_words_are_no_size(text):
+    for kind in (common.ByteSize(), common.Count()):
+        with pytest.raises(click.BadParameter):
+            kind.convert(text, None, None)
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "integrations")])}
