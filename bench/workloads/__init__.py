@@ -1,4 +1,4 @@
 """The workloads by name; each is a module with `cases(setup) -> list[Case]`."""
 
-WORKLOADS = {"store": "bench.workloads.store"}
+WORKLOADS = {"decode": "bench.workloads.decode", "store": "bench.workloads.store", "tables": "bench.workloads.tables"}
 """Workload -> its module, imported only when it is asked for."""

@@ -1,0 +1,242 @@
+"""Workload `tables`: a synthetic Engram checkpoint, served in place, verified and packed, beside the floor of hinted reads.
+
+Names, types and row sizes are the real ones; the tables are smaller, so that pages of scales are shared by more rows of a call
+than in the real ones. Keys are drawn evenly: no row is hotter than another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import ngramstore as ngs
+from bench import pages
+from bench.harness import Case
+from bench.setup import Setup
+from ngramstore.kernels.jit import kernel
+from ngramstore.kernels.native.memory import WILLNEED, posix_fadvise, pread
+from ngramstore.keys import EngramKeys
+
+SUBJECTS = ("floor_in_place", "in_place", "checksums", "floor_packed", "packed")
+_VOCABULARY = 129_280
+_COMPRESSED = 99_092
+_WRITE_BYTES = 1 << 26
+_PAGE = 4096
+
+
+def cases(setup: Setup) -> list[Case]:
+    """The cases that were asked for; writes the checkpoint and its stores first."""
+    base = setup.num_keys or setup.pick(200_000, 20_000)
+    folder = setup.root / f"tables-{base}"
+    wanted = [name for name in SUBJECTS if not setup.only_subjects or name in setup.only_subjects]
+    _make(folder, base, setup)
+    makers = {
+        "prefill": Case(
+            name="prefill",
+            title="cold: 48 rows of each of 2,048 tokens in one call, after the files left the page cache",
+            function="bench.workloads.tables:prefill",
+            subjects={name: {"subject": name, "folder": str(folder)} for name in wanted},
+            baseline="floor_in_place",
+            headline=("ms", "disk_bytes_per_row"),
+            notes=("the floors hint, then read, each page of the call once, in file order",),
+        ),
+        "decode": Case(
+            name="decode",
+            title="cached: 48 rows of one token a call, keys included in keys_us only",
+            function="bench.workloads.tables:decode",
+            subjects={
+                name: {"subject": name, "folder": str(folder)} for name in wanted if not name.startswith("floor")
+            },
+            baseline="in_place",
+            headline=("us", "keys_us"),
+        ),
+        "import": Case(
+            name="import",
+            title="import of the checkpoint, its files out of the page cache",
+            function="bench.workloads.tables:import_time",
+            subjects={
+                name: {"subject": name, "folder": str(folder)} for name in wanted if not name.startswith("floor")
+            },
+            baseline="in_place",
+            headline=("seconds",),
+            rounds=2,
+        ),
+    }
+    return list(setup.choose(makers).values())
+
+
+def clean(setup: Setup) -> None:
+    """Checkpoint and stores stay for the next run."""
+
+
+def prefill(*, subject: str, folder: str, seed: int) -> dict:
+    """Milliseconds of one cold call, and bytes that the disk gave for each distinct row."""
+    root, keys = Path(folder), _keys(Path(folder))
+    tokens = np.random.default_rng(seed).integers(0, _VOCABULARY, (1, 2048))
+    numbers = keys.rows(tokens)
+    distinct = np.unique(numbers)
+    name = "packed" if subject.endswith("packed") else "checksums" if subject == "checksums" else "in_place"
+    with ngs.open(root / name, trust_external=True, cache_bytes=256 << 20) as store:
+        out = np.empty((*numbers.shape, store.dim), np.float32)
+        store.rows(keys.rows(tokens[:, :2]), out=out[:, :2])  # compiles
+        files = [*(root / "checkpoint").glob("*.safetensors"), *store.files]
+        places = _places(root, name, distinct)
+        read_floor = _page_reader(places)
+        pages.drop(files)
+        before, start = _disk_bytes(), time.perf_counter()
+        if subject.startswith("floor"):
+            read_floor()
+        else:
+            store.rows(numbers, out=out)
+        seconds = time.perf_counter() - start
+        return {
+            "metrics": {"ms": seconds * 1e3, "disk_bytes_per_row": (_disk_bytes() - before) / len(distinct)},
+            "facts": {"rows": numbers.size, "distinct_rows": len(distinct), "pages": len(places)},
+        }
+
+
+def decode(*, subject: str, folder: str, seed: int, calls: int = 2000) -> dict:
+    """Microseconds of a call whose rows are all cached, and of making its keys."""
+    keys = _keys(Path(folder))
+    tokens = np.random.default_rng(seed).integers(0, _VOCABULARY, (1, 4))
+    history, last = tokens[:, :3], tokens[:, 3:]
+    numbers = keys.rows(last, history)
+    with ngs.open(Path(folder) / subject, trust_external=True) as store:
+        out = np.empty((*numbers.shape, store.dim), np.float32)
+        store.rows(numbers, out=out)
+        return {
+            "metrics": {
+                "us": _median_us(lambda: store.rows(numbers, out=out), calls),
+                "keys_us": _median_us(lambda: keys.rows(last, history), calls),
+            },
+            "facts": {"rows": numbers.size, "hit_rate": store.stats()["hit_rate"]},
+        }
+
+
+def import_time(*, subject: str, folder: str, seed: int) -> dict:
+    """Seconds of an import into a new directory, removed again."""
+    import shutil
+
+    root = Path(folder)
+    files = list((root / "checkpoint").glob("*.safetensors"))
+    pages.drop(files)
+    out = root / f"import-{os.getpid()}"
+    start = time.perf_counter()
+    report = ngs.import_checkpoint(root / "checkpoint", out, **_CHOICES[subject])
+    seconds = time.perf_counter() - start
+    shutil.rmtree(out)
+    return {
+        "metrics": {"seconds": seconds},
+        "facts": {"checkpoint_bytes": sum(file.stat().st_size for file in files), "disk_bytes": report.disk_bytes},
+    }
+
+
+_CHOICES: dict[str, dict] = {
+    "in_place": {},
+    "checksums": {"checksums": True},
+    "packed": {"pack": True, "compression": "none"},
+}
+
+
+def _keys(folder: Path) -> EngramKeys:
+    config = json.loads((folder / "checkpoint" / "config.json").read_text())
+    return EngramKeys.from_config(config, token_map=np.arange(_VOCABULARY) % _COMPRESSED)
+
+
+def _make(folder: Path, base: int, setup: Setup) -> None:
+    """The checkpoint, random codes and scales, and a store of each kind; what is there stays."""
+    checkpoint = folder / "checkpoint"
+    if not (checkpoint / "config.json").exists():
+        setup.say(f"checkpoint of about {base * 48 * 264 / 1e9:.1f} GB")
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        config = {
+            "engram_layer_ids": [1, 14],
+            "engram_max_ngram_size": 4,
+            "engram_vocab_size": base,
+            "engram_n_heads": 8,
+            "engram_head_dim": 256,
+            "engram_pad_token_id": 2,
+            "engram_compressed_vocab_size": _COMPRESSED,
+        }
+        for layer, table in zip((1, 14), EngramKeys.from_config(config).tables, strict=True):
+            _write_layer(checkpoint / f"model-{layer}.safetensors", layer, table.num_rows, setup.seed)
+        (checkpoint / "config.json").write_text(json.dumps(config))
+    for name, choice in _CHOICES.items():
+        if not (folder / name / "MANIFEST").exists():
+            setup.say(f"store: {name}")
+            ngs.import_checkpoint(checkpoint, folder / name, restart=(folder / name).exists(), **choice)
+
+
+def _write_layer(path: Path, layer: int, num_rows: int, seed: int) -> None:
+    codes, end = num_rows * 256, num_rows * 264
+    stem = f"layers.{layer}.engram.embed"
+    header = json.dumps(
+        {
+            f"{stem}.weight": {"dtype": "F8_E4M3", "shape": [num_rows, 256], "data_offsets": [0, codes]},
+            f"{stem}.scale": {"dtype": "F8_E8M0", "shape": [num_rows, 8], "data_offsets": [codes, end]},
+        }
+    ).encode()
+    rng = np.random.default_rng([seed, layer])
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for at in range(0, end, _WRITE_BYTES):
+            file.write(rng.integers(0, 126, min(_WRITE_BYTES, end - at), np.uint8).tobytes())
+        os.fsync(file.fileno())
+
+
+def _places(root: Path, name: str, distinct: np.ndarray) -> list[tuple[Path, int]]:
+    """Each page that rows of a store lie in, once, in file order: what any reader must fetch."""
+    base = json.loads((root / name / "MANIFEST").read_bytes().partition(b"\n")[2])["base"]
+    found: list[tuple[Path, int]] = []
+    if name == "packed":
+        _add_pages(found, root / name / base["rows"]["name"], _PAGE + distinct * 268, 268)
+        return found
+    first, sources = 0, [Path(source["path"]) for source in base["external"]["sources"]]
+    for num_rows, pieces in base["external"]["segments"]:
+        inside = distinct[(distinct >= first) & (distinct < first + num_rows)] - first
+        for source, offset, width in pieces:
+            _add_pages(found, sources[source], offset + inside * width, width)
+        first += num_rows
+    return found
+
+
+def _add_pages(found: list[tuple[Path, int]], path: Path, begins: np.ndarray, width: int) -> None:
+    numbers = np.unique(np.concatenate([begins // _PAGE, (begins + width - 1) // _PAGE]))
+    found += [(path, int(number)) for number in numbers]
+
+
+def _page_reader(places: list[tuple[Path, int]]) -> Callable[[], None]:
+    """A compiled call that hints all these pages, then reads them one after the other."""
+    opened = {path: os.open(path, os.O_RDONLY) for path in {path for path, _ in places}}
+    fds = np.array([opened[path] for path, _ in places], np.int32)
+    numbers, page = np.array([number for _, number in places]), np.empty(_PAGE, np.uint8)
+    _hint_and_read(fds[:1], numbers[:1], page)
+    return lambda: _hint_and_read(fds, numbers, page)
+
+
+@kernel
+def _hint_and_read(fds, numbers, page):
+    for i in range(numbers.shape[0]):
+        posix_fadvise(np.int32(fds[i]), numbers[i] * 4096, 4096, np.int32(WILLNEED))
+    for i in range(numbers.shape[0]):
+        pread(np.int32(fds[i]), np.int64(page.ctypes.data), np.uint64(4096), numbers[i] * 4096)
+
+
+def _disk_bytes() -> int:
+    """Bytes this process made the disk read."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
+def _median_us(call, calls: int) -> float:
+    times = np.empty(calls)
+    for i in range(calls):
+        start = time.perf_counter()
+        call()
+        times[i] = time.perf_counter() - start
+    return float(np.median(times) * 1e6)
