@@ -141,19 +141,22 @@ def test_a_fork_is_told_to_open_the_store_itself(path, mode):
 def test_a_fork_that_outlives_the_writer_does_not_keep_the_next_one_out(path):
     store = ngs.open(path, mode="rw")
     reading, writing = os.pipe()
+    hearing, telling = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writing)
+        os.write(telling, b"!")  # by now the fork has let go of the lock
         os.read(reading, 1)  # until the parent is done
         os._exit(0)
     try:
+        assert os.read(hearing, 1) == b"!"
         with pytest.raises(WriterLocked):  # the fork's copy is gone, the parent's lock is not
             ngs.open(path, mode="rw")
         store.close()
         ngs.open(path, mode="rw").close()
     finally:
-        os.close(writing)
-        os.close(reading)
+        for fd in (writing, reading, hearing, telling):
+            os.close(fd)
         os.waitpid(child, 0)
 
 

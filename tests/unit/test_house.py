@@ -43,7 +43,6 @@ PUBLIC = {
 
 LONG = {
     "ngramstore/kernels/native/dequantize.py": 520,  # a loop for each codec and output type: numba has no templates
-    "ngramstore/serve/store.py": 700,  # the one handle that users hold: most of it is docstrings of its methods
     "ngramstore/store/build.py": 480,  # the one builder, likewise
     "ngramstore/store/writer.py": 480,  # the order of publication reads best in one piece
 }

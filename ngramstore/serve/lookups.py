@@ -1,0 +1,315 @@
+"""Look-ups: the longest match over token ids, exact n-grams, rows by number; encoded or dequantized, into any buffer.
+
+Shapes: B batch, T position, M wanted rows, D row width, K longest n-gram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ngramstore.errors import UsageError
+from ngramstore.hashing import ngram_ids
+from ngramstore.kernels.native import index as native_index
+from ngramstore.serve.handle import Handle
+from ngramstore.serve.lookup import CopyOut, RowSource, copy_encoded
+from ngramstore.serve.output import output_array
+from ngramstore.store.view import View
+from ngramstore.store.writer import live_batches, require_rows
+from ngramstore.windows import Ngrams, as_ngrams, as_tokens, room
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What `lookup` found: rows (B, T, D), zeros where nothing matched; length (B, T) u8, 0 where no n-gram ends."""
+
+    rows: np.ndarray
+    length: np.ndarray
+
+    @property
+    def found(self) -> np.ndarray:
+        """(B, T) bool: some stored n-gram ends here."""
+        return self.length > 0
+
+
+class Lookups(Handle):
+    """What a store answers. Threads: any number at once."""
+
+    def lookup(
+        self,
+        tokens: ArrayLike,
+        *,
+        starts: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+        dtype: str = "f32",
+    ) -> Hit:
+        """Longest stored n-gram that ends at each token: (B, T) integers -> rows (B, T, D) and lengths (B, T) u8.
+
+        starts (B, T) bool: True where a sequence begins inside a line; no n-gram reaches across. tokens (T,) count as one
+        line and give rows (T, D). `out`: rows go there (C-contiguous f32, f16, or u16 / bfloat16 bits); else `dtype`
+        ("f32", "f16", "bf16" as u16 bits) says what to allocate. Row i depends on tokens up to i of its line only.
+        Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
+        """
+        self._check()
+        self._require_ngram("lookup")
+        tokens_BT, room_BT = self._lines(tokens, starts)
+        shape = tokens_BT.shape
+        rows = output_array(out, (*shape, self.dim), dtype)
+        flat = np.ascontiguousarray(tokens_BT).reshape(-1)
+        with self._reading as (view, source):
+            keys, ids, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
+            lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim), self.spec.codec.scatter)
+        if lost is not None:
+            lengths[lost] = 0
+        self._counts.add_call(len(flat), int(np.count_nonzero(lengths)))
+        return Hit(rows, lengths.reshape(shape))
+
+    def lookup_tail(self, tokens: np.ndarray, room: np.ndarray, *, out: np.ndarray) -> np.ndarray:
+        """Longest stored n-gram ending at the last T of S tokens, for callers that keep each sequence's last tokens.
+
+        tokens (B, S) u32 are context and new tokens of B lines; room (B, T) u8, T <= S: how many tokens an n-gram may have
+        that ends at each of the last T, itself included (0: none is looked for). Returns lengths (B, T) u8; `out` gets the
+        rows: (B, T, D) f32, f16 or u16 bits of bf16, zeros where nothing matched; or u8 (B, T, row_bytes), as stored.
+        Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
+        """
+        self._check()
+        self._require_ngram("lookup_tail")
+        if tokens.dtype != np.uint32 or room.dtype != np.uint8 or tokens.ndim != 2 or room.ndim != 2:
+            raise UsageError(f"tokens are {tokens.dtype} {tokens.shape}, room is {room.dtype} {room.shape}")
+        num_lines, width = tokens.shape
+        count = room.shape[1]
+        if len(room) != num_lines or count > width:
+            raise UsageError(
+                f"tokens have shape {tokens.shape}, room has {room.shape}", hint="(B, S) and (B, T), T <= S"
+            )
+        is_one = num_lines == 1 and count == 1
+        reaches_all = width >= self.max_n and count == 1
+        if not reaches_all and (np.minimum(room, self.max_n) > np.arange(width - count + 1, width + 1)).any():
+            raise UsageError(f"room reaches before the beginning of a line of {width} tokens: {int(room.max())}")
+        codec = self.spec.codec
+        is_encoded = out.dtype == np.uint8
+        if is_encoded:
+            if out.shape != (num_lines, count, codec.row_bytes) or not out.flags.c_contiguous:
+                raise UsageError(f"out must be contiguous of shape {(num_lines, count, codec.row_bytes)}")
+            rows = out
+        else:
+            rows = output_array(out, (num_lines, count, codec.dim), "f32")
+        room_BS = np.zeros((num_lines, width), np.uint8)
+        np.minimum(room, self.max_n, out=room_BS[:, width - count :])
+        with self._reading as (view, source):
+            keys, ids, lengths = self._match(view, np.ascontiguousarray(tokens).reshape(-1), room_BS.reshape(-1))
+            if num_lines == 1:
+                keys, ids, lengths = keys[width - count :], ids[width - count :], lengths[width - count :]
+            elif count != width:
+                keys, ids, lengths = (
+                    x.reshape(num_lines, width)[:, width - count :].reshape(-1) for x in (keys, ids, lengths)
+                )
+            if is_one and keys[0] < 0:  # one token at a time, nothing to read: the cache need not be asked
+                rows[...] = 0
+                lost = None
+            else:
+                copy_out = copy_encoded if is_encoded else codec.scatter
+                lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]), copy_out)
+        if lost is not None:
+            lengths[lost] = 0
+        self._counts.add_call(len(lengths), int(np.count_nonzero(lengths)))
+        return lengths.reshape(num_lines, count)
+
+    def match(self, tokens: ArrayLike, *, starts: np.ndarray | None = None) -> np.ndarray:
+        """As `lookup`, the lengths alone: (B, T) integers -> (B, T) u8. Reads no rows."""
+        self._check()
+        self._require_ngram("match")
+        tokens_BT, room_BT = self._lines(tokens, starts)
+        flat = np.ascontiguousarray(tokens_BT).reshape(-1)
+        with self._reading as (view, _):
+            _, _, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
+        return lengths.reshape(tokens_BT.shape)
+
+    def get(
+        self, ngrams: Ngrams, *, out: np.ndarray | None = None, dtype: str = "f32"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of exactly these n-grams: rows (M, D), zeros where absent, and found (M,) bool. Order and duplicates kept."""
+        self._check()
+        ids = self._ids(ngrams, "get")
+        rows = output_array(out, (len(ids), self.dim), dtype)
+        return rows, self._get_ids(ids, rows, self.spec.codec.scatter)
+
+    def get_encoded(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
+        """As `get`, rows as they are stored: (M, B) u8 and found (M,) bool; `spec.codec.unpack` takes them apart."""
+        self._check()
+        ids = self._ids(ngrams, "get_encoded")
+        rows = np.empty((len(ids), self.spec.codec.row_bytes), np.uint8)
+        return rows, self._get_ids(ids, rows, copy_encoded)
+
+    def rows(self, numbers: ArrayLike, *, out: np.ndarray | None = None, dtype: str = "f32") -> np.ndarray:
+        """Addressing "row": rows by number: integers of any shape S -> (*S, D). UsageError for a number out of range."""
+        self._check()
+        flat, shape = self._numbers(numbers, "rows")
+        rows = output_array(out, (*shape, self.dim), dtype)
+        self._get_numbers(flat, rows.reshape(len(flat), self.dim), self.spec.codec.scatter)
+        return rows
+
+    def rows_encoded(self, numbers: ArrayLike) -> np.ndarray:
+        """As `rows`, as they are stored: (*S, B) u8."""
+        self._check()
+        flat, shape = self._numbers(numbers, "rows_encoded")
+        rows = np.empty((len(flat), self.spec.codec.row_bytes), np.uint8)
+        self._get_numbers(flat, rows, copy_encoded)
+        return rows.reshape(*shape, self.spec.codec.row_bytes)
+
+    def contains(self, ngrams: Ngrams) -> np.ndarray:
+        """Which n-grams are stored: (M,) bool. Reads no rows."""
+        self._check()
+        ids = self._ids(ngrams, "contains")
+        with self._reading as (view, _):
+            return view.find(ids) >= 0
+
+    def __contains__(self, ngram: Any) -> bool:
+        return bool(self.contains([ngram])[0])
+
+    def warm(self, keys: Any) -> int:
+        """Read rows into the cache ahead of use: n-grams (most frequent first), or row numbers. Returns rows now cached.
+
+        What does not fit the budget is not read.
+        """
+        self._check()
+        if self._cache is None:
+            return 0
+        limit = self._cache.num_slots
+        if self.spec.is_ngram:
+            tokens, lengths = as_ngrams(keys, self.max_n)
+            ids = ngram_ids(tokens[:limit][::-1], lengths[:limit][::-1], self.spec.seed)  # the first ones end up newest
+            rows = np.empty((len(ids), self.spec.codec.row_bytes), np.uint8)
+            self._get_ids(ids, rows, _discard)
+        else:
+            flat, _ = self._numbers(keys, "warm")
+            self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), _discard)
+        return self._cache.stats()["cache_rows"]
+
+    def items(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """All (n-gram as a tuple, row (D,) f32) in ID order, or (number, row): the published state, read in batches."""
+        for tokens, lengths, rows in self.batches():
+            decoded = self.spec.codec.decode(rows)
+            if self.spec.is_ngram:
+                for ngram, length, row in zip(tokens.tolist(), lengths.tolist(), decoded, strict=True):
+                    yield tuple(ngram[:length]), row
+            else:
+                yield from zip(tokens.tolist(), decoded, strict=True)
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """All rows of the published state: tokens (M, K) u32, lengths (M,) u8, encoded rows (M, B) u8.
+
+        Row-addressed: numbers (M,) i64 in place of tokens. Unpublished changes of this handle are flushed first.
+        """
+        self._check()
+        with self._lock:
+            if self._writer is not None and self._writer.num_pending:
+                self._publish(self._writer)
+        yield from published_batches(self._view)
+
+    def _ids(self, ngrams: Ngrams, what: str) -> np.ndarray:
+        self._require_ngram(what)
+        spec = self.spec
+        if (
+            isinstance(ngrams, np.ndarray)
+            and ngrams.dtype == np.uint32
+            and ngrams.ndim == 2
+            and 0 < ngrams.shape[1] <= spec.max_n
+        ):
+            return ngram_ids(ngrams, None, spec.seed)  # what `as_ngrams` would find fine, 4 us sooner
+        tokens, lengths = as_ngrams(ngrams, spec.max_n)
+        return ngram_ids(tokens, lengths, spec.seed)
+
+    def _numbers(self, numbers: ArrayLike, what: str) -> tuple[np.ndarray, tuple[int, ...]]:
+        if self.spec.is_ngram:
+            raise UsageError(
+                f"{what} takes n-grams here; {self.path} is not addressed by number", hint="use get(ngrams)"
+            )
+        array = np.asarray(numbers)
+        if array.dtype.kind not in "iu" and array.size:
+            raise UsageError(f"row numbers must be integers, got dtype {array.dtype}")
+        flat = np.ascontiguousarray(array).reshape(-1)
+        require_rows(flat, self._view.manifest.base.num_rows)
+        return flat.astype(np.int64), array.shape
+
+    def _lines(self, tokens: ArrayLike, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens as u32 of their own shape, and how many of them an n-gram may use at each: (B, T) u8."""
+        tokens_BT = as_tokens(tokens)
+        if tokens_BT.ndim not in (1, 2):
+            raise UsageError(f"tokens have shape {tokens_BT.shape}, wanted (B, T)")
+        lines = (1, *tokens_BT.shape)[-2:]
+        if starts is not None:
+            starts = np.asarray(starts)
+            if starts.shape != tokens_BT.shape:
+                raise UsageError(f"starts have shape {starts.shape}, the tokens {tokens_BT.shape}")
+            starts = starts.reshape(lines)
+        return tokens_BT, room(lines, self.max_n, starts)
+
+    def _match(self, view: View, tokens_W: np.ndarray, room_W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        count = len(tokens_W)
+        keys, ids, lengths = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
+        manifest = view.manifest
+        mask = sum(1 << n for n, stored in enumerate(manifest.length_counts) if stored)
+        has_pending = view.pending_puts is not None or (self._writer is not None and self._writer.num_pending > 0)
+        if has_pending:
+            mask = (1 << (self.max_n + 1)) - 2
+        done = native_index.match(
+            view.probe_table,
+            tokens_W,
+            room_W,
+            np.uint64(self.spec.seed),  # a Python int above 2**63 would be another type, and compiled again
+            mask,
+            manifest.suffix_closed and not has_pending,
+            keys,
+            ids,
+            lengths,
+        )
+        if done < count:
+            raise view.index_damage(int(keys[done]))
+        return keys, ids, lengths
+
+    def _get_ids(self, ids: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> np.ndarray:
+        with self._reading as (view, source):
+            keys = view.find(ids)
+            lost = self._fill(source, keys, ids, rows, copy_out)
+        found = keys >= 0
+        if lost is not None:
+            found[lost] = False
+        self._counts.add_call(len(ids), int(np.count_nonzero(found)))
+        return found
+
+    def _get_numbers(self, numbers: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> None:
+        with self._reading as (view, source):
+            keys, seeds = view.find_rows(numbers)
+            self._fill(source, keys, seeds, rows, copy_out)
+        self._counts.add_call(len(numbers), len(numbers))
+
+    def _fill(
+        self, source: RowSource, keys: np.ndarray, seeds: np.ndarray, rows: np.ndarray, copy_out: CopyOut
+    ) -> list[int] | None:
+        """Rows of keys; positions of damaged rows if the handle treats them as missing, else DamagedRows."""
+        damage = source.fill(keys, seeds, rows, self._counts, copy_out)
+        if not damage:
+            return None
+        if self.options.on_damage == "raise":
+            raise source.damage_error([int(keys[m]) for m in damage], list(damage.values()))
+        return list(damage)
+
+
+def published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What `Store.batches` yields, of one view."""
+    if view.manifest.spec.is_ngram:
+        view.require_tokens()
+        for batch in live_batches(view):
+            yield batch.tokens, batch.lengths, batch.rows
+    else:
+        for batch in live_batches(view):
+            yield batch.ids.astype(np.int64), batch.lengths, batch.rows
+
+
+def _discard(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray) -> None:
+    """Rows are wanted in the cache only."""
