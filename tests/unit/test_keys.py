@@ -289,3 +289,24 @@ def test_the_command_refuses_a_token_out_of_range(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(QWEN))
     result = CliRunner().invoke(command, [str(tmp_path), "--tokens", str(1 << 70)])
     assert isinstance(result.exception, UsageError)
+
+
+def test_the_command_takes_engram_s_token_map_from_a_tokenizer_or_from_a_file(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    from ngramstore.cli.keys import command
+
+    words = ["a", "A", "b", "c", ""]
+    config = V41 | {"engram_vocab_size": 50, "engram_compressed_vocab_size": 4, "engram_num_embeddings": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="")
+    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    np.save(tmp_path / "map.npy", np.array([0, 0, 1, 2, 3]))
+    answers = []
+    for choice in (["--tokenizer", str(tmp_path)], ["--token-map", str(tmp_path / "map.npy")]):
+        result = CliRunner().invoke(command, [str(tmp_path), "--tokens", "0 1 2", "--json", *choice])
+        assert result.exit_code == 0, result.output
+        answers.append(json.loads(result.stdout))
+    assert answers[0] == answers[1]
+    assert [table["name"] for table in answers[0]["tables"]] == ["layer 1", "layer 14"]
+    keys = keys_from_config(config, token_map=[0, 0, 1, 2, 3])
+    assert answers[0]["rows"] == keys.rows([1, 0, 2]).tolist()
