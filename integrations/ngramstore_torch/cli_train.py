@@ -66,7 +66,7 @@ def command(
 
     Ctrl-C saves a checkpoint and says how to go on. What mining held out is never trained on, and measured at the end.
     With --plain give --vocab too: tokenizer and held-out text are then the same, so that the two can be compared.
-    Gains over --plain grow with the number of tokens and shrink with the size of the tokenizer; see docs/scone.md.
+    How much f-grams gain depends on tokenizer, decoder and tokens; docs/scone.md has what was measured.
     """
     # Imported here so that --help needs no torch.
     from ngramstore_torch.corpus import tag_corpus

@@ -23,7 +23,7 @@ from ngramstore_torch.decoder import RMSNorm, SwiGLU, block_weights, initialize
 
 @dataclass(frozen=True, kw_only=True)
 class FgramConfig:
-    """Shape of A_f. The paper gains from any size up to 3 times the decoder's layers; half is already good."""
+    """Shape of A_f. The paper gains, ever less, from sizes up to 3 times the decoder's."""
 
     dim: int
     """Width of the decoder's token table, and of a row."""

@@ -1,7 +1,6 @@
 """Named settings that are known to work, sized for two CPU cores: what `ngramstore demo` and bench/quality.py start from.
 
-The gain over the plain decoder grows with the tokens trained on and shrinks with the tokenizer: a small tokenizer cuts words
-into pieces, and f-grams put them together again. docs/scone.md shows the measured dependence.
+How much f-grams gain depends on the tokenizer, the decoder and the tokens trained on; docs/scone.md has what was measured.
 """
 
 from __future__ import annotations
