@@ -1,0 +1,99 @@
+"""Token traces of real text for serving: frequent n-grams of one part as a store, the held-out part to decode.
+
+English is WikiText-2 (validation) and tinyshakespeare where the environment variable NGRAMSTORE_DATA names a folder that
+holds them; code is the sources of this Python's standard library; mixed alternates 256 tokens of each. All share one
+tokenizer: GPT-2's where that folder holds it, else a BPE trained on the code.
+
+Shapes: X tokens, S n-grams kept, K longest n-gram, D row width.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+import ngramstore
+from bench import text
+
+ENGLISH_FILES = ("wikitext2-valid.txt", "tinyshakespeare.txt")
+_MIX = 256
+_BUILD_CHUNK = 1 << 15
+
+
+def available() -> list[str]:
+    """Names of the traces that can be made here."""
+    return ["code", "english", "mixed"] if _english_files() else ["code"]
+
+
+def prepare(root: Path, name: str, num_ngrams: int, dim: int, seed: int, max_files: int | None) -> Path:
+    """Folder with `store/`, `held_out.npy` (X,) u32 and `ngrams.npy`; it appears under its name when it is whole."""
+    folder = root / f"trace-{name}-n{num_ngrams}-d{dim}-f{max_files or 'all'}-s{seed}"
+    if folder.exists():
+        return folder
+    training, held_out = _split(name, max_files)
+    ngrams_SK, lengths_S = text.frequent_ngrams(training, num_ngrams)
+    part = folder.with_name(folder.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, dim])
+    with ngramstore.build(part / "store", dim=dim, max_n=text.MAX_N, codec="int8", restart=True) as build:
+        for at in range(0, len(ngrams_SK), _BUILD_CHUNK):
+            chunk = slice(at, at + _BUILD_CHUNK)
+            rows = rng.standard_normal((len(ngrams_SK[chunk]), dim), np.float32) * np.float32(0.02)
+            build.add((ngrams_SK[chunk], lengths_S[chunk]), rows)
+    np.save(part / "held_out.npy", held_out)
+    os.replace(part, folder)
+    return folder
+
+
+def _split(name: str, max_files: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Training and held-out tokens; every tenth document is held out."""
+    parts = {"code": ["code"], "english": ["english"], "mixed": ["code", "english"]}[name]
+    pieces = [_documents(part, max_files) for part in parts]
+    train = [np.concatenate([d for i, d in enumerate(docs) if i % text.HELD_OUT_EVERY]) for docs in pieces]
+    held = [np.concatenate([d for i, d in enumerate(docs) if i % text.HELD_OUT_EVERY == 0]) for docs in pieces]
+    if len(parts) == 1:
+        return train[0], held[0]
+    length = min(len(x) for x in held) // _MIX * _MIX
+    mixed = np.concatenate([x[:length].reshape(-1, _MIX) for x in held], axis=1)
+    return np.concatenate(train), mixed.reshape(-1)
+
+
+def _documents(part: str, max_files: int | None) -> list[np.ndarray]:
+    if part == "code":
+        texts = _code(max_files)
+    else:
+        texts = [
+            piece
+            for file in _english_files()
+            for piece in file.read_text(encoding="utf-8").split("\n\n" if "shakespeare" in file.name else "\n")
+            if piece.strip()
+        ]
+    return [np.array(found.ids, np.uint32) for found in _tokenizer(max_files).encode_batch(texts) if found.ids]
+
+
+def _tokenizer(max_files: int | None):
+    from tokenizers import ByteLevelBPETokenizer
+
+    folder = Path(os.environ.get("NGRAMSTORE_DATA", "")) / "gpt2-bpe"
+    if (folder / "vocab.json").exists():
+        return ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(_code(max_files)[::4], vocab_size=16_384, show_progress=False)
+    return bpe
+
+
+def _code(max_files: int | None) -> list[str]:
+    home = Path(sysconfig.get_paths()["stdlib"])
+    paths = sorted(path for path in home.rglob("*.py") if "site-packages" not in path.parts and path.stat().st_size)
+    step = max(1, len(paths) // max_files) if max_files else 1
+    return [path.read_text(encoding="utf-8", errors="replace") for path in paths[::step]]
+
+
+def _english_files() -> list[Path]:
+    folder = os.environ.get("NGRAMSTORE_DATA")
+    if not folder:
+        return []
+    return [Path(folder) / name for name in ENGLISH_FILES if (Path(folder) / name).exists()]
