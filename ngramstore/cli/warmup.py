@@ -58,6 +58,7 @@ def _exercise(path: Path, codec: str) -> None:
         with ngs.open(path, **options) as store:
             for dtype in ("f32", "f16", "bf16"):
                 store.lookup(tokens.astype(np.int64), dtype=dtype)
+                store.lookup(tokens[0], dtype=dtype)  # one line: its arrays are of another type for the compiler
                 store.get(tokens[:100], dtype=dtype)
                 store.get([(0, 1, 2)], dtype=dtype)
             store.contains([(1,), (0, 1, 2)])

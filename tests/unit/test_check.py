@@ -194,6 +194,16 @@ def test_many_damaged_bytes_lose_only_what_no_copy_vouches_for(copy):
     assert len(saved) == len(wanted) - 2
 
 
+def test_a_token_block_loses_only_the_ngrams_that_were_overwritten(quick_path):
+    wanted = {(200 + i, 1000 + 7 * i): i for i in range(100)}
+    build_ngrams(quick_path / "store", wanted)
+    change(quick_path / "store" / "base-000001.tokens", 4096 + 100, b"\x07" * 8)
+    report = repair(quick_path / "store")
+    saved = published(quick_path / "store")
+    assert saved.items() <= wanted.items()
+    assert 2 <= len(wanted) - len(saved) == len(report.lost) <= 3  # an n-gram takes five bytes here
+
+
 def test_lengths_of_compressed_rows_come_back_from_their_checksums(copy):
     path = copy("zstd")
     wanted = model_of(path)
