@@ -104,7 +104,7 @@ def room(shape: tuple[int, int], max_n: int, starts: np.ndarray | None = None) -
     position_T = np.arange(shape[1])
     if starts is None:
         row = np.minimum(position_T + 1, max_n).astype(np.uint8)
-        return np.broadcast_to(row, shape)
+        return np.repeat(row[None], shape[0], axis=0)
     starts = np.asarray(starts)
     if starts.shape != shape or starts.dtype != bool:
         raise UsageError(f"starts must be bool of shape {shape}, got {starts.dtype} {starts.shape}")

@@ -42,7 +42,7 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
     """
     # Imported here so that --help needs no torch.
     import ngramstore
-    from ngramstore.mine.tokenizers import load_tokenizer
+    from ngramstore.mine import load_tokenizer
     from ngramstore_torch import checkpoint
     from ngramstore_torch.device import choose_device
     from ngramstore_torch.embedding import NGramEmbedding

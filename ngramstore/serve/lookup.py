@@ -21,7 +21,7 @@ from ngramstore.store.view import PENDING_SERIAL, View
 
 _STAGING_BYTES = 16 << 20
 _MAX_CHUNK_ROWS = 1 << 14
-_FEW_ROWS = 8  # so few are copied out under the lock: 4 us a call less than pinning
+FEW_ROWS = 8  # so few are copied out under the lock: 4 us a call less than pinning
 _FAULT = {
     native.CUT_SHORT: "the file ends inside it",
     native.BAD_CHECKSUM: "it fails its checksum",
@@ -52,6 +52,9 @@ class RowSource:
         self._pending = pending
         self._codec = view.manifest.spec.codec
         self._in_memory = pending is not None or resident is not None
+        spec = view.manifest.spec
+        self.seed = np.uint64(spec.seed)
+        self.few_max_n = spec.max_n if spec.is_ngram and cache is not None and not self._in_memory else 0
         self._slot_bytes = self._codec.row_bytes + CHECKSUM_BYTES
         self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // self._slot_bytes))
 
@@ -60,7 +63,7 @@ class RowSource:
     ) -> dict[int, str]:
         """out[m] = row of keys[m], zeros where -1. Returns what is wrong with damaged rows, by position; those are zeros."""
         if len(keys_M) <= self._chunk:
-            is_few = len(keys_M) <= _FEW_ROWS and self._cache is not None and not self._in_memory
+            is_few = len(keys_M) <= FEW_ROWS and self._cache is not None and not self._in_memory
             if is_few and self._cache.take_few(keys_M, copy_out, out_MD):  # type: ignore[union-attr]
                 return {}
             return self._fill_chunk(keys_M, seeds_M, out_MD, counts, copy_out)

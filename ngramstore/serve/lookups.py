@@ -16,7 +16,7 @@ from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import index as native_index
 from ngramstore.serve.handle import Handle
-from ngramstore.serve.lookup import CopyOut, RowSource, copy_encoded
+from ngramstore.serve.lookup import FEW_ROWS, CopyOut, RowSource, copy_encoded
 from ngramstore.serve.output import output_array
 from ngramstore.store.view import View
 from ngramstore.store.writer import live_batches, require_rows
@@ -134,6 +134,10 @@ class Lookups(Handle):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of exactly these n-grams: rows (M, D), zeros where absent, and found (M,) bool. Order and duplicates kept."""
         self._check()
+        if type(ngrams) is np.ndarray and len(ngrams) <= FEW_ROWS:
+            few = self._get_few(ngrams, out, dtype)
+            if few is not None:
+                return few
         ids = self._ids(ngrams, "get")
         rows = output_array(out, (len(ids), self.dim), dtype)
         return rows, self._get_ids(ids, rows, self.spec.codec.scatter)
@@ -271,6 +275,21 @@ class Lookups(Handle):
         if done < count:
             raise view.index_damage(int(keys[done]))
         return keys, ids, lengths
+
+    def _get_few(self, tokens: np.ndarray, out: np.ndarray | None, dtype: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """A few n-grams whose rows are all cached, in one kernel; None: take the long way, nothing has happened."""
+        source, cache = self._source, self._cache
+        if source is None or cache is None or self._writer is not None or tokens.dtype != np.uint32:
+            return None
+        if tokens.ndim != 2 or not 0 < tokens.shape[1] <= source.few_max_n or not tokens.flags.c_contiguous:
+            return None
+        codec = self.spec.codec
+        rows = output_array(out, (len(tokens), codec.dim), dtype)
+        taken = cache.take_ngrams(source.view.probe_table, tokens, source.seed, codec.scatter, rows)
+        if taken is None:
+            return None
+        self._counts.add_call(len(tokens), taken[1])
+        return rows, taken[0]
 
     def _get_ids(self, ids: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> np.ndarray:
         with self._reading as (view, source):

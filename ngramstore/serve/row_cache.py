@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ngramstore.kernels.native import cache as native
+from ngramstore.kernels.native import few as native_few
 
 SLOT_OVERHEAD_BYTES = 8 + 16 + 8
 """Beside its row, a slot costs its key, its links and two places in the table."""
@@ -58,6 +59,26 @@ class RowCache:
                 return False
             copy_out(self._arena, offsets_M, out_MD)
             return True
+
+    def take_ngrams(
+        self,
+        layers: np.ndarray,
+        tokens_MN: np.ndarray,
+        seed: np.uint64,
+        copy_out: Callable[[np.ndarray, np.ndarray, np.ndarray], None],
+        out_MD: np.ndarray,
+    ) -> tuple[np.ndarray, int] | None:
+        """As `take_few`, from token ids: found (M,) bool and how many, or None: nothing was done."""
+        offsets_M, found_M = np.empty(len(tokens_MN), np.int64), np.empty(len(tokens_MN), np.bool_)
+        with self._lock:
+            num_found = native_few.touch_ngrams(
+                layers, tokens_MN, seed, self._table, self._keys, self._links, self._counters, self.row_bytes,
+                offsets_M, found_M,
+            )  # fmt: skip
+            if num_found < 0:
+                return None
+            copy_out(self._arena, offsets_M, out_MD)
+        return found_M, num_found
 
     def take(
         self,
