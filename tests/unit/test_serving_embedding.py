@@ -212,3 +212,19 @@ def test_statistics_count_calls_positions_and_waits(embed):
     assert stats["found"] == 2 * int((embed.store.match(tokens.numpy()) >= 2).sum())
     assert stats["tickets_used"] == 1
     assert 0 < stats["wait_p50_us"] <= stats["wait_p99_us"]
+
+
+def test_lines_move_with_their_tokens_their_room_and_their_length():
+    history = NGramHistory(3, MAX_N)
+    tokens = np.arange(1, 13).reshape(3, 4)
+    history.push(tokens, np.arange(4) < np.array([[1], [2], [4]]))
+    assert history.room.tolist() == [1, 2, 4]
+    for moved in (history.select(np.array([2, 0, 1, 2])), history.select(torch.tensor([2, 0, 1, 2]))):
+        assert moved.room.tolist() == [4, 1, 2, 4]
+        assert moved.lengths.tolist() == [4, 1, 2, 4]
+        assert moved.context.tolist() == [[10, 11, 12], [0, 0, 1], [0, 5, 6], [10, 11, 12]]
+    history.reorder([2, 2, 0])
+    assert (history.room.tolist(), history.lengths.tolist()) == ([4, 4, 1], [4, 4, 1])
+    history.reset([1])
+    assert (history.room.tolist(), history.lengths.tolist()) == ([4, 0, 1], [4, 0, 1])
+    assert history.select(np.array([True, False, True])).lengths.tolist() == [4, 1]
