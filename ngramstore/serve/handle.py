@@ -176,7 +176,7 @@ class Handle:
         if view.serial_space is not self._view.serial_space:  # serials began anew: the caches know rows by the old ones
             self._cache = self._resident = None
         if self.options.resident:
-            self._resident = Resident(view, self._resident)
+            self._resident = Resident(view, self._resident, allow_damage=self.options.on_damage == "missing")
         elif self.options.cache_bytes and self._cache is None:
             self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, max(1, view.manifest.num_rows))
         self._view, self._manifest = view, view.manifest

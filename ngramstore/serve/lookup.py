@@ -121,7 +121,7 @@ class RowSource:
         """Rows that need no file; returns the positions that do, None if there are none."""
         serials_M = np.where(keys_M >= 0, keys_M >> RANK_BITS, -1)
         offsets_M = np.full(len(keys_M), -1)
-        if self._resident is not None and len(self._resident.serials) == 1 and self._pending is None:
+        if self._resident is not None and self._resident.is_one_whole_layer and self._pending is None:
             offsets_M = np.where(keys_M >= 0, (keys_M & ((1 << RANK_BITS) - 1)) * self._codec.row_bytes, -1)
             copy_out(self._resident.rows[0], offsets_M, out_MD)
             return None
@@ -135,6 +135,7 @@ class RowSource:
                 (PENDING_SERIAL, lambda ranks: (pending(ranks).reshape(-1), np.arange(len(ranks)) * row_bytes))
             )
         if self._resident is not None:
+            serials_M[np.isin(keys_M, self._resident.damaged)] = -2  # no source has them: left to the files
             for serial, rows in zip(self._resident.serials, self._resident.rows, strict=True):
                 sources.append((serial, lambda ranks, rows=rows: (rows, ranks * row_bytes)))  # type: ignore[misc]
         for serial, rows_of in sources:
@@ -191,8 +192,12 @@ class RowSource:
                     slots[packed, :row_bytes] = rows
         return Fetched(staging, at)
 
-    def damage_error(self, keys: list[int], faults: list[str]) -> DamagedRows:
-        """One error for all damaged rows of a call."""
+    def damage_error(self, damage: dict[int, str], keys_M: np.ndarray, names_M: np.ndarray) -> DamagedRows:
+        """One error for all damaged rows of a call: what `fill` said, and what the caller knows each position by."""
+        positions: dict[int, int] = {}
+        for m in damage:
+            positions.setdefault(int(keys_M[m]), m)
+        keys = list(positions)
         serial, rank = keys[0] >> RANK_BITS, keys[0] & ((1 << RANK_BITS) - 1)
         layer = self._view.layer_of(serial)
         try:
@@ -201,21 +206,32 @@ class RowSource:
             place = f"cannot be found ({error.message})"  # the index file and the byte in it
         ranks = [key & ((1 << RANK_BITS) - 1) for key in keys]
         return DamagedRows(
-            f"{layer.path_of(rank)}: row {rank:,} {place}: {faults[0]}"
+            f"{layer.path_of(rank)}: row {rank:,} {place}: {damage[positions[keys[0]]]}"
             + (f" (and {len(keys) - 1} more rows of this call: {ranks[1:9]})" if len(keys) > 1 else ""),
-            keys=ranks,
+            keys=[int(names_M[m]) for m in positions.values()],
         )
 
 
 class Resident:
-    """All rows of a view's files in memory, encoded: no reads, no cache, no bookkeeping."""
+    """All rows of a view's files in memory, encoded: no reads, no cache, no bookkeeping.
 
-    def __init__(self, view: View, previous: Resident | None = None) -> None:
+    A damaged row raises DamagedRows; with `allow_damage` its key is in `damaged`, and it is left to the files to tell.
+    """
+
+    def __init__(self, view: View, previous: Resident | None = None, *, allow_damage: bool = False) -> None:
         self.serials = [layer.serial for layer in view.file_layers]
         known = dict(zip(previous.serials, previous.rows, strict=True)) if previous else {}
+        bad: list[int] = previous.damaged.tolist() if previous else []
         self.rows: list[np.ndarray] = [
-            known[layer.serial] if layer.serial in known else _load(layer) for layer in view.file_layers
+            known[layer.serial] if layer.serial in known else _load(layer, bad if allow_damage else None)
+            for layer in view.file_layers
         ]
+        self.damaged: np.ndarray = np.array(bad, np.int64)
+
+    @property
+    def is_one_whole_layer(self) -> bool:
+        """No overlay, no damaged row: a row's place follows from its rank."""
+        return len(self.rows) == 1 and not len(self.damaged)
 
     @property
     def num_bytes(self) -> int:
@@ -223,13 +239,16 @@ class Resident:
         return sum(rows.nbytes for rows in self.rows)
 
 
-def _load(layer: Layer) -> np.ndarray:
-    """All encoded rows of a layer, one after the other: (N * B,) u8."""
+def _load(layer: Layer, damaged: list[int] | None) -> np.ndarray:
+    """All encoded rows of a layer, one after the other: (N * B,) u8; row keys of damaged ones go to `damaged`, if given."""
     rows = np.empty((layer.num_rows, layer.rows.row_bytes), np.uint8)
     step = max(64, _STAGING_BYTES // layer.rows.row_bytes)
     for at in range(0, layer.num_rows, step):
         count = min(step, layer.num_rows - at)
-        rows[at : at + count] = layer.read_encoded(at, count)
+        bad: list[int] | None = None if damaged is None else []
+        rows[at : at + count] = layer.read_encoded(at, count, bad=bad)
+        if damaged is not None and bad:
+            damaged.extend(layer.serial << RANK_BITS | rank for rank in bad)
     return rows.reshape(-1)
 
 

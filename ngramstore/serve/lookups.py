@@ -304,18 +304,27 @@ class Lookups(Handle):
     def _get_numbers(self, numbers: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> None:
         with self._reading as (view, source):
             keys, seeds = view.find_rows(numbers)
-            self._fill(source, keys, seeds, rows, copy_out)
+            self._fill(source, keys, seeds, rows, copy_out, numbers)
         self._counts.add_call(len(numbers), len(numbers))
 
     def _fill(
-        self, source: RowSource, keys: np.ndarray, seeds: np.ndarray, rows: np.ndarray, copy_out: CopyOut
+        self,
+        source: RowSource,
+        keys: np.ndarray,
+        seeds: np.ndarray,
+        rows: np.ndarray,
+        copy_out: CopyOut,
+        numbers: np.ndarray | None = None,
     ) -> list[int] | None:
-        """Rows of keys; positions of damaged rows if the handle treats them as missing, else DamagedRows."""
+        """Rows of keys; positions of damaged rows if the handle treats them as missing, else DamagedRows.
+
+        numbers: what a row-addressed store's caller asked for; without it the seeds, which then are the n-grams' IDs.
+        """
         damage = source.fill(keys, seeds, rows, self._counts, copy_out)
         if not damage:
             return None
         if self.options.on_damage == "raise":
-            raise source.damage_error([int(keys[m]) for m in damage], list(damage.values()))
+            raise source.damage_error(damage, keys, seeds if numbers is None else numbers)
         return list(damage)
 
 

@@ -185,7 +185,7 @@ class Layer:
     def read_encoded(self, first: int, count: int, *, bad: list[int] | None = None) -> np.ndarray:
         """Encoded rows first .. first + count: (count, B) u8, read in one piece and checked.
 
-        A damaged row raises DamagedRows; with `bad`, its number is appended there and its bytes are zeros.
+        A damaged row raises DamagedRows (`keys`: as `seeds`); with `bad`, its rank is appended there and its bytes are zeros.
         """
         row_bytes = self.rows.row_bytes
         if count == 0:
@@ -204,14 +204,15 @@ class Layer:
         inside = starts + lengths + CHECKSUM_BYTES <= len(data)
         good = inside.copy()
         sums = data[(starts + lengths)[inside][:, None] + np.arange(CHECKSUM_BYTES)].reshape(-1).view("<u4")
-        good[inside] = sums == checksums(data, starts[inside], lengths[inside], self.seeds(first, count)[inside])
+        seeds = self.seeds(first, count)
+        good[inside] = sums == checksums(data, starts[inside], lengths[inside], seeds[inside])
         if not good.all():
             numbers = (np.flatnonzero(~good) + first).tolist()
             if bad is None:
                 raise DamagedRows(
                     f"{self.rows.path}: {len(numbers)} rows fail their checksum, first row {numbers[0]:,} at byte "
                     f"{int(self.places(numbers[0], 1)[0][0]):,}",
-                    keys=numbers,
+                    keys=seeds[~good].tolist(),
                 )
             bad.extend(numbers)
         if not self.rows.is_compressed and good.all():

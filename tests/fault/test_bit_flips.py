@@ -262,6 +262,7 @@ def test_one_damaged_row_does_not_take_down_its_batch(quick_path, on_damage, com
         layer = store._view.base
         places, _ = layer.places(0, 100)
         order = [ngram for ngram, _ in store.items()]
+        ids = layer.seeds(0, 100).tolist()
     data = bytearray((path / "base-000001.rows").read_bytes())
     bad = {order[7], order[63], order[64]}
     for rank in (7, 63, 64):
@@ -275,7 +276,11 @@ def test_one_damaged_row_does_not_take_down_its_batch(quick_path, on_damage, com
                 if on_damage == "raise":
                     with pytest.raises(DamagedRows) as caught:
                         store.get(keys, out=rows)
-                    assert sorted(caught.value.keys) == [7, 63, 64]
+                    assert sorted(caught.value.keys) == [ids[7], ids[63], ids[64]]
+                    with pytest.raises(DamagedRows) as caught:
+                        store.get([order[63]] * 20)
+                    assert caught.value.keys == [ids[63]]  # once, however often it was asked for
+                    assert "more rows" not in str(caught.value)
                     assert "base-000001.rows" in str(caught.value)
                 else:
                     _, found = store.get(keys, out=rows)
@@ -283,6 +288,47 @@ def test_one_damaged_row_does_not_take_down_its_batch(quick_path, on_damage, com
                 good = np.array([key not in bad for key in keys])
                 np.testing.assert_array_equal(rows[good], rows_of(np.arange(100), 40)[good])
                 assert not rows[~good].any()
+
+
+def test_a_damaged_replaced_row_is_named_by_its_number(quick_path):
+    from ngramstore.errors import DamagedRows
+
+    path = quick_path / "store"
+    with ngs.build(path, dim=4, addressing="row", codec="f32", compression="none") as builder:
+        builder.add_rows(rows_of(range(100), 4))
+    with ngs.open(path, mode="rw") as writer:
+        writer.put([77], rows_of([500], 4))
+    file = path / "overlay-000002.rows"
+    data = bytearray(file.read_bytes())
+    data[4096] ^= 1
+    file.write_bytes(data)
+    with ngs.open(path) as store, pytest.raises(DamagedRows, match=file.name) as caught:
+        store.rows([5, 77, 0, 77])
+    assert caught.value.keys == [77]
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_resident_store_treats_damage_as_it_was_asked_to(quick_path, compression):
+    from ngramstore.errors import DamagedRows
+
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(100)}, dim=40, compression=compression)
+    with ngs.open(path, mode="rw") as writer:
+        writer.put([(200,)], rows_of([200], 40))
+    with ngs.open(path) as store:
+        place = int(store._view.base.places(7, 1)[0][0])
+        order = [ngram for ngram, _ in store.items() if ngram != (200,)]
+    data = bytearray((path / "base-000001.rows").read_bytes())
+    data[place + 3] ^= 16
+    (path / "base-000001.rows").write_bytes(data)
+    with pytest.raises(DamagedRows, match="on_damage"):
+        ngs.open(path, resident=True)
+    with ngs.open(path, resident=True, on_damage="missing") as store:
+        rows, found = store.get([*order, (200,)])
+        assert np.flatnonzero(~found).tolist() == [7]
+        assert not rows[7].any()
+        stamps = [ngram[0] for ngram in (*order, (200,))]
+        np.testing.assert_array_equal(rows[found], rows_of(stamps, 40)[found])
 
 
 @pytest.mark.parametrize("lock_index", [False, True])
