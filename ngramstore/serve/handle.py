@@ -177,8 +177,12 @@ class Handle:
             self._cache = self._resident = None
         if self.options.resident:
             self._resident = Resident(view, self._resident, allow_damage=self.options.on_damage == "missing")
-        elif self.options.cache_bytes and self._cache is None:
-            self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, max(1, view.manifest.num_rows))
+        elif self.options.cache_bytes:
+            num_rows = view.manifest.num_rows
+            if self._cache is None:
+                self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, num_rows)
+            elif self._cache.is_outgrown_by(num_rows):  # an empty one, twice as large: a growing store does it seldom
+                self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, 2 * num_rows)
         self._view, self._manifest = view, view.manifest
         self._source = RowSource(view, self._cache, self._resident, None)
         self._stale = self._writer is not None and self._writer.num_pending > 0

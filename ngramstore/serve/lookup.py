@@ -47,7 +47,7 @@ class RowSource:
         self, view: View, cache: RowCache | None, resident: Resident | None, pending: PendingRows | None
     ) -> None:
         self.view = self._view = view
-        self._cache = cache
+        self.cache = self._cache = cache
         self._resident = resident
         self._pending = pending
         self._codec = view.manifest.spec.codec

@@ -134,7 +134,7 @@ class Lookups(Handle):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of exactly these n-grams: rows (M, D), zeros where absent, and found (M,) bool. Order and duplicates kept."""
         self._check()
-        if type(ngrams) is np.ndarray and len(ngrams) <= FEW_ROWS:
+        if type(ngrams) is np.ndarray and ngrams.ndim == 2 and len(ngrams) <= FEW_ROWS:
             few = self._get_few(ngrams, out, dtype)
             if few is not None:
                 return few
@@ -278,14 +278,14 @@ class Lookups(Handle):
 
     def _get_few(self, tokens: np.ndarray, out: np.ndarray | None, dtype: str) -> tuple[np.ndarray, np.ndarray] | None:
         """A few n-grams whose rows are all cached, in one kernel; None: take the long way, nothing has happened."""
-        source, cache = self._source, self._cache
-        if source is None or cache is None or self._writer is not None or tokens.dtype != np.uint32:
+        source = self._source
+        if source is None or source.cache is None or self._writer is not None or tokens.dtype != np.uint32:
             return None
-        if tokens.ndim != 2 or not 0 < tokens.shape[1] <= source.few_max_n or not tokens.flags.c_contiguous:
+        if not 0 < tokens.shape[1] <= source.few_max_n or not tokens.flags.c_contiguous:
             return None
         codec = self.spec.codec
         rows = output_array(out, (len(tokens), codec.dim), dtype)
-        taken = cache.take_ngrams(source.view.probe_table, tokens, source.seed, codec.scatter, rows)
+        taken = source.cache.take_ngrams(source.view.probe_table, tokens, source.seed, codec.scatter, rows)
         if taken is None:
             return None
         self._counts.add_call(len(tokens), taken[1])

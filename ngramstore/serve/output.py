@@ -21,7 +21,7 @@ def output_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> 
         return np.empty(shape, _DTYPES[dtype])
     if not isinstance(out, np.ndarray) or out.shape != shape:
         raise UsageError(f"out must be an array of shape {shape}, got {getattr(out, 'shape', type(out).__name__)}")
-    if out.dtype.char not in _CHARS:
+    if out.dtype.char not in _CHARS or not out.dtype.isnative:
         if out.dtype.name != "bfloat16":
             raise UsageError(f"out has dtype {out.dtype}", hint="give float32, float16, or uint16 / bfloat16 for bf16")
         out = out.view(np.uint16)

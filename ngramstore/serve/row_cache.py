@@ -35,7 +35,8 @@ class RowCache:
     def __init__(self, budget_bytes: int, row_bytes: int, max_rows: int) -> None:
         self.budget_bytes = budget_bytes
         self.row_bytes = row_bytes
-        self.num_slots = max(1, min(budget_bytes // (row_bytes + SLOT_OVERHEAD_BYTES), max_rows, (1 << 31) - 2))
+        self._most_slots = max(1, min(budget_bytes // (row_bytes + SLOT_OVERHEAD_BYTES), (1 << 31) - 2))
+        self.num_slots = min(self._most_slots, max(1, max_rows))
         self._lock = threading.Lock()
         self._allocate()
 
@@ -46,6 +47,10 @@ class RowCache:
         self._links[self.num_slots, :2] = self.num_slots
         self._table = np.zeros(1 << (2 * self.num_slots - 1).bit_length(), np.int32)
         self._counters = np.zeros(native.NUM_COUNTERS, np.int64)
+
+    def is_outgrown_by(self, num_rows: int) -> bool:
+        """Whether the budget has room for more of so many rows than this cache was made for."""
+        return self.num_slots < min(num_rows, self._most_slots)
 
     def take_few(
         self, keys_M: np.ndarray, copy_out: Callable[[np.ndarray, np.ndarray, np.ndarray], None], out_MD: np.ndarray

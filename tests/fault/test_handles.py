@@ -259,6 +259,24 @@ def ask(store, rng: np.random.Generator, size: int) -> int:
     return int(found.sum())
 
 
+@pytest.mark.parametrize("mode", ["r", "rw"])
+def test_a_cache_grows_with_its_store_as_its_budget_allows(quick_path, mode):
+    build_ngrams(quick_path / "small", {(0,): 0})
+    keys = np.arange(300, dtype=np.uint32).reshape(300, 1)
+    with ngs.open(quick_path / "small", mode="rw", cache_bytes=cache_of(200, 16)) as writer:
+        reader = writer if mode == "rw" else ngs.open(quick_path / "small", cache_bytes=cache_of(200, 16))
+        for num_rows, slots in ((1, 1), (90, 180), (110, 180), (190, 200), (300, 200)):
+            writer.put(keys[:num_rows], rows_of(range(num_rows), 4))
+            writer.flush()
+            reader.refresh()
+            assert reader.stats()["cache_slots"] == slots
+            before = reader.stats()["cache_hits"]
+            for _ in range(2):
+                assert stamps_of(reader.get(keys[:num_rows])[0]) == list(range(num_rows))
+            assert reader.stats()["cache_hits"] - before >= (num_rows if num_rows <= 200 else 0)
+        reader.close()
+
+
 @pytest.mark.parametrize("num_slots", [1, 3, 40, 1000])
 def test_eight_threads_over_one_small_cache_get_the_right_rows_and_exact_counts(path, num_slots):
     with ngs.open(path, cache_bytes=cache_of(num_slots, 16)) as store:

@@ -138,11 +138,12 @@ def test_the_asked_type_is_allocated(path, dtype):
         np.zeros((14, 4), np.float32),
         np.zeros((2, 7, 4), np.float64),
         np.zeros((2, 7, 4), np.int32),
+        np.zeros((2, 7, 4), ">f4"),
         np.zeros((2, 7, 8), np.float32)[:, :, ::2],
         np.zeros((2, 4, 7), np.float32).transpose(0, 2, 1),
         [[0.0] * 4],
     ],
-    ids=["width", "shape", "f64", "int", "strided", "transposed", "list"],
+    ids=["width", "shape", "f64", "int", "big-endian", "strided", "transposed", "list"],
 )
 def test_an_unfit_buffer_is_refused(path, out):
     with ngs.open(path) as store, pytest.raises(UsageError, match="out"):
@@ -265,7 +266,7 @@ def test_ngrams_come_in_three_forms_and_are_the_same(path):
 
 @pytest.mark.parametrize(
     "ngrams",
-    [[()], [(1, 2, 3)], [(-1,)], [(2**32,)], [(1.5,)], [1, 2], np.zeros(3, np.int64), np.zeros((2, 0), np.int64),
+    [[()], [(1, 2, 3)], [(-1,)], [(2**32,)], [(1.5,)], [1, 2], np.array(5), np.zeros(3, np.int64), np.zeros((2, 0), np.int64),
      np.zeros((2, 3), np.int64), np.zeros((2, 2)), (np.zeros((2, 2), np.int64), np.array([1])),
      (np.zeros((2, 2), np.int64), np.array([0, 1])), (np.zeros((2, 2), np.int64), np.array([3, 1])),
      (np.zeros((2, 2), np.int64), np.array([1.0, 1.0]))],
