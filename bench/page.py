@@ -36,6 +36,9 @@ def _section(name: str, result: dict[str, Any]) -> str:
         return _block(name, f"python -m bench {result['bench']}", [report.header(result), *tables])
     if result.get("workload") == "mine":
         return _block(name, "python -m bench.mine", [_mining(result)])
+    if "hit_rate_by_cache_share" in result:
+        command = "ngramstore demo" + (" --quick" if result["preset"] == "quick" else "")
+        return _block(name, command, [_demo(result)])
     if "int4_choices" in result:
         return _block(name, "python -m bench.codec_error", [_codecs(result)])
     return ""
@@ -57,6 +60,19 @@ def _mining(result: dict[str, Any]) -> str:
                 f"  {subject:24} {numbers['wall_s']:8.2f} s wall ({numbers['wall_s'] / ours['wall_s']:.2f}x)"
                 f"  {numbers['cpu_s']:8.2f} s CPU ({numbers['cpu_s'] / ours['cpu_s']:.2f}x)"
             )
+    return "\n".join(lines)
+
+
+def _demo(result: dict[str, Any]) -> str:
+    lines = [f"{result['seconds']:.0f} s on {result['threads']} threads; held-out text, same decoder, same tokens"]
+    first = result["models"][0]["nats"]
+    for model in result["models"]:
+        lines.append(
+            f"  {model['name']:20} {model['nats']:.4f} nats ({model['nats'] - first:+.4f})  perplexity {model['perplexity']:8.3f}"
+            f"  table {model['table_bytes']:,} bytes"
+        )
+    rates = ", ".join(f"{float(share):.1%}: {rate:.1%}" for share, rate in result["hit_rate_by_cache_share"].items())
+    lines.append(f"  hit rate by share of the rows that the cache holds: {rates}")
     return "\n".join(lines)
 
 
