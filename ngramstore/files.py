@@ -47,6 +47,11 @@ def clear_errors(path: Path) -> Iterator[None]:
             raise UsageError(
                 f"no permission for {path}: {error.strerror}", hint="check the owner and mode of the directory"
             ) from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise UsageError(
+                f"too many open files to open {path}",
+                hint="raise the limit (`ulimit -n`): an open store takes up to 10",
+            ) from error
         raise
 
 
@@ -128,7 +133,7 @@ def require_space(directory: Path, needed_bytes: int, purpose: str) -> None:
 
 
 class FileWriter:
-    """A new file, written front to back through a buffer; `finish` makes it durable, an exception removes it."""
+    """A new file, written front to back through a buffer; `finish` makes it durable. Without that it is rubbish to remove."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -77,7 +77,6 @@ class Store(Lookups):
         writer = self._changing()
         with self._lock:
             try:
-                writer.flush()
                 writer.compact()
             finally:
                 self._follow(writer)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion, UsageError
-from ngramstore.files import FileWriter, lock_shared, read_exactly
+from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
+from ngramstore.files import FileWriter, clear_errors, lock_shared, read_exactly
 from ngramstore.layout import FORMAT_VERSION, MAGIC, PAGE_BYTES, Layout
 
 _CRC = struct.Struct("<I")
@@ -92,14 +92,11 @@ class DataFile:
         self.path = directory / entry.name
         self.fd = -1
         try:
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with clear_errors(self.path):
+                self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            if isinstance(error, PermissionError):
-                raise UsageError(
-                    f"no permission to read {self.path}", hint="check the owner and mode of the file"
-                ) from error
             raise DamagedStore(f"cannot open {self.path}: {error.strerror}") from error
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore
-from ngramstore.files import FileWriter
+from ngramstore.files import FileWriter, clear_errors
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
@@ -271,7 +271,8 @@ class Index:
         if lock:
             data = np.frombuffer(file.read(0, entry.file_bytes), np.uint8)
         else:
-            data = np.frombuffer(mmap.mmap(file.fd, entry.file_bytes, prot=mmap.PROT_READ), np.uint8)
+            with clear_errors(file.path):
+                data = np.frombuffer(mmap.mmap(file.fd, entry.file_bytes, prot=mmap.PROT_READ), np.uint8)
         index = cls(plan, data, is_verified=False, name=str(file.path))
         if lock:
             index.verify_all()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ngramstore.codec.quantize import Codec, codec_from_spec
-from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion, UsageError
-from ngramstore.files import publish
+from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion
+from ngramstore.files import clear_errors, publish
 from ngramstore.hashing import HASH_NAME, MAX_N
 from ngramstore.layout import FORMAT_VERSION
 from ngramstore.store.datafile import FileEntry, FileStamp
@@ -119,11 +119,12 @@ class Manifest:
 def read_manifest(directory: Path) -> Manifest:
     """The current manifest of the store in `directory`.
 
-    Raises NotAStore, IncompleteStore, UnsupportedVersion, DamagedStore.
+    Raises NotAStore, IncompleteStore, UnsupportedVersion, DamagedStore, UsageError (no permission, too many open files).
     """
     path = directory / MANIFEST_NAME
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe would wait for a writer
+        with clear_errors(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe would wait for a writer
     except FileNotFoundError:
         if (directory / BUILDING_NAME).exists():
             raise IncompleteStore(f"a build was started in {directory} and has not finished") from None
@@ -132,8 +133,6 @@ def read_manifest(directory: Path) -> Manifest:
         raise NotAStore(f"{directory} holds no store: there is no file {MANIFEST_NAME} in it") from None
     except NotADirectoryError:
         raise NotAStore(f"{directory} is a file, not a directory") from None
-    except PermissionError as error:
-        raise UsageError(f"no permission to read {path}", hint="check the owner and mode of the directory") from error
     except OSError as error:
         raise NotAStore(f"cannot read {path}: {error.strerror}") from error
     try:

@@ -150,7 +150,9 @@ class Writer:
         if view.overlay is None and view.tombstones is None:
             return False
         with self._cleaned_after_failure():
-            require_space(self._directory, sum(entry.file_bytes for entry in manifest.base.files), "compaction")
+            in_place = manifest.num_rows * (manifest.spec.codec.row_bytes + CHECKSUM_BYTES) if manifest.sources else 0
+            ours = sum(entry.file_bytes for entry in manifest.files)
+            require_space(self._directory, ours + in_place, "compaction")
             generation = manifest.generation + 1
             stamp = manifest.stamp(generation)
             writer = LayerWriter(

@@ -81,6 +81,19 @@ def is_full(act) -> None:
     assert "/" in caught.value.message
 
 
+def test_a_compaction_asks_for_the_room_of_what_changed_too(tmp_path, monkeypatch):
+    from ngramstore.store import writer as writer_module
+
+    build(tmp_path / "store", 1 << 30)
+    asked: list[int] = []
+    with ngs.open(tmp_path / "store", mode="rw") as store:
+        store.put([(i,) for i in range(1000)], rows_of(range(1000), DIM))
+        store.flush()
+        monkeypatch.setattr(writer_module, "require_space", lambda _, needed, __: asked.append(needed))
+        store.compact()
+        assert asked[-1] >= sum(store.stats()["file_bytes"].values())
+
+
 def test_no_file_may_grow_and_nothing_is_lost(tmp_path):
     """A file-size limit fails writes in the middle, also those of RocksDB."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{LIMITED}"

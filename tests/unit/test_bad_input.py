@@ -263,6 +263,23 @@ def test_no_permission_to_read_is_told(of_root):
     assert intact(of_root)
 
 
+@pytest.mark.parametrize("spare", range(4))
+def test_too_many_open_files_is_not_taken_for_damage(store, spare):
+    """Else `verify` and `repair` would see faults in a store that is well."""
+    with ngs.open(store) as opened:
+        opened.get([(1,)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = os.open(os.devnull, os.O_RDONLY)
+    os.close(highest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + spare, hard))
+    try:
+        with pytest.raises(errors.UsageError, match=r"(?s)open files.*ulimit"):
+            ngs.open(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert intact(store)
+
+
 FULL = """
 import resource, signal, sys
 import numpy as np
