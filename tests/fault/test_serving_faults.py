@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from serving_cases import DIM, VOCAB, table, vectors, write
 
 import ngramstore

@@ -183,11 +183,12 @@ def test_forward_in_steps_with_a_cache_is_forward_at_once(store, kind):
     torch.testing.assert_close(stepwise, whole, atol=1e-4, rtol=1e-4)
 
 
-def test_a_cache_that_is_reordered_copied_and_cropped_keeps_its_tokens(store):
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cache_that_is_reordered_copied_and_cropped_keeps_its_tokens(store, seed):
     model = make("llama")
     attach(model, store)
-    ids = prompts(3, 10)["input_ids"]
-    more = prompts(3, 4, seed=3)["input_ids"]
+    ids = torch.randint(0, VOCAB - 1, (3, 10), generator=torch.Generator().manual_seed(seed))
+    more = torch.randint(0, VOCAB - 1, (3, 4), generator=torch.Generator().manual_seed(seed + 50))
     with torch.no_grad():
         past = model(ids, use_cache=True).past_key_values
         for _ in range(2):
@@ -204,6 +205,22 @@ def test_a_cache_that_is_reordered_copied_and_cropped_keeps_its_tokens(store):
         new = more[[0, 1, 2, 0]]
         got = model(new, past_key_values=past).logits
         want = from_scratch(make("llama"))(torch.cat((ids, new), 1)).logits[:, -4:]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hole_in_the_mask_wider_than_an_ngram_is_looked_across(store, seed):
+    model = make("llama")
+    attach(model, store)
+    ids = torch.randint(0, VOCAB - 1, (2, 16), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones_like(ids)
+    mask[0, 5:11] = 0
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        past = model(ids[:, :11], attention_mask=mask[:, :11], position_ids=position[:, :11], use_cache=True)
+        rest = {"attention_mask": mask, "position_ids": position[:, 11:], "past_key_values": past.past_key_values}
+        got = model(ids[:, 11:], **rest).logits
+        want = from_scratch(make("llama"))(ids, attention_mask=mask, position_ids=position).logits[:, 11:]
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
