@@ -38,7 +38,8 @@ def build(
     "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the n-grams themselves (8 to
     12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; another one after a HashCollision.
     metadata: anything JSON can hold, kept in the manifest. memory_bytes: what the sort may hold; the rest spills to disk
-    inside `path`. restart: throw away a build that was killed here. progress: a bar on stderr.
+    inside `path`. threads: that compress (None: up to 4); the bytes are the same. restart: throw away a build that was
+    killed here. progress: a bar on stderr.
 
     Raises UsageError, IncompleteStore, WriterLocked, HashCollision, DuplicateKey, DiskFull.
     """

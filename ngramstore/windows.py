@@ -77,7 +77,10 @@ def _from_pair(tokens: np.ndarray, lengths: np.ndarray, max_n: int) -> tuple[np.
         raise UsageError(
             f"n-grams as a pair are tokens (M, N) and integer lengths (M,), got shapes {tokens.shape} and {lengths.shape}"
         )
-    _check_lengths(lengths, min(max_n, tokens.shape[1]) if lengths.size else max_n)
+    _check_lengths(lengths, max_n)
+    too_long = np.flatnonzero(lengths > tokens.shape[1])
+    if len(too_long):
+        raise UsageError(f"n-gram {too_long[0]} has {lengths[too_long[0]]} tokens, its line {tokens.shape[1]}")
     return np.ascontiguousarray(as_tokens(tokens[:, :max_n], "n-grams")), lengths.astype(np.uint8)
 
 

@@ -23,7 +23,7 @@ _STAGING_BYTES = 16 << 20
 _MAX_CHUNK_ROWS = 1 << 14
 FEW_ROWS = 8  # so few are copied out under the lock: 4 us a call less than pinning
 _FAULT = {
-    native.CUT_SHORT: "the file ends inside it",
+    native.CUT_SHORT: "the file ends inside it, or cannot be read there",
     native.BAD_CHECKSUM: "it fails its checksum",
     native.BAD_INDEX_PAGE: "the index does not say where it is",
 }

@@ -150,7 +150,10 @@ class Lookups(Handle):
         return rows, self._get_ids(ids, rows, copy_encoded)
 
     def rows(self, numbers: ArrayLike, *, out: np.ndarray | None = None, dtype: str = "f32") -> np.ndarray:
-        """Addressing "row": rows by number: integers of any shape S -> (*S, D). UsageError for a number out of range."""
+        """Addressing "row": rows by number: integers of any shape S -> (*S, D). UsageError for a number out of range.
+
+        A damaged row raises DamagedRows; with on_damage="missing" it is zeros.
+        """
         self._check()
         flat, shape = self._numbers(numbers, "rows")
         rows = output_array(out, (*shape, self.dim), dtype)

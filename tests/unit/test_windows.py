@@ -76,7 +76,7 @@ def test_a_pair_of_lists_of_two_tokens_is_two_ngrams():
         (np.ones((2, 4), int), "n-gram 0 has 4 tokens"),
         (np.ones(3, int), r"got \(3,\)"),
         ((np.ones((2, 3), int), np.array([1, 0])), "n-gram 1 has 0 tokens"),
-        ((np.ones((2, 2), int), np.array([1, 3])), "n-gram 1 has 3 tokens"),
+        ((np.ones((2, 2), int), np.array([1, 3])), "n-gram 1 has 3 tokens, its line 2"),
         ((np.ones((2, 3), int), np.array([1])), "shapes"),
         ((np.ones((2, 3), int), np.array([1.0, 2.0])), "shapes"),
         ([1, 2], "list of tuples"),
