@@ -88,6 +88,7 @@ class Handle:
         """Rows stored, unpublished changes of this handle included."""
         self._check()
         with self._lock:
+            self._check()
             view = self._current_view()
             published = view.manifest.num_rows
             if self._writer is None or not self._writer.num_pending or not self.spec.is_ngram:
@@ -141,7 +142,8 @@ class Handle:
         if kind is None:
             self.close()
         elif not self._closed and os.getpid() == self._pid:
-            self._shut()  # unpublished changes stay in the journal; the next writer finds them
+            with self._lock:
+                self._shut()  # unpublished changes stay in the journal; the next writer finds them
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check()

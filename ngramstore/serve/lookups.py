@@ -183,10 +183,11 @@ class Lookups(Handle):
 
         What does not fit the budget is not read.
         """
+        cache = self._cache
         self._check()
-        if self._cache is None:
+        if cache is None:
             return 0
-        limit = self._cache.num_slots
+        limit = cache.num_slots
         if self.spec.is_ngram:
             tokens, lengths = as_ngrams(keys, self.max_n)
             ids = ngram_ids(tokens[:limit][::-1], lengths[:limit][::-1], self.spec.seed)  # the first ones end up newest
@@ -195,7 +196,7 @@ class Lookups(Handle):
         else:
             flat, _ = self._numbers(keys, "warm")
             self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), _discard)
-        return self._cache.stats()["cache_rows"]
+        return cache.stats()["cache_rows"]
 
     def items(self) -> Iterator[tuple[Any, np.ndarray]]:
         """All (n-gram as a tuple, row (D,) f32) in ID order, or (number, row): the published state, read in batches."""
@@ -214,9 +215,11 @@ class Lookups(Handle):
         """
         self._check()
         with self._lock:
+            self._check()
             if self._writer is not None and self._writer.num_pending:
                 self._publish(self._writer)
-        yield from published_batches(self._view)
+            view = self._view
+        yield from published_batches(view)
 
     def _ids(self, ngrams: Ngrams, what: str) -> np.ndarray:
         self._require_ngram(what)
@@ -240,7 +243,7 @@ class Lookups(Handle):
         if array.dtype.kind not in "iu" and array.size:
             raise UsageError(f"row numbers must be integers, got dtype {array.dtype}")
         flat = np.ascontiguousarray(array).reshape(-1)
-        require_rows(flat, self._view.manifest.base.num_rows)
+        require_rows(flat, self._manifest.base.num_rows)
         return flat.astype(np.int64), array.shape
 
     def _lines(self, tokens: ArrayLike, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -93,6 +93,11 @@ class Store(Lookups):
     def stats(self) -> dict[str, Any]:
         """Numbers about the store and this handle: counts, bytes on disk, cache hits and misses, rows and bytes read."""
         self._check()
+        with self._lock:
+            self._check()
+            return self._stats()
+
+    def _stats(self) -> dict[str, Any]:
         view = self._view
         manifest = view.manifest
         lookups = self._counts.as_dict()

@@ -69,6 +69,25 @@ def test_a_closed_handle_says_so(path, mode, use):
         USES[use](store)
 
 
+@pytest.mark.parametrize("mode", ["r", "rw"])
+@pytest.mark.parametrize("use", ["len", "stats", "warm", "batches"])
+def test_a_handle_closed_between_its_check_and_its_work_says_so(path, mode, use, monkeypatch):
+    store = ngs.open(path, mode=mode)
+    check, calls = store._check, []
+
+    def close_after_the_first_check() -> None:
+        check()
+        calls.append(1)
+        if len(calls) == 1:
+            closer = threading.Thread(target=store.close)
+            closer.start()
+            closer.join(10)
+
+    monkeypatch.setattr(store, "_check", close_after_the_first_check)
+    with pytest.raises(StoreClosed, match="closed"):
+        USES[use](store)
+
+
 @pytest.mark.parametrize("use", ["put", "delete", "flush", "compact"])
 def test_a_handle_opened_for_reading_refuses_changes(path, use):
     with ngs.open(path) as store, pytest.raises(ReadOnlyStore) as caught:
