@@ -201,7 +201,7 @@ def test_flips_and_cuts_of_any_file_are_errors_or_change_nothing(quick_path, wor
     assert harmless < refused
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", STORES)
 def test_every_flip_and_every_cut_of_any_file_is_an_error_or_changes_nothing(quick_path, worker, kind):
