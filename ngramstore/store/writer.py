@@ -376,7 +376,10 @@ class Writer:
     def _drop_journal(self) -> None:
         if self._journal is not None:
             journal, self._journal = self._journal, None
-            journal.destroy()
+            try:
+                journal.destroy()
+            except OSError as error:  # no manifest names it: `collect_garbage` tries again
+                _log.warning("%s is of no use any more but cannot be removed: %s", journal.path, str(error))
 
     def _is_suffix_closed(self, manifest: Manifest) -> bool:
         """Whether the longest match may stop at the first miss; known only where tokens are kept."""

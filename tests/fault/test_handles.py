@@ -432,3 +432,18 @@ def test_a_rows_file_cut_under_running_threads_is_an_error_and_not_a_signal(path
 
         hammer(4, act)
     assert all("base-000001.rows" in said for said in failed[1:])
+
+
+def test_a_flush_that_cannot_remove_its_old_journal_has_published(path, monkeypatch, caplog):
+    with ngs.open(path, mode="rw") as writer:
+        writer.put([(7, 7)], rows_of([77], 4))
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+            writer.flush()
+        assert published(path) == {**MODEL, (7, 7): 77}
+        assert "Input/output error" in caplog.text
+        assert list(path.glob("journal-*"))
+        writer.put([(8, 8)], rows_of([88], 4))
+        writer.flush()  # tries again
+        assert not list(path.glob("journal-*"))
+    assert published(path) == {**MODEL, (7, 7): 77, (8, 8): 88}
