@@ -167,11 +167,6 @@ class View:
         self.file_layers = [layer for layer in (self.base, self.overlay) if layer is not None]
         self.file_table = np.concatenate([layer.lines for layer in self.file_layers])
 
-    @property
-    def is_plain(self) -> bool:
-        """Only the base: no overlay, nothing pending."""
-        return self.overlay is None and self.tombstones is None and self.pending_puts is None and len(self._probed) <= 1
-
     def find(self, ids_M: np.ndarray) -> np.ndarray:
         """Row keys of IDs (M,) u64 -> (M,) i64, -1 where absent. DamagedStore names a bad index page."""
         keys_M = np.empty(len(ids_M), np.int64)
