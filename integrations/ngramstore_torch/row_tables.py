@@ -1,7 +1,7 @@
 """Hashed n-gram tables from a store: a pluggable hash names rows by number, several a token, and they are summed or joined.
 
 The hash belongs to the model; the store holds rows 0..N-1 and knows nothing of tokens (addressing "row"). History, masks,
-documents, tickets and statistics are those of NGramEmbedding.
+documents and statistics are those of NGramEmbedding; there are no tickets here, every call reads its own rows.
 
 Shapes: B batch, T position, S = K - 1 + T, J rows a token, D row width, W = D or J * D.
 """
