@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from ngramstore.errors import UsageError
 from ngramstore.serve.options import OpenOptions
 from ngramstore.serve.store import Store
 from ngramstore.store.build import DEFAULT_MEMORY_BYTES, Builder
@@ -70,4 +72,10 @@ def open(path: str | os.PathLike[str], **options: Any) -> Store:
     Opening reads the manifest and the headers, no rows. Raises NotAStore, IncompleteStore, UnsupportedVersion,
     DamagedStore, WriterLocked, UsageError.
     """
+    unknown = sorted(options.keys() - {field.name for field in fields(OpenOptions)})
+    if unknown:
+        raise UsageError(
+            f"open has no option {unknown[0]!r}",
+            hint=f"it has {', '.join(field.name for field in fields(OpenOptions))}",
+        )
     return Store(path, OpenOptions(**options))

@@ -71,7 +71,7 @@ class RowDecompressor:
 
     def __init__(self, dictionary: bytes, row_bytes: int) -> None:
         self._dictionary = zstandard.ZstdCompressionDict(dictionary) if dictionary else None
-        self._row_bytes = row_bytes
+        self.row_bytes = row_bytes
         self._local = threading.local()
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
@@ -86,11 +86,11 @@ class RowDecompressor:
                 return
             if len(starts_U) < _FEW_ROWS:
                 rows = b"".join(
-                    self._decompressor().decompress(data[start : start + length].data, max_output_size=self._row_bytes)
+                    self._decompressor().decompress(data[start : start + length].data, max_output_size=self.row_bytes)
                     for start, length in zip(starts_U.tolist(), lengths_U.tolist(), strict=True)
                 )
             else:
-                sizes = np.full(len(starts_U), self._row_bytes, np.uint64).tobytes()
+                sizes = np.full(len(starts_U), self.row_bytes, np.uint64).tobytes()
                 batch = zstandard.BufferWithSegments(data.data, _segments(starts_U, lengths_U))
                 decompressor = self._decompressor()
                 frames: Any = decompressor.multi_decompress_to_buffer(batch, decompressed_sizes=sizes, threads=0)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ngramstore.codec.compress import RowDecompressor
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError
 from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import rows as native
@@ -180,16 +181,10 @@ class RowSource:
             if layer.rows.decompressor is not None:
                 packed = np.flatnonzero((serials == layer.serial) & (at >= 0) & (lengths < row_bytes))
                 if len(packed):
-                    rows = np.empty((len(packed), row_bytes), np.uint8)
-                    try:
-                        layer.rows.decompressor.decompress(staging, at[packed], lengths[packed], rows)
-                    except FormatError as error:
-                        for key in keys_U[packed].tolist():
-                            faults[key] = error.message
-                        at[packed] = -1
-                        continue
                     slots = staging.reshape(count, slot_bytes)
-                    slots[packed, :row_bytes] = rows
+                    for u, fault in _unpack(layer.rows.decompressor, staging, at, lengths, packed, slots).items():
+                        faults[int(keys_U[u])] = fault
+                        at[u] = -1
         return Fetched(staging, at)
 
     def damage_error(self, damage: dict[int, str], keys_M: np.ndarray, names_M: np.ndarray) -> DamagedRows:
@@ -210,6 +205,29 @@ class RowSource:
             + (f" (and {len(keys) - 1} more rows of this call: {ranks[1:9]})" if len(keys) > 1 else ""),
             keys=[int(names_M[m]) for m in positions.values()],
         )
+
+
+def _unpack(
+    decompressor: RowDecompressor,
+    staging: np.ndarray,
+    at_U: np.ndarray,
+    lengths_U: np.ndarray,
+    packed: np.ndarray,
+    slots: np.ndarray,
+) -> dict[int, str]:
+    """Frames -> rows in their own slots; what is wrong with those that are no frames, by place in the batch."""
+    rows = np.empty((len(packed), decompressor.row_bytes), np.uint8)
+    try:
+        decompressor.decompress(staging, at_U[packed], lengths_U[packed], rows)
+    except FormatError as error:
+        if len(packed) == 1:
+            return {int(packed[0]): error.message}
+        faults: dict[int, str] = {}
+        for one in packed:  # a bad one must not take the others along
+            faults |= _unpack(decompressor, staging, at_U, lengths_U, np.array([one]), slots)
+        return faults
+    slots[packed, : decompressor.row_bytes] = rows
+    return {}
 
 
 class Resident:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ngramstore.errors import UsageError
 
 
@@ -38,7 +40,7 @@ class OpenOptions:
             raise UsageError(f"mode is {self.mode!r}", hint='choose "r" or "rw"')
         if self.on_damage not in ("raise", "missing"):
             raise UsageError(f"on_damage is {self.on_damage!r}", hint='choose "raise" or "missing"')
-        if not isinstance(self.cache_bytes, int) or self.cache_bytes < 0:
+        if not isinstance(self.cache_bytes, (int, np.integer)) or self.cache_bytes < 0:
             raise UsageError(f"cache_bytes is {self.cache_bytes!r}", hint="give a number of bytes, 0 for no cache")
 
     def for_copy(self, identity: str) -> OpenOptions:

@@ -42,6 +42,7 @@ class Store(Lookups):
     def put_encoded(self, keys: Any, rows: np.ndarray) -> None:
         """As `put`, with rows already encoded (M, B) u8; kept bit for bit."""
         writer = self._changing()
+        rows = np.asarray(rows)
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != self.spec.codec.row_bytes:
             raise UsageError(f"encoded rows are {rows.dtype} {rows.shape}, wanted u8 (M, {self.spec.codec.row_bytes})")
         if self.spec.is_ngram:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import ngramstore
-from ngramstore.errors import NgramStoreError, UsageError
+from ngramstore.errors import DamagedRows, NgramStoreError, UsageError
 from ngramstore.files import (
     WriterLock,
     clear_errors,
@@ -30,6 +30,7 @@ from ngramstore.files import (
 )
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.kernels.native.index import RANK_BITS
+from ngramstore.kernels.native.rows import read_rows
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.build import collision, suffixes_are_stored
 from ngramstore.store.index import IndexBuilder, IndexPlan
@@ -240,6 +241,11 @@ class Writer:
         if not self.manifest.spec.has_tokens:
             return
         keys = self.view.find(ids)
+        is_pending = np.zeros(len(ids), bool)
+        if self._journal is not None:
+            is_pending, is_delete = self._journal.find(ids)
+            keys[is_pending & is_delete] = -1  # gone already: its ID is free
+            is_pending &= ~is_delete
         for layer in self.view.file_layers:
             where = np.flatnonzero((keys >= 0) & (keys >> RANK_BITS == layer.serial))
             if len(where):
@@ -247,7 +253,7 @@ class Writer:
                 stored = layer.tokens.rows(keys[where] & ((1 << RANK_BITS) - 1))
                 self._refuse_different(stored, (tokens[where], lengths[where]))
         if self._journal is not None:
-            where = np.flatnonzero(self._journal.find(ids)[0])
+            where = np.flatnonzero(is_pending)
             if len(where):
                 pending = self._journal.get(ids[where])
                 self._refuse_different((pending.tokens, pending.lengths), (tokens[where], lengths[where]))
@@ -417,13 +423,26 @@ def _with_replaced_rows(view: View) -> Iterator[Batch]:
     for batch in view.base.batches():
         rows = batch.rows
         if overlay is not None:
-            keys, _ = view.find_rows(batch.ids.astype(np.int64))
+            keys, seeds = view.find_rows(batch.ids.astype(np.int64))
             changed = np.flatnonzero(keys >> RANK_BITS == overlay.serial)
             if len(changed):
                 rows = rows.copy()
-                for at in changed.tolist():
-                    rows[at] = overlay.read_encoded(int(keys[at] & ((1 << RANK_BITS) - 1)), 1)[0]
+                rows[changed] = _replaced_rows(view, keys[changed], seeds[changed])
         yield Batch(batch.ids, rows, batch.tokens, batch.lengths)
+
+
+def _replaced_rows(view: View, keys_M: np.ndarray, seeds_M: np.ndarray) -> np.ndarray:
+    """Encoded rows of the overlay by key: (M, B) u8. DamagedRows names those that fail."""
+    row_bytes = view.manifest.spec.codec.row_bytes
+    stored = np.empty((len(keys_M), row_bytes + CHECKSUM_BYTES), np.uint8)
+    lengths, status = np.zeros(len(keys_M), np.int64), np.empty(len(keys_M), np.uint8)
+    if read_rows(view.file_table, keys_M, seeds_M, stored.shape[1], True, stored.reshape(-1), lengths, status):
+        assert view.overlay is not None
+        bad = (keys_M[status != 0] & ((1 << RANK_BITS) - 1)).tolist()
+        raise DamagedRows(
+            f"{view.overlay.rows.path}: {len(bad)} rows fail their checksum, first row {bad[0]:,}", keys=bad
+        )
+    return stored[:, :row_bytes]
 
 
 def _token_batches(view: View) -> Iterator[Batch]:

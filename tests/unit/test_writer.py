@@ -1,0 +1,90 @@
+"""What a writer decides: which IDs are free, what one bad frame takes along, which options exist."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from helpers import rows_of
+
+import ngramstore as ngs
+from ngramstore.errors import HashCollision, UsageError
+from ngramstore.hashing import checksum
+from ngramstore.store import writer as writer_module
+
+NGRAMS = [(a, b) for a in range(20) for b in range(20)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    with ngs.build(tmp_path / "store", dim=64, max_n=2, codec="f32", compression="zstd") as build:
+        build.add(NGRAMS, rows_of(range(400), 64))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def sums_as_ids(monkeypatch):
+    """IDs that collide whenever the tokens have the same sum."""
+    monkeypatch.setattr(writer_module, "ngram_ids", lambda tokens, lengths, seed: tokens.sum(axis=1).astype(np.uint64))
+
+
+@pytest.mark.usefixtures("sums_as_ids")
+@pytest.mark.parametrize("is_flushed", [False, True])
+def test_a_deletion_frees_the_id_before_it_is_flushed(path, is_flushed):
+    with ngs.open(path, mode="rw") as store:
+        store.put([(100, 200)], rows_of([1], 64))
+        if is_flushed:
+            store.flush()
+        with pytest.raises(HashCollision):
+            store.put([(200, 100)], rows_of([2], 64))
+        assert store.delete([(100, 200)]) == 1
+        store.put([(200, 100)], rows_of([2], 64))
+        with pytest.raises(HashCollision):
+            store.put([(100, 200)], rows_of([1], 64))
+
+
+def test_one_frame_that_lies_does_not_take_down_the_others(path):
+    with ngs.open(path) as store:
+        layer = store._view.base
+        place, length = (int(found[0]) for found in layer.places(7, 1))
+        seed = int(layer.seeds(7, 1)[0])
+        wanted, _ = store.get(NGRAMS)
+        ids = layer.index.ids().tolist()
+    frame = bytes(length)  # no zstd frame, under a good checksum
+    with open(next(path.glob("base-*.rows")), "r+b") as file:
+        os.pwrite(file.fileno(), frame + checksum(frame, seed).to_bytes(4, "little"), place)
+    with ngs.open(path, on_damage="missing") as store:
+        rows, found = store.get(NGRAMS)
+        lost = np.flatnonzero(~found)
+        assert len(lost) == 1
+        assert int(store._ids([NGRAMS[lost[0]]], "get")[0]) == ids[7]
+        np.testing.assert_array_equal(rows[found], wanted[found])
+
+
+def test_an_option_that_does_not_exist_is_named(path):
+    with pytest.raises(UsageError, match="no option 'cahce_bytes'"):
+        ngs.open(path, cahce_bytes=1)
+
+
+def test_a_numpy_number_is_a_number_of_bytes(path):
+    with ngs.open(path, cache_bytes=np.int64(1 << 20)) as store:
+        assert store.stats()["cache_budget_bytes"] == 1 << 20
+
+
+def test_encoded_rows_that_are_no_array_are_refused(path):
+    with ngs.open(path, mode="rw") as store, pytest.raises(UsageError, match="encoded rows are"):
+        store.put_encoded([(1, 2)], [[1.0] * 256])
+
+
+def test_compaction_takes_every_replaced_row(tmp_path):
+    with ngs.build(tmp_path / "rows", dim=8, addressing="row", codec="f32") as build:
+        build.add_rows(rows_of(range(500), 8))
+    changed = np.arange(3, 500, 7)
+    with ngs.open(tmp_path / "rows", mode="rw") as store:
+        store.put(changed, rows_of(changed + 1000, 8))
+        store.compact()
+        wanted = np.arange(500)
+        wanted[changed] += 1000
+        np.testing.assert_array_equal(store.rows(np.arange(500)), rows_of(wanted, 8))
+        assert store.stats()["overlay_rows"] == 0
