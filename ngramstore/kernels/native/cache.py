@@ -18,7 +18,7 @@ PREVIOUS, NEXT, PINS = 0, 1, 2
 HITS, MISSES, INSERTED, EVICTED, USED = 0, 1, 2, 3, 4
 NUM_COUNTERS = 5
 _PATIENCE = 8
-_AHEAD = 16
+_AHEAD = 8
 
 
 @inline
@@ -104,8 +104,13 @@ def acquire(
     seen_mask = seen.shape[0] - 1
     absent = 0
     for m in range(count):
+        if m + 2 * _AHEAD < count and keys_M[m + 2 * _AHEAD] >= 0:
+            prefetch(np.int64(table.ctypes.data) + 4 * _home(table, keys_M[m + 2 * _AHEAD]))
         if m + _AHEAD < count and keys_M[m + _AHEAD] >= 0:
-            prefetch(np.int64(table.ctypes.data) + 4 * _home(table, keys_M[m + _AHEAD]))
+            likely = np.int64(table[_home(table, keys_M[m + _AHEAD])]) - 1
+            if likely >= 0:
+                prefetch(np.int64(slot_keys.ctypes.data) + 8 * likely)
+                prefetch(np.int64(links.ctypes.data) + 16 * likely)
         key = keys_M[m]
         slots_M[m] = -1
         miss_M[m] = -1
