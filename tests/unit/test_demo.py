@@ -35,7 +35,29 @@ def run(folder, text):
 def finished(tmp_path_factory):
     """(folder, text, result, said) of one demo; its tests run in order and the last one changes the text."""
     home = tmp_path_factory.mktemp("demo")
-    words = "the cat sat on a mat and the dog ate my hat in the sun while it rained over the hill".split()
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "the",
+        "dog",
+        "ate",
+        "my",
+        "hat",
+        "in",
+        "the",
+        "sun",
+        "while",
+        "it",
+        "rained",
+        "over",
+        "the",
+        "hill",
+    ]
     dice = random.Random(1)
     text = home / "text"
     text.mkdir()
