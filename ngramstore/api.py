@@ -10,7 +10,7 @@ from typing import Any
 from ngramstore.errors import UsageError
 from ngramstore.serve.options import OpenOptions
 from ngramstore.serve.store import Store
-from ngramstore.store.build import DEFAULT_MEMORY_BYTES, Builder
+from ngramstore.store.build import Builder
 from ngramstore.store.sizes import Sizes, sizes
 
 __all__ = ["Sizes", "build", "open", "sizes"]
@@ -28,7 +28,7 @@ def build(
     tokens: bool = True,
     seed: int = 0,
     metadata: Mapping[str, Any] | None = None,
-    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    memory_bytes: int | None = None,
     threads: int | None = None,
     restart: bool = False,
     progress: bool = False,
@@ -39,8 +39,8 @@ def build(
     "int4", "e4m3", or a mapping with options. compression: "auto" stores zstd frames where they save 5 % of a sample,
     "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the n-grams themselves (8 to
     12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; another one after a HashCollision.
-    metadata: anything JSON can hold, kept in the manifest. memory_bytes: what the sort may hold; the rest spills to disk
-    inside `path`. threads: that compress (None: up to 4); the bytes are the same. restart: throw away a build that was
+    metadata: anything JSON can hold, kept in the manifest. memory_bytes: what the sort may hold, by default a
+    quarter of the free memory; the rest spills to disk inside `path`. threads: that compress (None: up to 4); the bytes are the same. restart: throw away a build that was
     killed here. progress: a bar on stderr.
 
     Raises UsageError, IncompleteStore, WriterLocked, HashCollision, DuplicateKey, DiskFull.

@@ -52,7 +52,9 @@ _CHUNK_BYTES = 16 << 20
     "--no-tokens", is_flag=True, help="Leave out the n-grams themselves: smaller, but no listing and no repair."
 )
 @click.option(
-    "--memory", default="1GiB", show_default=True, type=ByteSize(), help="For sorting; the rest goes to disk."
+    "--memory",
+    type=ByteSize(),
+    help="For sorting; the rest goes to disk.  [default: a quarter of what is free]",
 )
 @click.option("--threads", type=int, help="For compression.")
 @click.option("--seed", default=0, show_default=True, help="Of the IDs; another one after a hash collision.")

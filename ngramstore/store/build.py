@@ -50,6 +50,7 @@ from ngramstore.store.manifest import (
     Manifest,
     Spec,
 )
+from ngramstore.store.memory import default_memory_bytes
 from ngramstore.store.runs import RunSorter
 from ngramstore.windows import Ngrams, as_ngrams, blank_from
 
@@ -58,7 +59,6 @@ _OURS = re.compile(
 )
 _log = logging.getLogger("ngramstore")
 _SAMPLE_ROWS = 4096
-DEFAULT_MEMORY_BYTES = 1 << 30
 
 
 class Builder:
@@ -77,7 +77,7 @@ class Builder:
         tokens: bool = True,
         seed: int = 0,
         metadata: Mapping[str, Any] | None = None,
-        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        memory_bytes: int | None = None,
         threads: int | None = None,
         restart: bool = False,
         progress: bool = False,
@@ -108,7 +108,8 @@ class Builder:
         except BaseException:
             self._release()
             raise
-        self._sorter = RunSorter(self.path / "runs", self.spec.codec.row_bytes, self.spec.max_n, memory_bytes)
+        memory = default_memory_bytes() if memory_bytes is None else memory_bytes
+        self._sorter = RunSorter(self.path / "runs", self.spec.codec.row_bytes, self.spec.max_n, memory)
 
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
         """M n-grams (a list of tuples, an array (M, n), or (array (M, max_n), lengths)) and their rows (M, D), any float type.
