@@ -34,6 +34,10 @@ CopyOut = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """(source u8, byte offsets (M,), out (M, ...)): a codec's `scatter`, or `copy_encoded`."""
 
 
+def keep_in_cache(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray) -> None:
+    """Copies nothing: rows are wanted in the cache only. Such look-ups are not counted."""
+
+
 def copy_encoded(source: np.ndarray, offsets_M: np.ndarray, out_MB: np.ndarray) -> None:
     """out[m] = the stored bytes at offsets[m], zeros where -1: rows that stay encoded."""
     there = offsets_M >= 0
@@ -64,7 +68,12 @@ class RowSource:
     ) -> dict[int, str]:
         """out[m] = row of keys[m], zeros where -1. Returns what is wrong with damaged rows, by position; those are zeros."""
         if len(keys_M) <= self._chunk:
-            is_few = len(keys_M) <= FEW_ROWS and self._cache is not None and not self._in_memory
+            is_few = (
+                len(keys_M) <= FEW_ROWS
+                and copy_out is not keep_in_cache
+                and self._cache is not None
+                and not self._in_memory
+            )
             if is_few and self._cache.take_few(keys_M, copy_out, out_MD):  # type: ignore[union-attr]
                 return {}
             return self._fill_chunk(keys_M, seeds_M, out_MD, counts, copy_out)
@@ -101,7 +110,7 @@ class RowSource:
         if self._cache is None:
             left = self._without_cache(keys_M, seeds_M, fetch)
         else:
-            left = self._cache.take(keys_M, seeds_M, fetch, scatter)
+            left = self._cache.take(keys_M, seeds_M, fetch, scatter, is_counted=copy_out is not keep_in_cache)
             if left is None and not faults:
                 return {}
         if left is not None:

@@ -16,7 +16,7 @@ from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import index as native_index
 from ngramstore.serve.handle import Handle
-from ngramstore.serve.lookup import FEW_ROWS, CopyOut, RowSource, copy_encoded
+from ngramstore.serve.lookup import FEW_ROWS, CopyOut, RowSource, copy_encoded, keep_in_cache
 from ngramstore.serve.output import output_array
 from ngramstore.store.view import View
 from ngramstore.store.writer import live_batches, require_rows
@@ -181,7 +181,7 @@ class Lookups(Handle):
     def warm(self, keys: Any) -> int:
         """Read rows into the cache ahead of use: n-grams (most frequent first), or row numbers. Returns rows now cached.
 
-        What does not fit the budget is not read.
+        What does not fit the budget is not read. Counts as rows and bytes read, not as look-ups, hits or misses.
         """
         cache = self._cache
         self._check()
@@ -192,10 +192,10 @@ class Lookups(Handle):
             tokens, lengths = as_ngrams(keys, self.max_n)
             ids = ngram_ids(tokens[:limit][::-1], lengths[:limit][::-1], self.spec.seed)  # the first ones end up newest
             rows = np.empty((len(ids), self.spec.codec.row_bytes), np.uint8)
-            self._get_ids(ids, rows, _discard)
+            self._get_ids(ids, rows, keep_in_cache)
         else:
             flat, _ = self._numbers(keys, "warm")
-            self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), _discard)
+            self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), keep_in_cache)
         return cache.stats()["cache_rows"]
 
     def items(self) -> Iterator[tuple[Any, np.ndarray]]:
@@ -304,14 +304,16 @@ class Lookups(Handle):
         found = keys >= 0
         if lost is not None:
             found[lost] = False
-        self._counts.add_call(len(ids), int(np.count_nonzero(found)))
+        if copy_out is not keep_in_cache:
+            self._counts.add_call(len(ids), int(np.count_nonzero(found)))
         return found
 
     def _get_numbers(self, numbers: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> None:
         with self._reading as (view, source):
             keys, seeds = view.find_rows(numbers)
             self._fill(source, keys, seeds, rows, copy_out, numbers)
-        self._counts.add_call(len(numbers), len(numbers))
+        if copy_out is not keep_in_cache:
+            self._counts.add_call(len(numbers), len(numbers))
 
     def _fill(
         self,
@@ -343,7 +345,3 @@ def published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.n
     else:
         for batch in live_batches(view):
             yield batch.ids.astype(np.int64), batch.lengths, batch.rows
-
-
-def _discard(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray) -> None:
-    """Rows are wanted in the cache only."""

@@ -91,12 +91,16 @@ class RowCache:
         seeds_M: np.ndarray,
         fetch: Callable[[np.ndarray, np.ndarray], Fetched],
         scatter: Callable[[np.ndarray, np.ndarray], None],
+        *,
+        is_counted: bool = True,
     ) -> tuple[Fetched, np.ndarray] | None:
         """Serve M row keys (-1: none): `fetch` reads absent ones, `scatter(arena, offsets)` copies rows out.
 
         Each absent key is fetched once. Rows that found no slot are left to the caller: returns what was fetched and, for
-        each position, which fetched row it waits for (-1: it is done). None: all done.
+        each position, which fetched row it waits for (-1: it is done). None: all done. is_counted=False leaves hits and
+        misses as they are.
         """
+        tally = self._counters if is_counted else np.zeros_like(self._counters)
         count = len(keys_M)
         offsets_M, slots_M = np.empty(count, np.int64), np.empty(count, np.int32)
         miss_M = np.empty(count, np.int32)
@@ -104,7 +108,7 @@ class RowCache:
         seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
         with self._lock:
             absent = native.acquire(
-                self._table, self._keys, self._links, self._counters, self.row_bytes, seen,
+                self._table, self._keys, self._links, tally, self.row_bytes, seen,
                 keys_M, seeds_M, offsets_M, slots_M, miss_M, miss_keys, miss_seeds,
             )  # fmt: skip
         try:

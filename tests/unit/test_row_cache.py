@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ngramstore as ngs
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, Fetched, RowCache
 
 ROW = 5
@@ -187,3 +188,16 @@ def test_threads_share_the_cache_and_see_right_rows():
     check_sound(cache)
     stats = cache.stats()
     assert stats["cache_hits"] + stats["cache_misses"] == 4 * 150 * 30
+
+
+def test_warming_up_is_no_look_up(tmp_path):
+    ngrams = [(n,) for n in range(50)]
+    with ngs.build(tmp_path / "store", dim=4, max_n=1, codec="f32") as build:
+        build.add(ngrams, np.ones((50, 4), np.float32))
+    with ngs.open(tmp_path / "store") as store:
+        assert store.warm(ngrams) == 50
+        stats = store.stats()
+        assert (stats["calls"], stats["cache_hits"], stats["cache_misses"], stats["hit_rate"]) == (0, 0, 0, None)
+        assert stats["rows_read"] == 50
+        store.get(ngrams)
+        assert store.stats()["hit_rate"] == 1
