@@ -24,6 +24,8 @@ _CHANGES_THE_HASH = (
     "ngram_fix_normalize_factor",
     "ngram_mod_force_prime",
     "ngram_compressed_tokenizer",
+    "oe_ignored_token_ids",
+    "text_vocab_size",
 )
 
 

@@ -246,6 +246,7 @@ def test_the_largest_legal_ids_do_not_overflow():
         (QWEN | {"eos_token_id": [1, 2]}, "expected one token id"),
         (QWEN | {"eos_token_id": 248320}, "below vocab_size"),
         (LONGCAT | {"ngram_exclude_sp_token": True}, "ngram_exclude_sp_token"),
+        (LONGCAT | {"oe_ignored_token_ids": [5], "text_vocab_size": 100}, "oe_ignored_token_ids"),
         (OVER | {"orders": [2]}, "expected one size an order"),
         (OVER | {"sizes": [0, 1, 2]}, "sizes = 0"),
         (BYTES | {"encoder_hash_byte_group_nb_functions": 99}, "expected 1 to 11"),
