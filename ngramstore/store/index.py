@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, finish_fil
 
 GROUP_BITS = 16
 _CHUNK_ROWS = 1 << 16
+_CHUNK_BUCKETS = 1 << 16  # a whole number of pages in the directory
 _WRITE_BYTES = 4 << 20
 _LARGE_BYTES = 64 << 20
 _MAX_PLACE = 1 << 62
@@ -45,7 +47,7 @@ class IndexPlan:
     is_sized: bool
     group_bits: int = GROUP_BITS
 
-    @property
+    @cached_property
     def bucket_bits(self) -> int:
         """8 to 15 IDs a bucket."""
         return min(32, max(1, self.num_rows.bit_length() - 4)) if self.is_keyed else 0
@@ -57,6 +59,10 @@ class IndexPlan:
 
     def sections(self) -> dict[str, tuple[int, int]]:
         """Name -> (position, bytes), in file order; positions are page-aligned."""
+        return self._sections
+
+    @cached_property
+    def _sections(self) -> dict[str, tuple[int, int]]:
         buckets = 1 << self.bucket_bits
         blocks = -(-self.num_rows // BLOCK_ROWS)
         keyed, sized = int(self.is_keyed), int(self.is_sized)
@@ -103,8 +109,8 @@ class IndexPlan:
 class IndexBuilder:
     """Turns sorted IDs (and stored sizes) into the sections of an index, a chunk at a time.
 
-    Held until written: the directory (about 1 B a row) in memory, the planes (6 to 8 B a row) in memory or, when they are
-    large and `scratch` is a directory, in unnamed files there.
+    Held until written: the sizes of the buckets (up to 0.5 B a row) and the planes (6 to 8 B a row), in memory or, when they
+    are large and `scratch` is a directory, in unnamed files there.
     """
 
     def __init__(self, plan: IndexPlan, scratch: Path | None = None) -> None:
@@ -112,7 +118,7 @@ class IndexBuilder:
         sections = plan.sections()
         self._remainders = _plane(np.uint32, sections["remainders"][1] // 4, scratch)
         self._low_bits = _plane(np.uint8, sections["low_bits"][1], scratch)
-        self._counts = np.zeros((1 << plan.bucket_bits) + 1 if plan.is_keyed else 0, np.int64)
+        self._counts = _plane(np.uint32, (1 << plan.bucket_bits) + 1 if plan.is_keyed else 0, scratch)
         self._lengths = _plane(np.uint16, sections["lengths"][1] // 2, scratch)
         self._pending: list[np.ndarray] = []
         self._done = 0
@@ -122,7 +128,7 @@ class IndexBuilder:
         """The next M IDs, (M,) u64, ascending and above all before."""
         if len(ids_M) == 0:
             return
-        if int(ids_M[0]) <= self._last_id or (np.diff(ids_M) == 0).any() or (ids_M[1:] < ids_M[:-1]).any():
+        if int(ids_M[0]) <= self._last_id or (ids_M[1:] <= ids_M[:-1]).any():
             raise AssertionError("IDs must ascend")
         self._last_id = int(ids_M[-1])
         self._pending.append(ids_M)
@@ -138,10 +144,13 @@ class IndexBuilder:
         count = len(ids) // 8 * 8 if full_bytes else len(ids)
         self._pending = [ids[count:]]
         ids = np.ascontiguousarray(ids[:count])
+        if count == 0:
+            return
         plan, low = self.plan, self.plan.low_bits
-        self._counts[:-1] += np.bincount(
-            (ids >> np.uint64(64 - plan.bucket_bits)).astype(np.int64), minlength=1 << plan.bucket_bits
-        )
+        buckets = (ids >> np.uint64(64 - plan.bucket_bits)).astype(np.int64)
+        first = int(buckets[0])  # IDs ascend: counting from here costs what the chunk spans, not what the index has
+        counts = np.bincount(buckets - first)
+        self._counts[first : first + len(counts)] += counts.astype(np.uint32)
         self._remainders[self._done : self._done + count] = (ids >> np.uint64(low)).astype(np.uint32)
         if low:
             native.pack_low_bits(ids, low, self._low_bits[self._done * low // 8 :])
@@ -153,11 +162,12 @@ class IndexBuilder:
         if plan.is_keyed:
             self._take(full_bytes=False)
             assert self._done == plan.num_rows, (self._done, plan.num_rows)
-            starts = np.concatenate([[0], np.cumsum(self._counts[:-1])])
-            groups = starts[:: 1 << plan.group_bits]
-            directory = (starts - np.repeat(groups, 1 << plan.group_bits)[: len(starts)]).astype("<u4")
+            step = 1 << plan.group_bits
+            groups = np.concatenate([starts[-first % step :: step] for first, starts in self._starts()])
             yield from _pages(groups.astype("<u8"))
-            yield from _pages(directory)
+            for first, starts in self._starts():
+                group = np.arange(first, first + len(starts)) >> plan.group_bits
+                yield from _pages((starts - groups[group]).astype("<u4"))
             yield from _pages(self._remainders)
             yield from _pages(self._low_bits)
         if plan.is_sized:
@@ -165,6 +175,15 @@ class IndexBuilder:
             firsts = np.concatenate([[0], np.cumsum(firsts + CHECKSUM_BYTES * BLOCK_ROWS)[:-1]]) + data_at
             yield from _pages(firsts.astype("<u8")[: -(-plan.num_rows // BLOCK_ROWS)])
             yield from _pages(self._lengths)
+
+    def _starts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first bucket, ranks at which it and the following begin (M,) i64), some thousand buckets at a time."""
+        start = 0
+        for first in range(0, len(self._counts), _CHUNK_BUCKETS):
+            counts = self._counts[first : first + _CHUNK_BUCKETS].astype(np.int64)
+            ends = np.cumsum(counts) + start
+            yield first, ends - counts
+            start = int(ends[-1])
 
     def write(self, path: Path, stamp: FileStamp, data_at: int = 0) -> FileEntry:
         """The whole index as a durable file."""

@@ -5,237 +5,95 @@ Damaged copies are opened in a worker process: a signal or a hang there is a fai
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import all_ngrams, build_ngrams, rows_of, start_python
+from damage import FILES, STORES, Damager, Ranges, answers
+from helpers import build_ngrams, rows_of
 
 import ngramstore as ngs
+from ngramstore.errors import DamagedRows, NgramStoreError
 
-TIME_LIMIT_S = 60.0
-WORKER = """
-import sys
-from test_bit_flips import serve
-serve()
-"""
-
-
-def make_ngrams(path: Path, **options) -> None:
-    stored = {ngram: i for i, ngram in enumerate(all_ngrams(2, (0, 1, 2, 3, 300, 70_000, 2**32 - 1)))}
-    build_ngrams(path, stored, **{"dim": 6, "max_n": 3, **options})
-    with ngs.open(path, mode="rw") as writer:
-        writer.put([(1, 2, 3), (1,), (9, 9, 9)], rows_of([101, 102, 103], writer.dim))
-        writer.delete([(0,), (3, 3), (70_000, 1)])
-
-
-def make_rows(path: Path, compression: str) -> None:
-    with ngs.build(path, dim=24, addressing="row", codec="f32", compression=compression) as builder:
-        builder.add_rows(rows_of(np.arange(130), 24))
-    with ngs.open(path, mode="rw") as writer:
-        writer.put([3, 77, 129], rows_of([200, 201, 202], 24))
-
-
-def build_with_dictionary(path: Path) -> None:
-    """Enough rows to train a zstd dictionary on."""
-    build_ngrams(path, {(i, i % 7): i for i in range(700)}, dim=64, max_n=2, compression="zstd")
-
-
-STORES = {
-    "raw": lambda path: make_ngrams(path, compression="none"),
-    "zstd": lambda path: make_ngrams(path, compression="zstd", dim=40),
-    "dictionary": build_with_dictionary,
-    "rows": lambda path: make_rows(path, "none"),
-    "rows zstd": lambda path: make_rows(path, "zstd"),
-}
-
-
-def answers(path: Path) -> str:
-    """All that a store says, as text: the manifest's numbers, stored keys, absent keys, longest matches, the listing."""
-    said: list[object] = []
-    with ngs.open(path, cache_bytes=0) as store:
-        said += [store.dim, store.max_n, len(store), store.spec.addressing, store.generation, store.identity]
-        said += [store.metadata, store.spec.codec.spec(), store.stats()["tombstones"], store.stats()["overlay_rows"]]
-        if store.spec.is_ngram:
-            keys = [*all_ngrams(2, (0, 1, 2, 3, 9, 300, 70_000, 2**32 - 1)), (1, 2, 3), (9, 9, 9), (5, 5), (3, 2, 1)]
-            keys = [key for key in [*keys, *((i, i % 7) for i in range(0, 710, 9))] if len(key) <= store.max_n]
-            rows, found = store.get(keys)
-            hit = store.lookup(np.array([[0, 1, 2, 3, 300, 70_000, 2**32 - 1, 1, 2, 3, 9, 9, 9, 7, 8, 1, 9, 2]]))
-            said += [rows.tobytes().hex(), found.tolist(), hit.rows.tobytes().hex(), hit.length.tolist()]
-        else:
-            said += [store.rows(np.arange(len(store))).tobytes().hex()]
-        said += [(key, row.tobytes().hex()) for key, row in store.items()]
-    return repr(said)
-
-
-def serve() -> None:
-    """The worker: a line with a path in, a line with the outcome out."""
-    from ngramstore.errors import NgramStoreError
-
-    for line in iter(input, ""):
-        try:
-            outcome = {"answers": answers(Path(line))}
-        except NgramStoreError as error:
-            outcome = {"error": str(error), "kind": type(error).__name__}
-        except Exception as error:
-            outcome = {"wrong": repr(error)}
-        print(json.dumps(outcome), flush=True)
-
-
-class Worker:
-    """A child that answers for one path after the other; started again after it died."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def ask(self, path: Path) -> dict[str, str]:
-        """What became of opening and reading a store: its answers, an error of ours, or what went wrong."""
-        if self._process is None:
-            self._process = start_python(
-                f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n{WORKER}",
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        process = self._process
-        process.stdin.write(f"{path}\n".encode())
-        process.stdin.flush()
-        deadline = time.monotonic() + TIME_LIMIT_S
-        data = b""
-        while not data.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-                self.close()
-                return {"wrong": f"no answer in {TIME_LIMIT_S} s"}
-            piece = os.read(process.stdout.fileno(), 1 << 20)
-            if not piece:
-                code = process.wait()
-                self.close()
-                return {"wrong": f"the process died: {signal.Signals(-code).name if code < 0 else code}"}
-            data += piece
-        return json.loads(data)
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdin.close()
-            self._process.stdout.close()
-            self._process = None
+EVERY_FILE = [(kind, name) for kind, names in FILES.items() for name in names]
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    worker = Worker()
-    yield worker
-    worker.close()
+def damager() -> Iterator[Damager]:
+    damager = Damager()
+    yield damager
+    damager.close()
 
 
-def flips(data: bytes, every: int, bits: tuple[int, ...]) -> Iterator[tuple[str, bytes]]:
-    """Some bits of some bytes; the first 160 bytes and the last 16 all."""
-    places = sorted(
-        {*range(min(160, len(data))), *range(max(0, len(data) - 16), len(data)), *range(0, len(data), every)}
-    )
-    for i, place in enumerate(places):
-        for bit in bits if len(bits) == 8 else (bits[i % len(bits)],):
-            damaged = bytearray(data)
-            damaged[place] ^= 1 << bit
-            yield f"bit {bit} of byte {place}", bytes(damaged)
+def some_flips(size: int, every: int) -> Ranges:
+    """One bit each of some bytes; the first 160 and the last 16 all."""
+    places = sorted({*range(min(160, size)), *range(max(0, size - 16), size), *range(0, size, every)})
+    bits = [8 * place + (0, 3, 7, 5)[i % 4] for i, place in enumerate(places)]
+    return [(bit, bit + 1, 1) for bit in bits]
 
 
-def cuts(data: bytes, every: int) -> Iterator[tuple[str, bytes]]:
-    """Shorter files, and one byte longer."""
-    lengths = {0, 1, 63, 64, 4095, 4096, 4097, len(data) - 4, len(data) - 1, *range(0, len(data), every)}
-    for length in sorted(length for length in lengths if 0 <= length < len(data)):
-        yield f"cut to {length} bytes", data[:length]
-    yield "one byte longer", data + b"\0"
-
-
-def attack(path: Path, worker: Worker, mutations) -> tuple[int, int]:
-    """Apply mutations to each file in turn; returns how many were refused and how many changed nothing."""
-    good = worker.ask(path)
-    assert "answers" in good, good
-    refused = harmless = 0
-    for file in sorted(path.iterdir()):
-        if file.is_dir():
-            continue
-        data = file.read_bytes()
-        for what, damaged in mutations(file.name, data):
-            file.write_bytes(damaged)
-            outcome = worker.ask(path)
-            where = f"{file.name}, {what}"
-            if "error" in outcome:
-                assert str(path) in outcome["error"] and (file.name in outcome["error"] or file.name == "MANIFEST"), (
-                    f"{where}: the error does not name the file: {outcome}"
-                )
-                refused += 1
-            else:
-                assert "wrong" not in outcome, f"{where}: {outcome}"
-                assert outcome == good, f"{where}: other answers, and no error"
-                harmless += 1
-        file.write_bytes(data)
-        assert worker.ask(path) == good
-    return refused, harmless
+def some_cuts(size: int, every: int) -> Ranges:
+    lengths = {0, 1, 63, 64, 4095, 4096, 4097, size - 4, size - 1, *range(0, size, every)}
+    return [(length, length + 1, 1) for length in lengths if 0 <= length < size]
 
 
 @pytest.mark.parametrize("kind", STORES)
-def test_flips_and_cuts_of_any_file_are_errors_or_change_nothing(quick_path, worker, kind):
+def test_flips_and_cuts_of_any_file_are_errors_or_change_nothing(quick_path, damager, kind):
     """A sample: small files nearly whole, of large ones every 401st byte and what stands at both ends."""
     path = quick_path / "store"
     STORES[kind](path)
-
-    def mutations(name: str, data: bytes):
-        small = len(data) < 4096
-        yield from flips(data, 31 if small else 401, (0, 3, 7, 5))
-        yield from cuts(data, 257 if small else 2048)
-
-    refused, harmless = attack(path, worker, mutations)
+    assert {file.name for file in path.iterdir()} == set(FILES[kind])
+    refused = same = 0
+    for name in FILES[kind]:
+        size = (path / name).stat().st_size
+        is_small = size < 4096
+        outcome = damager.damage(
+            path, name, flips=some_flips(size, 31 if is_small else 401), cuts=some_cuts(size, 257 if is_small else 2048)
+        )
+        assert outcome.wrong == [], name
+        refused, same = refused + outcome.refused, same + outcome.same
     assert refused > 500
-    assert harmless < refused
+    assert same < refused
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("kind", STORES)
-def test_every_flip_and_every_cut_of_any_file_is_an_error_or_changes_nothing(quick_path, worker, kind):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("kind", "name"), EVERY_FILE, ids=lambda value: value.replace(" ", "-"))
+def test_every_flip_and_every_cut_of_a_file_is_an_error_or_changes_nothing(quick_path, damager, capsys, kind, name):
     path = quick_path / "store"
     STORES[kind](path)
-
-    def mutations(name: str, data: bytes):
-        yield from flips(data, 1, tuple(range(8)) if len(data) < 4096 else (0, 7, 4, 2, 6, 1, 5, 3))
-        yield from cuts(data, 1 if len(data) < 4096 else 13)
-
-    refused, harmless = attack(path, worker, mutations)
-    assert refused > harmless
+    size = (path / name).stat().st_size
+    outcome = damager.damage(path, name, flips=[(0, 8 * size, 1)], cuts=[(0, size, 1)])
+    with capsys.disabled():
+        print(f"\n{kind}, {name}, {8 * size:,} bits and {size + 1:,} lengths: {outcome}")
+    assert outcome.wrong == []
+    assert outcome.refused + outcome.same == 8 * size + size + 1
+    assert outcome.same <= outcome.refused or name == "LOCK"
 
 
 @pytest.mark.parametrize("kind", ["raw", "zstd"])
-def test_a_missing_or_foreign_file_is_named(quick_path, worker, kind):
+def test_a_missing_or_foreign_file_is_named(quick_path, kind):
     path, other = quick_path / "store", quick_path / "other"
     STORES[kind](path)
-    build_ngrams(other, {(1,): 5, (2,): 6}, dim=6 if kind == "raw" else 40)
+    with ngs.open(path) as store:
+        build_ngrams(other, {(1,): 5, (2,): 6}, dim=store.dim)
     for file in sorted(path.iterdir()):
         if file.name in ("LOCK", "MANIFEST"):
             continue
         data = file.read_bytes()
         file.unlink()
-        outcome = worker.ask(path)
-        assert file.name in outcome["error"]
-        assert "missing" in outcome["error"]
+        with pytest.raises(NgramStoreError, match=f"(?s)missing.*{file.name}|{file.name}.*missing"):
+            answers(path)
         foreign = other / file.name.replace("overlay-000002", "base-000001").replace("tombstones-000002", "base-000001")
         shutil.copyfile(foreign, file)
-        assert file.name in worker.ask(path)["error"]
+        with pytest.raises(NgramStoreError, match=file.name):
+            answers(path)
         file.write_bytes(data)
 
 
-def test_swapped_rows_are_noticed(quick_path, worker):
+def test_swapped_rows_are_noticed(quick_path):
     """Each row with its checksum is whole, but in the place of another: the checksum is seeded with the ID."""
     path = quick_path / "store"
     STORES["raw"](path)
@@ -245,16 +103,13 @@ def test_swapped_rows_are_noticed(quick_path, worker):
     first, second = slice(4096, 4096 + stride), slice(4096 + stride, 4096 + 2 * stride)
     data[first], data[second] = data[second], data[first]
     file.write_bytes(data)
-    outcome = worker.ask(path)
-    assert outcome["kind"] == "DamagedRows"
-    assert file.name in outcome["error"]
+    with pytest.raises(DamagedRows, match=file.name):
+        answers(path)
 
 
 @pytest.mark.parametrize("on_damage", ["raise", "missing"])
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_one_damaged_row_does_not_take_down_its_batch(quick_path, on_damage, compression):
-    from ngramstore.errors import DamagedRows
-
     path = quick_path / "store"
     stored = {(i,): i for i in range(100)}
     build_ngrams(path, stored, dim=40, compression=compression)
@@ -291,8 +146,6 @@ def test_one_damaged_row_does_not_take_down_its_batch(quick_path, on_damage, com
 
 
 def test_a_damaged_replaced_row_is_named_by_its_number(quick_path):
-    from ngramstore.errors import DamagedRows
-
     path = quick_path / "store"
     with ngs.build(path, dim=4, addressing="row", codec="f32", compression="none") as builder:
         builder.add_rows(rows_of(range(100), 4))
@@ -309,8 +162,6 @@ def test_a_damaged_replaced_row_is_named_by_its_number(quick_path):
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_a_resident_store_treats_damage_as_it_was_asked_to(quick_path, compression):
-    from ngramstore.errors import DamagedRows
-
     path = quick_path / "store"
     build_ngrams(path, {(i,): i for i in range(100)}, dim=40, compression=compression)
     with ngs.open(path, mode="rw") as writer:
@@ -334,8 +185,6 @@ def test_a_resident_store_treats_damage_as_it_was_asked_to(quick_path, compressi
 @pytest.mark.parametrize("lock_index", [False, True])
 def test_a_rows_file_cut_under_an_open_reader_is_an_error(quick_path, lock_index):
     """Rows are read, never mapped: no signal. (Of the index see the test below.)"""
-    from ngramstore.errors import DamagedRows
-
     path = quick_path / "store"
     build_ngrams(path, {(i,): i for i in range(200)}, dim=8)
     with ngs.open(path, cache_bytes=0, lock_index=lock_index) as store:
