@@ -394,7 +394,8 @@ class WornLayer:
     ) -> None:
         """Good stored rows -> rows; one that is no frame is not good after all."""
         raw = np.flatnonzero(is_good & (sizes == self.row_bytes))
-        rows[raw] = data[starts[raw][:, None] + np.arange(self.row_bytes)]
+        if len(raw):
+            rows[raw] = np.lib.stride_tricks.sliding_window_view(data, self.row_bytes)[starts[raw]]
         packed = np.flatnonzero(is_good & (sizes < self.row_bytes))
         if not len(packed):
             return
