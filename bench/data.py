@@ -1,7 +1,7 @@
 """The store workload's source of truth: keys, stored rows and queries, the same bytes for the same seed.
 
 Keys are 3-grams of token ids drawn at random; rows are Gaussian with one scale a dimension, e**(0.6 N(0, 1)), quantized once
-to int8 (bench/rows.py). Every subject stores exactly these bytes. Queries follow Zipf(1.0) over a random ranking of the keys,
+to int8, or to f16 where a case asks for it (bench/rows.py). Every subject stores exactly these bytes. Queries follow Zipf(1.0) over a random ranking of the keys,
 a share of them absent keys.
 
 Shapes: N keys, K longest n-gram, M look-ups, B batch, R bytes of a stored row.
@@ -35,6 +35,7 @@ class Dataset:
     lengths_N: np.ndarray
     ids_N: np.ndarray
     stored_NR: np.ndarray
+    codec: str = "int8"
 
     @property
     def num_keys(self) -> int:
@@ -42,7 +43,7 @@ class Dataset:
 
     @property
     def dim(self) -> int:
-        return self.stored_NR.shape[1] - rows.SCALE_BYTES
+        return rows.dim_of(self.stored_NR, self.codec)
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,21 @@ class Batch:
     def expected(self, source: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """What any subject must answer: rows (B, D) f32 with zeros where absent, and the mask (B,) bool."""
         found_B = self.numbers_B >= 0
-        want_BD = rows.decode(source.stored_NR[np.maximum(self.numbers_B, 0)])
+        want_BD = rows.decode(source.stored_NR[np.maximum(self.numbers_B, 0)], source.codec)
         want_BD[~found_B] = 0
         return want_BD, found_B
 
 
-def prepare(root: Path, num_keys: int, dim: int, seed: int) -> Path:
+def prepare(root: Path, num_keys: int, dim: int, seed: int, codec: str = "int8") -> Path:
     """Folder of the dataset, written unless it is there already; it appears under its name only when it is whole."""
-    folder = root / f"source-n{num_keys}-d{dim}-s{seed}"
+    folder = root / f"source-n{num_keys}-d{dim}-s{seed}{_suffix(codec)}"
     if not folder.exists():
         ngrams_N3 = distinct_ngrams(np.random.default_rng([seed, num_keys]), num_keys)
-        write(folder, ngrams_N3, np.full(num_keys, ORDER, np.uint8), dim, seed)
+        write(folder, ngrams_N3, np.full(num_keys, ORDER, np.uint8), dim, seed, codec)
     return folder
 
 
-def write(folder: Path, ngrams_NK: np.ndarray, lengths_N: np.ndarray, dim: int, seed: int) -> None:
+def write(folder: Path, ngrams_NK: np.ndarray, lengths_N: np.ndarray, dim: int, seed: int, codec: str = "int8") -> None:
     """Write a dataset of the given distinct n-grams with Gaussian rows; `folder` appears only when all of it is there."""
     part = Path(f"{folder}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -87,15 +88,16 @@ def write(folder: Path, ngrams_NK: np.ndarray, lengths_N: np.ndarray, dim: int, 
     np.save(part / "ids.npy", ngram_ids(ngrams_NK, lengths_N))
     scales_D = np.exp(SCALE_SPREAD * rng.standard_normal(dim)).astype(np.float32)
     stored_NR = np.lib.format.open_memmap(
-        part / "stored.npy", mode="w+", dtype=np.uint8, shape=(num_keys, rows.row_bytes(dim))
+        part / "stored.npy", mode="w+", dtype=np.uint8, shape=(num_keys, rows.row_bytes(dim, codec))
     )
     for start in range(0, num_keys, _CHUNK):
         stop = min(start + _CHUNK, num_keys)
         rows_MD = rng.standard_normal((stop - start, dim), np.float32)
         rows_MD *= scales_D
-        stored_NR[start:stop] = rows.encode(rows_MD)
+        stored_NR[start:stop] = rows.encode(rows_MD, codec)
     stored_NR.flush()
     del stored_NR
+    (part / "codec").write_text(codec)
     os.replace(part, folder)
 
 
@@ -108,7 +110,13 @@ def load(folder: Path | str) -> Dataset:
         np.load(folder / "lengths.npy"),
         np.load(folder / "ids.npy"),
         np.load(folder / "stored.npy", mmap_mode="r"),
+        (folder / "codec").read_text() if (folder / "codec").exists() else "int8",
     )
+
+
+def _suffix(codec: str) -> str:
+    """Of a folder's name; int8 is the usual one."""
+    return "" if codec == "int8" else f"-{codec}"
 
 
 def queries(source: Dataset, count: int, seed: int, *, absent: float = 0.2, zipf: float | None = 1.0) -> Batch:

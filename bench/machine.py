@@ -10,7 +10,10 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("ngramstore", "numpy", "numba", "zstandard", "rocksdict", "lmdb", "torch", "tokenizers", "duckdb", "polars")
+PACKAGES = (
+    "ngramstore", "numpy", "numba", "zstandard", "rocksdict", "lmdb", "torch", "tokenizers", "duckdb", "polars", "redis",
+    "safetensors", "pylance", "fbgemm-gpu-cpu",
+)  # fmt: skip
 
 
 def describe() -> dict:

@@ -1,6 +1,7 @@
-"""The row that every peer stores and must give back: D int8 codes, then one float32 scale (the bytes of our codec int8).
+"""The row that every peer stores and must give back: D int8 codes, then one float32 scale (the bytes of our codec int8), or
+D values of 16 bits (our codec f16).
 
-Decoding is code * scale in float32. Peers that end with one contiguous buffer of stored rows share `decode_rows`, those that
+Decoding int8 is code * scale in float32; f16 is widened by the product's own kernel, for every peer. Peers that end with one contiguous buffer of stored rows share `decode_rows`, those that
 hold all rows in memory share `gather_rows`: the comparison is about finding and reading rows, not about who multiplies faster.
 
 Shapes: N stored rows, M wanted rows, R bytes of a stored row, D row width.
@@ -8,20 +9,31 @@ Shapes: N stored rows, M wanted rows, R bytes of a stored row, D row width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ngramstore.kernels.jit import kernel
+from ngramstore.kernels.native.dequantize import scatter_f16_f32
 
 SCALE_BYTES = 4
+CODECS = ("int8", "f16")
 
 
-def row_bytes(dim: int) -> int:
+def row_bytes(dim: int, codec: str = "int8") -> int:
     """Bytes of one stored row of width `dim`."""
-    return SCALE_BYTES + dim
+    return 2 * dim if codec == "f16" else SCALE_BYTES + dim
 
 
-def encode(rows_MD: np.ndarray) -> np.ndarray:
-    """(M, D) f32 -> (M, R) u8: scale = largest magnitude / 127, codes rounded to nearest."""
+def dim_of(stored_NR: np.ndarray, codec: str) -> int:
+    """Width D of stored rows."""
+    return stored_NR.shape[1] // 2 if codec == "f16" else stored_NR.shape[1] - SCALE_BYTES
+
+
+def encode(rows_MD: np.ndarray, codec: str = "int8") -> np.ndarray:
+    """(M, D) f32 -> (M, R) u8. int8: scale = largest magnitude / 127, codes rounded to nearest."""
+    if codec == "f16":
+        return rows_MD.astype("<f2").view(np.uint8)
     scale_M = np.abs(rows_MD).max(axis=1) / np.float32(127)
     safe_M = np.where(scale_M > 0, scale_M, np.float32(1))
     out_MR = np.empty((len(rows_MD), row_bytes(rows_MD.shape[1])), np.uint8)
@@ -31,10 +43,31 @@ def encode(rows_MD: np.ndarray) -> np.ndarray:
     return out_MR
 
 
-def decode(stored_MR: np.ndarray) -> np.ndarray:
+def decode(stored_MR: np.ndarray, codec: str = "int8") -> np.ndarray:
     """(M, R) u8 -> (M, D) f32 in plain numpy: what the answers are checked against."""
+    if codec == "f16":
+        return np.ascontiguousarray(stored_MR).view("<f2").astype(np.float32)
     scale_M = np.ascontiguousarray(stored_MR[:, -SCALE_BYTES:]).view("<f4")[:, 0]
     return stored_MR[:, :-SCALE_BYTES].view(np.int8).astype(np.float32) * scale_M[:, None]
+
+
+def decoder(codec: str) -> Callable[[np.ndarray, np.ndarray], None]:
+    """`f(stored_MR, out_MD)` for peers that end with one contiguous buffer of stored rows."""
+    return _decode_f16 if codec == "f16" else decode_rows
+
+
+def gatherer(codec: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    """`f(stored_NR, numbers_M, out_MD)` for peers whose rows lie in one array; number -1 gives zeros."""
+    return _gather_f16 if codec == "f16" else gather_rows
+
+
+def _decode_f16(stored_MR: np.ndarray, out_MD: np.ndarray) -> None:
+    scatter_f16_f32(stored_MR.reshape(-1), np.arange(len(stored_MR)) * stored_MR.shape[1], out_MD)
+
+
+def _gather_f16(stored_NR: np.ndarray, numbers_M: np.ndarray, out_MD: np.ndarray) -> None:
+    offsets_M = np.where(numbers_M < 0, -1, numbers_M * stored_NR.shape[1])
+    scatter_f16_f32(stored_NR.reshape(-1), offsets_M, out_MD)
 
 
 @kernel

@@ -28,6 +28,10 @@ SUBJECTS: dict[str, str] = {
     "rocks_zstd": "bench.peers.rocks:Zstd",
     "rocks_zstd1": "bench.peers.rocks:Zstd1",
     "sqlite": "bench.peers.sqlite_peer:Sqlite",
+    "redis": "bench.peers.redis_peer:Redis",
+    "safetensors": "bench.peers.safetensors_peer:Safetensors",
+    "lance": "bench.peers.lance_peer:Lance",
+    "fbgemm": "bench.peers.fbgemm_peer:Fbgemm",
 }
 """Subject -> where its adapter is."""
 
@@ -56,7 +60,7 @@ def missing(subject: str) -> str | None:
     try:
         create(subject)
     except ImportError as error:
-        return f"{subject} left out: {error} (pip install 'ngramstore[bench]', and torch for nn_embedding)"
+        return f"{subject} left out: {error} (pip install 'ngramstore[bench]', and torch for nn_embedding and fbgemm)"
     return None
 
 

@@ -36,6 +36,9 @@ class Peer:
         """Rows of a batch into out (B, D) f32, zeros where absent -> found (B,) bool."""
         raise NotImplementedError
 
+    has_cache: ClassVar[bool] = False
+    """True where it keeps rows in a cache of its own, which has to be filled before anything is called warm."""
+
     probes: ClassVar[bool] = True
     """False where `longest` is told which n-gram matches and only fetches it."""
 

@@ -1,4 +1,4 @@
-"""torch.nn.Embedding over int8 codes and scales in RAM, row numbers by binary search: what a model without a store does."""
+"""torch.nn.Embedding over int8 codes and scales (or f16 values) in RAM, row numbers by binary search: what a model without a store does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NnEmbedding(Peer):
     layout = sorted_rows.LAYOUT
     settings: ClassVar[dict] = {
         "index": "np.searchsorted over IDs in RAM",
-        "rows": "torch.nn.Embedding int8 in RAM",
+        "rows": "torch.nn.Embedding in RAM, int8 codes and f32 scales, or f16",
         "threads": 1,
     }
 
@@ -34,6 +34,12 @@ class NnEmbedding(Peer):
         self._ids_N = sorted_rows.read_ids(folder)
         num, width = source.stored_NR.shape
         stored_NR = np.fromfile(folder / "rows.bin", np.uint8).reshape(num, width)
+        self._scales: torch.nn.Embedding | None = None
+        if source.codec == "f16":
+            values = torch.zeros((num + 1, source.dim), dtype=torch.float16)
+            values[:num] = torch.from_numpy(stored_NR.view(np.float16))
+            self._codes = torch.nn.Embedding.from_pretrained(values, freeze=True)
+            return
         codes = torch.zeros((num + 1, source.dim), dtype=torch.int8)
         codes[:num] = torch.from_numpy(stored_NR[:, :-SCALE_BYTES].view(np.int8))
         scales = torch.zeros((num + 1, 1))
@@ -46,5 +52,9 @@ class NnEmbedding(Peer):
         places_B = sorted_rows.find(self._ids_N, batch.ids_B)
         found_B = places_B >= 0
         which = torch.from_numpy(np.where(found_B, places_B, len(self._ids_N)))
-        torch.mul(self._codes(which), self._scales(which), out=torch.from_numpy(out_BD))
+        out = torch.from_numpy(out_BD)
+        if self._scales is None:
+            out.copy_(self._codes(which))
+        else:
+            torch.mul(self._codes(which), self._scales(which), out=out)
         return found_B

@@ -12,7 +12,7 @@ from numba import types
 from bench.data import Batch, Dataset
 from bench.peers import sorted_rows
 from bench.peers.base import Peer
-from bench.rows import decode_rows
+from bench.rows import decoder
 from ngramstore.kernels.jit import kernel
 
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.voidptr, types.uintp, types.int64))
@@ -33,13 +33,14 @@ class _FlatFile(Peer):
         self._place_N[np.argsort(source.ids_N)] = np.arange(source.num_keys)
         self._place_N[-1] = -1
         self._width = source.stored_NR.shape[1]
+        self._decode = decoder(source.codec)
         self._fd = os.open(folder / "rows.bin", os.O_RDONLY)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         places_B = self._place_N[batch.numbers_B]
         stored_BR = np.zeros((len(places_B), self._width), np.uint8)
         self._read(places_B, stored_BR)
-        decode_rows(stored_BR, out_BD)
+        self._decode(stored_BR, out_BD)
         return places_B >= 0
 
     def _read(self, places_B: np.ndarray, stored_BR: np.ndarray) -> None:

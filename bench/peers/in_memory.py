@@ -10,7 +10,7 @@ import numpy as np
 from bench.data import Batch, Dataset
 from bench.peers import sorted_rows
 from bench.peers.base import Peer
-from bench.rows import gather_rows
+from bench.rows import gatherer
 
 
 class _InMemory(Peer):
@@ -22,6 +22,7 @@ class _InMemory(Peer):
     def open(self, folder: Path, source: Dataset, cache_bytes: int) -> None:
         del cache_bytes
         self._stored_NR = np.fromfile(folder / "rows.bin", np.uint8).reshape(-1, source.stored_NR.shape[1])
+        self._gather = gatherer(source.codec)
         self._prepare(sorted_rows.read_ids(folder), source)
 
     def _prepare(self, ids_N: np.ndarray, source: Dataset) -> None:
@@ -52,7 +53,7 @@ class Floor(_InMemory):
         places_B = self._known.get(id(batch))
         if places_B is None:
             places_B = self._place_N[batch.numbers_B]
-        gather_rows(self._stored_NR, places_B, out_BD)
+        self._gather(self._stored_NR, places_B, out_BD)
         return places_B >= 0
 
 
@@ -73,5 +74,5 @@ class DictOfRows(_InMemory):
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         find = self._place.get
         places_B = np.array([find(key, -1) for key in batch.ids_B.tolist()], np.int64)
-        gather_rows(self._stored_NR, places_B, out_BD)
+        self._gather(self._stored_NR, places_B, out_BD)
         return places_B >= 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.data import Batch, Dataset
 from bench.peers.base import Peer, big_endian_keys
-from bench.rows import decode_rows
+from bench.rows import decoder
 from bench.text import Positions
 from ngramstore.hashing import ngram_ids
 
@@ -56,11 +56,12 @@ class Lmdb(Peer):
         self._env = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
         self._txn = self._env.begin(buffers=True)
         self._zero = bytes(source.stored_NR.shape[1])
+        self._decode = decoder(source.codec)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         get, zero = self._txn.get, self._zero
         values = [get(key, zero) for key in big_endian_keys(batch.ids_B)]
-        decode_rows(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_BD)
+        self._decode(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_BD)
         return np.array([value is not zero for value in values], np.bool_)
 
     def longest(self, stretch: Positions, out_TD: np.ndarray) -> np.ndarray:
@@ -79,7 +80,7 @@ class Lmdb(Peer):
                 value, length = longer, n + 2
             values.append(value)
             lengths.append(length)
-        decode_rows(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_TD)
+        self._decode(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_TD)
         return np.array(lengths, np.int64)
 
     def close(self) -> None:

@@ -23,16 +23,19 @@ class Plain(Peer):
     compression = "none"
     resident = False
     settings: ClassVar[dict] = {
-        "codec": "int8",
+        "codec": "that of the rows",
         "compression": "none",
         "cache": "the budget of the case",
         "resident": False,
     }
     index_apart = True
+    has_cache = True
 
     def build(self, source: Dataset, folder: Path) -> None:
         max_n = source.ngrams_NK.shape[1]
-        with ngs.build(folder / "store", dim=source.dim, max_n=max_n, codec="int8", compression=self.compression) as b:
+        with ngs.build(
+            folder / "store", dim=source.dim, max_n=max_n, codec=source.codec, compression=self.compression
+        ) as b:
             for start in range(0, source.num_keys, _CHUNK):
                 part = slice(start, start + _CHUNK)
                 b.add_encoded((source.ngrams_NK[part], source.lengths_N[part]), source.stored_NR[part])

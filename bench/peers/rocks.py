@@ -23,13 +23,15 @@ from rocksdict import (
 
 from bench.data import Batch, Dataset
 from bench.peers.base import Peer, big_endian_keys
-from bench.rows import decode_rows
+from bench.rows import decoder
 
 _SST_ROWS = 1 << 17
 
 
 class _Rocks(Peer):
     """Bulk load by SST ingest in key order; one batched `get` a call."""
+
+    has_cache = True
 
     def _options(self, cache_bytes: int) -> Options:
         raise NotImplementedError
@@ -64,6 +66,7 @@ class _Rocks(Peer):
     def open(self, folder: Path, source: Dataset, cache_bytes: int) -> None:
         self._db = self._reopen(str(folder), self._options(cache_bytes))
         self._zero = bytes(source.stored_NR.shape[1])
+        self._decode = decoder(source.codec)
 
     def _reopen(self, path: str, options: Options) -> Rdict:
         """Without column_families, rocksdict takes the table options from the stored file and drops ours."""
@@ -72,7 +75,7 @@ class _Rocks(Peer):
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         zero = self._zero
         values = self._db.get(big_endian_keys(batch.ids_B), zero)
-        decode_rows(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_BD)
+        self._decode(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_BD)
         return np.array([value is not zero for value in values], np.bool_)
 
     def facts(self) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.data import Batch, Dataset
 from bench.peers.base import Peer
-from bench.rows import decode_rows
+from bench.rows import decoder
 
 
 class Sqlite(Peer):
@@ -45,6 +45,7 @@ class Sqlite(Peer):
         self._db = sqlite3.connect(f"file:{folder / 'rows.sqlite'}?mode=ro", uri=True)
         self._db.execute(f"PRAGMA mmap_size = {8 << 30}")
         self._zero = bytes(source.stored_NR.shape[1])
+        self._decode = decoder(source.codec)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         zero = self._zero
@@ -52,7 +53,7 @@ class Sqlite(Peer):
         marks = ",".join("?" * len(keys))
         held = dict(self._db.execute(f"SELECT k, v FROM t WHERE k IN ({marks})", keys))
         values = [held.get(key, zero) for key in keys]
-        decode_rows(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_BD)
+        self._decode(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_BD)
         return np.array([value is not zero for value in values], np.bool_)
 
     def close(self) -> None:

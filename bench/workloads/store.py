@@ -13,7 +13,7 @@ from bench.setup import Setup
 DIM = 1024
 WARM = (
     "ngramstore", "ngramstore_zstd", "ngramstore_resident", "floor", "memmap", "memmap_numba", "dict", "nn_embedding",
-    "lmdb", "rocks_tuned", "rocks_default", "rocks_zstd", "sqlite",
+    "lmdb", "rocks_tuned", "rocks_default", "rocks_zstd", "sqlite", "redis", "safetensors", "lance",
 )  # fmt: skip
 SMALL_CACHE = ("ngramstore", "ngramstore_zstd", "rocks_zstd", "rocks_tuned")
 COLD = (

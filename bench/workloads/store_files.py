@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -114,8 +115,12 @@ def _compile(subject: str, origin: data.Dataset, root: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     few = min(2000, origin.num_keys)
-    start = data.Dataset(
-        origin.folder, origin.ngrams_NK[:few], origin.lengths_N[:few], origin.ids_N[:few], origin.stored_NR[:few]
+    start = dataclasses.replace(
+        origin,
+        ngrams_NK=origin.ngrams_NK[:few],
+        lengths_N=origin.lengths_N[:few],
+        ids_N=origin.ids_N[:few],
+        stored_NR=origin.stored_NR[:few],
     )
     peers.create(subject).build(start, folder)
     shutil.rmtree(folder)

@@ -25,18 +25,20 @@ def warm(
     warmup_s: float,
     seed: int,
     cache_bytes: int | None = None,
+    budget_s: float = 4.0,
 ) -> dict:
     """Zipf look-ups with the page cache warm: `us_per_key@B` and `p99_us_per_call@B` for each batch size B.
 
     cache_bytes None: the budget holds every row, and every row is asked for once before the timing. Otherwise the cache
-    fills from the same Zipf stream for `warmup_s`, as it would in service.
+    fills from the same Zipf stream for `warmup_s`, as it would in service. budget_s: a slow subject's calls of one size
+    are as many as take so long, 20 at least.
     """
     origin = data.load(source)
     peer = peers.opened(subject, origin, cache_bytes)
     files = peer.files(peers.files_folder(peer, origin.folder))
     pages.warm(files)
     checked = sum(_check(peer, origin, size, seed) for size in batch_sizes)
-    if cache_bytes is None:
+    if cache_bytes is None and peer.has_cache:
         _ask_for_every_row(peer, origin, max(batch_sizes))
     _run_for(warmup_s, peer, origin, max(64, batch_sizes[0]), seed)
     pages.warm(files)  # again: a kernel that reclaims idle pages may have taken some meanwhile
@@ -44,8 +46,8 @@ def warm(
     metrics: dict[str, float] = {}
     pool = data.queries(origin, lookups, seed)
     for size in batch_sizes:
-        batches = data.split(pool, size, max_calls)
-        times = time_calls(peer, batches, np.zeros((size, origin.dim), np.float32))
+        out_BD = np.zeros((size, origin.dim), np.float32)
+        times = time_calls(peer, affordable(peer, data.split(pool, size, max_calls), out_BD, budget_s), out_BD)
         metrics |= {f"{name}@{size}": value for name, value in spread.of_calls(times, size).items()}
     resident = pages.resident_share(files)
     return {
@@ -104,6 +106,15 @@ def cold(*, subject: str, source: str, batch: int, drops: int, drop_index: bool,
             "us_per_row_by_drop": [round(float(value), 2) for value in micros],
         },
     }
+
+
+def affordable(peer: Peer, batches: list[data.Batch], out_BD: np.ndarray, budget_s: float) -> list[data.Batch]:
+    """As many of the batches as fit into the time by the pace of the first two, at least 20."""
+    start = time.perf_counter()
+    for batch in batches[:2]:
+        peer.get(batch, out_BD)
+    pace_s = (time.perf_counter() - start) / 2
+    return batches[: max(20, int(budget_s / pace_s))]
 
 
 def time_calls(peer: Peer, batches: list[data.Batch], out_BD: np.ndarray) -> np.ndarray:
