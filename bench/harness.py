@@ -38,6 +38,7 @@ class Case:
     rounds: int | None = None
     """Fewer rounds than asked for, where the answer does not vary (sizes) or takes long (builds)."""
     environment: dict[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
+    timeout_s: float = 3600
 
 
 class WorkerFailed(Exception):
@@ -79,7 +80,7 @@ def run_case(case: Case, rounds: int, seed: int, say: Callable[[str], None] = la
             say(f"{case.name}: round {turn + 1}/{rounds}, {name}")
             try:
                 arguments = {**case.subjects[name], "seed": seed * 1000 + turn}
-                results[name].append(spawn(case.function, arguments, case.environment))
+                results[name].append(spawn(case.function, arguments, case.environment, case.timeout_s))
             except WorkerFailed as error:
                 errors[name] = str(error)
                 results[name].append(None)

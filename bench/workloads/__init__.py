@@ -1,4 +1,9 @@
 """The workloads by name; each is a module with `cases(setup) -> list[Case]`."""
 
-WORKLOADS = {"decode": "bench.workloads.decode", "store": "bench.workloads.store", "tables": "bench.workloads.tables"}
+WORKLOADS = {
+    "decode": "bench.workloads.decode",
+    "scale": "bench.workloads.scale",
+    "store": "bench.workloads.store",
+    "tables": "bench.workloads.tables",
+}
 """Workload -> its module, imported only when it is asked for."""

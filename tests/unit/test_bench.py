@@ -179,7 +179,7 @@ def _case(**subjects):
 def test_rounds_are_interleaved_and_share_their_seed(monkeypatch):
     asked = []
 
-    def spawn(function, arguments, environment):
+    def spawn(function, arguments, environment, timeout_s):
         asked.append((arguments["subject"], arguments["seed"]))
         return _scripted(**arguments)
 
@@ -195,7 +195,7 @@ def test_rounds_are_interleaved_and_share_their_seed(monkeypatch):
 
 
 def test_a_broken_subject_is_reported_and_the_others_go_on(monkeypatch):
-    def spawn(function, arguments, environment):
+    def spawn(function, arguments, environment, timeout_s):
         try:
             return _scripted(**arguments)
         except RuntimeError as error:

@@ -1,0 +1,219 @@
+"""One store of many small rows: build, open, look-ups, changes, verification. Worker functions of workload `scale`.
+
+Shapes: M keys of a call, B batch, D row width.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import ngramstore
+from bench import check, pages, spread
+from bench.sampler import Sampler, folder_bytes
+from bench.workloads import scale_keys as keys
+
+_CALL_ROWS = 1 << 16
+_PUT_ROWS = 1 << 14
+_CHECKED = 4096
+
+
+def build(*, path: str, num_keys: int, dim: int, memory_bytes: int, seed: int) -> dict:
+    """Keys in the order of their numbers, which is random order for the IDs; the kernels are compiled before."""
+    del seed  # the store is the same in every round
+    shutil.rmtree(path, ignore_errors=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _compile(dim)
+    generate_s = add_s = 0.0
+    cpu = time.process_time()
+    started = time.perf_counter()
+    with Sampler(Path(path)) as sampler, ngramstore.build(
+        path, dim=dim, max_n=keys.ORDER, codec="int8", memory_bytes=memory_bytes
+    ) as builder:  # fmt: skip
+        for first in range(0, num_keys, _CALL_ROWS):
+            before = time.perf_counter()
+            numbers_M = np.arange(first, min(first + _CALL_ROWS, num_keys))
+            tokens_MK, rows_MD = keys.ngrams(numbers_M), keys.rows(numbers_M, dim)
+            between = time.perf_counter()
+            builder.add(tokens_MK, rows_MD)
+            generate_s += between - before
+            add_s += time.perf_counter() - between
+        finishing = time.perf_counter()
+    ended = time.perf_counter()
+    sizes = dict.fromkeys(("index", "rows", "tokens"), 0)
+    for file in Path(path).glob("base-*"):
+        sizes[file.suffix[1:]] += file.stat().st_size
+    return {
+        "metrics": {
+            "seconds": ended - started - generate_s,
+            "us_per_row": 1e6 * (ended - started - generate_s) / num_keys,
+            "add_s": add_s,
+            "finish_s": ended - finishing,
+            "generate_s": generate_s,
+            "cpu_s": time.process_time() - cpu,
+            "anon_mib": sampler.peak_anon_mib,
+            "bytes_per_key": folder_bytes(Path(path)) / num_keys,
+            "index_bytes_per_key": sizes["index"] / num_keys,
+        },
+        "facts": {
+            "num_keys": num_keys,
+            "dim": dim,
+            "memory_mib": memory_bytes / 2**20,
+            "peak_disk_bytes": sampler.peak_disk_bytes,
+            "bytes": sizes,
+            "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "seconds_by_stage": sampler.stages,
+            "seconds_by_function": sampler.functions,
+        },
+    }
+
+
+def opening(*, path: str, num_keys: int, dim: int, seed: int) -> dict:
+    """Open and first look-up of this process, files in the page cache as far as they fit."""
+    _compile(dim)
+    files = sorted(Path(path).glob("base-*"))
+    pages.warm(files)
+    tokens_MK = keys.ngrams(keys.draw("uniform", num_keys, 1, np.random.default_rng(seed)))
+    started = time.perf_counter()
+    store = ngramstore.open(path)
+    opened = time.perf_counter()
+    store.get(tokens_MK)
+    answered = time.perf_counter()
+    return {
+        "metrics": {"open_ms": 1e3 * (opened - started), "first_get_ms": 1e3 * (answered - opened)},
+        "facts": {"page_cache_share": pages.resident_share(files)},
+    }
+
+
+def lookups(
+    *, path: str, num_keys: int, dim: int, mix: str, batch_sizes: list[int], calls: int, warmup_s: float, seed: int
+) -> dict:
+    """Exact look-ups of one mix of keys through a row cache of the default size, which fills in the warm-up."""
+    files = sorted(Path(path).glob("base-*"))
+    pages.warm(files)
+    rng = np.random.default_rng(seed)
+    metrics: dict[str, float] = {}
+    with ngramstore.open(path) as store:
+        checked = _check(store, mix, num_keys, dim, rng)
+        end = time.perf_counter() + warmup_s
+        out_BD = np.empty((1024, dim), np.float32)
+        while time.perf_counter() < end:
+            store.get(keys.ngrams(keys.draw(mix, num_keys, 1024, rng)), out=out_BD)
+        before = store.stats()
+        for size in batch_sizes:
+            batches = keys.ngrams(keys.draw(mix, num_keys, size * calls, rng)).reshape(calls, size, keys.ORDER)
+            metrics |= {
+                f"{name}@{size}": value for name, value in spread.of_calls(_times(store, batches), size).items()
+            }
+        after = store.stats()
+    served = {name: after[name] - before[name] for name in ("hits", "misses") if name in after}
+    total = sum(served.values())
+    return {
+        "metrics": metrics,
+        "facts": {
+            "rows_checked": checked,
+            "hit_rate": served["hits"] / total if total else None,
+            "page_cache_share": pages.resident_share(files),
+        },
+    }
+
+
+def changes(*, path: str, num_keys: int, dim: int, share: float, seed: int) -> dict:
+    """Put a share of the keys, half of them new, flush, look up, compact, look up again. Changes the store."""
+    rng = np.random.default_rng(seed)
+    num_new = int(num_keys * share / 2)
+    numbers_M = np.concatenate([rng.choice(num_keys, num_new, replace=False), np.arange(num_keys, num_keys + num_new)])
+    rng.shuffle(numbers_M)
+    metrics: dict[str, float] = {}
+    stages: dict[str, dict] = {}
+    with ngramstore.open(path, mode="rw") as store:
+        with Sampler() as sampler:
+            seconds = 0.0
+            for first in range(0, len(numbers_M), _PUT_ROWS):
+                part_M = numbers_M[first : first + _PUT_ROWS]
+                tokens_MK, rows_MD = keys.ngrams(part_M), 2 * keys.rows(part_M, dim)
+                started = time.perf_counter()
+                store.put(tokens_MK, rows_MD)
+                seconds += time.perf_counter() - started
+        metrics |= {"put_us_per_row": 1e6 * seconds / len(numbers_M), "put_anon_mib": sampler.peak_anon_mib}
+        stages["put"] = sampler.functions
+        for name in ("flush", "compact"):
+            started = time.perf_counter()
+            with Sampler(Path(path)) as sampler:
+                getattr(store, name)()
+            metrics |= {f"{name}_s": time.perf_counter() - started, f"{name}_anon_mib": sampler.peak_anon_mib}
+            stages[name] = sampler.functions
+            _check_changed(store, numbers_M[:_CHECKED], num_keys, dim)
+            assert len(store) == num_keys + num_new
+    return {"metrics": metrics, "facts": {"num_puts": len(numbers_M), "seconds_by_function": stages}}
+
+
+def verification(*, path: str, num_keys: int, dim: int, seed: int) -> dict:
+    """Read and check every byte."""
+    del num_keys, dim, seed
+    files = [file for file in Path(path).iterdir() if file.is_file()]
+    with ngramstore.open(path) as store, Sampler() as sampler:
+        started = time.perf_counter()
+        faults = store.verify()
+        seconds = time.perf_counter() - started
+    if faults:
+        raise check.WrongAnswer(f"verify found {len(faults)} faults: {faults[0]}")
+    size = sum(file.stat().st_size for file in files)
+    return {
+        "metrics": {"seconds": seconds, "mb_per_s": size / seconds / 1e6, "anon_mib": sampler.peak_anon_mib},
+        "facts": {"bytes": size, "seconds_by_function": sampler.functions},
+    }
+
+
+def _times(store, batches: np.ndarray) -> np.ndarray:
+    """Nanoseconds of each `get`: n-grams (C, B, K) -> (C,)."""
+    clock, get = time.perf_counter_ns, store.get
+    out_BD = np.empty((batches.shape[1], store.dim), np.float32)
+    times = np.empty(len(batches), np.int64)
+    gc.collect()
+    gc.disable()
+    try:
+        for i, batch in enumerate(batches):
+            start = clock()
+            get(batch, out=out_BD)
+            times[i] = clock() - start
+    finally:
+        gc.enable()
+    return times
+
+
+def _check(store, mix: str, num_keys: int, dim: int, rng: np.random.Generator) -> int:
+    numbers_M = keys.draw(mix, num_keys, _CHECKED, rng)
+    want_MD, want_M = _wanted(store, numbers_M, dim), numbers_M < num_keys
+    want_MD[~want_M] = 0
+    out_MD = np.full((len(numbers_M), dim), np.nan, np.float32)
+    _, found_M = store.get(keys.ngrams(numbers_M), out=out_MD)
+    return check.must_match("ngramstore", out_MD, found_M, want_MD, want_M)
+
+
+def _check_changed(store, numbers_M: np.ndarray, num_keys: int, dim: int) -> None:
+    want_MD = _wanted(store, numbers_M, dim, factor=2)
+    rows_MD, found_M = store.get(keys.ngrams(numbers_M))
+    check.must_match("ngramstore", rows_MD, found_M, want_MD, np.ones(len(numbers_M), bool))
+
+
+def _wanted(store, numbers_M: np.ndarray, dim: int, factor: int = 1) -> np.ndarray:
+    codec = store.spec.codec
+    return codec.decode(codec.encode(factor * keys.rows(numbers_M, dim)))
+
+
+def _compile(dim: int) -> None:
+    """A tiny store built and asked, so that no compilation is timed later."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbers_M = np.arange(4096)
+        with ngramstore.build(f"{folder}/store", dim=dim, max_n=keys.ORDER, memory_bytes=1 << 18) as builder:
+            builder.add(keys.ngrams(numbers_M), keys.rows(numbers_M, dim))
+        with ngramstore.open(f"{folder}/store") as store:
+            store.get(keys.ngrams(numbers_M))
+            store.get(keys.ngrams(numbers_M[:1]))
