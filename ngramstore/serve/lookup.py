@@ -21,7 +21,7 @@ from ngramstore.store.layer import Layer
 from ngramstore.store.view import PENDING_SERIAL, View
 
 _STAGING_BYTES = 16 << 20
-_MAX_CHUNK_ROWS = 1 << 14
+_MAX_CHUNK_ROWS = 1 << 16  # of small rows: the reads of a whole prefill in one or two orderings of the file
 FEW_ROWS = 8  # so few are copied out under the lock: 4 us a call less than pinning
 _FAULT = {
     native.CUT_SHORT: "the file ends inside it, or cannot be read there",

@@ -96,3 +96,44 @@ def test_a_changed_byte_is_a_fault_where_there_are_checksums(case):
         case.paths[name].write_bytes(data)
     if case.has_sums:
         assert case.read([24, 25, 40]) == [0, native.BAD_CHECKSUM, native.BAD_CHECKSUM]
+
+
+def test_rows_are_read_in_any_order_and_as_often_as_they_are_asked_for(case):
+    rng = np.random.default_rng(5)
+    assert case.read(rng.permutation(50).tolist()) == [0] * 50
+    assert case.read(rng.integers(0, 50, 200).tolist()) == [0] * 200
+    os.truncate(case.paths["codes"], 7 + 12 * 40)  # the run that spans the cut is read row by row
+    ranks = rng.permutation(50).tolist()
+    assert case.read(ranks) == [native.CUT_SHORT if rank >= 40 else 0 for rank in ranks]
+
+
+def test_runs_longer_than_one_read_and_gaps_of_all_sizes(tmp_path):
+    """900 rows of 700 + 8 bytes: runs end at 64 KiB, pieces straddle pages, wanted rows lie near and far."""
+    rng = np.random.default_rng(6)
+    codes, scales = rng.integers(0, 256, (900, 700), np.uint8), rng.integers(0, 256, (900, 8), np.uint8)
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(9) + codes.tobytes() + scales.tobytes())
+    fd = os.open(path, os.O_RDONLY)
+    table = np.zeros((1, columns.NUM_COLUMNS), np.int64)
+    for column, value in (
+        (columns.SERIAL, 5),
+        (columns.NUM_ROWS, 900),
+        (columns.ROW_BYTES, 708),
+        (columns.FIRST_BYTES, 700),
+        (columns.ROWS_FD, fd),
+        (columns.ROWS_DATA_AT, 9),
+        (columns.SECOND_FD, fd),
+        (columns.SECOND_AT, 9 + 900 * 700),
+        (columns.SUMS_FD, -1),
+    ):
+        table[0, column] = value
+    wanted = np.concatenate([codes, scales], axis=1)
+    for step in (1, 2, 5, 6, 7, 12, 100, 899):
+        ranks = rng.permutation(np.arange(0, 900, step))
+        for module in (native, reference):
+            staging, lengths = np.zeros(len(ranks) * 712, np.uint8), np.zeros(len(ranks), np.int64)
+            status = np.full(len(ranks), 9, np.uint8)
+            keys = ranks | (5 << columns.RANK_BITS)
+            assert module.read_rows(table, keys, ranks.astype(np.uint64), 712, True, staging, lengths, status) == 0
+            assert (staging.reshape(-1, 712)[:, :708] == wanted[ranks]).all(), (module.__name__, step)
+    os.close(fd)

@@ -1,6 +1,7 @@
 """Reading stored rows without the GIL: hint every page of a batch, then read, then check. Meaning: kernels/reference/rows.py.
 
-Queue depth is what makes a cold batch fast: all reads are under way before the first is waited for.
+Queue depth is what makes a cold batch fast: all reads are under way before the first is waited for. Rows are taken in the
+order of the file: what shares a page costs one call, and pages side by side are asked for as one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ngramstore.kernels.native.index import (
     SUMS_FD,
     row_place,
 )
-from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED, load_u32, pread
+from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED, copy_bytes, load_u32, pread
 
 if HAS_READ_HINT:
     from ngramstore.kernels.native.memory import posix_fadvise
@@ -37,6 +38,10 @@ else:
 
 GOOD, CUT_SHORT, BAD_CHECKSUM, BAD_INDEX_PAGE = 0, 1, 2, 3
 _RANK_MASK = (1 << RANK_BITS) - 1
+_PIECES = 3  # of a row in place: codes, scales, checksum; a packed row is one
+_PAGE_BITS = 12
+_SPAN_BYTES = 1 << 16  # of one read
+_HINT_BYTES = 1 << 20  # of one hint
 
 
 @inline
@@ -52,22 +57,53 @@ def _read(fd, target, size, place):
 
 
 @inline
-def _hint(fd, place, size):
-    """Ask for bytes that will be read soon."""
-    if HAS_READ_HINT:
-        posix_fadvise(np.int32(fd), place, size, np.int32(WILLNEED))
-
-
-@inline
-def _line_of(layers, key):
-    """The line of a row key: of its serial, and in a layer of segments of its rank."""
-    line = 0
+def _line_from(layers, key, line):
+    """The line of a row key: of its serial, and in a layer of segments of its rank. `line`: that of a smaller key, or 0."""
     while layers[line, SERIAL] != key >> RANK_BITS:
-        line += 1
+        line = line + 1 if line + 1 < layers.shape[0] else 0
     rank = key & _RANK_MASK
     while layers[line, FIRST_BYTES] > 0 and rank >= layers[line, FIRST_RANK] + layers[line, NUM_ROWS]:
         line += 1
     return line
+
+
+@inline
+def _piece(layers, line, place, size, number):
+    """(fd, position, bytes, offset in the slot) of one piece of a row; no bytes: the row has no such piece."""
+    first = layers[line, FIRST_BYTES]
+    if first == 0:
+        return layers[line, ROWS_FD], place, size + 4 if number == 0 else np.int64(0), np.int64(0)
+    if number == 0:
+        return layers[line, ROWS_FD], layers[line, ROWS_DATA_AT] + place * first, first, np.int64(0)
+    if number == 1:
+        rest = size - first
+        return layers[line, SECOND_FD], layers[line, SECOND_AT] + place * rest, rest, first
+    checksum = np.int64(4) if layers[line, SUMS_FD] >= 0 else np.int64(0)
+    return layers[line, SUMS_FD], layers[line, SUMS_AT] + 4 * place, checksum, size
+
+
+@inline
+def _run_end(layers, order, lines, places, lengths_U, status_U, i, number, reach, limit):
+    """Where the run of pieces ends that begins with order[i]: (index behind it, end of its bytes in the file).
+
+    A run is in one file, each piece beginning at most `reach` pages behind the page the one before it ends in.
+    """
+    u = order[i]
+    fd, begin, size, _ = _piece(layers, lines[u], places[u], lengths_U[u], number)
+    end = begin + size
+    j = i + 1
+    while j < order.shape[0]:
+        u = order[j]
+        if status_U[u] != GOOD:
+            break
+        other, at, size, _ = _piece(layers, lines[u], places[u], lengths_U[u], number)
+        if size == 0 or other != fd or at < begin or at + size - begin > limit:
+            break
+        if at >> _PAGE_BITS > ((end - 1) >> _PAGE_BITS) + reach:
+            break
+        end = max(end, at + size)
+        j += 1
+    return j, end
 
 
 @kernel
@@ -82,56 +118,74 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
     count = keys_U.shape[0]
     lines = np.empty(count, np.int32)
     places = np.empty(count, np.int64)
-    faults = 0
-    for u in range(count):
+    is_sorted = True
+    for u in range(1, count):
+        if keys_U[u] < keys_U[u - 1]:
+            is_sorted = False
+            break
+    order = np.arange(count) if is_sorted else np.argsort(keys_U)
+    has_pieces = False
+    line = 0
+    for i in range(count):
+        u = order[i]
         status_U[u] = GOOD
-        line = _line_of(layers, keys_U[u])
+        line = _line_from(layers, keys_U[u], line)
         lines[u] = line
         rank = keys_U[u] & _RANK_MASK
-        first = layers[line, FIRST_BYTES]
-        if first > 0:
+        if layers[line, FIRST_BYTES] > 0:
+            has_pieces = True
             places[u] = rank - layers[line, FIRST_RANK]
             lengths_U[u] = layers[line, ROW_BYTES]
-            rest = lengths_U[u] - first
-            if hint:
-                _hint(layers[line, ROWS_FD], layers[line, ROWS_DATA_AT] + places[u] * first, first)
-                if rest > 0:
-                    _hint(layers[line, SECOND_FD], layers[line, SECOND_AT] + places[u] * rest, rest)
-                if layers[line, SUMS_FD] >= 0:
-                    _hint(layers[line, SUMS_FD], layers[line, SUMS_AT] + 4 * places[u], 4)
             continue
         place, size, bad = row_place(layers, line, rank)
         if bad >= 0 or size > layers[line, ROW_BYTES] or place < 0:
             status_U[u] = BAD_INDEX_PAGE
-            faults += 1
             continue
         places[u] = place
         lengths_U[u] = size
-        if hint:
-            _hint(layers[line, ROWS_FD], place, size + 4)
+    pieces = _PIECES if has_pieces else 1
+    if hint and HAS_READ_HINT:
+        for number in range(pieces):
+            i = 0
+            while i < count:
+                u = order[i]
+                if status_U[u] == GOOD:
+                    fd, begin, size, _ = _piece(layers, lines[u], places[u], lengths_U[u], number)
+                    if size > 0:
+                        i, end = _run_end(layers, order, lines, places, lengths_U, status_U, i, number, 1, _HINT_BYTES)
+                        posix_fadvise(np.int32(fd), begin, end - begin, np.int32(WILLNEED))
+                        continue
+                i += 1
+    scratch = np.empty(_SPAN_BYTES, np.uint8)
+    middle = np.int64(scratch.ctypes.data)
+    for number in range(pieces):
+        i = 0
+        while i < count:
+            u = order[i]
+            if status_U[u] != GOOD:
+                i += 1
+                continue
+            fd, begin, size, inside = _piece(layers, lines[u], places[u], lengths_U[u], number)
+            if size == 0:
+                i += 1
+                continue
+            j, end = _run_end(layers, order, lines, places, lengths_U, status_U, i, number, 0, _SPAN_BYTES)
+            is_read = j > i + 1 and _read(fd, middle, end - begin, begin)
+            for k in range(i, j):
+                u = order[k]
+                fd, place, size, inside = _piece(layers, lines[u], places[u], lengths_U[u], number)
+                target = base + u * slot_bytes + inside
+                if is_read:
+                    copy_bytes(target, middle + place - begin, size)
+                elif not _read(fd, target, size, place):  # alone, or in a run that a cut file does not hold whole
+                    status_U[u] = CUT_SHORT
+            i = j
+    faults = 0
     for u in range(count):
+        if status_U[u] == GOOD and (layers[lines[u], FIRST_BYTES] == 0 or layers[lines[u], SUMS_FD] >= 0):
+            target = base + u * slot_bytes
+            if checksum32(target, lengths_U[u], seeds_U[u]) != load_u32(target + lengths_U[u]):
+                status_U[u] = BAD_CHECKSUM
         if status_U[u] != GOOD:
-            continue
-        line = lines[u]
-        target = base + u * slot_bytes
-        size = lengths_U[u]
-        first = layers[line, FIRST_BYTES]
-        is_checked = True
-        if first > 0:
-            place = places[u]
-            rest = size - first
-            is_read = _read(layers[line, ROWS_FD], target, first, layers[line, ROWS_DATA_AT] + place * first)
-            if is_read and rest > 0:
-                is_read = _read(layers[line, SECOND_FD], target + first, rest, layers[line, SECOND_AT] + place * rest)
-            is_checked = layers[line, SUMS_FD] >= 0
-            if is_read and is_checked:
-                is_read = _read(layers[line, SUMS_FD], target + size, 4, layers[line, SUMS_AT] + 4 * place)
-        else:
-            is_read = _read(layers[line, ROWS_FD], target, size + 4, places[u])
-        if not is_read:
-            status_U[u] = CUT_SHORT
-            faults += 1
-        elif is_checked and checksum32(target, size, seeds_U[u]) != load_u32(target + size):
-            status_U[u] = BAD_CHECKSUM
             faults += 1
     return faults
