@@ -76,6 +76,9 @@ MAX_ROW_BYTES = 1 << 20
 MAGIC = b"ngstore\x1a"
 KIND_INDEX, KIND_ROWS, KIND_TOKENS, KIND_SUMS = 1, 2, 3, 4
 
+CONTENT_BYTES = 16
+
+_CONTENT = Field("content", "16s", "digest of what is behind the header; zeros: not known")
 _COMMON = (
     Field("magic", "8s", "`ngstore\\x1a`"),
     Field("version", "H", "1"),
@@ -102,6 +105,7 @@ INDEX_HEADER = Layout(
         Field("offsets_at", "Q", "u64 per block of 64 rows: where its first row is stored; 0 when rows have one size"),
         Field("lengths_at", "Q", "u16 per row: stored bytes without the checksum; 0 when rows have one size"),
         Field("checksums_at", "Q", "u32 per page of the sections, then the CRC-32 of this table"),
+        _CONTENT,
     ),
 )
 
@@ -117,6 +121,7 @@ ROWS_HEADER = Layout(
         Field("dictionary_at", "Q", "zstd dictionary, 0 if none"),
         Field("dictionary_bytes", "I", "its size"),
         Field("dictionary_crc", "I", "its CRC-32"),
+        _CONTENT,
     ),
 )
 
@@ -129,10 +134,11 @@ TOKENS_HEADER = Layout(
         Field("num_blocks", "Q", "blocks of 64 rows"),
         Field("data_at", "Q", "first block"),
         Field("offsets_at", "Q", "u64 per block, and one more: where its bytes begin"),
+        _CONTENT,
     ),
 )
 
-SUMS_HEADER = Layout("sums header", _COMMON)
+SUMS_HEADER = Layout("sums header", (*_COMMON, _CONTENT))
 
 if __name__ == "__main__":
     for table in (INDEX_HEADER, ROWS_HEADER, TOKENS_HEADER, SUMS_HEADER):

@@ -11,28 +11,34 @@ import stat
 import struct
 import zlib
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
 from ngramstore.files import FileWriter, clear_errors, lock_shared, read_exactly
-from ngramstore.layout import FORMAT_VERSION, MAGIC, PAGE_BYTES, Layout
+from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, MAGIC, PAGE_BYTES, Layout
 
 _CRC = struct.Struct("<I")
 _BARE_NAME = re.compile(r"[a-z]+-[0-9]{6,20}\.[a-z]+")
+_CONTENT = re.compile(rf"[0-9a-f]{{{2 * CONTENT_BYTES}}}")
+NO_CONTENT = bytes(CONTENT_BYTES)
+"""The digest of a file whose writer made none."""
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file as the manifest names it."""
+    """A file as the manifest names it. `content` tells files of one name and size from two histories of a store apart."""
 
     name: str
     file_bytes: int
     header_crc: int
+    content: bytes = NO_CONTENT
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the manifest."""
-        return {"name": self.name, "bytes": self.file_bytes, "header_crc": self.header_crc}
+        content = {} if self.content == NO_CONTENT else {"content": self.content.hex()}
+        return {"name": self.name, "bytes": self.file_bytes, "header_crc": self.header_crc, **content}
 
     @classmethod
     def from_json(cls, value: Any) -> FileEntry:
@@ -44,9 +50,11 @@ class FileEntry:
             and isinstance(value.get("bytes"), int)
             and isinstance(value.get("header_crc"), int)
             and value["bytes"] >= PAGE_BYTES
+            and _CONTENT.fullmatch(value.get("content", NO_CONTENT.hex()))
         ):
             raise FormatError(f"the manifest names a file in a way this release does not understand: {value!r:.200}")
-        return cls(value["name"], value["bytes"], value["header_crc"])
+        content = bytes.fromhex(value.get("content", NO_CONTENT.hex()))
+        return cls(value["name"], value["bytes"], value["header_crc"], content)
 
 
 @dataclass(frozen=True)
@@ -57,15 +65,22 @@ class FileStamp:
     generation: int
 
 
-def finish_file(writer: FileWriter, layout: Layout, stamp: FileStamp, kind: int, **fields: int) -> FileEntry:
+def content_digest() -> Any:
+    """A hash to feed the checksums behind a header to, in file order: it stands for all that they cover."""
+    return blake2b(digest_size=CONTENT_BYTES)
+
+
+def finish_file(
+    writer: FileWriter, layout: Layout, stamp: FileStamp, kind: int, content: bytes, **fields: int
+) -> FileEntry:
     """Write the header page of a file whose other pages are written, make it durable, and say how to name it."""
-    page = header_page(layout, stamp, kind, writer.position, **fields)
+    page = header_page(layout, stamp, kind, writer.position, content, **fields)
     writer.rewrite(0, page)
     file_bytes = writer.finish()
-    return FileEntry(writer.path.name, file_bytes, header_crc(page))
+    return FileEntry(writer.path.name, file_bytes, header_crc(page), content)
 
 
-def header_page(layout: Layout, stamp: FileStamp, kind: int, file_bytes: int, **fields: int) -> bytes:
+def header_page(layout: Layout, stamp: FileStamp, kind: int, file_bytes: int, content: bytes, **fields: int) -> bytes:
     """The header page of a file: its fields, zeros, and their CRC-32."""
     body = layout.pack(
         magic=MAGIC,
@@ -75,6 +90,7 @@ def header_page(layout: Layout, stamp: FileStamp, kind: int, file_bytes: int, **
         identity=stamp.identity,
         generation=stamp.generation,
         file_bytes=file_bytes,
+        content=content,
         **fields,
     ).ljust(PAGE_BYTES - _CRC.size, b"\0")
     return body + _CRC.pack(zlib.crc32(body))
@@ -111,6 +127,7 @@ class DataFile:
             ("store identity", self.header["identity"], stamp.identity),
             ("generation", self.header["generation"], stamp.generation),
             ("file size", self.header["file_bytes"], entry.file_bytes),
+            ("content", self.header["content"], entry.content),
         ):
             if got != wanted:
                 raise DamagedStore(f"{self.path} is not the file the manifest names: {what} {got!r}, wanted {wanted!r}")

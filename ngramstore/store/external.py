@@ -24,7 +24,7 @@ from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED
 from ngramstore.layout import CHECKSUM_BYTES, KIND_SUMS, PAGE_BYTES, SUMS_HEADER
-from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, finish_file
+from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, content_digest, finish_file
 from ngramstore.store.external_entry import ExternalEntry, SourceEntry
 from ngramstore.store.layer import Layer
 from ngramstore.store.manifest import Spec
@@ -260,11 +260,13 @@ def write_sums(path: Path, stamp: FileStamp, batches: Iterator[np.ndarray]) -> F
     """The sidecar of all rows, given in order: one u32 a row, durable."""
     with FileWriter(path) as writer:
         writer.write(bytes(PAGE_BYTES))
-        num_rows = 0
+        num_rows, content = 0, content_digest()
         for rows_MB in batches:
-            writer.write(row_checksums(rows_MB, num_rows).astype("<u4").view(np.uint8))
+            sums = row_checksums(rows_MB, num_rows).astype("<u4").view(np.uint8)
+            content.update(sums.data)
+            writer.write(sums)
             num_rows += len(rows_MB)
-        return finish_file(writer, SUMS_HEADER, stamp, KIND_SUMS, num_rows=num_rows)
+        return finish_file(writer, SUMS_HEADER, stamp, KIND_SUMS, content.digest(), num_rows=num_rows)
 
 
 def open_sums(directory: Path, entry: FileEntry, stamp: FileStamp, num_rows: int) -> DataFile:

@@ -24,7 +24,7 @@ from ngramstore.files import FileWriter, clear_errors
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
-from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, finish_file
+from ngramstore.store.datafile import NO_CONTENT, DataFile, FileEntry, FileStamp, content_digest, finish_file
 
 GROUP_BITS = 16
 _CHUNK_ROWS = 1 << 16
@@ -199,7 +199,16 @@ class IndexBuilder:
             assert writer.position == self.plan.sections()["checksums"][0]
             writer.write(table)
             writer.write(zlib.crc32(table).to_bytes(4, "little"))
-            return finish_file(writer, INDEX_HEADER, stamp, KIND_INDEX, **self.plan.header_fields())
+            return finish_file(
+                writer, INDEX_HEADER, stamp, KIND_INDEX, index_content(table), **self.plan.header_fields()
+            )
+
+
+def index_content(table: bytes) -> bytes:
+    """What the header says of an index whose page checksums these are."""
+    digest = content_digest()
+    digest.update(table)
+    return digest.digest()
 
 
 def page_checksums(section: np.ndarray, first_page: int) -> np.ndarray:
@@ -287,6 +296,8 @@ class Index:
         table = file.read(position, size)
         if zlib.crc32(table[:-4]) != int.from_bytes(table[-4:], "little"):
             raise DamagedStore(f"{file.path}: the page checksums at byte {position:,} fail their own checksum")
+        if entry.content not in (NO_CONTENT, index_content(table[:-4])):
+            raise DamagedStore(f"{file.path}: the page checksums at byte {position:,} are not those of its header")
         if lock:
             data = np.frombuffer(file.read(0, entry.file_bytes), np.uint8)
         else:

@@ -10,7 +10,6 @@ Shapes: M rows of a chunk, B bytes of an encoded row.
 from __future__ import annotations
 
 import zlib
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from ngramstore.errors import DamagedStore
 from ngramstore.files import FileWriter
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, KIND_ROWS, MAX_ROW_BYTES, PAGE_BYTES, ROWS_HEADER
-from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, finish_file
+from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, content_digest, finish_file
 
 _CHUNK_BYTES = 8 << 20
 
@@ -34,7 +33,7 @@ class RowsWriter:
         self._writer = FileWriter(path)
         self._dictionary = dictionary
         self._compressor = None if dictionary is None else RowCompressor(dictionary, threads)
-        self._content = blake2b(digest_size=16)
+        self._content = content_digest()
         self._writer.write(bytes(PAGE_BYTES))
         if dictionary:
             self._writer.write(dictionary)
@@ -92,6 +91,7 @@ class RowsWriter:
             ROWS_HEADER,
             stamp,
             KIND_ROWS,
+            self.content_digest,
             num_rows=self.num_rows,
             row_bytes=self.row_bytes,
             compression=0 if self._dictionary is None else 1,

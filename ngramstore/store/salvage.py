@@ -105,7 +105,7 @@ class RawFile:
         fields: dict[str, int] = {}
         for choice in choices:
             fields = fields or choice
-            wanted = header_page(layout, stamp, kind, self.entry.file_bytes, **choice)
+            wanted = header_page(layout, stamp, kind, self.entry.file_bytes, self.entry.content, **choice)
             if header_crc(wanted) == self.entry.header_crc:
                 if page != wanted and self.size:
                     at = next(i for i, (got, right) in enumerate(zip(page, wanted, strict=True)) if got != right)

@@ -17,7 +17,7 @@ from ngramstore.files import FileWriter
 from ngramstore.hashing import MAX_N, checksums
 from ngramstore.kernels.native import tokens as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, KIND_TOKENS, PAGE_BYTES, TOKENS_HEADER
-from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, finish_file
+from ngramstore.store.datafile import DataFile, FileEntry, FileStamp, content_digest, finish_file
 
 _MAX_TOKEN_BYTES = 5
 _RUN_BLOCKS = 1024
@@ -32,6 +32,7 @@ class TokensWriter:
         self._writer = FileWriter(path)
         self._writer.write(bytes(PAGE_BYTES))
         self._starts: list[np.ndarray] = []
+        self._content = content_digest()
         self._num_blocks = 0
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._pending_rows = 0
@@ -63,6 +64,7 @@ class TokensWriter:
         sums = (
             checksums(data, block_starts, block_ends - block_starts, numbers.astype(np.uint64)).astype("<u4").tobytes()
         )
+        self._content.update(sums)
         self._starts.append(self._writer.position + block_starts + CHECKSUM_BYTES * np.arange(len(block_ends)))
         out = bytearray()
         for i, (start, end) in enumerate(zip(block_starts.tolist(), block_ends.tolist(), strict=True)):
@@ -83,6 +85,7 @@ class TokensWriter:
             TOKENS_HEADER,
             stamp,
             KIND_TOKENS,
+            self._content.digest(),
             num_rows=self.num_rows,
             max_n=self._max_n,
             reserved2=0,

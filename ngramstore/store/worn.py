@@ -29,8 +29,8 @@ from ngramstore.layout import (
     PAGE_BYTES,
     ROWS_HEADER,
 )
-from ngramstore.store.datafile import FileEntry, FileStamp
-from ngramstore.store.index import GROUP_BITS, Index, IndexPlan, page_checksums
+from ngramstore.store.datafile import NO_CONTENT, FileEntry, FileStamp, content_digest
+from ngramstore.store.index import GROUP_BITS, Index, IndexPlan, index_content, page_checksums
 from ngramstore.store.manifest import LayerEntry, Spec
 from ngramstore.store.salvage import Fault, RawFile, find_length, mended_crc, mended_piece
 from ngramstore.store.worn_tokens import WornTokens
@@ -98,10 +98,14 @@ class WornIndex:
         table = self._data[position : position + size - CHECKSUM_BYTES].view("<u4")
         is_bad = np.concatenate([[False], got != table])
         crc = int.from_bytes(self._data[position + size - CHECKSUM_BYTES : position + size].tobytes(), "little")
+        content = self.file.entry.content
+        right = got.astype("<u4").tobytes()
         if zlib.crc32(table.tobytes()) != crc:
-            if zlib.crc32(got.astype("<u4").tobytes()) == crc:  # the pages are what the table said when it was whole
+            if zlib.crc32(right) == crc or index_content(right) == content:  # the pages are what the table once said
                 is_bad[:] = False
             self.file.fault(position, "the table of page checksums fails its own")
+        elif content not in (NO_CONTENT, index_content(table.tobytes())):
+            self.file.fault(position, "these are not the pages that the manifest names")
         for page in np.flatnonzero(is_bad).tolist():
             at = page * PAGE_BYTES
             self.file.fault(at, f"page {page} fails its checksum")
@@ -226,6 +230,7 @@ class WornLayer:
             WornTokens(directory, entry.tokens, stamp, spec, entry.num_rows, self.faults) if entry.tokens else None
         )
         self._end: int | None = self.data_at
+        self._content, self._is_whole = content_digest(), True
 
     def _open_rows(self, stamp: FileStamp) -> int:
         """Check the header and the dictionary; returns where the first row is."""
@@ -284,11 +289,14 @@ class WornLayer:
     def chunks(self) -> Iterator[Chunk]:
         """All rows in order, some megabytes at a time."""
         self._end = self.data_at
+        self._content, self._is_whole = content_digest(), True
         step = max(BLOCK_ROWS, _CHUNK_BYTES // self.row_bytes // BLOCK_ROWS * BLOCK_ROWS)
         for first in range(0, self.num_rows, step):
             yield self._chunk(first, min(step, self.num_rows - first))
         if self.is_compressed and self._end is not None and self._end != self._file.entry.file_bytes:
             self._file.fault(self._end, "there is more behind the last row")
+        if self._is_whole and self._file.entry.content not in (NO_CONTENT, self._content.digest()):
+            self._file.fault(self.data_at, "these are not the rows that the manifest names")
 
     def _chunk(self, first: int, count: int) -> Chunk:
         ids, has_id = self.index.ids(first, count)
@@ -370,7 +378,9 @@ class WornLayer:
             inner = starts[at] - begin
             sums = data[(inner + sizes[at])[:, None] + np.arange(CHECKSUM_BYTES)].reshape(-1).view("<u4")
             is_good[at] = sums == checksums(data, inner, sizes[at], ids[at])
+            self._content.update(sums.data)
             self._unpack(first, data, starts - begin, sizes, rows, is_good)
+        self._is_whole &= bool(is_good.all())
         for row in np.flatnonzero(~is_good & has_id).tolist():
             where = int(starts[row]) if is_placed[row] else None
             key = f" (ID 0x{int(ids[row]):016x})" if self._is_keyed else ""

@@ -15,7 +15,7 @@ import numpy as np
 from ngramstore.hashing import checksums, ngram_ids
 from ngramstore.kernels.native import tokens as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, KIND_TOKENS, PAGE_BYTES, TOKENS_HEADER
-from ngramstore.store.datafile import FileEntry, FileStamp
+from ngramstore.store.datafile import NO_CONTENT, FileEntry, FileStamp, content_digest
 from ngramstore.store.manifest import Spec
 from ngramstore.store.salvage import Fault, RawFile, find_length, mended_piece
 
@@ -44,6 +44,7 @@ class WornTokens:
         self._file.header(TOKENS_HEADER, KIND_TOKENS, stamp, [fields])
         self._num_mended = 0
         self._end = PAGE_BYTES
+        self._content, self._is_whole = content_digest(), True
         self._most = BLOCK_ROWS * (1 + spec.max_n) * _MAX_VARINT
 
     def read(
@@ -55,11 +56,14 @@ class WornTokens:
         """
         if first == 0:
             self._end = PAGE_BYTES
+            self._content, self._is_whole = content_digest(), True
         count = len(ids)
         tokens, lengths = np.zeros((count, self._max_n), np.uint32), np.zeros(count, np.uint8)
         is_read = np.zeros(count, bool)
         if self._read_blocks(first // BLOCK_ROWS, tokens, lengths):
             is_read[:] = True
+        else:
+            self._is_whole = False
         for at in range(0, count if not is_read.all() else 0, BLOCK_ROWS):
             part = slice(at, min(count, at + BLOCK_ROWS))
             self._read_block((first + at) // BLOCK_ROWS, ids[part], tokens[part], lengths[part], is_read[part])
@@ -99,6 +103,7 @@ class WornTokens:
         if native.decode_ngrams(body, tokens, lengths) != len(body):
             return False
         self._end = int(table[-1])
+        self._content.update(data[sums_at].tobytes())
         return True
 
     def _read_block(
@@ -178,6 +183,8 @@ class WornTokens:
         if end != self._end:
             self._file.fault(self._table_at + 8 * blocks, f"the last block ends at {self._end}, the table says {end}")
         self._file.check_zeros(min(self._end, self._table_at), self._table_at)
+        if self._is_whole and self._file.entry.content not in (NO_CONTENT, self._content.digest()):
+            self._file.fault(PAGE_BYTES, "these are not the n-grams that the manifest names")
 
 
 def _ngram_at(data: bytes, at: int, max_n: int) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -46,6 +47,8 @@ class File:
         assert data[16:32].hex() == identity.replace("-", "")
         assert number(data, 32, 8) == generation
         assert number(data, PAGE - 4, 4) == zlib.crc32(data[: PAGE - 4]) == entry["header_crc"]
+        self.content = data[120:136] if kind == 1 else data[88:104]
+        assert self.content.hex() == entry.get("content", "0" * 32)
         self.num_rows = number(data, 40, 8)
 
 
@@ -61,6 +64,7 @@ class Index(File):
             assert checksum(data[page * PAGE : (page + 1) * PAGE], page) == number(data, sums + 4 * (page - 1), 4)
         assert number(data, sums + 4 * pages, 4) == zlib.crc32(data[sums : sums + 4 * pages])
         assert len(data) == sums + 4 * pages + 4
+        assert self.content in (bytes(16), hashlib.blake2b(data[sums : sums + 4 * pages], digest_size=16).digest())
 
     def start(self, bucket: int) -> int:
         group = bucket >> self.group_bits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,11 +206,13 @@ def test_a_header_that_lies_under_a_good_checksum_is_refused(tmp_path_factory, n
     fields = INDEX_HEADER.unpack(bytes(data[: INDEX_HEADER.size]))
     if fields[name] == value or name in ("identity", "reserved"):
         return
-    page = INDEX_HEADER.pack(**{**fields, name: value}).ljust(PAGE_BYTES - 4, b"\0")
+    page = INDEX_HEADER.pack(**{**fields, name: value.to_bytes(16, "little") if name == "content" else value}).ljust(
+        PAGE_BYTES - 4, b"\0"
+    )
     crc = zlib.crc32(page)
     path.write_bytes(page + crc.to_bytes(4, "little") + bytes(data[PAGE_BYTES:]))
     with pytest.raises(DamagedStore):
-        opened(directory, FileEntry(entry.name, entry.file_bytes, crc))
+        opened(directory, replace(entry, header_crc=crc))
 
 
 def test_a_newer_format_is_called_that(tmp_path):

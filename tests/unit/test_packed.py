@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,13 +115,13 @@ def test_a_header_that_lies_under_a_good_checksum_is_refused(tmp_path_factory, n
     fields = ROWS_HEADER.unpack(data[: ROWS_HEADER.size])
     if fields[name] == value or name in ("identity", "reserved") or (name == "num_rows" and is_compressed):
         return  # the rows of a compressed file are counted by the index and the manifest
-    page = ROWS_HEADER.pack(**{**fields, name: value}).ljust(PAGE_BYTES - 4, b"\0")
+    page = ROWS_HEADER.pack(**{**fields, name: value.to_bytes(16, "little") if name == "content" else value}).ljust(
+        PAGE_BYTES - 4, b"\0"
+    )
     crc = zlib.crc32(page)
     path.write_bytes(page + crc.to_bytes(4, "little") + data[PAGE_BYTES:])
     with pytest.raises(DamagedStore):
-        RowsFile(
-            directory, FileEntry(entry.name, entry.file_bytes, crc), STAMP, row_bytes=100, is_compressed=is_compressed
-        )
+        RowsFile(directory, replace(entry, header_crc=crc), STAMP, row_bytes=100, is_compressed=is_compressed)
 
 
 def layer_of(path):
