@@ -19,9 +19,9 @@ RESULTS = Path(__file__).parent / "results"
 
 @click.command(help=f"Run a WORKLOAD ({', '.join(WORKLOADS)}) and compare the subjects round by round.")
 @click.argument("workload", type=click.Choice(sorted(WORKLOADS)))
-@click.option("--quick", is_flag=True, help="A tenth of the keys, one second of warm-up, three rounds.")
+@click.option("--quick", is_flag=True, help="Few keys, a third of a second of warm-up, one or two rounds.")
 @click.option("--large", is_flag=True, help="Also the cases that need tens of millions of keys.")
-@click.option("--rounds", type=click.IntRange(1), help="Rounds of every case (default 5, quick 3).")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds of every case (default 5, quick 2).")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the result goes.")
 @click.option(
     "--dir",
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 @click.option("--subject", "subjects", multiple=True, help="A subject to run; repeat for more (default: all).")
 @click.option("--keys", "num_keys", type=click.IntRange(64), help="Another number of keys.")
 @click.option("--dim", type=click.IntRange(4), help="Another row width.")
-@click.option("--warmup", type=float, help="Seconds of warm-up of each process (default 4, quick 1).")
+@click.option("--warmup", type=float, help="Seconds of warm-up of each process (default 4, quick 0.3).")
 def main(
     workload: str,
     quick: bool,
@@ -49,7 +49,7 @@ def main(
     dim: int | None,
     warmup: float | None,
 ) -> None:
-    rounds = rounds or (3 if quick else 5)
+    rounds = rounds or (2 if quick else 5)
     with tempfile.TemporaryDirectory(prefix="ngramstore-bench-") as temporary:
         setup = Setup(
             root=root or Path(temporary),
@@ -60,7 +60,7 @@ def main(
             dim=dim,
             only_cases=cases,
             only_subjects=subjects,
-            warmup_s=warmup if warmup is not None else (1.0 if quick else 4.0),
+            warmup_s=warmup if warmup is not None else (0.3 if quick else 4.0),
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
         result = run(workload, setup, rounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -52,15 +53,22 @@ class Setup:
 
     def build(self, subjects: Iterable[str], source: Path) -> list[str]:
         """Write the files of the available subjects, each in a process of its own; returns those that have them."""
-        built = []
-        for name in self.available(subjects):
-            self.say(f"files of {name} for {source.name}")
-            try:
-                spawn("bench.peers:ensure_built", {"subject": name, "source_folder": str(source)})
-                built.append(name)
-            except WorkerFailed as error:
-                self.warnings.append(f"{name} left out: its files for {source.name} could not be written: {error}")
-        return built
+        available = self.available(subjects)
+        folders = {name: peers.files_folder(peers.create(name), source) for name in available}
+        left = {folder: name for name, folder in reversed(folders.items()) if not folder.exists()}  # one of each layout
+        with ThreadPoolExecutor(2 if self.quick else 1) as pool:  # a full run's files are large: one after the other
+            failed = dict(filter(None, pool.map(lambda item: self._write(*item, source), left.items())))
+        return [name for name in available if folders[name] not in failed]
+
+    def _write(self, folder: Path, name: str, source: Path) -> tuple[Path, str] | None:
+        """Write one subject's files; what went wrong becomes a warning."""
+        self.say(f"files of {name} for {source.name}")
+        try:
+            spawn("bench.peers:ensure_built", {"subject": name, "source_folder": str(source)})
+            return None
+        except WorkerFailed as error:
+            self.warnings.append(f"{name} left out: its files for {source.name} could not be written: {error}")
+            return folder, name
 
     def subjects(self, subjects: Iterable[str], source: Path, arguments: dict) -> dict[str, dict]:
         """Subject -> worker arguments, their files written."""

@@ -38,16 +38,34 @@ class Positions:
         return len(self.tokens_T)
 
 
-def prepare(root: Path, num_ngrams: int, dim: int, seed: int, max_files: int | None) -> Path:
-    """Folder of a dataset of at most `num_ngrams` mined n-grams, with held_out.npy, (X,) u32 tokens, beside it."""
-    origin, pieces = _tokens(max_files)
-    folder = root / f"text-{origin}-n{num_ngrams}-d{dim}-s{seed}"
+def origins() -> list[str]:
+    """Texts that are at hand here."""
+    return ["python", "wikitext"] if _wikitext_folder() else ["python"]
+
+
+def prepare(
+    root: Path,
+    num_ngrams: int,
+    dim: int,
+    seed: int,
+    max_files: int | None,
+    origin: str | None = None,
+    codec: str = "int8",
+) -> Path:
+    """Folder of a dataset of at most `num_ngrams` mined n-grams, with held_out.npy, (X,) u32 tokens, beside it.
+
+    origin: one of `origins()`; None: WikiText where it is at hand.
+    """
+    origin = origin or origins()[-1]
+    name = "wikitext2-valid" if origin == "wikitext" else f"python-stdlib-{max_files or 'all'}"
+    folder = root / f"text-{name}-n{num_ngrams}-d{dim}-s{seed}{'' if codec == 'int8' else f'-{codec}'}"
     if not folder.exists():
+        pieces = _wikitext(_wikitext_folder()) if origin == "wikitext" else _standard_library(max_files)
         held_out = [piece for i, piece in enumerate(pieces) if i % HELD_OUT_EVERY == 0]
         training = [piece for i, piece in enumerate(pieces) if i % HELD_OUT_EVERY]
         ngrams_SK, lengths_S = frequent_ngrams(np.concatenate(training), num_ngrams)
         np.save(root / f"{folder.name}.held_out.npy", np.concatenate(held_out))
-        data.write(folder, ngrams_SK, lengths_S, dim, seed)
+        data.write(folder, ngrams_SK, lengths_S, dim, seed, codec)
     return folder
 
 
@@ -104,12 +122,9 @@ def _positions(tokens_T: np.ndarray, ids_S: np.ndarray, order_S: np.ndarray) -> 
     return Positions(tokens_T, ids_TN, lengths_T, data.Batch(ngrams_TK, asked_T, exact_ids_T, exact_numbers_T))
 
 
-def _tokens(max_files: int | None) -> tuple[str, list[np.ndarray]]:
-    """A name for the text and its documents as token ids."""
-    folder = os.environ.get("NGRAMSTORE_DATA")
-    if folder and (Path(folder) / "wikitext2-valid.txt").exists():
-        return "wikitext2-valid", _wikitext(Path(folder))
-    return f"python-stdlib-{max_files or 'all'}", _standard_library(max_files)
+def _wikitext_folder() -> Path | None:
+    folder = Path(os.environ.get("NGRAMSTORE_DATA") or "nowhere")
+    return folder if (folder / "wikitext2-valid.txt").exists() else None
 
 
 def _wikitext(folder: Path) -> list[np.ndarray]:

@@ -9,11 +9,16 @@ from bench import data, text
 from bench.harness import Case
 from bench.rows import row_bytes
 from bench.setup import Setup
+from bench.workloads.store_traces import traces_case, traces_small_case
 
 DIM = 1024
 WARM = (
     "ngramstore", "ngramstore_zstd", "ngramstore_resident", "floor", "memmap", "memmap_numba", "dict", "nn_embedding",
     "lmdb", "rocks_tuned", "rocks_default", "rocks_zstd", "sqlite", "redis", "safetensors", "lance",
+)  # fmt: skip
+WARM_F16 = (
+    "ngramstore", "ngramstore_resident", "floor", "memmap", "memmap_numba", "dict", "nn_embedding", "fbgemm", "lmdb",
+    "rocks_tuned", "rocks_default", "sqlite", "redis", "safetensors", "lance",
 )  # fmt: skip
 SMALL_CACHE = ("ngramstore", "ngramstore_zstd", "rocks_zstd", "rocks_tuned")
 COLD = (
@@ -34,6 +39,9 @@ def cases(setup: Setup) -> list[Case]:
     """The cases that were asked for; writes the source data and the files of the subjects first."""
     makers = {
         "warm": _warm,
+        "warm_f16": _warm_f16,
+        "traces": traces_case,
+        "traces_small": traces_small_case,
         "match": _match,
         "small_cache": _small_cache,
         "cold_rows": _cold_rows,
@@ -54,11 +62,11 @@ def clean(setup: Setup) -> None:
 
 
 def _num_keys(setup: Setup) -> int:
-    return setup.num_keys or (100_000 if setup.quick else 1_000_000)
+    return setup.num_keys or (40_000 if setup.quick else 1_000_000)
 
 
-def _source(setup: Setup) -> Path:
-    return data.prepare(setup.root, _num_keys(setup), setup.dim or DIM, setup.seed)
+def _source(setup: Setup, codec: str = "int8") -> Path:
+    return data.prepare(setup.root, _num_keys(setup), setup.dim or DIM, setup.seed, codec)
 
 
 def _tiny(setup: Setup, dim: int) -> Path:
@@ -66,18 +74,28 @@ def _tiny(setup: Setup, dim: int) -> Path:
 
 
 def _warm(setup: Setup) -> Case:
+    return _warm_case(setup, "warm", WARM, "int8")
+
+
+def _warm_f16(setup: Setup) -> Case:
+    return _warm_case(setup, "warm_f16", WARM_F16, "f16")
+
+
+def _warm_case(setup: Setup, name: str, subjects: tuple[str, ...], codec: str) -> Case:
+    source = _source(setup, codec)
     arguments = {
-        "source": str(_source(setup)),
+        "source": str(source),
         "batch_sizes": [1, 64, 1024, 8192] if _num_keys(setup) >= 8192 else [1, 64],
-        "lookups": setup.pick(409_600, 81_920),
-        "max_calls": setup.pick(6400, 2000),
+        "lookups": setup.pick(409_600, 40_960),
+        "max_calls": setup.pick(6400, 1000),
         "warmup_s": setup.warmup_s,
+        "budget_s": setup.pick(4.0, 0.3),
     }
     return Case(
-        name="warm",
-        title="exact look-ups, Zipf(1.0), 20 % absent, everything in the subject's own cache",
+        name=name,
+        title=f"exact look-ups of {codec} rows, Zipf(1.0), 20 % absent, everything in the subject's own cache",
         function="bench.workloads.store_get:warm",
-        subjects=setup.subjects(WARM, _source(setup), arguments),
+        subjects=setup.subjects(subjects, source, arguments),
         baseline="memmap",
         headline=("us_per_key@1", "us_per_key@64", "us_per_key@1024", "us_per_key@8192", "p99_us_per_call@64"),
         notes=(KEYS_NOTE, OUT_NOTE, "row caches hold every row; page cache warm (facts: page_cache_share)"),
@@ -86,7 +104,7 @@ def _warm(setup: Setup) -> Case:
 
 def _match(setup: Setup) -> Case:
     num = min(_num_keys(setup), 1_000_000)
-    source = text.prepare(setup.root, num, setup.dim or DIM, setup.seed, setup.pick(None, 300))
+    source = text.prepare(setup.root, num, setup.dim or DIM, setup.seed, setup.pick(None, 60))
     arguments = {
         "source": str(source),
         "positions": setup.pick(1024, 1024),

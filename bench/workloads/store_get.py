@@ -12,7 +12,7 @@ from bench import check, data, pages, peers, spread
 from bench.peers.base import Peer
 
 CHECKED_BATCHES = 4
-"""Batches of each size whose answers are compared with the source before anything is timed."""
+"""Batches of each size whose answers are compared with the source before anything is timed; one where it is a large one."""
 
 
 def warm(
@@ -39,8 +39,10 @@ def warm(
     pages.warm(files)
     checked = sum(_check(peer, origin, size, seed) for size in batch_sizes)
     if cache_bytes is None and peer.has_cache:
-        _ask_for_every_row(peer, origin, max(batch_sizes))
-    _run_for(warmup_s, peer, origin, max(64, batch_sizes[0]), seed)
+        ask_for_every_row(peer, origin, max(batch_sizes))
+    size = max(64, batch_sizes[0])
+    settling = data.queries(origin, max(100 * size, 20_000), seed + 700_000)
+    run_for(warmup_s, peer, data.split(settling, size), origin.dim)  # another stretch of the same stream
     pages.warm(files)  # again: a kernel that reclaims idle pages may have taken some meanwhile
 
     metrics: dict[str, float] = {}
@@ -138,7 +140,7 @@ def time_calls(peer: Peer, batches: list[data.Batch], out_BD: np.ndarray) -> np.
 def _check(peer: Peer, origin: data.Dataset, size: int, seed: int) -> int:
     """Compare some batches with the source; the array starts as NaN, so a row that is not written is noticed."""
     checked = 0
-    pool = data.queries(origin, CHECKED_BATCHES * size, seed + 500_000)
+    pool = data.queries(origin, (CHECKED_BATCHES if size <= 1024 else 1) * size, seed + 500_000)
     for batch in data.split(pool, size):
         out_BD = np.full((size, origin.dim), np.nan, np.float32)
         found_B = peer.get(batch, out_BD)
@@ -146,7 +148,7 @@ def _check(peer: Peer, origin: data.Dataset, size: int, seed: int) -> int:
     return checked
 
 
-def _ask_for_every_row(peer: Peer, origin: data.Dataset, size: int) -> None:
+def ask_for_every_row(peer: Peer, origin: data.Dataset, size: int) -> None:
     out_BD = np.empty((size, origin.dim), np.float32)
     for start in range(0, origin.num_keys, size):
         part = slice(start, min(start + size, origin.num_keys))
@@ -157,10 +159,9 @@ def _ask_for_every_row(peer: Peer, origin: data.Dataset, size: int) -> None:
             raise check.WrongAnswer(f"{peer.name}: {int((~found_B).sum())} of its own keys were not found")
 
 
-def _run_for(seconds: float, peer: Peer, origin: data.Dataset, size: int, seed: int) -> None:
-    """Look-ups of another stretch of the same stream, so that caches and clocks settle."""
-    batches = data.split(data.queries(origin, max(100 * size, 20_000), seed + 700_000), size)
-    out_BD = np.empty((size, origin.dim), np.float32)
+def run_for(seconds: float, peer: Peer, batches: list[data.Batch], dim: int) -> None:
+    """Look-ups of batches over and over, so that caches and clocks settle."""
+    out_BD = np.empty((len(batches[0]), dim), np.float32)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         for batch in batches:

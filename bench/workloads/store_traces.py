@@ -1,0 +1,157 @@
+"""Traces beside every peer: Zipf keys, uniform keys, all misses, all unique, and the n-grams of real text. Worker function and cases.
+
+A trace is a list of exact look-ups in an order; the batches of a trace go to a subject one after the other. Text asks for the
+longest stored n-gram that ends at each position, or for the position's bigram where none does, so its keys repeat as words do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bench import check, data, pages, peers, spread, text
+from bench.harness import Case
+from bench.peers.base import Peer
+from bench.rows import row_bytes
+from bench.setup import Setup
+from bench.workloads import store_get
+
+SUBJECTS = (
+    "ngramstore", "ngramstore_resident", "floor", "memmap", "memmap_numba", "dict", "nn_embedding", "lmdb", "rocks_tuned",
+    "rocks_default", "sqlite", "redis", "safetensors", "lance",
+)  # fmt: skip
+SMALL_SUBJECTS = ("ngramstore", "ngramstore_zstd", "memmap", "lmdb", "rocks_tuned", "rocks_zstd")
+SYNTHETIC = ("zipf", "uniform", "misses", "unique")
+DIM = 1024
+_NOTES = (
+    "peers get ready-made u64 keys; ngramstore hashes token ids inside the timed call; one thread; page cache warm",
+    "zipf and uniform: 20 % absent; misses: every key absent; unique: present keys, none twice in the trace",
+    "python, wikitext: the n-grams of held-out real text; FBGEMM holds f16 rows only: see warm_f16",
+)
+
+
+def traces_case(setup: Setup) -> Case:
+    """All rows in the caches of the subjects that have one."""
+    return _case(setup, "traces", SUBJECTS, None)
+
+
+def traces_small_case(setup: Setup) -> Case:
+    """Caches of 10 % of the rows: what a trace without locality does to them."""
+    num, dim = _num_keys(setup), setup.dim or DIM
+    return _case(setup, "traces_small", SMALL_SUBJECTS, num * row_bytes(dim) // 10)
+
+
+def _num_keys(setup: Setup) -> int:
+    return setup.num_keys or setup.pick(1_000_000, 40_000)
+
+
+def _case(setup: Setup, name: str, subjects: tuple[str, ...], cache_bytes: int | None) -> Case:
+    num, dim = _num_keys(setup), setup.dim or DIM
+    sources = {"": data.prepare(setup.root, num, dim, setup.seed)}
+    for origin in text.origins():
+        sources[origin] = text.prepare(setup.root, num, dim, setup.seed, setup.pick(None, 60), origin)
+    if "wikitext" not in sources:
+        left_out = "trace wikitext left out: NGRAMSTORE_DATA names no folder with wikitext2-valid.txt"
+        setup.warnings += [left_out] * (left_out not in setup.warnings)
+    usable = list(subjects)
+    for source in sources.values():
+        usable = [subject for subject in setup.build(usable, source) if subject in usable]
+    arguments = {
+        "sources": {origin: str(source) for origin, source in sources.items()},
+        "batch": min(1024, num // 2),
+        "calls": setup.pick(400, 40),
+        "warmup_s": setup.warmup_s / 4,
+        "budget_s": setup.pick(2.0, 0.2),
+        "cache_bytes": cache_bytes,
+    }
+    room = "every row" if cache_bytes is None else f"{cache_bytes / 2**20:.0f} MiB, 10 % of the rows"
+    columns = [*SYNTHETIC, *(origin for origin in sources if origin)]
+    return Case(
+        name=name,
+        title=f"exact look-ups, {arguments['batch']:,} a call, trace by trace; row caches of {room}",
+        function="bench.workloads.store_traces:traces",
+        subjects={subject: {"subject": subject, **arguments} for subject in usable},
+        baseline="memmap",
+        headline=tuple(f"us_per_key@{column}" for column in columns),
+        notes=_NOTES,
+    )
+
+
+def traces(
+    *,
+    subject: str,
+    sources: dict[str, str],
+    batch: int,
+    calls: int,
+    warmup_s: float,
+    budget_s: float,
+    seed: int,
+    cache_bytes: int | None = None,
+) -> dict:
+    """`us_per_key@TRACE` and `p99_us_per_call@TRACE` of each trace; answers are checked before anything is timed.
+
+    sources: "" is the dataset of random keys, the others are named after their text. cache_bytes None: the caches hold
+    every row. A slow subject gets as many calls as fit into `budget_s`, at least 20.
+    """
+    metrics: dict[str, float] = {}
+    checked, warnings, facts = 0, [], {}
+    for origin, folder in sources.items():
+        source = data.load(folder)
+        peer = peers.opened(subject, source, cache_bytes)
+        files = peer.files(peers.files_folder(peer, source.folder))
+        pages.warm(files)
+        for name in SYNTHETIC if not origin else (origin,):
+            checked += _check(peer, source, _batches(name, source, batch, 2, seed + 500_000))
+            if cache_bytes is None and peer.has_cache and name != "misses":
+                store_get.ask_for_every_row(peer, source, 1024)
+            store_get.run_for(
+                warmup_s, peer, _batches(name, source, batch, max(1, calls // 4), seed + 700_000), source.dim
+            )
+            wanted = _batches(name, source, batch, calls, seed)
+            out_BD = np.zeros((batch, source.dim), np.float32)
+            times = store_get.time_calls(peer, store_get.affordable(peer, wanted, out_BD, budget_s), out_BD)
+            found = spread.of_calls(times, batch)
+            metrics |= {f"{metric}@{name}": value for metric, value in found.items()}
+        resident = pages.resident_share(files)
+        if resident <= 0.999:
+            warnings.append(
+                f"{origin or 'random keys'}: only {resident:.1%} of the files were in the page cache at the end"
+            )
+        facts = peer.facts()
+        peer.close()
+    return {
+        "metrics": metrics,
+        "facts": {
+            "settings": peer.settings, "rows_checked": checked, "warnings": warnings,
+            "cache_bytes": cache_bytes, **facts,
+        },
+    }  # fmt: skip
+
+
+def _batches(name: str, source: data.Dataset, batch: int, count: int, seed: int) -> list[data.Batch]:
+    """`count` batches of a trace; fewer of `unique`, which ends when every key was asked for."""
+    make: dict[str, Callable[[], data.Batch]] = {
+        "zipf": lambda: data.queries(source, batch * count, seed),
+        "uniform": lambda: data.queries(source, batch * count, seed, zipf=None),
+        "misses": lambda: data.queries(source, batch * count, seed, absent=1.0, zipf=None),
+        "unique": lambda: _each_once(source, batch * count, seed),
+    }
+    if name in make:
+        return data.split(make[name](), batch)
+    return [stretch.exact for stretch in text.stretches(source, count, batch, seed)]
+
+
+def _each_once(source: data.Dataset, count: int, seed: int) -> data.Batch:
+    numbers_M = np.random.default_rng(seed).permutation(source.num_keys)[:count]
+    return data.Batch(
+        source.ngrams_NK[numbers_M], source.lengths_N[numbers_M], source.ids_N[numbers_M], numbers_M.astype(np.int64)
+    )
+
+
+def _check(peer: Peer, source: data.Dataset, batches: list[data.Batch]) -> int:
+    checked = 0
+    for wanted in batches:
+        out_BD = np.full((len(wanted), source.dim), np.nan, np.float32)
+        checked += check.must_match(peer.name, out_BD, peer.get(wanted, out_BD), *wanted.expected(source))
+    return checked
