@@ -286,7 +286,7 @@ def test_a_wrong_match_length_stops_the_case(text_source, monkeypatch):
         store_match.match(subject="memmap", source=str(text_source), positions=100, calls=5, warmup_s=0.0, seed=3)
 
 
-def _in_this_process(function, arguments, environment=None):
+def _in_this_process(function, arguments, environment=None, timeout_s=None):
     """What a worker does, without the second that a process takes to start."""
     module, name = function.split(":")
     return json.loads(json.dumps(getattr(importlib.import_module(module), name)(**arguments)))
