@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CODED = ("int8", "e4m3")
+"""Codecs whose codes are numbers of 8 bits that an accelerator knows."""
 _WIDE = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -37,6 +39,21 @@ def dequantize(codec: Any, stored_MR: Tensor, dtype: torch.dtype) -> Tensor:
     scale_MG = _ue8m0(stored_MR[:, D:])
     # A row that was not found is all zero bytes: its scale byte 0 means 2**-127, and 0 * 2**-127 is 0.
     return (values_MD * scale_MG.repeat_interleave(codec.block, 1)[:, :D]).to(dtype)
+
+
+def codes_and_scales(codec: Any, stored: Tensor) -> tuple[Tensor, Tensor]:
+    """(.., R) u8 of codec int8 or e4m3 -> codes (.., D) int8 or float8_e4m3fn, and scales (.., G) f32.
+
+    A row is codes * scales, each scale for D / G neighbours (the last group may be short). Codes are not copied.
+    """
+    codes, rest = stored[..., : codec.dim], stored[..., codec.dim :]
+    if codec.name == "int8":
+        return codes.view(torch.int8), rest.contiguous().view(torch.float32)
+    assert codec.name == "e4m3", codec.name
+    if codec.block:
+        return codes.view(torch.float8_e4m3fn), _ue8m0(rest)
+    table_scale = torch.full((1,), float.fromhex(codec.scale), device=stored.device)
+    return codes.view(torch.float8_e4m3fn), table_scale.expand(*stored.shape[:-1], 1)
 
 
 def _int4(stored_MR: Tensor, D: int, group: int) -> Tensor:

@@ -20,6 +20,9 @@ import numpy as np
 from ngramstore.errors import UsageError
 from ngramstore.windows import as_tokens
 
+_SPARE = 256
+"""Columns that single tokens fill before they are moved to the front."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -43,15 +46,15 @@ class NGramHistory:
             raise UsageError(f"a history of {batch_size} sequences, max_n {max_n}, max_rollback {max_rollback}")
         self.max_n = max_n
         self.max_rollback = max_rollback
-        self._tokens = np.zeros((batch_size, max_n + max_rollback), np.uint32)
-        self._room = np.zeros((batch_size, max_n + max_rollback), np.uint8)
+        self._hold(
+            np.zeros((batch_size, max_n + max_rollback), np.uint32),
+            np.zeros((batch_size, max_n + max_rollback), np.uint8),
+        )
         self._num_B = np.zeros(batch_size, np.int64)
-        self._one = Windows(np.zeros((1, max_n), np.uint32), np.zeros((1, 1), np.uint8))
-
-    @property
-    def batch_size(self) -> int:
+        self.batch_size = batch_size
         """B."""
-        return len(self._num_B)
+        self.scratch: Any = None
+        """A place for one caller's buffers; copies, pickles and selections begin without it."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -104,26 +107,26 @@ class NGramHistory:
         if mask_BT is not None:
             order = np.argsort(_beside(held, mask_BT), axis=1, kind="stable")
             tokens, room = np.take_along_axis(tokens, order, 1), np.take_along_axis(room, order, 1)
-        self._tokens, self._room = tokens[:, num_new:].copy(), room[:, num_new:].copy()
+        self._hold(tokens[:, num_new:].copy(), room[:, num_new:].copy())
         self._num_B += num_new if mask_BT is None else mask_BT.sum(1)
 
-    def one_window(self, token: int) -> Windows:
-        """As `windows`, for one token of one sequence, without its checks; the arrays are overwritten by the next call."""
+    def one_window(self, token: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (1, K) and room (1, 1) as `windows` has them, for one token of one sequence; views, until the next call."""
         if not 0 <= token < 1 << 32:
             raise UsageError(f"token {token}", hint="token ids are integers 0 .. 2**32 - 1")
-        one, before = self._one, int(self._room[0, -1])
-        one.tokens_BS[0, :-1] = self._tokens[0, self._tokens.shape[1] - self.max_n + 1 :]
-        one.tokens_BS[0, -1] = token
-        one.room_BT[0, 0] = min(before + 1, self.max_n)
-        return one
+        end = self._end
+        if end == self._wide_room.shape[1]:  # room for the next tokens, so that holding them moves nothing
+            spare = ((0, 0), (0, _SPARE))
+            tokens, room, end = np.pad(self._tokens, spare), np.pad(self._room, spare), self._tokens.shape[1]
+            self._wide_tokens, self._wide_room, self._end = tokens, room, end
+        self._wide_tokens[0, end] = token
+        self._wide_room[0, end] = min(int(self._wide_room[0, end - 1]) + 1, self.max_n)
+        return self._wide_tokens[:, end + 1 - self.max_n : end + 1], self._wide_room[:, end : end + 1]
 
     def push_one(self) -> None:
         """The token of the last `one_window` is part of the sequence now."""
-        self._tokens[0, :-1] = self._tokens[0, 1:]
-        self._tokens[0, -1] = self._one.tokens_BS[0, -1]
-        self._room[0, :-1] = self._room[0, 1:]
-        self._room[0, -1] = self._one.room_BT[0, 0]
-        self._num_B[0] += 1
+        self._end += 1
+        self._num_B += 1
 
     def truncate(self, count: int | np.ndarray) -> None:
         """Take back the last tokens: a number for all sequences, or (B,) numbers. Speculative decoding rolls back so.
@@ -143,8 +146,10 @@ class NGramHistory:
         at_BC = np.arange(self._tokens.shape[1]) - count_B[:, None]
         is_there_BC = at_BC >= 0
         at_BC = np.maximum(at_BC, 0)
-        self._tokens = np.where(is_there_BC, np.take_along_axis(self._tokens, at_BC, 1), np.uint32(0))
-        self._room = np.where(is_there_BC, np.take_along_axis(self._room, at_BC, 1), np.uint8(0))
+        self._hold(
+            np.where(is_there_BC, np.take_along_axis(self._tokens, at_BC, 1), np.uint32(0)),
+            np.where(is_there_BC, np.take_along_axis(self._room, at_BC, 1), np.uint8(0)),
+        )
         self._num_B = left_B
 
     def select(self, lines: Any) -> NGramHistory:
@@ -152,7 +157,9 @@ class NGramHistory:
         lines = _indices(lines)
         chosen = NGramHistory(0, self.max_n, max_rollback=self.max_rollback)
         try:
-            chosen._tokens, chosen._room, chosen._num_B = self._tokens[lines], self._room[lines], self._num_B[lines]
+            chosen._hold(self._tokens[lines], self._room[lines])
+            chosen._num_B = self._num_B[lines]
+            chosen.batch_size = len(chosen._num_B)
         except IndexError as error:
             raise UsageError(f"lines {lines!r:.200} of {self.batch_size} sequences: {error}") from None
         return chosen
@@ -171,7 +178,24 @@ class NGramHistory:
     def __repr__(self) -> str:
         return f"<NGramHistory of {self.batch_size} sequences, max_n {self.max_n}, lengths {self._num_B.tolist()}>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "scratch": None}
+
     # Inside
+
+    def _hold(self, tokens_BC: np.ndarray, room_BC: np.ndarray) -> None:
+        """These are the tokens held now. Behind them `one_window` makes room for more, so they are a part of wider arrays."""
+        self._wide_tokens, self._wide_room, self._end = tokens_BC, room_BC, tokens_BC.shape[1]
+
+    @property
+    def _tokens(self) -> np.ndarray:
+        """(B, C) u32, newest last: a view."""
+        return self._wide_tokens[:, self._end - self.max_n - self.max_rollback : self._end]
+
+    @property
+    def _room(self) -> np.ndarray:
+        """(B, C) u8, beside the tokens: a view; 0: no token is held there."""
+        return self._wide_room[:, self._end - self.max_n - self.max_rollback : self._end]
 
     def _check(self, tokens_BT: np.ndarray, mask_BT: Any, starts_BT: Any) -> tuple[np.ndarray | None, ...]:
         if tokens_BT.ndim != 2 or len(tokens_BT) != self.batch_size:

@@ -9,6 +9,7 @@ Shapes: B sequences, T new positions, S tokens of a window line, D row width, R 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,18 @@ from ngramstore.windows import as_tokens
 from ngramstore_torch.handle import StoreHandle
 from ngramstore_torch.history import Windows
 
+LookUp = Callable[[Any, Windows, Tensor], np.ndarray]
+"""(store, windows, CPU tensor to fill) -> lengths (B, T) u8, 0 where nothing was found."""
+
 
 class Ticket:
     """Rows on their way: `wait` returns them or raises what the look-up raised."""
 
-    def __init__(self, handle: StoreHandle, windows: Windows, rows: Tensor, timeout_s: float | None) -> None:
+    def __init__(
+        self, handle: StoreHandle, look_up: LookUp, windows: Windows, rows: Tensor, timeout_s: float | None
+    ) -> None:
         self.windows = windows
+        self._look_up = look_up
         self.generation = -1
         self._rows = rows
         self._timeout_s = timeout_s
@@ -56,7 +63,7 @@ class Ticket:
         return np.array_equal(mine.tokens_BS, windows.tokens_BS) and np.array_equal(mine.room_BT, windows.room_BT)
 
     def wait(self, timeout_s: float | None = None) -> tuple[Tensor, np.ndarray]:
-        """Rows (B, T, D), or (B, T, R) u8 as stored, and lengths (B, T) u8. Raises LookupTimeout and the store's errors.
+        """The filled tensor, dequantized rows or u8 as stored, and lengths (B, T) u8. Raises LookupTimeout and the store's errors.
 
         timeout_s: at most that long; None: as the ticket was made.
         """
@@ -72,7 +79,7 @@ class Ticket:
         try:
             store = handle.store()
             self.generation = store.generation
-            self._lengths = lookup_into(store, self.windows, self._rows)
+            self._lengths = self._look_up(store, self.windows, self._rows)
         except BaseException as error:
             self._error = error
         finally:

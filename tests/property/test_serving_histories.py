@@ -87,8 +87,17 @@ def test_any_way_of_feeding_the_tokens_gives_what_the_whole_sequence_gives(case,
     history = embed.new_history(B, max_rollback=MAX_ROLLBACK)
     sequences = [Sequence() for _ in range(B)]
     for _ in range(data.draw(st.integers(1, 5), label="steps")):
-        action = data.draw(st.sampled_from(["feed", "feed", "one", "truncate", "reorder", "select", "reset"]))
+        action = data.draw(st.sampled_from(["feed", "feed", "one", "ones", "truncate", "reorder", "select", "reset"]))
         B = len(sequences)
+        if action == "ones":  # many single tokens in a row: decoding's own path
+            line = data.draw(st.integers(0, B - 1))
+            history, sequences = history.select([line]), [sequences[line]]
+            for token in data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40)):
+                got = embed(torch.tensor([[token]]), history=history)
+                sequences[0].add(token, False)
+                np.testing.assert_array_equal(got[0, 0].detach().numpy(), sequences[0].vector(table, own))
+            assert history.lengths.tolist() == [len(sequences[0].tokens)]
+            continue
         if action in ("feed", "one"):
             T = 1 if action == "one" else data.draw(st.integers(0, 12), label="T")
             tokens = np.array(data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=B * T, max_size=B * T)))
