@@ -11,6 +11,7 @@ from bench.data import Batch, Dataset
 from bench.peers import sorted_rows
 from bench.peers.base import Peer
 from bench.rows import gatherer
+from bench.text import Positions
 
 
 class _InMemory(Peer):
@@ -76,3 +77,18 @@ class DictOfRows(_InMemory):
         places_B = np.array([find(key, -1) for key in batch.ids_B.tolist()], np.int64)
         self._gather(self._stored_NR, places_B, out_BD)
         return places_B >= 0
+
+    def longest(self, stretch: Positions, out_TD: np.ndarray) -> np.ndarray:
+        """Probe length 2, 3, ... until the first miss: the set is suffix-closed."""
+        find = self._place.get
+        places, lengths = [], []
+        for ids in stretch.ids_TN.tolist():
+            place, length = -1, 0
+            for n, key in enumerate(ids):
+                if key == 0 or (longer := find(key)) is None:
+                    break
+                place, length = longer, n + 2
+            places.append(place)
+            lengths.append(length)
+        self._gather(self._stored_NR, np.array(places, np.int64), out_TD)
+        return np.array(lengths, np.int64)

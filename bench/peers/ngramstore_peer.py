@@ -68,6 +68,10 @@ class Plain(Peer):
         hit = self._store.lookup(stretch.tokens_T[None, :], out=out_TD[None])
         return hit.length[0]
 
+    def tails(self, windows_BK: np.ndarray, stretch: Positions, out_BD: np.ndarray) -> np.ndarray:
+        room_B1 = np.full((len(windows_BK), 1), windows_BK.shape[1], np.uint8)
+        return self._store.lookup_tail(windows_BK, room_B1, out=out_BD[:, None])[:, 0]
+
     def close(self) -> None:
         self._store.close()
         del self._store  # and with it the maps of the index

@@ -2,6 +2,8 @@
 
 WORKLOADS = {
     "decode": "bench.workloads.decode",
+    "journal": "bench.workloads.journal",
+    "paper": "bench.workloads.paper",
     "scale": "bench.workloads.scale",
     "store": "bench.workloads.store",
     "tables": "bench.workloads.tables",
