@@ -120,39 +120,60 @@ class TokensFile:
     def blocks(self, first_block: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """N-grams of consecutive blocks: tokens (rows, K) u32 left-aligned, lengths (rows,) u8. DamagedStore names a bad block."""
         table = np.frombuffer(self.file.read(self._offsets_at + 8 * first_block, 8 * count + 8), "<u8").astype(np.int64)
-        sizes = np.diff(table) - CHECKSUM_BYTES
-        worst = BLOCK_ROWS * (1 + MAX_N * _MAX_TOKEN_BYTES)
-        bad = np.flatnonzero((sizes < 0) | (sizes > worst))
-        if len(bad) or table[0] < PAGE_BYTES or table[-1] > self._offsets_at:
-            raise self._damaged(first_block + int(bad[0] if len(bad) else 0), "its place in the table is impossible")
-        data = np.frombuffer(self.file.read(int(table[0]), int(table[-1] - table[0])), np.uint8)
-        starts = table[:-1] - table[0]
         numbers = np.arange(first_block, first_block + count)
-        got = checksums(data, starts, sizes, numbers.astype(np.uint64))
-        wanted = data[(starts + sizes)[:, None] + np.arange(CHECKSUM_BYTES)].reshape(-1).view("<u4")
-        if (got != wanted).any():
-            raise self._damaged(first_block + int(np.flatnonzero(got != wanted)[0]), "it fails its checksum")
-        rows = min(self.num_rows, (first_block + count) * BLOCK_ROWS) - first_block * BLOCK_ROWS
-        keep = np.ones(len(data), bool)
-        keep[(starts + sizes)[:, None] + np.arange(CHECKSUM_BYTES)] = False
-        stream = data[keep]
-        tokens = np.empty((rows, self._max_n), np.uint32)
-        lengths = np.empty(rows, np.uint8)
-        if native.decode_ngrams(stream, tokens, lengths) != len(stream):
-            raise self._damaged(first_block, "it does not hold n-grams")
-        return tokens, lengths
+        self._check_places(numbers, table[:-1], table[1:])
+        return self._decoded(numbers, np.diff(table), self.file.read(int(table[0]), int(table[-1] - table[0])))
 
     def rows(self, rows_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """N-grams of M rows in the order given: tokens (M, K) u32, lengths (M,) u8."""
         tokens = np.zeros((len(rows_M), self._max_n), np.uint32)
         lengths = np.zeros(len(rows_M), np.uint8)
         blocks, where = np.unique(rows_M // BLOCK_ROWS, return_inverse=True)
-        for i, block in enumerate(blocks.tolist()):
-            of_block = np.flatnonzero(where == i) if len(blocks) > 1 else slice(None)
-            block_tokens, block_lengths = self.blocks(block, 1)
-            inside = rows_M[of_block] - block * BLOCK_ROWS
-            tokens[of_block] = block_tokens[inside]
-            lengths[of_block] = block_lengths[inside]
+        order = np.argsort(where, kind="stable")
+        for at in range(0, len(blocks), _RUN_BLOCKS):
+            begin, end = np.searchsorted(where[order], (at, at + _RUN_BLOCKS))
+            of_run = order[begin:end]
+            run_tokens, run_lengths = self._scattered(blocks[at : at + _RUN_BLOCKS])
+            inside = (where[of_run] - at) * BLOCK_ROWS + rows_M[of_run] % BLOCK_ROWS
+            tokens[of_run] = run_tokens[inside]
+            lengths[of_run] = run_lengths[inside]
+        return tokens, lengths
+
+    def _scattered(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `blocks`, of any blocks in ascending order: read one by one, checked and decoded together."""
+        read, table_at = self.file.read, self._offsets_at
+        table = b"".join(read(table_at + 8 * number, 16) for number in numbers.tolist())
+        starts, ends = np.frombuffer(table, "<u8").astype(np.int64).reshape(-1, 2).T
+        self._check_places(numbers, starts, ends)
+        sizes = ends - starts
+        data = b"".join(read(start, size) for start, size in zip(starts.tolist(), sizes.tolist(), strict=True))
+        return self._decoded(numbers, sizes, data)
+
+    def _check_places(self, numbers: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        worst = BLOCK_ROWS * (1 + MAX_N * _MAX_TOKEN_BYTES) + CHECKSUM_BYTES
+        sizes = ends - starts
+        bad = (sizes < CHECKSUM_BYTES) | (sizes > worst) | (starts < PAGE_BYTES) | (ends > self._offsets_at)
+        if bad.any():
+            raise self._damaged(int(numbers[bad.argmax()]), "its place in the table is impossible")
+
+    def _decoded(self, numbers: np.ndarray, sizes: np.ndarray, stored: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Blocks that lie one behind the other in `stored`, each of `sizes` bytes with its checksum."""
+        data = np.frombuffer(stored, np.uint8)
+        ends = np.cumsum(sizes) - CHECKSUM_BYTES
+        starts = ends + CHECKSUM_BYTES - sizes
+        got = checksums(data, starts, ends - starts, numbers.astype(np.uint64))
+        sums_at = ends[:, None] + np.arange(CHECKSUM_BYTES)
+        bad = got != data[sums_at].reshape(-1).view("<u4")
+        if bad.any():
+            raise self._damaged(int(numbers[bad.argmax()]), "it fails its checksum")
+        keep = np.ones(len(data), bool)
+        keep[sums_at] = False
+        stream = data[keep]
+        rows = int(np.minimum(BLOCK_ROWS, self.num_rows - numbers * BLOCK_ROWS).sum())
+        tokens = np.empty((rows, self._max_n), np.uint32)
+        lengths = np.empty(rows, np.uint8)
+        if native.decode_ngrams(stream, tokens, lengths) != len(stream):
+            raise self._damaged(int(numbers[0]), "it, or one behind it, does not hold n-grams")
         return tokens, lengths
 
     def _damaged(self, block: int, what: str) -> DamagedStore:

@@ -53,6 +53,36 @@ def test_ngrams_come_back_by_block_and_by_row(tmp_path, count):
     assert (got_lengths == lengths[rows]).all()
 
 
+@pytest.mark.parametrize("run_blocks", [1, 3, 1024])
+def test_rows_of_many_blocks_come_back_in_the_order_asked_for(tmp_path, monkeypatch, run_blocks):
+    monkeypatch.setattr("ngramstore.store.tokens._RUN_BLOCKS", run_blocks)
+    tokens, lengths = some(64 * 9 + 7)
+    file = TokensFile(tmp_path, written(tmp_path, tokens, lengths), STAMP)
+    rows = np.concatenate([np.random.default_rng(2).integers(0, len(lengths), 300), [len(lengths) - 1, 0, 0]])
+    got_tokens, got_lengths = file.rows(rows)
+    assert (got_tokens == tokens[rows]).all()
+    assert (got_lengths == lengths[rows]).all()
+
+
+def test_a_flipped_bit_in_one_of_many_blocks_names_it_or_its_place(tmp_path):
+    tokens, lengths = some(64 * 5, max_n=3)
+    entry = written(tmp_path, tokens, lengths, max_n=3)
+    path = tmp_path / entry.name
+    good = path.read_bytes()
+    offsets = np.frombuffer(good[TOKENS_HEADER.unpack(good[: TOKENS_HEADER.size])["offsets_at"] :], "<u8")
+    rows = np.array([200, 10, 300])  # blocks 3, 0, 4
+    for block in range(5):
+        bad = bytearray(good)
+        bad[int(offsets[block]) + 5] ^= 4
+        path.write_bytes(bad)
+        file = TokensFile(tmp_path, entry, STAMP)
+        if block in (0, 3, 4):
+            with pytest.raises(DamagedStore, match=f"block {block} "):
+                file.rows(rows)
+        else:
+            assert (file.rows(rows)[0] == tokens[rows]).all()
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=16), min_size=1, max_size=9), st.integers(1, 4)
