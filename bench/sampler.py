@@ -13,7 +13,9 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType, TracebackType
 
-PRODUCT = "/ngramstore/"
+import ngramstore
+
+PRODUCT = f"{Path(ngramstore.__file__).parent}/"
 _EVERY_S = 0.02
 
 
@@ -92,7 +94,7 @@ def _chain(frame: FrameType | None) -> list[str]:
     names = []
     while frame is not None:
         code = frame.f_code
-        if PRODUCT in code.co_filename:
+        if code.co_filename.startswith(PRODUCT):
             names.append(f"{Path(code.co_filename).stem}.{code.co_name}")
         frame = frame.f_back
     return names[::-1] or ["(caller)"]

@@ -30,9 +30,10 @@ def cases(setup: Setup) -> list[Case]:
 
 
 def clean(setup: Setup) -> None:
-    """Remove the stores: after `changes` they are not what `build` wrote."""
-    for num in _sizes(setup):
-        shutil.rmtree(_path(setup, num), ignore_errors=True)
+    """Remove the stores if `changes` ran: they are not what `build` wrote any more."""
+    if not setup.only_cases or "changes" in setup.only_cases:
+        for num in _sizes(setup):
+            shutil.rmtree(_path(setup, num), ignore_errors=True)
 
 
 def _sizes(setup: Setup) -> tuple[int, ...]:
@@ -115,7 +116,16 @@ def _changes(setup: Setup, name: str) -> Case:
         name,
         f"put {SHARE_CHANGED:.0%} of the keys, half of them new, in calls of 16,384; flush; compact",
         "changes",
-        ("put_us_per_row", "flush_s", "compact_s", "put_anon_mib", "flush_anon_mib", "compact_anon_mib"),
+        (
+            "put_us_per_row",
+            "flush_s",
+            "compact_s",
+            "put_anon_mib",
+            "flush_anon_mib",
+            "compact_anon_mib",
+            "flush_cpu_s",
+            "compact_cpu_s",
+        ),
         arguments={"share": SHARE_CHANGED},
         rounds=1,
         environment={},
@@ -125,6 +135,6 @@ def _changes(setup: Setup, name: str) -> Case:
 
 def _verify(setup: Setup, name: str) -> Case:
     return _case(
-        setup, name, "verify: every byte read and checked", "verification", ("seconds", "mb_per_s", "anon_mib"),
+        setup, name, "verify: every byte read and checked", "verification", ("seconds", "cpu_s", "mb_per_s", "anon_mib"),
         rounds=1, timeout_s=4 * 3600,
     )  # fmt: skip
