@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from ngramstore.serve.store import Hit, Store
     from ngramstore.store.build import Builder
     from ngramstore.store.importing import import_checkpoint
+    from ngramstore.store.trace import Trace
 
 __version__ = "0.1.0"
-__all__ = ["Builder", "Hit", "Store", "__version__", "build", "errors", "import_checkpoint", "open", "sizes"]
+__all__ = ["Builder", "Hit", "Store", "Trace", "__version__", "build", "errors", "import_checkpoint", "open", "sizes"]
 
 _HOMES = {
     "build": "ngramstore.api",
@@ -33,6 +34,7 @@ _HOMES = {
     "Builder": "ngramstore.store.build",
     "Hit": "ngramstore.serve.store",
     "Store": "ngramstore.serve.store",
+    "Trace": "ngramstore.store.trace",
     "import_checkpoint": "ngramstore.store.importing",
 }
 

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import bytes_text, emit, json_option
+from ngramstore.cli.common import bytes_text, emit, json_option, trust_option
 
 
 @click.command(name="backup", short_help="Copy the published state into a new directory.")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
+@trust_option
 @json_option
-def command(store: Path, target: Path, as_json: bool) -> None:
+def command(store: Path, target: Path, trust_external: bool, as_json: bool) -> None:
     """Copy the published state of STORE into the new directory TARGET, complete or not at all, while others read and write.
 
     Changes that a writer has not flushed are not in it. Bytes are copied as they are: run `ngramstore verify TARGET` afterwards.
+    Of rows in place the copy holds what the store holds: it goes on reading them in the checkpoint's files.
 
     \b
     Example:
@@ -24,9 +26,9 @@ def command(store: Path, target: Path, as_json: bool) -> None:
     """
     import ngramstore as ngs
 
-    with ngs.open(store, cache_bytes=0) as opened:
+    with ngs.open(store, cache_bytes=0, trust_external=trust_external) as opened:
         opened.backup(target)
-    with ngs.open(target, cache_bytes=0) as copy:
+    with ngs.open(target, cache_bytes=0, trust_external=trust_external) as copy:
         stats = copy.stats()
     if as_json:
         names = ("generation", "identity", "rows", "total_bytes")

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import bytes_text, emit, json_option
+from ngramstore.cli.common import bytes_text, emit, json_option, trust_option
 
 
 @click.command(name="compact", short_help="Merge all changes into the packed rows.")
 @click.argument("store", type=click.Path(path_type=Path))
+@trust_option
 @json_option
-def command(store: Path, as_json: bool) -> None:
+def command(store: Path, trust_external: bool, as_json: bool) -> None:
     """Merge all changes, also those not published yet, into the packed rows, so that look-ups probe one index again.
 
-    Needs room for a second copy of the store. Readers go on with what they have open.
+    Needs room for a second copy of the store. Readers go on with what they have open. Rows in place are
+    copied into the store, which needs no trust afterwards.
 
     \b
     Example:
@@ -25,7 +27,7 @@ def command(store: Path, as_json: bool) -> None:
     import ngramstore as ngs
 
     begin = time.perf_counter()
-    with ngs.open(store, mode="rw", cache_bytes=0) as opened:
+    with ngs.open(store, mode="rw", cache_bytes=0, trust_external=trust_external) as opened:
         before = opened.stats()
         opened.compact()
         after = opened.stats()

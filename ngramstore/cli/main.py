@@ -35,6 +35,8 @@ CORE_COMMANDS = {
     "backup": "Copy the published state into a new directory.",
     "import": "Make a store of the n-gram tables of a shipped model.",
     "keys": "Row numbers of tokens in the tables of a shipped model.",
+    "trace": "Record which rows tokens ask for, the most wanted first.",
+    "warm": "Read the rows of a trace, so that the system holds their pages.",
     "warmup": "Compile all kernels ahead of use.",
 }
 _OTHERS = {

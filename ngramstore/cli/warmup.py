@@ -63,6 +63,8 @@ def _exercise(path: Path, codec: str) -> None:
                 store.get([(0, 1, 2)], dtype=dtype)
             store.contains([(1,), (0, 1, 2)])
             store.warm(tokens[:10])
+            with store.trace():
+                store.get(tokens[:100])
             if options == {"mode": "rw"}:
                 store.put([(7, 7)], rows[:1])
                 store.delete([(0, 1, 2)])

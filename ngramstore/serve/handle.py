@@ -13,6 +13,7 @@ from ngramstore.errors import StaleStore, StoreClosed, UsageError, WrongProcess
 from ngramstore.serve.lookup import Counts, Resident, RowSource
 from ngramstore.serve.options import OpenOptions
 from ngramstore.serve.row_cache import RowCache
+from ngramstore.serve.trace import Recorder
 from ngramstore.store.manifest import Spec
 from ngramstore.store.view import View
 from ngramstore.store.writer import Writer
@@ -32,6 +33,7 @@ class Handle:
         self._lock = threading.RLock()
         self._counts = Counts()
         self._reading = _Reading(self)
+        self._recorder: Recorder | None = None
         where = {"lock_index": options.lock_index, "trust_external": options.trust_external}
         self._writer = Writer(self.path, **where) if options.mode == "rw" else None
         self._pending_view: View | None = None

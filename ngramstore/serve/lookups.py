@@ -18,6 +18,8 @@ from ngramstore.kernels.native import index as native_index
 from ngramstore.serve.handle import Handle
 from ngramstore.serve.lookup import FEW_ROWS, CopyOut, RowSource, copy_encoded, keep_in_cache
 from ngramstore.serve.output import output_array
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
+from ngramstore.store.trace import Trace
 from ngramstore.store.view import View
 from ngramstore.store.writer import live_batches, require_rows
 from ngramstore.windows import Ngrams, as_ngrams, as_tokens, room
@@ -129,6 +131,15 @@ class Lookups(Handle):
             _, _, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
         return lengths.reshape(tokens_BT.shape)
 
+    def match_ids(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The IDs that `lookup` would find on one line: (T,) integers -> (T,) u64 and lengths (T,) u8, 0: none, any ID."""
+        self._check()
+        self._require_ngram("match_ids")
+        tokens_T, room_T = self._lines(tokens, None)
+        with self._reading as (view, _):
+            _, ids, lengths = self._match(view, np.ascontiguousarray(tokens_T).reshape(-1), room_T.reshape(-1))
+        return ids, lengths
+
     def get(
         self, ngrams: Ngrams, *, out: np.ndarray | None = None, dtype: str = "f32"
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -178,25 +189,47 @@ class Lookups(Handle):
     def __contains__(self, ngram: Any) -> bool:
         return bool(self.contains([ngram])[0])
 
-    def warm(self, keys: Any) -> int:
-        """Read rows into the cache ahead of use: n-grams (most frequent first), or row numbers. Returns rows now cached.
+    def warm(self, keys: Any, *, max_bytes: int | None = None) -> int:
+        """Read rows into the cache ahead of use: n-grams (most frequent first), row numbers, or a `Trace`. Returns rows now cached.
 
-        What does not fit the budget is not read. Counts as rows and bytes read, not as look-ups, hits or misses.
+        What does not fit the cache, or `max_bytes` of it, is not read. Counts as rows and bytes read, not as look-ups, hits
+        or misses. Raises UsageError for a trace of another store.
         """
         cache = self._cache
         self._check()
+        if isinstance(keys, Trace):
+            keys = self._keys_of(keys)
         if cache is None:
             return 0
         limit = cache.num_slots
-        if self.spec.is_ngram:
-            tokens, lengths = as_ngrams(keys, self.max_n)
-            ids = ngram_ids(tokens[:limit][::-1], lengths[:limit][::-1], self.spec.seed)  # the first ones end up newest
-            rows = np.empty((len(ids), self.spec.codec.row_bytes), np.uint8)
-            self._get_ids(ids, rows, keep_in_cache)
-        else:
+        if max_bytes is not None:
+            limit = min(limit, max_bytes // (self.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES))
+        if not self.spec.is_ngram:
             flat, _ = self._numbers(keys, "warm")
             self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), keep_in_cache)
+            return cache.stats()["cache_rows"]
+        if isinstance(keys, np.ndarray) and keys.dtype == np.uint64:
+            ids = keys[:limit][::-1]  # the first ones end up newest
+        else:
+            tokens, lengths = as_ngrams(keys, self.max_n)
+            ids = ngram_ids(tokens[:limit][::-1], lengths[:limit][::-1], self.spec.seed)
+        self._get_ids(np.ascontiguousarray(ids), np.empty((len(ids), 1), np.uint8), keep_in_cache)
         return cache.stats()["cache_rows"]
+
+    def _keys_of(self, trace: Trace) -> np.ndarray:
+        """The keys of a trace: IDs (K,) u64, or numbers (K,) i64. UsageError if it is not of this store."""
+        spec = self.spec
+        found, wanted = (trace.addressing, trace.space), (spec.addressing, self._trace_space)
+        if found != wanted:
+            names = {"row": "{:,} rows addressed by number", "ngram": "n-grams under the seed {}"}
+            of, here = (names[addressing].format(space) for addressing, space in (found, wanted))
+            raise UsageError(f"the trace is of {of}, {self.path} holds {here}", hint="record one on this store")
+        return trace.keys if spec.is_ngram else trace.keys.astype(np.int64)
+
+    @property
+    def _trace_space(self) -> int:
+        """What a trace of this store says of it: its seed, or how many rows it addresses."""
+        return self.spec.seed if self.spec.is_ngram else self._manifest.base.num_rows
 
     def items(self) -> Iterator[tuple[Any, np.ndarray]]:
         """All (n-gram as a tuple, row (D,) f32) in ID order, or (number, row): the published state, read in batches."""
@@ -287,6 +320,8 @@ class Lookups(Handle):
         source = self._source
         if source is None or source.cache is None or self._writer is not None or tokens.dtype != np.uint32:
             return None
+        if self._recorder is not None:
+            return None
         if not 0 < tokens.shape[1] <= source.few_max_n or not tokens.flags.c_contiguous:
             return None
         codec = self.spec.codec
@@ -328,6 +363,9 @@ class Lookups(Handle):
 
         numbers: what a row-addressed store's caller asked for; without it the seeds, which then are the n-grams' IDs.
         """
+        recorder = self._recorder
+        if recorder is not None and copy_out is not keep_in_cache:
+            recorder.add(seeds[keys >= 0] if numbers is None else numbers)
         damage = source.fill(keys, seeds, rows, self._counts, copy_out)
         if not damage:
             return None

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from ngramstore.errors import ReadOnlyStore, UsageError
 from ngramstore.kernels.jit import cache_is_on_disk
 from ngramstore.serve.lookups import Hit, Lookups
+from ngramstore.serve.trace import DEFAULT_ENTRIES, Recorder
 from ngramstore.store.backup import backup
 from ngramstore.store.writer import Writer
 from ngramstore.windows import Ngrams, as_ngrams, blank_from
@@ -90,6 +91,27 @@ class Store(Lookups):
             if self._writer is not None:
                 self.flush()
             backup(self._view, Path(path))
+
+    def trace(self, *, max_entries: int = DEFAULT_ENTRIES) -> Recorder:
+        """Count which rows this handle is asked for, from now until `stop()` (or the end of a `with` block).
+
+        `result()` is a `Trace` at any time: `save` it, `warm` another process from it. max_entries: rows counted at most, up to
+        46 B each; the rarest are forgotten first. Raises UsageError where a recording is under way.
+        """
+        self._check()
+        with self._lock:
+            if self._recorder is not None:
+                raise UsageError(f"{self.path} is being traced already", hint="stop() that recording first")
+            recorder = Recorder(
+                self.spec.addressing, self._trace_space, max_entries=max_entries, on_stop=self._stop_trace
+            )
+            self._recorder = recorder
+            return recorder
+
+    def _stop_trace(self, recorder: Recorder) -> None:
+        with self._lock:
+            if self._recorder is recorder:
+                self._recorder = None
 
     def stats(self) -> dict[str, Any]:
         """Numbers about the store and this handle: counts, bytes on disk, cache hits and misses, rows and bytes read."""

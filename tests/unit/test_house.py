@@ -29,7 +29,7 @@ LEVELS = [
 """A module imports from its own level and from those before it. The bare package gives its version to all."""
 
 PUBLIC = {
-    "ngramstore": "build, open, sizes, Store, Builder, Hit, errors",
+    "ngramstore": "build, open, sizes, Store, Builder, Hit, Trace, errors",
     "ngramstore.errors": "what to catch and to raise",
     "ngramstore.mine": "corpora, vocabularies, mining",
     "ngramstore.codec": "codecs by spec, for rows that arrive encoded",
@@ -210,7 +210,7 @@ def test_opening_a_store_loads_no_torch():
 
 def test_public_names_are_pinned():
     functions = ["build", "errors", "import_checkpoint", "open", "sizes"]
-    assert ngramstore.__all__ == ["Builder", "Hit", "Store", "__version__", *functions]
+    assert ngramstore.__all__ == ["Builder", "Hit", "Store", "Trace", "__version__", *functions]
     assert dir(ngramstore) == sorted(ngramstore.__all__)
     for name in ngramstore.__all__:
         assert getattr(ngramstore, name) is not None

@@ -1,0 +1,143 @@
+"""`ngramstore trace`: which rows real tokens ask for, and how often, into a small file that caches are warmed from."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ngramstore.cli.common import Count, bytes_text, emit, json_option, quiet_option, trust_option
+from ngramstore.cli.keys import read_config, read_token_map, read_tokenizer
+from ngramstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from ngramstore.serve.store import Store
+    from ngramstore.store.trace import Trace
+
+_SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_SLOT_BYTES = 32
+
+
+@click.command(name="trace", short_help="Record which rows tokens ask for, the most wanted first.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The trace to write.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="The model's: for text, and for Engram's token map.")
+@click.option("--token-map", type=click.Path(path_type=Path), help="Engram's token map itself, a .npy file.")
+@click.option("--eos-id", type=int, help="Token files: the token that ends a document.")
+@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds.")
+@click.option(
+    "--documents",
+    type=click.Choice(["file", "line"]),
+    default="file",
+    show_default=True,
+    help="Text: what a document is.",
+)
+@click.option("--top", type=Count(), help="Keep only so many of the most wanted rows.")
+@click.option(
+    "--max-entries",
+    type=Count(),
+    default="4M",
+    show_default=True,
+    help="Rows counted at most; the rarest are forgotten.",
+)
+@trust_option
+@quiet_option
+@json_option
+def command(
+    source: Path, inputs: tuple[Path, ...], out: Path, top: int | None, quiet: bool, as_json: bool, **options: Any
+) -> None:
+    """Record which rows the tokens of INPUTS ask for. No row is read.
+
+    SOURCE is a store, or the config.json of a model whose n-gram table is known (`ngramstore keys`). INPUTS are token files (.npy,
+    .bin) or text, as `ngramstore mine` takes them. Documents are sequences: none looks back into the one before.
+
+    \b
+    Examples:
+      ngramstore trace ple/ tokens.npy --out hot.ngt
+      ngramstore trace DeepSeek-V4.1-Flash/config.json logs/ --tokenizer DeepSeek-V4.1-Flash/ --out hot.ngt
+    """
+    if not (source / "MANIFEST").is_file():
+        trace, row_bytes = _of_keys(read_config(source), None, inputs, quiet, options), None
+    else:
+        import ngramstore as ngs
+
+        with ngs.open(source, cache_bytes=0, trust_external=options["trust_external"]) as store:
+            trace, row_bytes = _of_store(store, inputs, quiet, options), store.spec.codec.row_bytes
+    num_distinct = len(trace.keys)
+    kept = trace if top is None else trace.top(top)
+    kept.save(out)
+    rows_for = {share: trace.rows_for(share) for share in _SHARES}
+    if as_json:
+        emit(
+            {
+                "out": str(out),
+                "lookups": trace.num_lookups,
+                "distinct": num_distinct,
+                "kept": len(kept.keys),
+                "kept_share": kept.share(len(kept.keys)),
+                "rows_for_share": {str(share): rows for share, rows in rows_for.items()},
+                "row_bytes": row_bytes,
+            }
+        )
+        return
+    click.echo(f"{out}: {len(kept.keys):,} rows, {kept.share(len(kept.keys)):.1%} of {trace.num_lookups:,} look-ups")
+    for share, rows in rows_for.items():
+        if rows is not None:
+            held = "" if row_bytes is None else f", a cache of {bytes_text(rows * (row_bytes + _SLOT_BYTES))}"
+            click.echo(f"  {share:4.0%} of the look-ups: {rows:,} rows{held}")
+
+
+def _of_store(store: Store, inputs: tuple[Path, ...], quiet: bool, options: dict[str, Any]) -> Trace:
+    from ngramstore.serve.trace import record_matches
+
+    if not store.spec.is_ngram:
+        spec = store.metadata.get("keys")
+        if spec is None:
+            raise UsageError(
+                f"{store.path} does not say how its rows are numbered", hint="give the model's config.json instead"
+            )
+        return _of_keys(None, spec, inputs, quiet, options)
+    with tempfile.TemporaryDirectory(prefix="ngramstore-trace-") as cache:
+        documents = _corpus(inputs, cache, quiet, options).documents()
+        return record_matches(store, documents, max_entries=options["max_entries"])
+
+
+def _of_keys(
+    config: dict[str, Any] | None,
+    spec: dict[str, Any] | None,
+    inputs: tuple[Path, ...],
+    quiet: bool,
+    options: dict[str, Any],
+) -> Trace:
+    from ngramstore.keys import keys_from_config, keys_from_spec, token_map_of
+    from ngramstore.serve.trace import record_rows
+
+    token_map = None if options["token_map"] is None else read_token_map(options["token_map"])
+    is_engram = config.get("engram_layer_ids") is not None if config is not None else spec["model"] == "engram"  # type: ignore[index]
+    if token_map is None and options["tokenizer"] is not None and is_engram:
+        token_map = token_map_of(read_tokenizer(options["tokenizer"]))
+    if config is not None:
+        keys = keys_from_config(config, token_map=token_map)
+    else:
+        assert spec is not None
+        keys = keys_from_spec(spec, token_map=token_map)
+    with tempfile.TemporaryDirectory(prefix="ngramstore-trace-") as cache:
+        documents = _corpus(inputs, cache, quiet, options).documents()
+        return record_rows(keys, documents, max_entries=options["max_entries"])
+
+
+def _corpus(inputs: tuple[Path, ...], cache: str, quiet: bool, options: dict[str, Any]) -> Any:
+    from ngramstore.mine import open_corpus
+
+    return open_corpus(
+        list(inputs),
+        tokenizer=options["tokenizer"],
+        cache=cache,
+        eos_id=options["eos_id"],
+        dtype=options["dtype"],
+        documents=options["documents"],
+        progress=not quiet,
+    )

@@ -1,0 +1,52 @@
+"""`ngramstore warm`: read the rows of a trace once, so that their pages are in memory for every process of this machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from ngramstore.cli.common import ByteSize, bytes_text, emit, json_option, trust_option
+
+_STEP_ROWS = 1 << 16
+
+
+@click.command(name="warm", short_help="Read the rows of a trace, so that the system holds their pages.")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--max-bytes", type=ByteSize(), help="Stop when so many bytes of rows were read.  [default: all]")
+@trust_option
+@json_option
+def command(store: Path, trace: Path, max_bytes: int | None, trust_external: bool, as_json: bool) -> None:
+    """Read the rows of TRACE (`ngramstore trace`) from STORE, the most wanted first.
+
+    Their pages then lie in the page cache of the system, which all processes share and from which it takes them when memory runs
+    short. The cache of decoded rows belongs to a process: there, `store.warm(ngramstore.Trace.load("hot.ngt"))` fills it.
+
+    \b
+    Example:
+      ngramstore warm ple/ hot.ngt --trust-external --max-bytes 2GiB
+    """
+    import ngramstore as ngs
+
+    begin = time.perf_counter()
+    wanted = ngs.Trace.load(trace)
+    with ngs.open(store, cache_bytes=64 << 20, trust_external=trust_external) as opened:
+        limit = len(wanted.keys) if max_bytes is None else max_bytes // opened.spec.codec.row_bytes
+        kept = wanted.top(limit)
+        step = min(_STEP_ROWS, opened.stats()["cache_slots"])
+        for at in range(0, len(kept.keys), step):
+            part = slice(at, at + step)
+            opened.warm(ngs.Trace(kept.addressing, kept.space, kept.num_lookups, kept.keys[part], kept.counts[part]))
+        stats = opened.stats()
+    seconds = time.perf_counter() - begin
+    share = kept.share(len(kept.keys))
+    if as_json:
+        result = {"store": str(store), "rows_read": stats["rows_read"], "bytes_read": stats["bytes_read"]}
+        emit(result | {"share_of_lookups": share, "seconds": round(seconds, 3)})
+    else:
+        click.echo(
+            f"{stats['rows_read']:,} rows, {bytes_text(stats['bytes_read'])} in {seconds:.1f} s; they answered "
+            f"{share:.1%} of the look-ups of the trace"
+        )

@@ -1,0 +1,133 @@
+"""Recording which rows are asked for: a table of counts in memory, one kernel call a look-up, bounded in size.
+
+When the table is full, the rows counted least are forgotten: what is asked for often is kept, its count a lower bound.
+
+Shapes: M rows of a call, C slots of the table.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ngramstore.errors import UsageError
+from ngramstore.kernels.native import mining as native
+from ngramstore.keys import Keys
+from ngramstore.store.trace import Trace
+
+if TYPE_CHECKING:
+    from ngramstore.serve.lookups import Lookups
+
+DEFAULT_ENTRIES = 1 << 22
+_FIRST_SLOTS = 1 << 14
+_FULLEST = 0.7
+_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+_STEP_TOKENS = 1 << 14
+
+
+class Recorder:
+    """Counts keys, (M,) u64 or i64, from any number of threads. Memory: 16 to 46 B an entry, at most `max_entries` of them.
+
+    Of a store, `Store.trace()` makes one. A context manager: leaving it stops the recording, and `result` remains.
+    """
+
+    def __init__(
+        self,
+        addressing: str,
+        space: int,
+        *,
+        max_entries: int = DEFAULT_ENTRIES,
+        on_stop: Callable[[Recorder], None] | None = None,
+    ) -> None:
+        if max_entries < 1:
+            raise UsageError(f"max_entries is {max_entries}", hint="a trace has room for one row at least")
+        self.addressing = addressing
+        self.space = space
+        self.max_entries = max_entries
+        self._on_stop = on_stop
+        self._lock = threading.Lock()
+        self._table_C2 = _empty(_FIRST_SLOTS)
+        self._used = 0
+        self._num_lookups = 0
+
+    def add(self, keys_M: np.ndarray) -> None:
+        """Count each key once more."""
+        keys = np.ascontiguousarray(keys_M).view(np.uint64)
+        with self._lock:
+            self._num_lookups += len(keys)
+            done = 0
+            while done < len(keys):
+                most = min(self.max_entries, int(_FULLEST * len(self._table_C2)))
+                step, self._used = native.count_keys(keys[done:] if done else keys, self._table_C2, self._used, most)
+                done += step
+                if done < len(keys):
+                    self._make_room()
+
+    def result(self) -> Trace:
+        """What was recorded until now."""
+        with self._lock:
+            pairs_N2 = self._table_C2[self._table_C2[:, 0] != _EMPTY].copy()
+            num_lookups = self._num_lookups
+        return Trace.of(self.addressing, self.space, num_lookups, pairs_N2[:, 0], pairs_N2[:, 1])
+
+    def stop(self) -> Trace:
+        """End the recording; stopping twice is fine."""
+        if self._on_stop is not None:
+            self._on_stop(self)
+        return self.result()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _make_room(self) -> None:
+        """A larger table; or, where that would pass the bound, without the rarest half of the entries."""
+        if self._used < self.max_entries:
+            larger = _empty(2 * len(self._table_C2))
+            native.rehash_counts(self._table_C2, larger)
+            self._table_C2 = larger
+            return
+        pairs_N2 = self._table_C2[self._table_C2[:, 0] != _EMPTY]
+        middle = np.partition(pairs_N2[:, 1], len(pairs_N2) // 2)[len(pairs_N2) // 2]
+        kept_N2 = pairs_N2[pairs_N2[:, 1] > middle]  # with equal counts all go: none is known to be wanted more
+        self._table_C2[:, 0] = _EMPTY
+        native.rehash_counts(kept_N2, self._table_C2)
+        self._used = len(kept_N2)
+
+
+def _empty(num_slots: int) -> np.ndarray:
+    table_C2 = np.zeros((num_slots, 2), np.uint64)
+    table_C2[:, 0] = _EMPTY
+    return table_C2
+
+
+def record_rows(keys: Keys, documents: Iterable[np.ndarray], *, max_entries: int = DEFAULT_ENTRIES) -> Trace:
+    """What a model with these keys asks for on documents of token ids, (T,) integers each. Reads no rows."""
+    recorder = Recorder("row", keys.num_rows, max_entries=max_entries)
+    for tokens_T in documents:
+        history = None
+        for at in range(0, len(tokens_T), _STEP_TOKENS):
+            part = tokens_T[None, at : at + _STEP_TOKENS].astype(np.int64)
+            recorder.add(keys.rows(part, history).reshape(-1))
+            history = keys.advance(part, history)
+    return recorder.result()
+
+
+def record_matches(store: Lookups, documents: Iterable[np.ndarray], *, max_entries: int = DEFAULT_ENTRIES) -> Trace:
+    """The n-grams that the longest match finds on documents of token ids. Reads the index, no rows."""
+    recorder = Recorder("ngram", store.spec.seed, max_entries=max_entries)
+    reach = store.max_n - 1
+    for tokens_T in documents:
+        for at in range(0, len(tokens_T), _STEP_TOKENS):
+            begin = max(0, at - reach)
+            ids_T, lengths_T = store.match_ids(tokens_T[begin : at + _STEP_TOKENS])
+            recorder.add(ids_T[at - begin :][lengths_T[at - begin :] > 0])
+    return recorder.result()

@@ -1,0 +1,310 @@
+"""Traces: counts are those of a plain counter, files are checked, caches are warmed with what is wanted most."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from store_cases import build, build_rows, some_ngrams, some_rows
+
+import ngramstore as ngs
+from ngramstore.cli.main import cli
+from ngramstore.errors import DamagedStore, FormatError, NotAStore, UnsupportedVersion, UsageError
+from ngramstore.hashing import ngram_ids
+from ngramstore.keys import keys_from_config
+from ngramstore.serve import trace as recording
+from ngramstore.store.trace import TRACE_HEADER, Trace, join_traces
+
+QWEN = {
+    "model_type": "qwen4_exp_text",
+    "vocab_size": 500,
+    "ngram_size": 3,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 50,
+    "ple_layer_ids": [2],
+    "eos_token_id": 499,
+}
+
+
+def counted(trace: Trace) -> dict[int, int]:
+    return dict(zip(trace.keys.tolist(), trace.counts.tolist(), strict=True))
+
+
+@pytest.fixture
+def rows_store(tmp_path):
+    return build_rows(tmp_path / "rows", some_rows(300))
+
+
+@pytest.fixture
+def ngram_store(tmp_path):
+    ngrams = some_ngrams(200, vocabulary=20)
+    return build(tmp_path / "ngrams", ngrams, some_rows(200))
+
+
+def test_counts_are_those_of_a_plain_counter_in_falling_order():
+    rng = np.random.default_rng(1)
+    recorder, wanted = recording.Recorder("row", 10**9), Counter()
+    for size in (0, 1, 48, 30_000, 7):
+        keys = (rng.zipf(1.3, size) * 977 % 10**9).astype(np.int64)
+        recorder.add(keys)
+        wanted.update(keys.tolist())
+    trace = recorder.result()
+    assert counted(trace) == wanted and trace.num_lookups == wanted.total()
+    pairs = list(zip(trace.counts.tolist(), trace.keys.tolist(), strict=True))
+    assert pairs == sorted(pairs, key=lambda pair: (-pair[0], pair[1]))
+
+
+def test_a_bounded_recording_keeps_what_is_asked_for_often():
+    rng = np.random.default_rng(2)
+    recorder = recording.Recorder("row", 10**9, max_entries=500)
+    for _ in range(200):
+        recorder.add(np.concatenate([np.arange(50), rng.integers(50, 10**9, 100)]))
+    trace = recorder.result()
+    assert set(range(50)) <= set(trace.keys[:50].tolist()) and (trace.counts[:50] == 200).all()
+    assert len(trace.keys) <= 500 and trace.num_lookups == 200 * 150
+
+
+def test_threads_lose_no_count():
+    recorder = recording.Recorder("row", 1000)
+    threads = [
+        threading.Thread(target=lambda: [recorder.add(np.arange(100)) for _ in range(50)], daemon=True)
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (recorder.result().counts == 200).all()
+
+
+def test_a_file_comes_back_as_it_was_and_shares_are_those_of_the_counts(tmp_path):
+    trace = Trace.of("ngram", (1 << 64) - 1, 10, [7, 1 << 63, 5], [2, 5, 2])
+    trace.save(tmp_path / "t")
+    again = Trace.load(tmp_path / "t")
+    assert (again.addressing, again.space, again.num_lookups) == ("ngram", (1 << 64) - 1, 10)
+    assert again.keys.tolist() == [1 << 63, 5, 7] and again.counts.tolist() == [5, 2, 2]
+    assert [again.share(n) for n in (0, 1, 2, 3)] == [0, 0.5, 0.7, 0.9]
+    assert [again.rows_for(share) for share in (0.5, 0.51, 0.9, 0.91)] == [1, 2, 3, None]
+    assert again.top(1).keys.tolist() == [1 << 63] and again.top(1).share(1) == 0.5
+
+
+def test_every_flip_and_every_cut_of_a_file_is_an_error(tmp_path):
+    path = tmp_path / "t"
+    Trace.of("row", 100, 10, [7, 3], [2, 5]).save(path)
+    good = path.read_bytes()
+    for bit in range(8 * len(good)):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        with pytest.raises(FormatError):
+            Trace.load(path)
+    for size in range(len(good)):
+        path.write_bytes(good[:size])
+        with pytest.raises(FormatError):
+            Trace.load(path)
+    path.write_bytes(b"something else altogether, and long enough")
+    with pytest.raises(NotAStore, match="no trace"):
+        Trace.load(path)
+    path.write_bytes(good[:8] + b"\x02" + good[9:])
+    with pytest.raises(UnsupportedVersion, match="version 2"):
+        Trace.load(path)
+    with pytest.raises(UsageError, match="there is no file"):
+        Trace.load(tmp_path / "nothing")
+
+
+def test_the_bytes_of_a_file_are_pinned(tmp_path):
+    """As docs/tracing.md draws them; a change needs another version."""
+    Trace.of("row", 100, 9, [7, 3], [2, 5]).save(tmp_path / "t")
+    assert (tmp_path / "t").read_bytes().hex() == (
+        "6e6774726163651a" "0100" "0000" "00000000" "6400000000000000" "0900000000000000" "0200000000000000"
+        "0300000000000000" "0700000000000000" "0500000000000000" "0200000000000000" "6cecb29e"
+    )  # fmt: skip
+    document = (Path(__file__).parents[2] / "docs" / "tracing.md").read_text()
+    assert TRACE_HEADER.markdown() in document
+
+
+def test_a_store_records_what_it_is_asked_for_and_nothing_else(rows_store):
+    with ngs.open(rows_store) as store:
+        store.rows([1, 2])
+        with store.trace() as recorder:
+            with pytest.raises(UsageError, match="being traced already"):
+                store.trace()
+            store.rows([[5, 7], [5, 9]])
+            store.rows_encoded([5])
+            store.warm([20, 21])
+            assert counted(recorder.result()) == {5: 3, 7: 1, 9: 1}
+        store.rows([5])
+        assert counted(recorder.result()) == {5: 3, 7: 1, 9: 1} and recorder.result().space == 300
+        with store.trace() as recorder:
+            store.rows([8])
+        assert counted(recorder.stop()) == {8: 1}
+
+
+def test_a_store_of_ngrams_records_the_ids_it_found_whatever_the_call(ngram_store):
+    with ngs.open(ngram_store) as store:
+        there = next(ngram for ngram, _ in store.items() if len(ngram) == 3)
+        tokens = np.array([there], np.uint32)
+        wanted = int(ngram_ids(tokens, None, 0)[0])
+        store.get(tokens)  # from here on it is cached, and a few n-grams have a way of their own
+        with store.trace() as recorder:
+            store.get(tokens)
+            store.get([there, (19, 19, 18)])
+            assert store.lookup(tokens[0]).length[-1] == 3
+            store.lookup_tail(tokens, np.array([[3]], np.uint8), out=np.empty((1, 1, store.dim), np.float32))
+            store.contains(tokens)
+        trace = recorder.result()
+    assert trace.addressing == "ngram" and counted(trace)[wanted] == 4
+
+
+@pytest.mark.parametrize("kind", ["rows", "ngrams"])
+def test_warming_from_a_trace_holds_what_is_wanted_most(rows_store, ngram_store, kind, tmp_path):
+    path = rows_store if kind == "rows" else ngram_store
+    with ngs.open(path) as store:
+        if kind == "rows":
+            keys = np.random.default_rng(3).permutation(300)
+            ask = store.rows
+        else:
+            keys = [ngram for ngram, _ in store.items()]
+            ask = lambda wanted: store.get(wanted)[0]  # noqa: E731
+        with store.trace() as recorder:
+            for i in range(60):
+                ask(keys[: 60 - i])
+        recorder.result().save(tmp_path / "hot")
+        slot = store.spec.codec.row_bytes + 32
+    with ngs.open(path) as store:
+        trace = Trace.load(tmp_path / "hot")
+        assert store.warm(trace, max_bytes=10 * slot + 5) == 10
+        ask = store.rows if kind == "rows" else lambda wanted: store.get(wanted)[0]
+        ask(keys[:10])
+        stats = store.stats()
+        assert (stats["cache_hits"], stats["cache_misses"], stats["rows_read"]) == (10, 0, 10)
+        assert store.warm(trace) == 60
+    with ngs.open(path, cache_bytes=20 * slot) as store:
+        assert store.warm(trace) == 20
+        ask = store.rows if kind == "rows" else lambda wanted: store.get(wanted)[0]
+        ask(keys[:20])
+        assert store.stats()["cache_misses"] == 0
+    with ngs.open(path, cache_bytes=0) as store:
+        assert store.warm(trace) == 0
+
+
+def test_a_trace_of_another_store_is_refused(rows_store, ngram_store):
+    of_rows, of_ngrams = Trace.of("row", 300, 1, [299], [1]), Trace.of("ngram", 0, 1, [5], [1])
+    with ngs.open(rows_store) as store:
+        assert store.warm(of_rows) == 1
+        for trace in (of_ngrams, Trace.of("row", 301, 1, [0], [1])):
+            with pytest.raises(UsageError, match="300 rows addressed by number"):
+                store.warm(trace)
+    with ngs.open(ngram_store) as store:
+        for trace in (of_rows, Trace.of("ngram", 1, 1, [5], [1])):
+            with pytest.raises(UsageError, match="n-grams under the seed 0"):
+                store.warm(trace)
+        assert store.warm(of_ngrams) == 0  # it is not stored any more
+
+
+def test_traces_add_up():
+    joined = join_traces([Trace.of("row", 9, 5, [1, 2], [3, 2]), Trace.of("row", 9, 4, [2, 8], [3, 1])])
+    assert counted(joined) == {2: 5, 1: 3, 8: 1} and joined.num_lookups == 9
+    with pytest.raises(UsageError, match="two stores"):
+        join_traces([Trace.of("row", 9, 1, [1], [1]), Trace.of("row", 8, 1, [1], [1])])
+
+
+def test_documents_are_recorded_whole_however_long(ngram_store, monkeypatch):
+    rng = np.random.default_rng(4)
+    documents = [rng.integers(0, 20, size).astype(np.uint32) for size in (1, 2, 7, 8, 50)]
+    keys = keys_from_config(QWEN)
+    of_rows = Counter(row for tokens in documents for row in keys.rows(tokens).reshape(-1).tolist())
+    monkeypatch.setattr(recording, "_STEP_TOKENS", 7)
+    assert counted(recording.record_rows(keys, documents)) == of_rows
+    with ngs.open(ngram_store) as store:
+        of_ngrams: Counter[int] = Counter()
+        for tokens in documents:
+            for end, length in enumerate(store.match(tokens).tolist(), 1):
+                if length:
+                    of_ngrams[int(ngram_ids(tokens[None, end - length : end], None, 0)[0])] += 1
+        assert counted(recording.record_matches(store, documents)) == of_ngrams and of_ngrams
+
+
+def run(*words: object) -> dict:
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_the_commands_trace_and_warm(tmp_path, ngram_store):
+    tokens = np.random.default_rng(5).integers(0, 20, 500).astype(np.uint16)
+    np.save(tmp_path / "t.npy", tokens)
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+    keys = keys_from_config(QWEN)
+    out = tmp_path / "hot.ngt"
+    said = run("trace", tmp_path / "config.json", tmp_path / "t.npy", "--out", out, "--top", 30, "--json", "--quiet")
+    assert (said["lookups"], said["kept"]) == (2000, 30) and said["distinct"] > 30 and 0 < said["kept_share"] < 1
+    store = build_rows(tmp_path / "table", some_rows(keys.num_rows), metadata={"keys": keys.spec()})
+    again = run("trace", store, tmp_path / "t.npy", "--out", tmp_path / "b.ngt", "--top", 30, "--json", "--quiet")
+    assert (tmp_path / "b.ngt").read_bytes() == out.read_bytes()
+    assert again["rows_for_share"]["0.5"] == Trace.load(out).rows_for(0.5) or again["rows_for_share"]["0.5"] > 30
+    assert run("warm", store, out, "--json")["rows_read"] == 30
+    assert run("warm", store, out, "--max-bytes", 24 * 9, "--json")["rows_read"] == 9
+    run("trace", ngram_store, tmp_path / "t.npy", "--out", tmp_path / "n.ngt", "--json", "--quiet")
+    trace = Trace.load(tmp_path / "n.ngt")
+    with ngs.open(ngram_store) as opened:
+        assert trace.counts.sum() == np.count_nonzero(opened.match(tokens.astype(np.int64)))
+    assert run("warm", ngram_store, tmp_path / "n.ngt", "--json")["rows_read"] == len(trace.keys)
+    text = CliRunner().invoke(cli, ["warm", str(ngram_store), str(tmp_path / "n.ngt")])
+    assert "100.0% of the look-ups" in text.stdout
+    text = CliRunner().invoke(cli, ["trace", str(store), str(tmp_path / "t.npy"), "--out", str(out), "--quiet"])
+    assert "50% of the look-ups" in text.stdout
+
+
+def test_the_command_reads_text_with_the_model_s_tokenizer_and_makes_its_token_map(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {word: i for i, word in enumerate(["The", "the", "cat", "sat", "pad", "[UNK]"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    (tmp_path / "model").mkdir()
+    tokenizer.save(str(tmp_path / "model" / "tokenizer.json"))
+    config = {
+        "engram_layer_ids": [1],
+        "engram_max_ngram_size": 2,
+        "engram_vocab_size": 20,
+        "engram_n_heads": 2,
+        "engram_pad_token_id": 4,
+        "engram_compressed_vocab_size": 5,
+    }
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "a.txt").write_text("The cat sat")
+    (tmp_path / "b.txt").write_text("the cat sat")
+    said = run(
+        "trace", tmp_path / "model", tmp_path / "a.txt", tmp_path / "b.txt", "--out", tmp_path / "hot",
+        "--tokenizer", tmp_path / "model", "--json", "--quiet",
+    )  # fmt: skip
+    assert said["lookups"] == 12
+    assert (Trace.load(tmp_path / "hot").counts % 2 == 0).all()  # both lines ask for the same rows
+
+
+def test_the_command_says_what_is_missing(tmp_path, rows_store):
+    np.save(tmp_path / "t.npy", np.arange(9, dtype=np.uint16))
+    for words, message in (
+        ([rows_store, tmp_path / "t.npy"], "does not say how its rows are numbered"),
+        ([tmp_path / "nothing.json", tmp_path / "t.npy"], "there is no file"),
+    ):
+        result = CliRunner().invoke(cli, ["trace", *map(str, words), "--out", str(tmp_path / "hot"), "--quiet"])
+        assert result.exit_code == 2 and message in result.stderr
+    (tmp_path / "hot").write_bytes(b"text")
+    result = CliRunner().invoke(cli, ["warm", str(rows_store), str(tmp_path / "hot")])
+    assert result.exit_code == 2 and "no trace" in result.stderr
+
+
+def test_damage_is_told_apart_from_other_files(tmp_path):
+    Trace.of("row", 1, 1, [0], [1]).save(tmp_path / "t")
+    data = bytearray((tmp_path / "t").read_bytes())
+    data[-6] ^= 1
+    (tmp_path / "t").write_bytes(data)
+    with pytest.raises(DamagedStore, match="checksum"):
+        Trace.load(tmp_path / "t")
