@@ -85,6 +85,14 @@ class DiskFull(NgramStoreError, OSError):
 class HashCollision(NgramStoreError):
     """Two different n-grams have the same 64-bit ID under the store's seed."""
 
+    @classmethod
+    def between(cls, left: Sequence[int], right: Sequence[int], seed: int) -> HashCollision:
+        """The error for these two, with the seed to try next."""
+        return cls(
+            f"the n-grams {tuple(left)} and {tuple(right)} have the same 64-bit ID under seed {seed}",
+            hint=f"build again with seed={(seed + 1) % 2**64}",
+        )
+
 
 class DuplicateKey(NgramStoreError):
     """The same n-gram was added twice to a build that refuses duplicates."""

@@ -113,3 +113,10 @@ def room(shape: tuple[int, int], max_n: int, starts: np.ndarray | None = None) -
         raise UsageError(f"starts must be bool of shape {shape}, got {starts.dtype} {starts.shape}")
     last_start = np.maximum.accumulate(np.where(starts, position_T, 0), axis=1)
     return np.minimum(position_T - last_start + 1, max_n).astype(np.uint8)
+
+
+def require_rows(numbers: np.ndarray, num_rows: int) -> None:
+    """UsageError for a row number outside 0 .. num_rows - 1."""
+    if numbers.size and (numbers.min() < 0 or numbers.max() >= num_rows):
+        wrong = numbers[(numbers < 0) | (numbers >= num_rows)].flat[0]
+        raise UsageError(f"row {wrong} does not exist; this store has rows 0 to {num_rows - 1:,}")

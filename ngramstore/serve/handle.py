@@ -92,11 +92,7 @@ class Handle:
         with self._lock:
             self._check()
             view = self._current_view()
-            published = view.manifest.num_rows
-            if self._writer is None or not self._writer.num_pending or not self.spec.is_ngram:
-                return published
-            ids, is_delete = self._writer.pending_ids()
-            return published + int((~is_delete).sum()) - int((self._view.find(ids) >= 0).sum())
+            return view.manifest.num_rows if self._writer is None else self._writer.num_rows
 
     def refresh(self) -> bool:
         """See what other processes have published since. True if there was something."""

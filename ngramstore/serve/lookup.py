@@ -29,7 +29,7 @@ _FAULT = {
     native.BAD_INDEX_PAGE: "the index does not say where it is",
 }
 PendingRows = Callable[[np.ndarray], np.ndarray]
-"""Encoded rows (U, B) u8 of ranks (U,) among the writer's unpublished puts."""
+"""Encoded rows (U, B) u8 of the IDs (U,) u64 of unpublished puts."""
 CopyOut = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """(source u8, byte offsets (M,), out (M, ...)): a codec's `scatter`, or `copy_encoded`."""
 
@@ -137,25 +137,25 @@ class RowSource:
             return None
         done = serials_M == -1
         out_MD[done] = 0
-        sources: list[tuple[int, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]] = []
         row_bytes = self._codec.row_bytes
+
+        def copy(source: np.ndarray, offsets: np.ndarray, places: np.ndarray) -> None:
+            rows = np.empty((len(places), out_MD.shape[1]), out_MD.dtype)
+            copy_out(source, offsets, rows)
+            out_MD[places] = rows
+            done[places] = True
+
         if self._pending is not None:
-            pending = self._pending
-            sources.append(
-                (PENDING_SERIAL, lambda ranks: (pending(ranks).reshape(-1), np.arange(len(ranks)) * row_bytes))
-            )
+            places = np.flatnonzero(serials_M >= PENDING_SERIAL)
+            if len(places):
+                rows = self._pending(self._view.pending_ids(keys_M[places]))
+                copy(rows.reshape(-1), np.arange(len(places)) * row_bytes, places)
         if self._resident is not None:
             serials_M[np.isin(keys_M, self._resident.damaged)] = -2  # no source has them: left to the files
             for serial, rows in zip(self._resident.serials, self._resident.rows, strict=True):
-                sources.append((serial, lambda ranks, rows=rows: (rows, ranks * row_bytes)))  # type: ignore[misc]
-        for serial, rows_of in sources:
-            places = np.flatnonzero(serials_M == serial)
-            if len(places):
-                source, offsets = rows_of(keys_M[places] & ((1 << RANK_BITS) - 1))
-                rows = np.empty((len(places), out_MD.shape[1]), out_MD.dtype)
-                copy_out(source, offsets, rows)
-                out_MD[places] = rows
-                done[places] = True
+                places = np.flatnonzero(serials_M == serial)
+                if len(places):
+                    copy(rows, (keys_M[places] & ((1 << RANK_BITS) - 1)) * row_bytes, places)
         left = np.flatnonzero(~done)
         return left if len(left) else None
 

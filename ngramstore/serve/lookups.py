@@ -19,10 +19,10 @@ from ngramstore.serve.handle import Handle
 from ngramstore.serve.lookup import FEW_ROWS, CopyOut, RowSource, copy_encoded, keep_in_cache
 from ngramstore.serve.output import output_array
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
+from ngramstore.store.compaction import live_batches
 from ngramstore.store.trace import Trace
 from ngramstore.store.view import View
-from ngramstore.store.writer import live_batches, require_rows
-from ngramstore.windows import Ngrams, as_ngrams, as_tokens, room
+from ngramstore.windows import Ngrams, as_ngrams, as_tokens, require_rows, room
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ class Lookups(Handle):
         keys, ids, lengths = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
         manifest = view.manifest
         mask = sum(1 << n for n, stored in enumerate(manifest.length_counts) if stored)
-        has_pending = view.pending_puts is not None or (self._writer is not None and self._writer.num_pending > 0)
+        has_pending = bool(view.pending)
         if has_pending:
             mask = (1 << (self.max_n + 1)) - 2
         done = native_index.match(

@@ -15,11 +15,11 @@ from ngramstore.errors import FormatError, NgramStoreError, UnsupportedVersion
 from ngramstore.files import WriterLock
 from ngramstore.hashing import row_ids
 from ngramstore.layout import BLOCK_ROWS, MAGIC, PAGE_BYTES
-from ngramstore.store.build import suffixes_are_stored
 from ngramstore.store.journal import Journal
 from ngramstore.store.manifest import LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest, decode_manifest, read_manifest
 from ngramstore.store.merge import is_in
 from ngramstore.store.salvage import Fault, mended
+from ngramstore.store.suffixes import suffixes_are_stored
 from ngramstore.store.view import View
 from ngramstore.store.worn import WornIndex, WornLayer
 
@@ -27,7 +27,6 @@ __all__ = ["Fault", "Report", "examine", "open_manifest", "verify"]
 
 _ATTEMPTS = 3
 _CHUNK_BYTES = 16 << 20
-_ROW_NUMBER_WIDTH = 2
 
 
 @dataclass
@@ -241,7 +240,7 @@ class _Examination:
             return
         try:
             row_bytes = self._spec.codec.row_bytes
-            with Journal.open(path, row_bytes=row_bytes, width=journal_width(manifest), create=False) as journal:
+            with Journal.open(path, row_bytes=row_bytes, width=self._spec.journal_width, create=False) as journal:
                 for _ in journal.scan():
                     pass
                 report.notes.append(f"{manifest.journal} holds {len(journal)} changes that are not published yet")
@@ -254,8 +253,3 @@ class _Examination:
         known = {entry.name for entry in self._manifest.files} | {MANIFEST_NAME, LOCK_NAME, self._manifest.journal}
         for name in sorted(set(os.listdir(self._directory)) - known):
             self._report.notes.append(f"{name} is not part of the store")
-
-
-def journal_width(manifest: Manifest) -> int:
-    """Tokens that a value of the store's journal has room for."""
-    return manifest.spec.max_n if manifest.spec.is_ngram else _ROW_NUMBER_WIDTH

@@ -28,7 +28,7 @@ from ngramstore.errors import (
 )
 from ngramstore.store.journal_ack import ACK_NAME, AckFile, boot_id, sync_directory
 from ngramstore.store.journal_guard import check_rocksdb_files
-from ngramstore.store.journal_known import KnownIds
+from ngramstore.store.journal_known import KnownIds, Tier
 from ngramstore.store.journal_rocks import Rdict, RocksErrors, get_values, open_rocksdb, write_values
 from ngramstore.store.journal_salvage import salvage
 from ngramstore.store.journal_values import STATE_KEY, Changes, State, ValueCodec, key_bytes
@@ -165,6 +165,12 @@ class Journal:
         """Every ID, ascending, and whether its latest change deletes: (M,) u64 and (M,) bool, read-only."""
         self._open_db()
         return self._known.arrays()
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The IDs as they lie in memory, newest first: what a look-up probes."""
+        self._open_db()
+        return self._known.tiers
 
     def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of M IDs are here, and which of those are deleted: (M,) u64 -> two (M,) bool. Does not touch the disk."""

@@ -51,6 +51,11 @@ class Spec:
         """Rows are found by n-gram; else by number."""
         return self.addressing == "ngram"
 
+    @property
+    def journal_width(self) -> int:
+        """Tokens that a value of the journal has room for; a row number takes two."""
+        return self.max_n if self.is_ngram else 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerEntry:

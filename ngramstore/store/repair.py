@@ -22,14 +22,13 @@ import ngramstore
 from ngramstore.errors import DamagedStore, UsageError
 from ngramstore.files import WriterLock, clear_errors, fsync_directory, publish, remove, require_space
 from ngramstore.hashing import ngram_ids, row_ids
-from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES
-from ngramstore.store.build import suffixes_are_stored
-from ngramstore.store.check import Fault, examine, journal_width, open_manifest
+from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.store.check import Fault, examine, open_manifest
+from ngramstore.store.compaction import is_suffix_closed
 from ngramstore.store.journal import Changes, salvage
 from ngramstore.store.layer import Batch, LayerWriter
 from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest
 from ngramstore.store.merge import is_in, merged, without
-from ngramstore.store.view import View
 from ngramstore.store.worn import Chunk, WornIndex, WornLayer
 from ngramstore.store.writer import Writer
 
@@ -190,7 +189,7 @@ class _Repair:
             journal=f"journal-{generation:06d}",
             release=ngramstore.__version__,
         )
-        published = published.next(generation=generation, suffix_closed=_is_suffix_closed(target, published))
+        published = published.next(generation=generation, suffix_closed=is_suffix_closed(target, published))
         self._base.close()
         if self._overlay is not None:
             self._overlay.close()
@@ -200,7 +199,7 @@ class _Repair:
     def _salvaged_journal(self) -> Changes:
         """The changes that can still be read of the journal."""
         spec = self._spec
-        width, row_bytes = journal_width(self._manifest), spec.codec.row_bytes
+        width, row_bytes = spec.journal_width, spec.codec.row_bytes
         path = self._source / self._manifest.journal
         nothing = Changes(
             np.empty(0, np.uint64),
@@ -339,21 +338,3 @@ class _Replaced:
             at = np.flatnonzero(is_in(ids_M, ids))
             if len(at):
                 rows_MB[at] = held[first + np.searchsorted(ids, ids_M[at])]
-
-
-def _is_suffix_closed(directory: Path, manifest: Manifest) -> bool:
-    """Whether the longest match may stop at the first miss, known where tokens are kept."""
-    spec = manifest.spec
-    stored = np.flatnonzero(manifest.length_counts)
-    if not spec.is_ngram or not spec.has_tokens:
-        return False
-    if len(stored) <= 1:
-        return True
-    base = View(directory, manifest).base
-    assert base.tokens is not None
-    step = 1024
-    for block in range(0, -(-base.num_rows // BLOCK_ROWS), step):
-        tokens, lengths = base.tokens.blocks(block, min(step, base.tokens.num_blocks - block))
-        if not suffixes_are_stored(base.index, tokens, lengths, int(stored[0]), spec.seed):
-            return False
-    return True

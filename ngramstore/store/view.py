@@ -18,11 +18,12 @@ from ngramstore.store.datafile import DataFile
 from ngramstore.store.external import ExternalLayer
 from ngramstore.store.external_entry import ExternalEntry
 from ngramstore.store.index import Index
+from ngramstore.store.journal_known import Tier
 from ngramstore.store.layer import Layer
 from ngramstore.store.manifest import Manifest, read_manifest
 
-PENDING_SERIAL = (1 << 20) - 1
-"""Serial of rows that lie in the writer's journal only."""
+PENDING_SERIAL = (1 << 20) - native.MAX_LINES
+"""Serials from here on are of rows that lie in the writer's journal only."""
 _LAST_SERIAL = PENDING_SERIAL - 3
 _ATTEMPTS = 20
 
@@ -66,7 +67,7 @@ class View:
                 self.tombstones, self._tombstones_file = Index.open(
                     directory, manifest.tombstones, stamp, is_keyed=True, is_sized=False, lock=lock_index
                 )
-        self.pending_puts: Index | None = None
+        self.pending: tuple[Tier, ...] = ()
         self._set_tables()
 
     @property
@@ -130,28 +131,39 @@ class View:
             lock_index=self.lock_index,
         )
 
-    def with_pending(self, puts: np.ndarray, deletes: np.ndarray) -> View:
-        """This view with sorted IDs of unpublished puts and deletes on top."""
+    def with_pending(self, tiers: tuple[Tier, ...]) -> View:
+        """This view with unpublished puts and deletions on top, newest first."""
         view = object.__new__(View)
         view.__dict__.update(self.__dict__)
-        view.pending_puts = Index.from_ids(puts) if len(puts) else None
-        view._set_tables(Index.from_ids(deletes) if len(deletes) else None)
+        view.pending = tiers
+        view._set_tables()
         return view
+
+    def pending_ids(self, keys_M: np.ndarray) -> np.ndarray:
+        """IDs of row keys (M,) i64 of unpublished puts: (M,) u64."""
+        ids_M = np.empty(len(keys_M), np.uint64)
+        serials_M, ranks_M = keys_M >> native.RANK_BITS, keys_M & ((1 << native.RANK_BITS) - 1)
+        for number, tier in enumerate(self.pending):
+            here = serials_M == PENDING_SERIAL + number
+            ids_M[here] = tier.put_ids[ranks_M[here]]
+        return ids_M
 
     def base_only(self) -> View:
         """This view without its overlay and what is pending."""
         view = object.__new__(View)
         view.__dict__.update(self.__dict__)
-        view.overlay = view.tombstones = view.pending_puts = None
+        view.overlay = view.tombstones = None
+        view.pending = ()
         view._set_tables()
         return view
 
-    def _set_tables(self, pending_deletes: Index | None = None) -> None:
+    def _set_tables(self) -> None:
         indexes: list[tuple[Index, bool, int]] = []
-        if pending_deletes is not None:
-            indexes.append((pending_deletes, True, 0))
-        if self.pending_puts is not None:
-            indexes.append((self.pending_puts, False, PENDING_SERIAL))
+        for number, tier in enumerate(self.pending):
+            if tier.deletes is not None:
+                indexes.append((tier.deletes, True, 0))
+            if tier.puts is not None:
+                indexes.append((tier.puts, False, PENDING_SERIAL + number))
         if self.tombstones is not None:
             indexes.append((self.tombstones, True, 0))
         if self.overlay is not None:
@@ -189,7 +201,7 @@ class View:
 
     def index_damage(self, code: int) -> DamagedStore:
         """The error behind a fault code of the index kernels."""
-        page, line = divmod(-2 - code, 8)
+        page, line = divmod(-2 - code, native.MAX_LINES)
         return self._probed[line].damaged(page)
 
     def layer_of(self, serial: int) -> Layer:

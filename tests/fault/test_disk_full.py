@@ -82,14 +82,14 @@ def is_full(act) -> None:
 
 
 def test_a_compaction_asks_for_the_room_of_what_changed_too(tmp_path, monkeypatch):
-    from ngramstore.store import writer as writer_module
+    from ngramstore.store import compaction
 
     build(tmp_path / "store", 1 << 30)
     asked: list[int] = []
     with ngs.open(tmp_path / "store", mode="rw") as store:
         store.put([(i,) for i in range(1000)], rows_of(range(1000), DIM))
         store.flush()
-        monkeypatch.setattr(writer_module, "require_space", lambda _, needed, __: asked.append(needed))
+        monkeypatch.setattr(compaction, "require_space", lambda _, needed, __: asked.append(needed))
         store.compact()
         assert asked[-1] >= sum(store.stats()["file_bytes"].values())
 

@@ -12,6 +12,7 @@ import ngramstore as ngs
 from ngramstore.errors import HashCollision, UsageError
 from ngramstore.hashing import checksum
 from ngramstore.store import writer as writer_module
+from ngramstore.store.index import Index
 
 NGRAMS = [(a, b) for a in range(20) for b in range(20)]
 
@@ -88,3 +89,30 @@ def test_compaction_takes_every_replaced_row(tmp_path):
         wanted[changed] += 1000
         np.testing.assert_array_equal(store.rows(np.arange(500)), rows_of(wanted, 8))
         assert store.stats()["overlay_rows"] == 0
+
+
+@pytest.mark.parametrize("with_deletes", [False, True])
+def test_a_lookup_after_each_put_does_not_index_all_that_is_pending(tmp_path, monkeypatch, with_deletes):
+    """Keys are indexed again a logarithmic number of times: four times the keys, not sixteen times the work."""
+    work: list[int] = []
+    real = Index.from_ids.__func__
+    monkeypatch.setattr(Index, "from_ids", classmethod(lambda cls, ids: work.append(len(ids)) or real(cls, ids)))
+
+    def indexed(num_puts: int) -> int:
+        path = tmp_path / f"store {num_puts}"
+        with ngs.build(path, dim=1, max_n=1, codec="f32") as builder:
+            builder.add([(0,)], [[0.0]])
+        work.clear()
+        with ngs.open(path, mode="rw") as store:
+            for i in range(num_puts):
+                keys = np.arange(1 + 32 * i, 33 + 32 * i, dtype=np.uint32)[:, None]
+                store.put(keys, keys.astype(np.float32))
+                if with_deletes and i % 3 == 0:
+                    store.delete(keys[:4])
+                assert store.get(keys[8:])[1].all()
+                assert len(store) == 1 + 32 * (i + 1) - 4 * (i // 3 + 1) * with_deletes
+        return sum(work)
+
+    few, many = indexed(40), indexed(160)
+    assert many < 30 * 32 * 160
+    assert many < 7 * few

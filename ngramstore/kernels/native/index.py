@@ -4,7 +4,7 @@ A store is a short list of layers, newest first: each a sorted set of IDs that e
 says that they are gone. LAYERS is an int64 table, one line a layer, columns below; addresses point into the mapped index
 file, whose pages are verified here on first touch.
 
-A row key is `serial << 40 | rank`. -1: absent. Below -1: a page of layer l failed its checksum: -2 - (page * 8 + l).
+A row key is `serial << 40 | rank`. -1: absent. Below -1: a page of layer l failed its checksum: -2 - (page * 64 + l).
 
 Where FIRST_BYTES is not 0, the line is a segment of rows read in place from files of others: NUM_ROWS rows from rank FIRST_RANK
 on. A row is FIRST_BYTES at ROWS_DATA_AT + i * FIRST_BYTES of ROWS_FD, and the rest of ROW_BYTES likewise at SECOND_AT of
@@ -45,6 +45,7 @@ SUMS_FD = 21
 SUMS_AT = 22
 NUM_COLUMNS = 23
 RANK_BITS = 40
+MAX_LINES = 64  # of a table: a fault code holds page and line
 
 _PAGE_SHIFT = 12
 _PAGE_BYTES = 4096
@@ -162,7 +163,7 @@ def _key(layers, identity):
                 return np.int64(-1)
             return (layers[line, SERIAL] << RANK_BITS) | rank
         if rank < -1:
-            return -2 - ((-2 - rank) * 8 + line)
+            return -2 - ((-2 - rank) * MAX_LINES + line)
     return np.int64(-1)
 
 

@@ -1,7 +1,7 @@
 """What the index kernels mean: one ID at a time, through the bytes of the planes, pages checked before they are believed.
 
 LAYERS is the table of `ngramstore/kernels/native/index.py`, columns included; docs/format.md, section Index, draws the
-planes. A row key is `serial << 40 | rank`. -1: absent. Below -1: page p of line l is bad: -2 - (p * 8 + l).
+planes. A row key is `serial << 40 | rank`. -1: absent. Below -1: page p of line l is bad: -2 - (p * 64 + l).
 
 Shapes: L layers, newest first, M IDs, W positions.
 """
@@ -22,6 +22,7 @@ from ngramstore.kernels.native.index import (
     IS_TOMBSTONE,
     LENGTHS_AT,
     LOW_BITS_AT,
+    MAX_LINES,
     NUM_ROWS,
     OFFSETS_AT,
     PAGE_OK_ADDRESS,
@@ -105,7 +106,7 @@ def _key(layers: list[list[int]], identity: int) -> int:
         try:
             rank = _rank(layer, identity)
         except _BadPage as bad:
-            return -2 - (bad.page * 8 + line)
+            return -2 - (bad.page * MAX_LINES + line)
         if rank >= 0:
             return -1 if layer[IS_TOMBSTONE] else layer[SERIAL] << RANK_BITS | rank
     return -1
