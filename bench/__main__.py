@@ -15,6 +15,8 @@ from bench.setup import Setup
 from bench.workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
+ALONE = {"codecs": "bench.codecs"}
+"""Commands with options of their own: `python -m bench codecs --help`."""
 
 
 @click.command(help=f"Run a WORKLOAD ({', '.join(WORKLOADS)}) and compare the subjects round by round.")
@@ -99,4 +101,7 @@ def run(workload: str, setup: Setup, rounds: int) -> dict:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in ALONE:
+        name = sys.argv.pop(1)
+        importlib.import_module(ALONE[name]).main(prog_name=f"python -m bench {name}")
     main()

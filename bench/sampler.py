@@ -32,7 +32,7 @@ class Sampler:
         self.peak_anon_mib = 0.0
         """Largest RssAnon of the process, above what it was at the start."""
         self.peak_disk_bytes = 0
-        """Largest sum of the sizes of the files in `folder`, looked at every second."""
+        """Largest sum of the sizes of the files in `folder`, looked at every second and at the end."""
 
     @property
     def stages(self) -> dict[str, float]:
@@ -68,6 +68,8 @@ class Sampler:
             if self._folder is not None and now >= disk_at:
                 disk_at = now + 1
                 self.peak_disk_bytes = max(self.peak_disk_bytes, folder_bytes(self._folder))
+        if self._folder is not None:
+            self.peak_disk_bytes = max(self.peak_disk_bytes, folder_bytes(self._folder))
 
 
 def anonymous_mib() -> float:

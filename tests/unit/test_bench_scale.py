@@ -1,0 +1,88 @@
+"""Workload scale: keys made from numbers are distinct and never in memory; its workers check answers and count what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ngramstore
+from bench.check import WrongAnswer
+from bench.sampler import Sampler
+from bench.setup import Setup
+from bench.workloads import scale, scale_keys, scale_store
+
+
+def test_numbers_make_distinct_ngrams_of_tokens_in_the_vocabulary():
+    numbers = np.concatenate([np.arange(50_000), scale_keys.ABSENT + np.arange(50_000), [2**32 - 1]])
+    tokens = scale_keys.ngrams(numbers)
+    assert tokens.max() < scale_keys.VOCABULARY
+    assert len(np.unique(tokens, axis=0)) == len(numbers)
+
+
+def test_the_permutation_has_an_inverse():
+    """STEP shares no factor with the modulus: number -> n-gram is one to one on all of them, not only on a sample."""
+    assert np.gcd(scale_keys.STEP, scale_keys.VOCABULARY) == 1
+    assert scale_keys.STEP * (2**32 - 1) < 2**64
+
+
+def test_rows_depend_on_their_number_alone():
+    numbers = np.array([5, 1, 99_999_999])
+    rows = scale_keys.rows(numbers, 16)
+    assert rows.shape == (3, 16)
+    assert np.array_equal(rows[1], scale_keys.rows(np.arange(4), 16)[1])
+    assert len(np.unique(rows)) > 40
+
+
+@pytest.mark.parametrize("mix", scale.MIXES)
+def test_a_mix_asks_for_a_fifth_absent_keys_or_for_nothing_else(mix):
+    drawn = scale_keys.draw(mix, 1_000_000, 20_000, np.random.default_rng(0))
+    is_absent = drawn >= scale_keys.ABSENT
+    assert abs(is_absent.mean() - (1 if mix == "absent" else 0.2)) < 0.02
+    present = drawn[~is_absent]
+    assert ((present >= 0) & (present < 1_000_000)).all()
+    if mix == "zipf":
+        assert abs((present == 0).mean() - np.log(2) / np.log(1_000_001)) < 0.01
+    if mix == "hot":
+        assert present.max() < scale_keys.HOT_KEYS
+
+
+def test_every_worker_runs_in_turn_on_one_store(tmp_path):
+    store = {"path": str(tmp_path / "store"), "num_keys": 3000, "dim": 16, "seed": 1}
+    built = scale_store.build(**store, memory_bytes=1 << 17)
+    assert built["metrics"]["bytes_per_key"] > 16
+    assert built["facts"]["peak_disk_bytes"] >= 3000 * 20
+    assert scale_store.opening(**store)["metrics"]["open_ms"] > 0
+    for mix in scale.MIXES:
+        found = scale_store.lookups(**store, mix=mix, batch_sizes=[1, 8], calls=5, warmup_s=0.01)
+        assert found["metrics"]["calls@8"] == 5
+        assert found["facts"]["rows_checked"] == 4096
+    changed = scale_store.changes(**store, share=0.1)
+    assert changed["facts"]["num_puts"] == 300
+    with ngramstore.open(store["path"]) as after:
+        assert len(after) == 3150
+    assert scale_store.verification(**store)["facts"]["bytes"] > 0
+
+
+def test_a_store_with_other_rows_is_noticed_before_it_is_timed(tmp_path):
+    numbers = np.arange(500)
+    with ngramstore.build(tmp_path / "store", dim=16, max_n=3) as build:
+        build.add(scale_keys.ngrams(numbers), scale_keys.rows(numbers + 1, 16))
+    store = {"path": str(tmp_path / "store"), "num_keys": 500, "dim": 16, "seed": 1}
+    with pytest.raises(WrongAnswer):
+        scale_store.lookups(**store, mix="uniform", batch_sizes=[1], calls=2, warmup_s=0.01)
+
+
+def test_the_cases_cover_three_sizes(tmp_path):
+    cases = scale.cases(Setup(root=tmp_path, num_keys=100_000))
+    assert [case.name for case in cases] == ["build", "open", *scale.MIXES, "changes", "verify"]
+    assert list(cases[0].subjects) == ["1,000 keys", "10,000 keys", "100,000 keys"]
+
+
+def test_the_sampler_sees_memory_that_comes_and_goes():
+    with Sampler() as sampler:
+        held = np.ones(40 << 20, np.uint8)
+        for _ in range(20):
+            held = held + 1
+        del held
+    assert 35 < sampler.peak_anon_mib < 400
+    assert sampler.functions == pytest.approx({"(caller)": sum(sampler.functions.values())})
