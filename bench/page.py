@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import report
+from bench import front, plots, readme, report
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -21,7 +21,7 @@ round. The machine is shared: trust ratios, not microseconds, and read the warni
 
 def page() -> str:
     """The whole document."""
-    sections = [_INTRO]
+    sections = [_INTRO, front.head(RESULTS)]
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
         text = _section(path.stem, result)
@@ -89,4 +89,5 @@ def _codecs(result: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
-    print(f"wrote {PAGE.name}")
+    readme.README.write_text(readme.updated(readme.README.read_text()))
+    print(f"wrote {PAGE.name}, the figures of {readme.README.name} and", *(path.name for path in plots.draw_all()))

@@ -81,7 +81,7 @@ def _latency_ram(setup: Setup) -> Case:
         baseline="dict",
         headline=(*(f"us@{batch}" for batch in BATCHES), "p99_us@1", "p99_us@16"),
         notes=(
-            f"{data.load(source).num_keys:,} n-grams of Python sources; rows of {setup.dim or DIM:,} 16-bit values come as float32",
+            _about(source),
             "dict: SCONE's store in memory; ngramstore: the row cache holds every row; lmdb, memmap: the page cache does",
             "peers get the ready-made IDs of all four suffixes, ngramstore the tokens; it ends in host memory",
         ),
@@ -99,7 +99,13 @@ def _latency_disk(setup: Setup) -> Case:
         baseline="lmdb",
         headline=(*(f"us@{batch}" for batch in BATCHES), "p99_us@1", "p99_us@16"),
         notes=(
+            _about(source),
             "every drop is checked with mincore; ngramstore and memmap keep their index in memory, LMDB's tree lies among its rows",
             "ngramstore checks a checksum of every row; it ends in host memory",
         ),
     )
+
+
+def _about(source: Path) -> str:
+    origin = data.load(source)
+    return f"{origin.num_keys:,} n-grams of Python sources; rows of {origin.dim:,} 16-bit values come as float32"

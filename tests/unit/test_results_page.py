@@ -1,8 +1,12 @@
-"""docs/results.md says what the JSON files in bench/results say."""
+"""docs/results.md, its plots and the README's figures say what the JSON files in bench/results say."""
 
 from __future__ import annotations
 
-from bench import page
+import json
+
+import pytest
+
+from bench import claims, exceptions, page, paper_tables, plots, readme, saved
 
 
 def test_the_results_page_is_made_from_the_json_files():
@@ -13,3 +17,116 @@ def test_every_result_is_named_in_a_document():
     documents = "".join(path.read_text() for path in page.PAGE.parent.rglob("*.md"))
     missing = [path.name for path in page.RESULTS.glob("*.json") if f"bench/results/{path.name}" not in documents]
     assert not missing
+
+
+def test_the_figures_of_the_readme_are_made_from_the_json_files():
+    text = readme.README.read_text()
+    assert readme.updated(text) == text, "run `python -m bench.page`"
+
+
+def test_every_plot_of_the_page_is_there_and_small():
+    for name, _ in plots.names():
+        path = plots.IMAGES / name
+        assert path.exists(), "run `python -m bench.page`"
+        assert path.stat().st_size < 100_000
+
+
+def test_every_case_in_which_a_peer_is_faster_has_its_reason():
+    without = [
+        f"{e.where} {e.metric} {e.peer} {e.ratio:.2f}" for e in exceptions.found() if exceptions.reason(e) is None
+    ]
+    assert not without, "write the reason in bench/exceptions.json"
+
+
+def _write(folder, name, quick=False, time="2026-01-01", bench="store", **cases):
+    """A result file; cases: name -> subject -> metric -> rounds."""
+    content = []
+    for case, subjects in cases.items():
+        metrics = {
+            subject: {
+                "metrics": {m: {"values": v, "median": sorted(v)[len(v) // 2]} for m, v in found.items()},
+                "facts": {"row_bytes": 100},
+            }
+            for subject, found in subjects.items()
+        }
+        headline = list(dict.fromkeys(metric for found in subjects.values() for metric in found))
+        content.append({"name": case, "headline": headline, "subjects": metrics, "notes": []})
+    result = {"bench": bench, "machine": {"time": time}, "options": {"quick": quick}, "cases": content}
+    (folder / f"{name}.json").write_text(json.dumps(result))
+
+
+def test_a_full_run_counts_before_a_quick_one_and_a_newer_one_before_an_older(tmp_path):
+    def warm(value):
+        return {"warm": {"ngramstore": {"us": [value]}}}
+
+    _write(tmp_path, "a", **warm(1.0))
+    _write(tmp_path, "b", time="2026-02-02", **warm(2.0))
+    _write(tmp_path, "c", time="2026-03-03", quick=True, **warm(3.0))
+    found = saved.cases(tmp_path)["store", "warm"]
+    assert (found.value("ngramstore", "us"), found.file) == (2.0, "b.json")
+
+
+def test_ratios_are_taken_round_by_round(tmp_path):
+    _write(tmp_path, "a", warm={"ngramstore": {"us": [1, 2, 9]}, "lmdb": {"us": [10, 4, 9]}})
+    assert saved.cases(tmp_path)["store", "warm"].ratio("ngramstore", "lmdb", "us") == 0.5
+
+
+@pytest.mark.parametrize(("ours", "is_met"), [(0.39, True), (0.40, True), (0.41, False)])
+def test_a_target_is_met_at_its_limit_and_not_beyond(tmp_path, ours, is_met):
+    _write(tmp_path, "a", warm={"ngramstore": {"us_per_key@1024": [ours]}, "lmdb": {"us_per_key@1024": [1.0]}})
+    (answer,) = [a for a in claims.answers(tmp_path) if a.claim.what == "warm, 1,024 keys a call, beside LMDB"]
+    assert (answer.value, answer.is_met, answer.file) == (ours, is_met, "a.json")
+    assert (
+        "**not met**" in next(line for line in claims.table(tmp_path).splitlines() if "beside LMDB | 0." in line)
+    ) != is_met
+
+
+def test_what_was_not_measured_is_said_and_not_counted_as_met(tmp_path):
+    found = claims.answers(tmp_path)
+    assert all(answer.value is None and not answer.is_met for answer in found)
+    assert claims.table(tmp_path).startswith(f"0 of {len(found)} targets")
+
+
+def test_faster_peers_are_found_and_bounds_and_equals_are_not(tmp_path):
+    times = {"ngramstore": 1.0, "ngramstore_resident": 0.8, "lmdb": 0.9, "sqlite": 0.97, "redis": 3.0, "floor": 0.1}
+    _write(tmp_path, "a", traces={name: {"us_per_key@zipf": [time] * 3} for name, time in times.items()})
+    (exception,) = exceptions.found(tmp_path)
+    assert (exception.where, exception.metric, exception.peer) == ("store/traces", "us_per_key@zipf", "lmdb")
+    assert exception.ratio == pytest.approx(1 / 0.9)
+    assert exception.best == pytest.approx(0.8 / 0.9)
+    assert "no reason written" in exceptions.table(tmp_path) or exceptions.reason(exception)
+
+
+def test_a_reason_is_found_by_its_patterns_and_nothing_else(tmp_path, monkeypatch):
+    reasons = tmp_path / "reasons.json"
+    reasons.write_text(json.dumps([{"where": "store/wa*", "metric": "us@1|us@2", "peer": "dict", "reason": "because"}]))
+    monkeypatch.setattr(exceptions, "REASONS", reasons)
+
+    def asked(where="store/warm", metric="us@2", peer="dict"):
+        return exceptions.reason(exceptions.FasterPeer(where, metric, peer, 2.0, 2.0, "a.json"))
+
+    assert asked() == "because"
+    assert asked(where="store/open") is asked(metric="us@3") is asked(peer="lmdb") is None
+
+
+def test_ours_stand_beside_the_papers_numbers(tmp_path):
+    assert "Not measured here yet" in paper_tables.section(tmp_path)
+    times = {f"{kind}@{size}": [2000.0] for kind in ("us", "p99_us") for size in (1, 2, 4, 8, 16)}
+    _write(tmp_path, "a", bench="paper", latency_ram={"ngramstore": times})
+    text = paper_tables.section(tmp_path)
+    assert "| here: ngramstore, memory |" in text
+    assert "2 [2]" in text
+    assert "| paper: LMDB on NVMe | 77.3 | 766.8 | 7,665.4 |" in text
+
+
+def test_the_same_numbers_draw_the_same_bytes(tmp_path):
+    pytest.importorskip("matplotlib")
+    warm = {
+        name: {f"us_per_key@{size}": [1.0 + i] for size in (1, 64, 1024)}
+        for i, name in enumerate(("ngramstore", "lmdb"))
+    }
+    _write(tmp_path, "a", warm=warm)
+    names = [path.name for path in plots.draw_all(tmp_path, tmp_path / "one")]
+    plots.draw_all(tmp_path, tmp_path / "two")
+    assert names == ["warm.png", "batch.png"]
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)

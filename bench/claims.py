@@ -1,0 +1,185 @@
+"""Every target of this project as one line: what, the limit, and how to read the measured number out of the JSON files.
+
+A limit holds for a median over rounds; a ratio is taken within each round. What was not measured yet says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench import saved
+from bench.saved import Found
+
+Cases = dict[tuple[str, str], Found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One target. `read` raises KeyError where the files do not have its numbers."""
+
+    what: str
+    limit: float
+    file_of: str
+    """`workload/case`, or the name of a file that has no cases."""
+    read: Callable[[Any], float]
+    at_least: bool = False
+    unit: str = "x"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the files say of a claim; value None: not measured."""
+
+    claim: Claim
+    value: float | None
+    file: str
+
+    @property
+    def is_met(self) -> bool:
+        """Within the limit, as measured: nothing is rounded in its favour."""
+        if self.value is None:
+            return False
+        return self.value >= self.claim.limit if self.claim.at_least else self.value <= self.claim.limit
+
+
+def answers(folder=saved.RESULTS) -> list[Answer]:
+    """Every claim with its number."""
+    cases = saved.cases(folder)
+    return [_answer(claim, cases, folder) for claim in CLAIMS]
+
+
+def _answer(claim: Claim, cases: Cases, folder) -> Answer:
+    if "/" in claim.file_of:
+        workload, name = claim.file_of.split("/")
+        found = cases.get((workload, name))
+        source, file = found, found.file if found else f"python -m bench {workload}"
+    else:
+        source, file = saved.plain(claim.file_of, folder), f"{claim.file_of}.json"
+    try:
+        return Answer(claim, None if source is None else claim.read(source), file)
+    except (KeyError, StopIteration):
+        return Answer(claim, None, file)
+
+
+def _ratio(
+    what: str, limit: float, where: str, other: str, metric: str, *, subject: str = "ngramstore", **more
+) -> Claim:
+    """A time of ours by a time of another in the same rounds."""
+    return Claim(what=what, limit=limit, file_of=where, read=lambda f: f.ratio(subject, other, metric), **more)
+
+
+def _value(what: str, limit: float, where: str, subject: str, metric: str, unit: str, **more) -> Claim:
+    return Claim(what=what, limit=limit, file_of=where, read=lambda f: f.value(subject, metric), unit=unit, **more)
+
+
+def _disk(codec: str, dim: int, limit: float) -> Claim:
+    """Bytes of index and rows by those of the raw rows; tokens apart."""
+    subject = f"ngramstore {codec} D={dim}"
+
+    def read(found: Found) -> float:
+        size = found.value(subject, "bytes_per_key") - found.value(subject, "tokens_per_key")
+        return size / found.case["subjects"][subject]["facts"]["row_bytes"]
+
+    return Claim(
+        what=f"disk: {codec}, {dim:,} values, by the raw row; tokens apart",
+        limit=limit,
+        file_of="store/disk",
+        read=read,
+    )
+
+
+def _demo_gain(result: dict) -> float:
+    return result["gain_nats"]
+
+
+def _perplexity_off(store: str) -> Callable[[dict], float]:
+    return lambda result: 100 * abs(result["perplexity"][store] / result["perplexity"]["scone_live"] - 1)
+
+
+def _mining(result: dict) -> dict:
+    return result["corpora"]["python-stdlib"]["subjects"]
+
+
+def _scale_of(found: Found, metric: str) -> float:
+    small, *_, large = found.subjects
+    return found.ratio(large, small, metric)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    *(
+        _ratio(f"warm, {size:,} keys a call, beside {label}", limit, "store/warm", other, f"us_per_key@{size}")
+        for other, label, limit in (
+            ("memmap", "memory map + searchsorted", 0.6), ("lmdb", "LMDB", 0.4), ("rocks_tuned", "tuned RocksDB", 0.3),
+        )
+        for size in (1024, 8192)
+    ),
+    *(
+        _ratio(f"warm, {size:,} keys a call, beside the floor", 1.3, "store/warm", "floor", f"us_per_key@{size}")
+        for size in (1024, 8192)
+    ),
+    _ratio("one key a call, cached, beside LMDB", 1.0, "store/warm", "lmdb", "us_per_key@1"),
+    _ratio("longest match beside an exact get of as many keys", 1.5, "store/match", "ngramstore_exact", "us_per_position"),
+    _ratio("longest match beside LMDB that probes", 0.2, "store/match", "lmdb", "us_per_position"),
+    _ratio("cache of 10 % of the rows, 1,024 keys, beside RocksDB with zstd", 0.5, "store/small_cache", "rocks_zstd", "us_per_key@1024"),
+    _ratio("cache of 10 % of the rows, 64 keys, beside RocksDB with zstd", 0.5, "store/small_cache", "rocks_zstd", "us_per_key@64"),
+    _ratio("cold rows beside a flat file, all reads hinted", 1.5, "store/cold_rows", "flat_hint_pread_numba", "us_per_row"),
+    _ratio("cold rows beside LMDB", 0.4, "store/cold_rows", "lmdb", "us_per_row"),
+    _ratio("cold rows beside RocksDB with zstd", 0.4, "store/cold_rows", "rocks_zstd", "us_per_row"),
+    _value("disk: index, rows of one size", 6.5, "store/disk", "ngramstore f16 D=2048", "index_per_key", "B a key"),
+    _value("disk: index, compressed rows", 9.0, "store/disk", "ngramstore_zstd f16 D=2048", "index_per_key", "B a key"),
+    _disk("f16", 2048, 1.03),
+    _disk("int8", 1024, 1.02),
+    _disk("int4", 1024, 1.02),
+    _value("open 1M keys", 50, "store/open", "ngramstore", "open_ms", "ms"),
+    _value("open 20M keys", 50, "store/open_large", "ngramstore", "open_ms", "ms"),
+    _ratio("build from int8 rows beside RocksDB's SST ingest with zstd", 1.0, "store/build", "rocks_zstd1", "seconds"),
+    _value("memory of look-ups above the cache's budget", 100, "store/memory", "ngramstore", "over_budget_mib", "MiB"),
+    Claim(what="100M keys beside 1M, Zipf look-ups", limit=2.0, file_of="scale/zipf", read=lambda f: _scale_of(f, "us_per_key@1024")),
+    Claim(what="demo: SCONE beside the plain decoder", limit=0.10, at_least=True, file_of="demo", read=_demo_gain, unit="nats"),
+    Claim(what="demo --quick: SCONE beside the plain decoder", limit=0.05, at_least=True, file_of="demo_quick", read=_demo_gain, unit="nats"),
+    Claim(what="int8 store beside the live model, perplexity", limit=0.05, file_of="demo", read=_perplexity_off("store_int8"), unit="% off"),
+    Claim(what="int4 store beside the live model, perplexity", limit=0.5, file_of="demo", read=_perplexity_off("store_int4"), unit="% off"),
+    Claim(
+        what="mining, K = 5, one process", limit=5.0, at_least=True, file_of="mine", unit="M tokens/s",
+        read=lambda r: _mining(r)["ngramstore"]["million_tokens_per_s"],
+    ),
+    *(
+        Claim(
+            what=f"mining beside {name}", limit=0.5, file_of="mine",
+            read=lambda r, name=name: _mining(r)["ngramstore"]["wall_s"] / _mining(r)[name.lower()]["wall_s"],
+        )
+        for name in ("DuckDB", "Polars")
+    ),
+    *(
+        _value(f"decode step, batch 1, {size} decoder, {mode}, beside nn.Embedding", limit, f"decode/step_{size}_b1", mode, "longer", "x")
+        for size in ("10M", "50M", "120M")
+        for mode, limit in (("cached", 1.02), ("tenth", 1.05))
+    ),
+    _value("prompt: look-up by decoder time", 0.05, "decode/prefill", "cached", "share", "x"),
+    _value("one call of NGramEmbedding, batch 1", 30, "decode/overhead", "dim_512", "call_us", "us"),
+)  # fmt: skip
+"""In the order of the page."""
+
+
+def table(folder=saved.RESULTS) -> str:
+    """The claims as a Markdown table, with a line that counts them."""
+    found = answers(folder)
+    met, missing = sum(a.is_met for a in found), sum(a.value is None for a in found)
+    rows = [
+        f"| {a.claim.what} | {_number(a)} | {'at least' if a.claim.at_least else 'at most'} {a.claim.limit:g} | {_verdict(a)} | `{a.file}` |"
+        for a in found
+    ]
+    head = f"{met} of {len(found)} targets are met as measured, {len(found) - met - missing} are not, {missing} were not measured here yet."
+    return "\n".join([head, "", "| what | measured | target | | file |", "|---|---:|---:|---|---|", *rows])
+
+
+def _number(answer: Answer) -> str:
+    return "-" if answer.value is None else f"{answer.value:.3g} {answer.claim.unit}"
+
+
+def _verdict(answer: Answer) -> str:
+    if answer.value is None:
+        return "not measured"
+    return "met" if answer.is_met else "**not met**"

@@ -1,0 +1,28 @@
+"""What opens docs/results.md: every target with its verdict, where a peer is faster and why, the plots, the paper's tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import claims, exceptions, paper_tables, plots, saved
+
+
+def head(folder: Path = saved.RESULTS) -> str:
+    """Markdown, computed from the JSON files alone."""
+    return "\n".join(
+        (
+            "## Targets\n",
+            "A ratio is ours / theirs in the same round, the median of the rounds; x below 1 is faster or smaller. Nothing is rounded in favour "
+            "of a target. A file with `quick` in its name is a short run on few keys.\n",
+            claims.table(folder),
+            "\n## Where a peer is faster\n",
+            "Every column of the workloads `store` and `paper` in which a peer needs over 5 % less than `ngramstore` as it is opened by default. "
+            "`floor` and `flat_*` are told the row numbers: they bound what is possible and are not listed.\n",
+            exceptions.table(folder),
+            "\n## Plots\n",
+            *(f"![{caption}](images/{name})\n" for name, caption in plots.names(folder)),
+            "## The paper's tables\n",
+            paper_tables.section(folder),
+            "",
+        )
+    )

@@ -1,0 +1,117 @@
+"""The README's figures, made from the JSON files between two markers: what a reader sees first is never typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import saved
+from bench.saved import Found
+
+README = Path(__file__).parent.parent / "README.md"
+_BEGIN, _END = "<!-- figures: made by `python -m bench.page` -->", "<!-- figures end -->"
+Cases = dict[tuple[str, str], Found]
+
+
+def updated(text: str, folder: Path = saved.RESULTS) -> str:
+    """The README with its table made anew. Raises ValueError where the markers are not there."""
+    head, begin, rest = text.partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    if not (begin and end):
+        raise ValueError(f"the README lacks {_BEGIN} or {_END}")
+    return f"{head}{_BEGIN}\n{table(folder)}\n{_END}{tail}"
+
+
+def table(folder: Path = saved.RESULTS) -> str:
+    """One line a case that was measured."""
+    cases = saved.cases(folder)
+    lines = ["| case | ours | beside |", "|---|---|---|"]
+    for where, line in _LINES:
+        found = cases.get(("store", where))
+        if found is not None:
+            what, ours, beside = line(found)
+            lines.append(f"| {what} (`{found.file}`) | {ours} | {beside} |")
+    return "\n".join(lines)
+
+
+def _others(found: Found, metric: str, names: dict[str, str]) -> str:
+    return ", ".join(f"{label} {_short(found.value(s, metric))}" for s, label in names.items() if found.has(s, metric))
+
+
+def _warm(found: Found) -> tuple[str, str, str]:
+    others = {"memmap": "memory map + `searchsorted`", "dict": "Python dict", "lmdb": "LMDB", "sqlite": "SQLite"}
+    others |= {"rocks_tuned": "tuned RocksDB", "redis": "Redis"}
+    metric = "us_per_key@1024"
+    return (
+        "warm, cached, 1,024 keys a call",
+        f"{_short(found.value('ngramstore', metric))} us a key",
+        _others(found, metric, others),
+    )
+
+
+def _single(found: Found) -> tuple[str, str, str]:
+    ours = f"{_short(found.value('ngramstore', 'us_per_key@1'))} us"
+    return "one key a call, cached", ours, _others(found, "us_per_key@1", {"lmdb": "LMDB", "dict": "Python dict"})
+
+
+def _match(found: Found) -> tuple[str, str, str]:
+    metric = "us_per_position"
+    others = {"lmdb": "LMDB probing the same way", "memmap": "memory map"}
+    return (
+        "longest match, K = 5, real text",
+        f"{_short(found.value('ngramstore', metric))} us a position",
+        _others(found, metric, others),
+    )
+
+
+def _small(found: Found) -> tuple[str, str, str]:
+    metric = "us_per_key@1024"
+    others = {"rocks_zstd": "RocksDB + zstd with a cache of the same bytes"}
+    return (
+        "cache of 10 % of the rows",
+        f"{_short(found.value('ngramstore', metric))} us a key",
+        _others(found, metric, others),
+    )
+
+
+def _cold(found: Found) -> tuple[str, str, str]:
+    metric = "us_per_row"
+    others = {"flat_hint_pread_numba": "the same bytes from a flat file, all reads hinted", "lmdb": "LMDB"}
+    return (
+        "cold, 1,024 random rows",
+        f"{_short(found.value('ngramstore', metric))} us a row",
+        _others(found, metric, others),
+    )
+
+
+def _build(found: Found) -> tuple[str, str, str]:
+    others = {"rocks_zstd1": "RocksDB's SST ingest", "lmdb": "LMDB"}
+    return (
+        "build from quantized rows",
+        f"{_short(found.value('ngramstore', 'seconds'))} s",
+        _others(found, "seconds", others),
+    )
+
+
+def _disk(found: Found) -> tuple[str, str, str]:
+    ours = found.value("ngramstore f16 D=2048", "bytes_per_key")
+    return (
+        "disk, 2,048 values of 16 bits",
+        f"{ours:,.0f} B a key",
+        f"LMDB {found.value('lmdb f16 D=2048', 'bytes_per_key'):,.0f}",
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 4 else f"{value:.2f}"
+
+
+_LINES: tuple[tuple[str, Callable[[Found], tuple[str, str, str]]], ...] = (
+    ("warm", _warm),
+    ("match", _match),
+    ("small_cache", _small),
+    ("cold_rows", _cold),
+    ("warm", _single),
+    ("build", _build),
+    ("disk", _disk),
+)

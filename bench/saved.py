@@ -1,0 +1,77 @@
+"""The JSON files of bench/results as cases that can be asked for: the newest full run of a case, else its newest quick run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One case of one file."""
+
+    file: str
+    bench: str
+    is_quick: bool
+    case: dict[str, Any]
+
+    @property
+    def subjects(self) -> list[str]:
+        """Those with a result."""
+        return list(self.case["subjects"])
+
+    def value(self, subject: str, metric: str) -> float:
+        """Median over the rounds. Raises KeyError where it was not measured."""
+        return self.case["subjects"][subject]["metrics"][metric]["median"]
+
+    def ratio(self, subject: str, other: str, metric: str) -> float:
+        """Median over the rounds of subject / other, each round by itself. Raises KeyError where one is missing."""
+        pairs = zip(self._rounds(subject, metric), self._rounds(other, metric), strict=True)
+        return median(mine / theirs for mine, theirs in pairs if mine is not None and theirs)
+
+    def has(self, subject: str, metric: str) -> bool:
+        """The subject has this metric."""
+        return metric in self.case["subjects"].get(subject, {}).get("metrics", {})
+
+    def _rounds(self, subject: str, metric: str) -> list[float | None]:
+        return self.case["subjects"][subject]["metrics"][metric]["values"]
+
+
+def cases(folder: Path = RESULTS) -> dict[tuple[str, str], Found]:
+    """(workload, case) -> its newest result, full runs before quick ones."""
+    ranked = []
+    for path in sorted(folder.glob("*.json")):
+        result = _read(path)
+        if "bench" not in result:
+            continue
+        is_quick = bool(result["options"]["quick"])
+        for case in result["cases"]:
+            ranked.append(
+                ((not is_quick, result["machine"]["time"]), Found(path.name, result["bench"], is_quick, case))
+            )
+    newest = {}
+    for _, found in sorted(ranked, key=lambda item: item[0]):
+        newest[found.bench, found.case["name"]] = found
+    return newest
+
+
+def plain(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
+    """A file that is not made of cases; None where it is not there."""
+    path = folder / f"{name}.json"
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, changed_ns: int) -> dict[str, Any]:
+    del changed_ns
+    return json.loads(path.read_text())
