@@ -18,7 +18,7 @@ from ngramstore.codec import codec_from_spec
 
 Way = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-STEPS = (0.16, 0.2, 0.25, 0.3, 0.36, 0.44)
+STEPS = (0.16, 0.2, 0.25, 0.36)
 """Steps of the uniform ways, in units of the RMS of the row (or of the table)."""
 
 

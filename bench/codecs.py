@@ -21,7 +21,7 @@ import click
 import numpy as np
 
 import ngramstore
-from bench import machine
+from bench import codecs_report, machine
 from bench.codec_ways import ways
 from bench.codecs_plot import plot
 from bench.trained import Trained, trained
@@ -92,11 +92,11 @@ def main(
                     "machine": about,
                     "warnings": machine.warnings(about, len(seeds)),
                     "settings": settings,
-                    "summary": summary(saved["tables"]),
+                    "summary": codecs_report.summary(saved["tables"]),
                     "tables": saved["tables"],
                 }
                 publish(path, (json.dumps(whole, indent=1) + "\n").encode())
-    print(table_text(summary(saved["tables"])))
+    print(codecs_report.table(codecs_report.summary(saved["tables"])))
     plot(json.loads(path.read_text()), picture)
     print(f"\nsaved {path.name} and {picture.name}")
 
@@ -129,37 +129,6 @@ def statistics(rows_ND: np.ndarray) -> dict[str, float]:
         "row_rms_spread": float(np.percentile(rms_N1, 99) / np.percentile(rms_N1, 1)),
         "transform_gain_bits": float(-0.5 * np.log2(np.exp(np.log(spectrum_D).mean()) / spectrum_D.mean())),
     }
-
-
-def summary(tables: dict[str, dict]) -> list[dict]:
-    """One line for each codec and way: means over the tables, and the worst cost in perplexity."""
-    found: dict[tuple[str, str], list[dict]] = {}
-    for table in tables.values():
-        for line in table["lines"]:
-            found.setdefault((line["family"], line["name"]), []).append(line)
-    numbers = ("raw_bits", "zstd_bits", "wide_bits", "entropy_bits", "error_percent", "worst_row_percent")
-    return [
-        {"family": family, "name": name, "is_codec": lines[0]["is_codec"], "tables": len(lines)}
-        | {key: float(np.mean([line[key] for line in lines])) for key in numbers}
-        | {
-            "perplexity_percent": 100 * math.expm1(float(np.mean([line["nats"] for line in lines]))),
-            "worst_perplexity_percent": 100 * math.expm1(max(line["nats"] for line in lines)),
-        }
-        for (family, name), lines in found.items()
-    ]
-
-
-def table_text(lines: list[dict]) -> str:
-    """The summary as markdown."""
-    head = "| codec or way | bits a value | with zstd | in wide rows | entropy | row error % | worst row % | perplexity % | worst |"
-    rows = [head, "|---|" + "---:|" * 8]
-    for line in lines:
-        bits = " | ".join(f"{line[key]:.2f}" for key in ("raw_bits", "zstd_bits", "wide_bits", "entropy_bits"))
-        rows.append(
-            f"| {line['family']}, {line['name']} | {bits} | {line['error_percent']:.3g} | {line['worst_row_percent']:.3g}"
-            f" | {line['perplexity_percent']:+.3f} | {line['worst_perplexity_percent']:+.3f} |"
-        )
-    return "\n".join(rows)
 
 
 def _codec(table: Trained, spec: str | dict, f32_nats: float) -> dict:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import front, plots, readme, report
+from bench import codecs_report, front, plots, readme, report
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -34,6 +34,8 @@ def _section(name: str, result: dict[str, Any]) -> str:
     if "cases" in result:
         tables = [report.table(case) for case in result["cases"]]
         return _block(name, f"python -m bench {result['bench']}", [report.header(result), *tables])
+    if result.get("workload") == "codecs":
+        return _block(name, "python -m bench codecs", [codecs_report.text(result)])
     if result.get("workload") == "mine":
         return _block(name, "python -m bench.mine", [_mining(result)])
     if "hit_rate_by_cache_share" in result:

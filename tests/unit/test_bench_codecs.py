@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from bench import codec_ways, codecs
+from bench import codec_ways, codecs, codecs_report
 from bench.trained import trained
 from ngramstore.codec import codec_from_spec
 from ngramstore_torch.experiment import python_sources
@@ -76,10 +76,10 @@ def test_the_summary_says_mean_and_worst_cost_in_perplexity():
     line = {"family": "f", "name": "n", "is_codec": True, "error_percent": 1.0, "worst_row_percent": 2.0}
     line |= dict.fromkeys(("raw_bits", "zstd_bits", "wide_bits", "entropy_bits"), 4.0)
     tables = {"a": {"lines": [line | {"nats": 0.001}]}, "b": {"lines": [line | {"nats": 0.003}]}}
-    (found,) = codecs.summary(tables)
+    (found,) = codecs_report.summary(tables)
     assert found["perplexity_percent"] == pytest.approx(100 * np.expm1(0.002))
     assert found["worst_perplexity_percent"] == pytest.approx(100 * np.expm1(0.003))
-    assert "| f, n | 4.00 |" in codecs.table_text([found])
+    assert "| f, n | 4.00 |" in codecs_report.table([found])
 
 
 def test_a_trained_table_stands_in_for_its_model_and_is_kept(tmp_path):
