@@ -33,8 +33,13 @@ def prepare(root: Path, name: str, num_ngrams: int, dim: int, seed: int, max_fil
     folder = root / f"trace-{name}-n{num_ngrams}-d{dim}-f{max_files or 'all'}-s{seed}"
     if folder.exists():
         return folder
-    training, held_out = _split(name, max_files)
-    ngrams_SK, lengths_S = text.frequent_ngrams(training, num_ngrams)
+    training, held_out = _split(root, name, max_files)
+    kept = root / f"trace-{name}-n{num_ngrams}-f{max_files or 'all'}.npz"
+    if not kept.exists():  # stores of several widths are made of the same n-grams
+        ngrams_SK, lengths_S = text.frequent_ngrams(training, num_ngrams)
+        _save(kept, ngrams=ngrams_SK, lengths=lengths_S)
+    with np.load(kept) as found:
+        ngrams_SK, lengths_S = found["ngrams"], found["lengths"]
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, dim])
@@ -48,10 +53,10 @@ def prepare(root: Path, name: str, num_ngrams: int, dim: int, seed: int, max_fil
     return folder
 
 
-def _split(name: str, max_files: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _split(root: Path, name: str, max_files: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Training and held-out tokens; every tenth document is held out."""
     parts = {"code": ["code"], "english": ["english"], "mixed": ["code", "english"]}[name]
-    pieces = [_documents(part, max_files) for part in parts]
+    pieces = [_documents(root, part, max_files) for part in parts]
     train = [np.concatenate([d for i, d in enumerate(docs) if i % text.HELD_OUT_EVERY]) for docs in pieces]
     held = [np.concatenate([d for i, d in enumerate(docs) if i % text.HELD_OUT_EVERY == 0]) for docs in pieces]
     if len(parts) == 1:
@@ -61,7 +66,16 @@ def _split(name: str, max_files: int | None) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(train), mixed.reshape(-1)
 
 
-def _documents(part: str, max_files: int | None) -> list[np.ndarray]:
+def _documents(root: Path, part: str, max_files: int | None) -> list[np.ndarray]:
+    kept = root / f"trace-tokens-{part}-f{max_files or 'all'}.npz"
+    if not kept.exists():
+        documents = _tokenize(part, max_files)
+        _save(kept, tokens=np.concatenate(documents), sizes=np.array([len(tokens) for tokens in documents]))
+    with np.load(kept) as found:
+        return np.split(found["tokens"], np.cumsum(found["sizes"])[:-1])
+
+
+def _tokenize(part: str, max_files: int | None) -> list[np.ndarray]:
     if part == "code":
         texts = _code(max_files)
     else:
@@ -72,6 +86,12 @@ def _documents(part: str, max_files: int | None) -> list[np.ndarray]:
             if piece.strip()
         ]
     return [np.array(found.ids, np.uint32) for found in _tokenizer(max_files).encode_batch(texts) if found.ids]
+
+
+def _save(path: Path, **arrays: np.ndarray) -> None:
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **arrays)  # type: ignore[arg-type]
+    os.replace(part, path)
 
 
 def _tokenizer(max_files: int | None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,51 +59,91 @@ def hit_rates(*, trace: str, positions: int, seed: int) -> dict:
     }
 
 
-def sharing(*, processes: int, trace: str, seed: int) -> dict:
-    """Processes that each look the same held-out text up in one store: proportional memory of each, page cache once."""
+def sharing(*, processes: int, threads: int, trace: str, positions: int, seed: int) -> dict:
+    """Processes of so many threads that each look the same held-out text up in one store; the rows' pages are dropped first.
+
+    Metrics, in MiB: rows in the page cache at the end, which holds them once for all (mincore); read from the disk by all
+    processes together (/proc/self/io); the index's maps, proportionally (PSS); what each process holds to itself, row cache
+    and buffers; and the sum of it all.
+    """
+    folder = Path(trace) / "store"
+    with ngramstore.open(folder) as store:
+        files = store.files
+    row_files = [path for path in files if path.suffix == ".rows"]
+    pages.drop(files)
+    left = pages.resident_share(row_files)
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(processes), context.SimpleQueue()
-    running = [context.Process(target=_reader, args=(trace, barrier, answers)) for _ in range(processes)]
+    running = [
+        context.Process(target=_reader, args=(trace, threads, positions, barrier, answers)) for _ in range(processes)
+    ]
     for process in running:
         process.start()
     found = [answers.get() for _ in running]
     for process in running:
         process.join()
-    with ngramstore.open(Path(trace) / "store") as store:
-        files = store.files
-        size = sum(path.stat().st_size for path in files)
     mib = 1 << 20
+    rows_cached = pages.resident_share(row_files) * sum(path.stat().st_size for path in row_files) / mib
+    index = sum(f["pss_store"] for f in found) / mib
+    private = float(np.mean([f["private_growth"] for f in found])) / mib
+    facts: dict[str, Any] = {
+        "store_mib": sum(path.stat().st_size for path in files) / mib,
+        "rows_mib": sum(path.stat().st_size for path in row_files) / mib,
+        "rows_pages_left_at_start": left,
+        "rows_read_mib_a_process": float(np.mean([f["bytes_read"] for f in found])) / mib,
+        "rows_in_a_row_cache": float(np.mean([f["cached"] for f in found])),
+        "cache_bytes_a_process": _CACHE_BYTES,
+        "warnings": ["the rows could not be dropped from the page cache first"] if left > 0.01 else [],
+    }
     return {
         "metrics": {
-            "store_pss_mib_a_process": float(np.mean([f["pss_store"] for f in found])) / mib,
-            "store_pss_mib_all": sum(f["pss_store"] for f in found) / mib,
-            "private_growth_mib_a_process": float(np.mean([f["private_growth"] for f in found])) / mib,
+            "rows_in_page_cache_mib": rows_cached,
+            "disk_read_mib_all": sum(f["disk_read"] for f in found) / mib,
+            "index_pss_mib_all": index,
+            "private_growth_mib_a_process": private,
+            "memory_mib_all": rows_cached + index + processes * private,
             "pss_mib_a_process": float(np.mean([f["pss"] for f in found])) / mib,
             "rss_mib_a_process": float(np.mean([f["rss"] for f in found])) / mib,
         },
-        "facts": {
-            "store_mib": size / mib,
-            "page_cache_mib": pages.resident_share(files) * size / mib,
-            "cache_bytes_a_process": _CACHE_BYTES,
-        },
+        "facts": facts,
     }
 
 
 _CACHE_BYTES = 8 << 20
 
 
-def _reader(trace: str, barrier: Any, answers: Any) -> None:
-    held_X = np.load(Path(trace) / "held_out.npy")[: 1 << 16]
+def _reader(trace: str, threads: int, positions: int, barrier: Any, answers: Any) -> None:
+    held_X = np.load(Path(trace) / "held_out.npy")[:positions]
     with ngramstore.open(Path(trace) / "store", cache_bytes=0) as store:
-        store.lookup(held_X[:64])  # kernels are loaded
-    before = _smaps()["private"]
+        store.match(held_X[:64])  # kernels are loaded; reads no rows
+    before, disk = _smaps()["private"], _disk_read()
+    barrier.wait()
     with ngramstore.open(Path(trace) / "store", cache_bytes=_CACHE_BYTES) as store:
-        for at in range(0, len(held_X) - 1024, 1024):
-            store.lookup(held_X[at : at + 1024])
+
+        def look_up() -> None:
+            for at in range(0, len(held_X), 1024):
+                store.lookup(held_X[at : at + 1024])
+
+        running = [threading.Thread(target=look_up) for _ in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
         barrier.wait()
         now = _smaps(str(Path(trace).resolve()))
+        stats = store.stats()
+        read = {"disk_read": _disk_read() - disk, "bytes_read": stats["bytes_read"], "cached": stats["cache_rows"]}
         barrier.wait()
-        answers.put({**now, "private_growth": now["private"] - before})
+        answers.put({**now, **read, "private_growth": now["private"] - before})
+
+
+def _disk_read() -> int:
+    """Bytes that this process had the kernel fetch from a disk; 0 where /proc does not say."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
 def _smaps(under: str = "\0") -> dict[str, int]:

@@ -9,12 +9,14 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import ngramstore
 from bench import pages
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore_torch import Decoder, DecoderConfig, KVCache, NGramEmbedding
 
 VOCAB = 50_257
@@ -24,8 +26,8 @@ SIZES = {
     "120M": {"dim": 768, "num_layers": 12, "num_heads": 12},
 }
 CONTEXT = 128
-_COLD_SLOTS = 64
-_CANDIDATES = 8
+CANDIDATES = 8
+MOST_STEPS, FEWEST_STEPS = 400, 20
 
 
 def decoder_of(size: str, seed: int, max_positions: int) -> Decoder:
@@ -34,134 +36,170 @@ def decoder_of(size: str, seed: int, max_positions: int) -> Decoder:
     return Decoder(DecoderConfig(vocab_size=VOCAB, max_positions=max_positions, **SIZES[size])).eval()
 
 
-def opened(folder: str | Path, mode: str) -> ngramstore.Store:
+def opened(folder: str | Path, mode: str, batch: int = 1) -> ngramstore.Store:
     """The trace's store, with the cache that a mode asks for."""
     with ngramstore.open(Path(folder) / "store", cache_bytes=0) as probe:
-        slot = probe.spec.codec.row_bytes + 32
+        slot = probe.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES
         rows = len(probe)
-    slots = {"cached": rows, "tenth": max(1, rows // 10)}.get(mode, _COLD_SLOTS)
+    slots = {"cached": rows, "tenth": max(1, rows // 10), "candidates": 2 * CANDIDATES * batch, "cold": 0}[mode]
     return ngramstore.open(Path(folder) / "store", cache_bytes=slots * slot)
 
 
-def step(*, mode: str, size: str, trace: str, batch: int, steps: int, threads: int, seed: int) -> dict:
-    """One-token steps of `batch` sequences after 128 tokens of context, store and plain in turn.
+def step(*, size: str, trace: str, batch: int, seconds: float, threads: int, modes: list[str], seed: int) -> dict:
+    """One-token steps of `batch` sequences after 128 tokens of context, store and plain in turn, `seconds` for each mode.
 
-    mode: "cached" all rows in the row cache; "tenth" a tenth of them, the rest in the page cache; "cold" the rows' pages
-    are dropped before each step and the row cache is tiny; "cold_candidates" so too, while 8 candidates that hold the
-    next token are fetched during the step before.
+    modes: "cached" all rows in the row cache; "tenth" a tenth of them, the rest in the page cache; "cold" no row cache, and
+    the rows' pages are dropped before each step; "candidates" so too, while 8 candidates that hold the next token are
+    fetched into a cache of 16 a sequence during the step before. The index stays in memory.
     """
     torch.set_num_threads(threads)
     held_X = np.load(Path(trace) / "held_out.npy")
-    store = opened(trace, mode)
     decoder = decoder_of(size, seed, CONTEXT + 8)
-    embedding = NGramEmbedding(store, decoder.tokens)
     caches = [KVCache(decoder.config, batch) for _ in range(2)]
-    rng = np.random.default_rng(seed)
-    begin_B = rng.integers(0, len(held_X) - steps - CONTEXT, batch)
-    tokens_BS = torch.from_numpy(held_X[begin_B[:, None] + np.arange(CONTEXT + steps)].astype(np.int64))
-    is_cold = mode.startswith("cold")
+    for cache in caches:  # what is in it does not change the time of a step
+        cache.keys.normal_()
+        cache.values.normal_()
+    begin_B = np.random.default_rng(seed).integers(0, len(held_X) - MOST_STEPS - CONTEXT, batch)
+    tokens_BS = torch.from_numpy(held_X[begin_B[:, None] + np.arange(CONTEXT + MOST_STEPS)].astype(np.int64))
+    metrics: dict[str, float] = {}
+    facts: dict[str, Any] = {"parameters": decoder.config.num_parameters(), "warnings": []}
+    for mode in modes:
+        store = opened(trace, mode, batch)
+        with torch.inference_mode():
+            found = _steps(mode, store, decoder, caches, tokens_BS, held_X, seconds)
+        metrics |= {f"{name}_{mode}": value for name, value in found["metrics"].items()}
+        facts[mode] = found["facts"]
+        if (left := found["facts"]["rows_pages_left"]) is not None and left > 0.01:
+            facts["warnings"].append(f"{mode}: {left:.0%} of the rows' pages were still in memory")
+        store.close()
+    return {"metrics": metrics, "facts": facts}
+
+
+def _steps(
+    mode: str,
+    store: ngramstore.Store,
+    decoder: Decoder,
+    caches: list[KVCache],
+    tokens_BS: torch.Tensor,
+    held_X: np.ndarray,
+    seconds: float,
+) -> dict:
+    """One mode. Both sides make their inputs first and run the same decoder on them; each has a key-value cache of its own."""
+    embedding = NGramEmbedding(store, decoder.tokens)
+    history = embedding.new_history(len(tokens_BS))
+    embedding(tokens_BS[:, :CONTEXT], history=history)
+    rng = np.random.default_rng(0)
     row_files = [path for path in store.files if path.suffix == ".rows"]
-    times = np.zeros((steps, 2), np.int64)
-    with torch.inference_mode():
-        history = embedding.new_history(batch)
-        for cache in caches:
-            decoder(inputs_BTD=embedding(tokens_BS[:, :CONTEXT]), cache=cache)
-        embedding(tokens_BS[:, :CONTEXT], history=history)
-        pages.warm(store.files)
-        if mode in (
-            "cached",
-            "tenth",
-        ):  # the cache as it is after long use: other text of the same kind went through it
-            for at in range(0, min(len(held_X), 1 << 17) - 1024, 1024):
-                store.lookup(held_X[at : at + 1024])
-            if mode == "cached":
-                store.lookup(tokens_BS.numpy())
-        cold_share = []
-        embedding.stats.reset()
-        gc.collect()
-        gc.disable()
-        for s in range(steps):
-            token_B1 = tokens_BS[:, CONTEXT + s : CONTEXT + s + 1]
-            order = (0, 1) if s % 2 else (1, 0)
-            for which in order:
-                cache = caches[which]
-                cache.length = CONTEXT  # every step at the same length
-                start = time.perf_counter_ns()
-                if which == 0:
-                    inputs = embedding(token_B1, history=history)
-                    if mode == "cold_candidates" and s + 1 < steps:
-                        embedding.prefetch_candidates(_candidates(tokens_BS[:, CONTEXT + s + 1], rng), history)
-                    decoder(inputs_BTD=inputs, cache=cache)
-                else:
-                    decoder(token_B1, cache=cache)
-                times[s, which] = time.perf_counter_ns() - start
-            if mode == "cold":
-                pages.drop(row_files)
-                cold_share.append(pages.resident_share(row_files))
-            elif is_cold and embedding._candidates is not None:
+    pages.warm(store.files)
+    is_cold = mode in ("cold", "candidates")
+    if not is_cold:  # the cache as it is after long use: other text of the same kind went through it
+        for at in range(0, min(len(held_X), 1 << 17) - 1024, 1024):
+            store.lookup(held_X[at : at + 1024])
+        if mode == "cached":
+            store.lookup(tokens_BS.numpy())
+    times, pages_left, is_read = [], [], []
+    embedding.stats.reset()
+    before = store.stats()
+    rows_read = before["rows_read"]
+    gc.collect()
+    gc.disable()
+    end = time.perf_counter() + seconds
+    for s in range(MOST_STEPS - 1):
+        if len(times) >= FEWEST_STEPS and time.perf_counter() > end:
+            break
+        token_B1 = tokens_BS[:, CONTEXT + s : CONTEXT + s + 1]
+        took = [0, 0, 0, 0]
+        if is_cold:
+            if embedding._candidates is not None:
                 embedding._candidates.wait()
-                pages.drop(row_files)
+            pages.drop(row_files)
+            pages_left.append(pages.resident_share(row_files))
+        for which in (0, 1) if s % 2 else (1, 0):
+            cache = caches[which]
+            cache.length = CONTEXT  # every step at the same length
+            start = time.perf_counter_ns()
+            if which == 0:
+                inputs = embedding(token_B1, history=history)
+                made = time.perf_counter_ns()
+                if mode == "candidates":
+                    embedding.prefetch_candidates(_candidates(tokens_BS[:, CONTEXT + s + 1], rng), history)
+            else:
+                inputs = decoder.tokens(token_B1)
+                made = time.perf_counter_ns()
+            decoder(inputs_BTD=inputs, cache=cache)
+            took[which], took[2 + which] = time.perf_counter_ns() - start, made - start
+        times.append(took)
+        is_read.append(store.stats()["rows_read"] > rows_read)
+        rows_read = store.stats()["rows_read"]
     gc.enable()
-    warmed = times[steps // 5 :] / 1e3
-    served, plain = warmed[:, 0], warmed[:, 1]
-    stats, cache_stats = embedding.stats.as_dict(), store.stats()
-    hit_rate = cache_stats["hit_rate"]
-    store.close()
+    warmed = np.array(times[len(times) // 5 :]) / 1e3
+    read = np.array(is_read[len(times) // 5 :])
+    served, plain, call, own = warmed.T
+    stats, after = embedding.stats.as_dict(), store.stats()
+    hits = after.get("cache_hits", 0) - before.get("cache_hits", 0)
+    asked = hits + after.get("cache_misses", 0) - before.get("cache_misses", 0)
+    metrics = {
+        "step_us": np.median(served),
+        "plain_us": np.median(plain),
+        "longer": np.median(served) / np.median(plain),
+        "paired": np.median(served / plain),
+        "added": (np.median(call) - np.median(own)) / np.median(plain),
+        "call_us": np.median(call),
+        "own_us": np.median(own),
+        "p99_step_us": np.percentile(served, 99),
+        "wait_p50_us": stats["wait_p50_us"],
+        "wait_p99_us": stats["wait_p99_us"],
+    }
+    if is_cold and read.any():
+        metrics["call_us_that_read"] = np.median(call[read])
     return {
-        "metrics": {
-            "step_us": float(np.median(served)),
-            "plain_us": float(np.median(plain)),
-            "longer": float(np.median(served) / np.median(plain)),
-            "longer_paired": float(np.median(served / plain)),
-            "p99_step_us": float(np.percentile(served, 99)),
-            "wait_p50_us": stats["wait_p50_us"],
-            "wait_p99_us": stats["wait_p99_us"],
-        },
+        "metrics": {name: float(value) for name, value in metrics.items()},
         "facts": {
-            "parameters": decoder.config.num_parameters(),
             "steps": len(warmed),
             "found_share": stats["found_share"],
-            "hit_rate": hit_rate,
-            "rows": cache_stats["rows"],
-            "row_bytes": cache_stats["row_bytes"],
-            "mean_pages_left_before_a_step": float(np.mean(cold_share)) if cold_share else None,
+            "hit_rate": hits / asked if asked else None,
+            "rows_read_a_step": (after["rows_read"] - before["rows_read"]) / len(times),
+            "rows": after["rows"],
+            "row_bytes": after["row_bytes"],
+            "rows_pages_left": float(np.mean(pages_left)) if pages_left else None,
         },
     }
 
 
-def prefill(
-    *, mode: str, size: str, trace: str, batch: int, length: int, repeats: int, threads: int, seed: int
-) -> dict:
-    """Prompts of `batch` x `length` tokens: the look-up beside the decoder's pass; `share` = look-up / decoder."""
+def prefill(*, size: str, trace: str, batch: int, length: int, turns: int, threads: int, seed: int) -> dict:
+    """Prompts of `batch` x `length` tokens: look-ups beside the decoder's pass; `share` = look-up / decoder.
+
+    The row cache holds all rows, or a tenth with the rest in the page cache; each turn's prompts are other text.
+    """
     torch.set_num_threads(threads)
     held_X = np.load(Path(trace) / "held_out.npy")
-    store = opened(trace, mode)
     decoder = decoder_of(size, seed, length)
-    embedding = NGramEmbedding(store, decoder.tokens)
+    stores = {mode: opened(trace, mode) for mode in ("cached", "tenth")}
+    embeddings = {mode: NGramEmbedding(store, decoder.tokens) for mode, store in stores.items()}
     rng = np.random.default_rng(seed)
-    lookups, passes, plain = [], [], []
-    pages.warm(store.files)
+    lookups: dict[str, list[int]] = {mode: [] for mode in stores}
+    passes, plain = [], []
+    pages.warm(stores["cached"].files)
     with torch.inference_mode():
-        for turn in range(repeats + 1):
+        for turn in range(turns + 1):  # the first one loads kernels and fills caches
             begin_B = rng.integers(0, len(held_X) - length, batch)
             tokens_BT = torch.from_numpy(held_X[begin_B[:, None] + np.arange(length)].astype(np.int64))
-            if turn == 0 or mode == "cached":
-                embedding(tokens_BT)
-            lookups.append(_timed(lambda tokens=tokens_BT: embedding(tokens)))
+            embeddings["cached"](tokens_BT)
+            for mode, embedding in embeddings.items():
+                lookups[mode].append(_timed(lambda embed=embedding, tokens=tokens_BT: embed(tokens)))
             plain.append(_timed(lambda tokens=tokens_BT: decoder.tokens(tokens)))
-            inputs = embedding(tokens_BT)
-            passes.append(_timed(lambda x=inputs: decoder(inputs_BTD=x)))
-    lookup, whole = float(np.median(lookups[1:])), float(np.median(passes[1:]))
-    store.close()
-    return {
-        "metrics": {
-            "lookup_ms": lookup / 1e6,
-            "decoder_ms": whole / 1e6,
-            "share": lookup / whole,
-            "plain_embedding_ms": float(np.median(plain[1:])) / 1e6,
-        },
-        "facts": {"found_share": embedding.stats.as_dict()["found_share"], "repeats": repeats},
-    }
+            if turn:
+                inputs = embeddings["cached"](tokens_BT)
+                passes.append(_timed(lambda x=inputs: decoder(inputs_BTD=x)))
+    whole = float(np.median(passes))
+    metrics = {"decoder_ms": whole / 1e6, "plain_embedding_ms": float(np.median(plain[1:])) / 1e6}
+    for mode, times in lookups.items():
+        metrics[f"lookup_ms_{mode}"] = float(np.median(times[1:])) / 1e6
+        metrics[f"share_{mode}"] = float(np.median(times[1:])) / whole
+    found = {mode: embedding.stats.as_dict()["found_share"] for mode, embedding in embeddings.items()}
+    for store in stores.values():
+        store.close()
+    return {"metrics": metrics, "facts": {"found_share": found["cached"], "turns": turns, "threads": threads}}
 
 
 def overhead(*, dim_trace: str, calls: int, threads: int, seed: int) -> dict:
@@ -203,7 +241,7 @@ def overhead(*, dim_trace: str, calls: int, threads: int, seed: int) -> dict:
 
 def _candidates(next_B: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """8 candidates a sequence; the token that comes next is among them."""
-    drawn = torch.from_numpy(rng.integers(0, VOCAB, (len(next_B), _CANDIDATES)))
+    drawn = torch.from_numpy(rng.integers(0, VOCAB, (len(next_B), CANDIDATES)))
     drawn[:, 0] = next_B
     return drawn
 

@@ -59,7 +59,7 @@ class NGramHistory:
     @property
     def lengths(self) -> np.ndarray:
         """(B,) i64: tokens pushed and not taken back; masked positions do not count."""
-        return self._num_B.copy()
+        return self._num_B
 
     @property
     def room(self) -> np.ndarray:
@@ -126,7 +126,7 @@ class NGramHistory:
     def push_one(self) -> None:
         """The token of the last `one_window` is part of the sequence now."""
         self._end += 1
-        self._num_B += 1
+        self._num_more += 1
 
     def truncate(self, count: int | np.ndarray) -> None:
         """Take back the last tokens: a number for all sequences, or (B,) numbers. Speculative decoding rolls back so.
@@ -173,7 +173,9 @@ class NGramHistory:
         chosen = slice(None) if lines is None else _indices(lines)
         self._tokens[chosen] = 0
         self._room[chosen] = 0
-        self._num_B[chosen] = 0
+        num_B = self._num_B
+        num_B[chosen] = 0
+        self._num_B = num_B
 
     def __repr__(self) -> str:
         return f"<NGramHistory of {self.batch_size} sequences, max_n {self.max_n}, lengths {self._num_B.tolist()}>"
@@ -196,6 +198,15 @@ class NGramHistory:
     def _room(self) -> np.ndarray:
         """(B, C) u8, beside the tokens: a view; 0: no token is held there."""
         return self._wide_room[:, self._end - self.max_n - self.max_rollback : self._end]
+
+    @property
+    def _num_B(self) -> np.ndarray:
+        """(B,) i64, a new array: tokens pushed and not taken back."""
+        return self._num_before_B + self._num_more
+
+    @_num_B.setter
+    def _num_B(self, num_B: np.ndarray) -> None:
+        self._num_before_B, self._num_more = num_B, 0  # single tokens count in a plain number: no array to touch
 
     def _check(self, tokens_BT: np.ndarray, mask_BT: Any, starts_BT: Any) -> tuple[np.ndarray | None, ...]:
         if tokens_BT.ndim != 2 or len(tokens_BT) != self.batch_size:

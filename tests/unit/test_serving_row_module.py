@@ -198,11 +198,14 @@ def test_codes_and_scales_multiply_to_the_rows(codec, tmp_path):
         mask[1, :4] = 0
         mask[2, 3:9] = 0
         embed = RowTableEmbedding(store, HASH, combine="codes")
-        codes, scales = embed(tokens, attention_mask=mask, ticket=embed.prefetch(tokens, attention_mask=mask))
+        history = embed.new_history(3)
+        embed(some_tokens(seed=5), history=history)
+        given = {"attention_mask": mask, "history": history.select([0, 1, 2])}
+        codes, scales = embed(tokens, **given, ticket=embed.prefetch(tokens, **given))
         assert codes.shape == (3, 12, 3, DIM)
         assert codes.dtype == (torch.int8 if codec == "int8" else torch.float8_e4m3fn)
         rows = codes.float() * scales.repeat_interleave(DIM // scales.shape[-1], -1)
-        want = RowTableEmbedding(store, HASH, combine="none")(tokens, attention_mask=mask)
+        want = RowTableEmbedding(store, HASH, combine="none")(tokens, attention_mask=mask, history=history)
         assert torch.equal(rows, want) and not want[2, 3:9].any() and want[2, 9:].any()
 
 
