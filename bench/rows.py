@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ngramstore.codec import codec_from_spec
 from ngramstore.kernels.jit import kernel
-from ngramstore.kernels.native.dequantize import scatter_f16_f32
 
 SCALE_BYTES = 4
 CODECS = ("int8", "f16")
@@ -62,12 +62,13 @@ def gatherer(codec: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
 def _decode_f16(stored_MR: np.ndarray, out_MD: np.ndarray) -> None:
-    scatter_f16_f32(stored_MR.reshape(-1), np.arange(len(stored_MR)) * stored_MR.shape[1], out_MD)
+    offsets_M = np.arange(len(stored_MR)) * stored_MR.shape[1]
+    codec_from_spec("f16", out_MD.shape[1]).scatter(stored_MR.reshape(-1), offsets_M, out_MD)
 
 
 def _gather_f16(stored_NR: np.ndarray, numbers_M: np.ndarray, out_MD: np.ndarray) -> None:
     offsets_M = np.where(numbers_M < 0, -1, numbers_M * stored_NR.shape[1])
-    scatter_f16_f32(stored_NR.reshape(-1), offsets_M, out_MD)
+    codec_from_spec("f16", out_MD.shape[1]).scatter(stored_NR.reshape(-1), offsets_M, out_MD)
 
 
 @kernel

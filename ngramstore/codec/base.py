@@ -8,7 +8,6 @@ Shapes: M rows, D row width, B bytes in a stored row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,6 +20,9 @@ MAX_DIM = 1 << 20
 _CHUNK_VALUES = (
     1 << 16
 )  # 256 KiB of f32 at a time stays in the L2 cache: int8 encodes 1.6 times as fast as in one piece
+_OUTPUTS = {"f": ("f32", 4), "e": ("f16", 2), "H": ("bf16", 2), "B": ("copy", 0)}
+"""dtype char of an output array -> output type and bytes of a value."""
+_IN_ORDER = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,25 @@ class Codec:
         """out[m] = the row at byte offsets[m] of `source`, or zeros where offsets[m] == -1. Writes every row of out.
 
         source: flat u8, any alignment. offsets_M: i64. out_MD: C-contiguous; f32, f16, or u16 for bf16 bits, rounded to
-        nearest even, too large a value becomes infinity. Allocates nothing, does not hold the GIL while it works. An
-        offset that leaves `source` is our mistake: nothing outside is read, and an AssertionError follows.
+        nearest even, too large a value becomes infinity. Does not hold the GIL while it works. An offset that leaves
+        `source` is our mistake: nothing outside is read, and an AssertionError follows.
         """
-        kernel, view, parameters = self._kernels[kernels, out_MD.dtype.char]
+        if kernels == "native":
+            from ngramstore.kernels.native import dequantize as module
+        else:
+            from ngramstore.kernels.reference import dequantize as module  # type: ignore[no-redef]
         assert out_MD.shape == (len(offsets_M), self.dim) and out_MD.flags.c_contiguous
-        num_bad = kernel(source, offsets_M, out_MD if view is None else out_MD.view(view), *parameters)
+        num_bad = module.scatter(
+            self.plan(out_MD.dtype.char, kernels), source, offsets_M, _IN_ORDER, out_MD.view(np.uint8)
+        )
         assert num_bad == 0, f"{num_bad} offsets outside the {len(source)} bytes of source"
+
+    def plan(self, char: str, kernels: str = "native") -> np.ndarray:
+        """How kernels write rows for an output of this dtype char: kernels/native/dequantize.py says what the numbers are.
+
+        "f", "e" and "H": f32, f16, and u16 for bf16 bits. "B": the stored bytes as they are.
+        """
+        return self._plans[kernels, char]
 
     def error_bound(self, rows_MD: np.ndarray) -> np.ndarray:
         """(M, D) -> (M, D) f64: |decode(encode(x)) - x| is never larger, element by element."""
@@ -103,28 +117,16 @@ class Codec:
         """The bound for f32 rows."""
         raise NotImplementedError
 
-    def _kernel_parameters(self) -> tuple[int | np.float32, ...]:
-        return ()
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_plans"}  # addresses of this process
 
-    def _kernel_name(self, output: str) -> str:
-        return f"scatter_{self.name}_{output}"
+    def _writer_arguments(self) -> tuple[int, int]:
+        """What the row writer needs to know beside `dim`: an integer, and the bits of an f32."""
+        return 0, 0
 
     @cached_property
-    def _kernels(self) -> dict[tuple[str, str], tuple[Callable[..., int], type | None, tuple]]:
-        """(kernels, dtype char of out) -> function, view of out, last arguments. Imports numba on first use."""
-        from ngramstore.kernels.native import dequantize as native
-        from ngramstore.kernels.reference import dequantize as reference
-
-        outputs: tuple[tuple[str, str, type | None], ...] = (
-            ("f", "f32", None),
-            ("e", "f16", np.uint16),
-            ("H", "bf16", None),
-        )
-        return {
-            (kind, char): (getattr(module, self._kernel_name(output)), view, self._kernel_parameters())
-            for kind, module in (("native", native), ("reference", reference))
-            for char, output, view in outputs
-        }
+    def _plans(self) -> _Plans:
+        return _Plans(self)
 
     def _rows_argument(self, rows_MD: np.ndarray) -> np.ndarray:
         rows_MD = np.asarray(rows_MD)
@@ -151,6 +153,32 @@ class Codec:
                 hint=f"{self.name} takes {' or '.join(dtypes)} of shape (M, {self.dim})",
             )
         return np.ascontiguousarray(codes_MD)
+
+
+class _Plans(dict[tuple[str, str], np.ndarray]):
+    """(kernels, dtype char of out) -> plan. Imports numba and compiles the row writer on first use."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self._codec = codec
+
+    def __missing__(self, key: tuple[str, str]) -> np.ndarray:
+        kernels, char = key
+        if kernels == "native":
+            from ngramstore.kernels.native.dequantize import row_writer
+        else:
+            from ngramstore.kernels.reference.dequantize import row_writer
+        codec = self._codec
+        output, item_bytes = _OUTPUTS[char]
+        if output in ("copy", codec.name):
+            out_bytes = codec.row_bytes
+            writer, arguments = row_writer("copy", output), (out_bytes, 0)
+        else:
+            out_bytes = item_bytes * codec.dim
+            writer, arguments = row_writer(codec.name, output), codec._writer_arguments()
+        plan = np.array([writer, codec.row_bytes, out_bytes, codec.dim, *arguments], np.int64)
+        self[key] = plan
+        return plan
 
 
 def as_f32(rows_MD: np.ndarray) -> np.ndarray:

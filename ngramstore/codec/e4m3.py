@@ -99,8 +99,8 @@ class E4M3(Codec):
     def _scale(self) -> np.float32:
         return np.float32(1) if self.block else np.float32(float.fromhex(str(self.scale)))
 
-    def _kernel_parameters(self) -> tuple[int | np.float32, ...]:
-        return self.block, self._scale
+    def _writer_arguments(self) -> tuple[int, int]:
+        return self.block, int(self._scale.view(np.uint32))
 
 
 def _table_scale(scale: object) -> float:

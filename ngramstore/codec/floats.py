@@ -58,9 +58,6 @@ class F16(_FloatCodec):
     def _error_bound(self, rows_MD: np.ndarray) -> np.ndarray:
         return np.maximum(np.abs(rows_MD.astype(np.float64)) * 2.0**-11, 2.0**-25)
 
-    def _kernel_name(self, output: str) -> str:
-        return "scatter_copy16" if output == "f16" else super()._kernel_name(output)
-
 
 class BF16(_FloatCodec):
     """2 bytes a value: 8 significant bits, the range of f32. The codes of pack and unpack are its bits in u16."""
@@ -77,6 +74,3 @@ class BF16(_FloatCodec):
 
     def _error_bound(self, rows_MD: np.ndarray) -> np.ndarray:
         return np.maximum(np.abs(rows_MD.astype(np.float64)) * 2.0**-8, 2.0**-134)
-
-    def _kernel_name(self, output: str) -> str:
-        return "scatter_copy16" if output == "bf16" else super()._kernel_name(output)

@@ -94,5 +94,5 @@ class Int4(Codec):
         # The code is found from a quotient rounded to f32: a value may miss the nearest level by 128 * 2**-22 scales.
         return np.maximum((11.5 + 2.0**-14) * np.abs(scales_MD), beyond_MD)
 
-    def _kernel_parameters(self) -> tuple[int | np.float32, ...]:
-        return (self.group,)
+    def _writer_arguments(self) -> tuple[int, int]:
+        return self.group, 0

@@ -22,17 +22,28 @@ def kernel(function: _F) -> Any:
     try:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError as error:  # numba: "cannot cache function: no locator available"
-        if not _warned:
-            _warned.append(str(error))
-            _log.warning(
-                "kernels are compiled anew in each process (%s); set NUMBA_CACHE_DIR to a writable folder", error
-            )
+        _warn(error)
         return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def callback(signature: Any, function: _F) -> Any:
+    """Compile `function` now for one signature, so that kernels can call it by its `address`; cached like a kernel."""
+    try:
+        return numba.cfunc(signature, cache=True, error_model="numpy")(function)
+    except RuntimeError as error:
+        _warn(error)
+        return numba.cfunc(signature, error_model="numpy")(function)
 
 
 def inline(function: _F) -> Any:
     """A helper that only other kernels call; LLVM inlines it there."""
     return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def _warn(error: RuntimeError) -> None:
+    if not _warned:
+        _warned.append(str(error))
+        _log.warning("kernels are compiled anew in each process (%s); set NUMBA_CACHE_DIR to a writable folder", error)
 
 
 def cache_is_on_disk() -> bool:

@@ -14,6 +14,7 @@ from ngramstore.codec.compress import RowDecompressor
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError
 from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import rows as native
+from ngramstore.kernels.native.dequantize import NUM_PLAN, scatter
 from ngramstore.kernels.native.index import RANK_BITS
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.serve.row_cache import Fetched, RowCache
@@ -22,27 +23,17 @@ from ngramstore.store.view import PENDING_SERIAL, View
 
 _STAGING_BYTES = 16 << 20
 _MAX_CHUNK_ROWS = 1 << 16  # of small rows: the reads of a whole prefill in one or two orderings of the file
-FEW_ROWS = 8  # so few are copied out under the lock: 4 us a call less than pinning
 _FAULT = {
     native.CUT_SHORT: "the file ends inside it, or cannot be read there",
     native.BAD_CHECKSUM: "it fails its checksum",
     native.BAD_INDEX_PAGE: "the index does not say where it is",
 }
+_RANK_MASK = (1 << RANK_BITS) - 1
+_IN_ORDER = np.empty(0, np.int64)
 PendingRows = Callable[[np.ndarray], np.ndarray]
 """Encoded rows (U, B) u8 of the IDs (U,) u64 of unpublished puts."""
-CopyOut = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
-"""(source u8, byte offsets (M,), out (M, ...)): a codec's `scatter`, or `copy_encoded`."""
-
-
-def keep_in_cache(source: np.ndarray, offsets_M: np.ndarray, out_MD: np.ndarray) -> None:
-    """Copies nothing: rows are wanted in the cache only. Such look-ups are not counted."""
-
-
-def copy_encoded(source: np.ndarray, offsets_M: np.ndarray, out_MB: np.ndarray) -> None:
-    """out[m] = the stored bytes at offsets[m], zeros where -1: rows that stay encoded."""
-    there = offsets_M >= 0
-    out_MB[~there] = 0
-    out_MB[there] = source[offsets_M[there][:, None] + np.arange(out_MB.shape[1])]
+KEEP: np.ndarray = np.zeros(NUM_PLAN, np.int64)
+"""A plan that copies nothing: rows are wanted in the cache only. Such look-ups are not counted."""
 
 
 class RowSource:
@@ -57,122 +48,111 @@ class RowSource:
         self._pending = pending
         self._codec = view.manifest.spec.codec
         self._in_memory = pending is not None or resident is not None
-        spec = view.manifest.spec
-        self.seed = np.uint64(spec.seed)
-        self.few_max_n = spec.max_n if spec.is_ngram and cache is not None and not self._in_memory else 0
-        self._slot_bytes = self._codec.row_bytes + CHECKSUM_BYTES
-        self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // self._slot_bytes))
+        self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // (self._codec.row_bytes + CHECKSUM_BYTES)))
 
     def fill(
-        self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts, copy_out: CopyOut
+        self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts, plan: np.ndarray
     ) -> dict[int, str]:
-        """out[m] = row of keys[m], zeros where -1. Returns what is wrong with damaged rows, by position; those are zeros."""
-        if len(keys_M) <= self._chunk:
-            is_few = (
-                len(keys_M) <= FEW_ROWS
-                and copy_out is not keep_in_cache
-                and self._cache is not None
-                and not self._in_memory
-            )
-            if is_few and self._cache.take_few(keys_M, copy_out, out_MD):  # type: ignore[union-attr]
-                return {}
-            return self._fill_chunk(keys_M, seeds_M, out_MD, counts, copy_out)
+        """out[m] = row of keys[m] by `plan`, zeros where -1: u8 or numbers, C-contiguous.
+
+        Returns what is wrong with damaged rows, by position; those are zeros.
+        """
+        out_MB = out_MD.view(np.uint8)
+        if self._in_memory:
+            places = self._fill_from_memory(keys_M, out_MB, plan)
+            if len(places) and self._cache is not None:
+                rest = RowSource(self._view, self._cache, None, None)
+                return rest._fill_some(places, keys_M, seeds_M, out_MB, counts, plan)
+        elif self._cache is not None:
+            places = self._cache.serve(plan, keys_M, out_MB)
+        else:
+            out_MB[keys_M < 0] = 0
+            places = np.flatnonzero(keys_M >= 0)
+        return self._read(places, keys_M, seeds_M, out_MB, counts, plan) if len(places) else {}
+
+    def _fill_some(
+        self,
+        places: np.ndarray,
+        keys_M: np.ndarray,
+        seeds_M: np.ndarray,
+        out_MB: np.ndarray,
+        counts: Counts,
+        plan: np.ndarray,
+    ) -> dict[int, str]:
+        """`fill` for some positions of a batch."""
+        rest = np.empty((len(places), out_MB.shape[1]), np.uint8)
+        wrong = self.fill(keys_M[places], seeds_M[places], rest, counts, plan)
+        if plan is not KEEP:
+            out_MB[places] = rest
+        return {int(places[position]): fault for position, fault in wrong.items()}
+
+    def _read(
+        self,
+        places: np.ndarray,
+        keys_M: np.ndarray,
+        seeds_M: np.ndarray,
+        out_MB: np.ndarray,
+        counts: Counts,
+        plan: np.ndarray,
+    ) -> dict[int, str]:
+        """Rows of some positions from the files: each key is read once, kept in the cache, and copied out from where it was read."""
+        count = len(places)
+        waits_X, keys_U, seeds_U = np.empty(count, np.int32), np.empty(count, np.int64), np.empty(count, np.uint64)
+        seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
+        num_keys = native_cache.distinct(seen, keys_M[places], seeds_M[places], waits_X, keys_U, seeds_U)
         damage: dict[int, str] = {}
-        for at in range(0, len(keys_M), self._chunk):
-            part = slice(at, at + self._chunk)
-            for position, fault in self._fill_chunk(
-                keys_M[part], seeds_M[part], out_MD[part], counts, copy_out
-            ).items():
-                damage[at + position] = fault
+        for first in range(0, num_keys, self._chunk):
+            last = min(num_keys, first + self._chunk)
+            faults: dict[int, str] = {}
+            fetched = self._fetch(keys_U[first:last], seeds_U[first:last], faults, counts)
+            if self._cache is not None:
+                self._cache.insert(fetched, keys_U[first:last])
+            is_here = slice(None) if num_keys <= self._chunk else (waits_X >= first) & (waits_X < last)
+            to, of = places[is_here], waits_X[is_here] - first
+            if plan is not KEEP:
+                scatter(plan, fetched.data, fetched.at[of], to, out_MB)
+            if faults:
+                damage |= {
+                    m: faults[key] for m, key in zip(to.tolist(), keys_M[to].tolist(), strict=True) if key in faults
+                }
         return damage
 
-    def _fill_chunk(
-        self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts, copy_out: CopyOut
-    ) -> dict[int, str]:
-        faults: dict[int, str] = {}
-
-        def fetch(keys_U: np.ndarray, seeds_U: np.ndarray) -> Fetched:
-            return self._fetch(keys_U, seeds_U, faults, counts)
-
-        def scatter(source: np.ndarray, offsets_M: np.ndarray) -> None:
-            copy_out(source, offsets_M, out_MD)
-
-        if self._in_memory:
-            in_files = self._scatter_from_memory(keys_M, out_MD, copy_out)
-            if in_files is None:
-                return {}
-            rest = np.empty((len(in_files), out_MD.shape[1]), out_MD.dtype)
-            inner = RowSource(self._view, self._cache, None, None)
-            wrong = inner._fill_chunk(keys_M[in_files], seeds_M[in_files], rest, counts, copy_out)
-            out_MD[in_files] = rest
-            return {int(in_files[position]): fault for position, fault in wrong.items()}
-        left: tuple[Fetched, np.ndarray] | None
-        if self._cache is None:
-            left = self._without_cache(keys_M, seeds_M, fetch)
-        else:
-            left = self._cache.take(keys_M, seeds_M, fetch, scatter, is_counted=copy_out is not keep_in_cache)
-            if left is None and not faults:
-                return {}
-        if left is not None:
-            fetched, waits_M = left
-            at_M = np.where(waits_M >= 0, fetched.at[np.maximum(waits_M, 0)] if len(fetched.at) else -1, -1)
-            if self._cache is None:
-                scatter(fetched.data, at_M)
-            else:
-                places = np.flatnonzero(waits_M >= 0)
-                rest = np.empty((len(places), out_MD.shape[1]), out_MD.dtype)
-                copy_out(fetched.data, at_M[places], rest)
-                out_MD[places] = rest
-        if not faults:
-            return {}
-        return {m: faults[key] for m, key in enumerate(keys_M.tolist()) if key in faults}
-
-    def _scatter_from_memory(self, keys_M: np.ndarray, out_MD: np.ndarray, copy_out: CopyOut) -> np.ndarray | None:
-        """Rows that need no file; returns the positions that do, None if there are none."""
-        serials_M = np.where(keys_M >= 0, keys_M >> RANK_BITS, -1)
-        offsets_M = np.full(len(keys_M), -1)
-        if self._resident is not None and self._resident.is_one_whole_layer and self._pending is None:
-            offsets_M = np.where(keys_M >= 0, (keys_M & ((1 << RANK_BITS) - 1)) * self._codec.row_bytes, -1)
-            copy_out(self._resident.rows[0], offsets_M, out_MD)
-            return None
-        done = serials_M == -1
-        out_MD[done] = 0
+    def _fill_from_memory(self, keys_M: np.ndarray, out_MB: np.ndarray, plan: np.ndarray) -> np.ndarray:
+        """Rows that need no file; returns the positions that do."""
         row_bytes = self._codec.row_bytes
+        resident, pending = self._resident, self._pending
+        if resident is not None and resident.is_one_whole_layer and pending is None:
+            offsets_M = np.where(keys_M >= 0, (keys_M & _RANK_MASK) * row_bytes, -1)
+            if plan is not KEEP:
+                scatter(plan, resident.rows[0], offsets_M, _IN_ORDER, out_MB)
+            return _IN_ORDER
+        serials_M = np.where(keys_M >= 0, keys_M >> RANK_BITS, -1)
+        done = serials_M == -1
+        if plan is not KEEP:
+            out_MB[done] = 0
 
         def copy(source: np.ndarray, offsets: np.ndarray, places: np.ndarray) -> None:
-            rows = np.empty((len(places), out_MD.shape[1]), out_MD.dtype)
-            copy_out(source, offsets, rows)
-            out_MD[places] = rows
             done[places] = True
+            if plan is not KEEP:
+                scatter(plan, source, offsets, places, out_MB)
 
-        if self._pending is not None:
+        if pending is not None:
             places = np.flatnonzero(serials_M >= PENDING_SERIAL)
             if len(places):
-                rows = self._pending(self._view.pending_ids(keys_M[places]))
+                rows = pending(self._view.pending_ids(keys_M[places]))
                 copy(rows.reshape(-1), np.arange(len(places)) * row_bytes, places)
-        if self._resident is not None:
-            serials_M[np.isin(keys_M, self._resident.damaged)] = -2  # no source has them: left to the files
-            for serial, rows in zip(self._resident.serials, self._resident.rows, strict=True):
+        if resident is not None:
+            serials_M[np.isin(keys_M, resident.damaged)] = -2  # no source has them: left to the files
+            for serial, rows in zip(resident.serials, resident.rows, strict=True):
                 places = np.flatnonzero(serials_M == serial)
                 if len(places):
-                    copy(rows, (keys_M[places] & ((1 << RANK_BITS) - 1)) * row_bytes, places)
-        left = np.flatnonzero(~done)
-        return left if len(left) else None
-
-    @staticmethod
-    def _without_cache(
-        keys_M: np.ndarray, seeds_M: np.ndarray, fetch: Callable[[np.ndarray, np.ndarray], Fetched]
-    ) -> tuple[Fetched, np.ndarray]:
-        count = len(keys_M)
-        waits_M = np.empty(count, np.int32)
-        keys_U, seeds_U = np.empty(count, np.int64), np.empty(count, np.uint64)
-        seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
-        unique = native_cache.distinct(seen, keys_M, seeds_M, waits_M, keys_U, seeds_U)
-        return fetch(keys_U[:unique], seeds_U[:unique]), waits_M
+                    copy(rows, (keys_M[places] & _RANK_MASK) * row_bytes, places)
+        return np.flatnonzero(~done)
 
     def _fetch(self, keys_U: np.ndarray, seeds_U: np.ndarray, faults: dict[int, str], counts: Counts) -> Fetched:
         """Read, check and decompress U rows; damaged ones go to `faults` by key and get place -1."""
-        count, slot_bytes, row_bytes = len(keys_U), self._slot_bytes, self._codec.row_bytes
+        count, row_bytes = len(keys_U), self._codec.row_bytes
+        slot_bytes = row_bytes + CHECKSUM_BYTES
         staging = np.empty(count * slot_bytes, np.uint8)
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
         num_bad = native.read_rows(self._view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status)
@@ -202,13 +182,13 @@ class RowSource:
         for m in damage:
             positions.setdefault(int(keys_M[m]), m)
         keys = list(positions)
-        serial, rank = keys[0] >> RANK_BITS, keys[0] & ((1 << RANK_BITS) - 1)
+        serial, rank = keys[0] >> RANK_BITS, keys[0] & _RANK_MASK
         layer = self._view.layer_of(serial)
         try:
             place = f"at byte {int(layer.places(rank, 1)[0][0]):,}"
         except DamagedStore as error:
             place = f"cannot be found ({error.message})"  # the index file and the byte in it
-        ranks = [key & ((1 << RANK_BITS) - 1) for key in keys]
+        ranks = [key & _RANK_MASK for key in keys]
         return DamagedRows(
             f"{layer.path_of(rank)}: row {rank:,} {place}: {damage[positions[keys[0]]]}"
             + (f" (and {len(keys) - 1} more rows of this call: {ranks[1:9]})" if len(keys) > 1 else ""),
@@ -280,10 +260,12 @@ def _load(layer: Layer, damaged: list[int] | None) -> np.ndarray:
 
 
 class Counts:
-    """What a handle has done since it was opened: exact, under one lock."""
+    """What a handle has done since it was opened: exact. `shared` is added to by kernels, the rest under one lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.shared = np.zeros(3, np.int64)
+        """Calls, positions, found of look-ups that one kernel served."""
         self.calls = 0
         self.positions = 0
         self.found = 0
@@ -306,10 +288,11 @@ class Counts:
     def as_dict(self) -> dict[str, int]:
         """For `stats`."""
         with self._lock:
+            calls, positions, found = self.shared.tolist()
             return {
-                "calls": self.calls,
-                "positions": self.positions,
-                "found": self.found,
+                "calls": self.calls + calls,
+                "positions": self.positions + positions,
+                "found": self.found + found,
                 "rows_read": self.rows_read,
                 "bytes_read": self.bytes_read,
             }

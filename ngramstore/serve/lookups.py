@@ -16,7 +16,7 @@ from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import index as native_index
 from ngramstore.serve.handle import Handle
-from ngramstore.serve.lookup import FEW_ROWS, CopyOut, RowSource, copy_encoded, keep_in_cache
+from ngramstore.serve.lookup import KEEP, RowSource
 from ngramstore.serve.output import output_array
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore.store.compaction import live_batches
@@ -64,7 +64,7 @@ class Lookups(Handle):
         flat = np.ascontiguousarray(tokens_BT).reshape(-1)
         with self._reading as (view, source):
             keys, ids, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
-            lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim), self.spec.codec.scatter)
+            lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim))
         if lost is not None:
             lengths[lost] = 0
         self._counts.add_call(len(flat), int(np.count_nonzero(lengths)))
@@ -78,44 +78,39 @@ class Lookups(Handle):
         rows: (B, T, D) f32, f16 or u16 bits of bf16, zeros where nothing matched; or u8 (B, T, row_bytes), as stored.
         Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
         """
+        few = self._few
+        if few is not None and self._recorder is None and type(tokens) is np.ndarray and type(room) is np.ndarray:
+            few_lengths = few.tail(tokens, room, out)
+            if few_lengths is not None:
+                return few_lengths
         self._check()
         self._require_ngram("lookup_tail")
-        if tokens.dtype != np.uint32 or room.dtype != np.uint8 or tokens.ndim != 2 or room.ndim != 2:
-            raise UsageError(f"tokens are {tokens.dtype} {tokens.shape}, room is {room.dtype} {room.shape}")
+        _require_tail(tokens, room, self.max_n)
         num_lines, width = tokens.shape
         count = room.shape[1]
-        if len(room) != num_lines or count > width:
-            raise UsageError(
-                f"tokens have shape {tokens.shape}, room has {room.shape}", hint="(B, S) and (B, T), T <= S"
-            )
-        is_one = num_lines == 1 and count == 1
-        reaches_all = width >= self.max_n and count == 1
-        if not reaches_all and (np.minimum(room, self.max_n) > np.arange(width - count + 1, width + 1)).any():
-            raise UsageError(f"room reaches before the beginning of a line of {width} tokens: {int(room.max())}")
         codec = self.spec.codec
-        is_encoded = out.dtype == np.uint8
-        if is_encoded:
-            if out.shape != (num_lines, count, codec.row_bytes) or not out.flags.c_contiguous:
-                raise UsageError(f"out must be contiguous of shape {(num_lines, count, codec.row_bytes)}")
+        if getattr(out, "dtype", None) == np.uint8:
+            if (
+                out.shape != (num_lines, count, codec.row_bytes)
+                or not out.flags.c_contiguous
+                or not out.flags.writeable
+            ):
+                raise UsageError(
+                    f"out must be contiguous and writeable, of shape {(num_lines, count, codec.row_bytes)}"
+                )
             rows = out
+        elif out is None:
+            raise UsageError("lookup_tail needs out", hint="give an array (B, T, D), or (B, T, row_bytes) u8")
         else:
             rows = output_array(out, (num_lines, count, codec.dim), "f32")
         room_BS = np.zeros((num_lines, width), np.uint8)
         np.minimum(room, self.max_n, out=room_BS[:, width - count :])
         with self._reading as (view, source):
-            keys, ids, lengths = self._match(view, np.ascontiguousarray(tokens).reshape(-1), room_BS.reshape(-1))
-            if num_lines == 1:
-                keys, ids, lengths = keys[width - count :], ids[width - count :], lengths[width - count :]
-            elif count != width:
-                keys, ids, lengths = (
-                    x.reshape(num_lines, width)[:, width - count :].reshape(-1) for x in (keys, ids, lengths)
-                )
-            if is_one and keys[0] < 0:  # one token at a time, nothing to read: the cache need not be asked
-                rows[...] = 0
-                lost = None
-            else:
-                copy_out = copy_encoded if is_encoded else codec.scatter
-                lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]), copy_out)
+            keys, ids, lengths = (
+                found_W.reshape(num_lines, width)[:, width - count :].reshape(-1)
+                for found_W in self._match(view, np.ascontiguousarray(tokens).reshape(-1), room_BS.reshape(-1))
+            )
+            lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]))
         if lost is not None:
             lengths[lost] = 0
         self._counts.add_call(len(lengths), int(np.count_nonzero(lengths)))
@@ -144,39 +139,48 @@ class Lookups(Handle):
         self, ngrams: Ngrams, *, out: np.ndarray | None = None, dtype: str = "f32"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of exactly these n-grams: rows (M, D), zeros where absent, and found (M,) bool. Order and duplicates kept."""
+        few = self._few
+        if few is not None and self._recorder is None and type(ngrams) is np.ndarray:
+            found = few.get(ngrams, out, dtype)
+            if found is not None:
+                return found
         self._check()
-        if type(ngrams) is np.ndarray and ngrams.ndim == 2 and len(ngrams) <= FEW_ROWS:
-            few = self._get_few(ngrams, out, dtype)
-            if few is not None:
-                return few
         ids = self._ids(ngrams, "get")
         rows = output_array(out, (len(ids), self.dim), dtype)
-        return rows, self._get_ids(ids, rows, self.spec.codec.scatter)
+        return rows, self._get_ids(ids, rows)
 
     def get_encoded(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
         """As `get`, rows as they are stored: (M, B) u8 and found (M,) bool; `spec.codec.unpack` takes them apart."""
         self._check()
         ids = self._ids(ngrams, "get_encoded")
         rows = np.empty((len(ids), self.spec.codec.row_bytes), np.uint8)
-        return rows, self._get_ids(ids, rows, copy_encoded)
+        return rows, self._get_ids(ids, rows)
 
-    def rows(self, numbers: ArrayLike, *, out: np.ndarray | None = None, dtype: str = "f32") -> np.ndarray:
+    def rows(
+        self,
+        numbers: ArrayLike,
+        *,
+        out: np.ndarray | None = None,
+        dtype: str = "f32",
+        found: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Addressing "row": rows by number: integers of any shape S -> (*S, D). UsageError for a number out of range.
 
-        A damaged row raises DamagedRows; with on_damage="missing" it is zeros.
+        A damaged row raises DamagedRows; with on_damage="missing" it is zeros, and False in `found`, a bool array of shape
+        S that is filled if it is given.
         """
         self._check()
         flat, shape = self._numbers(numbers, "rows")
         rows = output_array(out, (*shape, self.dim), dtype)
-        self._get_numbers(flat, rows.reshape(len(flat), self.dim), self.spec.codec.scatter)
+        self._get_numbers(flat, rows.reshape(len(flat), self.dim), _mask(found, shape))
         return rows
 
-    def rows_encoded(self, numbers: ArrayLike) -> np.ndarray:
+    def rows_encoded(self, numbers: ArrayLike, *, found: np.ndarray | None = None) -> np.ndarray:
         """As `rows`, as they are stored: (*S, B) u8."""
         self._check()
         flat, shape = self._numbers(numbers, "rows_encoded")
         rows = np.empty((len(flat), self.spec.codec.row_bytes), np.uint8)
-        self._get_numbers(flat, rows, copy_encoded)
+        self._get_numbers(flat, rows, _mask(found, shape))
         return rows.reshape(*shape, self.spec.codec.row_bytes)
 
     def contains(self, ngrams: Ngrams) -> np.ndarray:
@@ -206,14 +210,14 @@ class Lookups(Handle):
             limit = min(limit, max_bytes // (self.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES))
         if not self.spec.is_ngram:
             flat, _ = self._numbers(keys, "warm")
-            self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), keep_in_cache)
+            self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), None, KEEP)
             return cache.stats()["cache_rows"]
         if isinstance(keys, np.ndarray) and keys.dtype == np.uint64:
             ids = keys[:limit][::-1]  # the first ones end up newest
         else:
             tokens, lengths = as_ngrams(keys, self.max_n)
             ids = ngram_ids(tokens[:limit][::-1], lengths[:limit][::-1], self.spec.seed)
-        self._get_ids(np.ascontiguousarray(ids), np.empty((len(ids), 1), np.uint8), keep_in_cache)
+        self._get_ids(np.ascontiguousarray(ids), np.empty((len(ids), 1), np.uint8), KEEP)
         return cache.stats()["cache_rows"]
 
     def _keys_of(self, trace: Trace) -> np.ndarray:
@@ -295,18 +299,15 @@ class Lookups(Handle):
     def _match(self, view: View, tokens_W: np.ndarray, room_W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count = len(tokens_W)
         keys, ids, lengths = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
-        manifest = view.manifest
-        mask = sum(1 << n for n, stored in enumerate(manifest.length_counts) if stored)
         has_pending = bool(view.pending)
-        if has_pending:
-            mask = (1 << (self.max_n + 1)) - 2
+        mask = (1 << (self.max_n + 1)) - 2 if has_pending else view.lengths_mask
         done = native_index.match(
             view.probe_table,
             tokens_W,
             room_W,
             np.uint64(self.spec.seed),  # a Python int above 2**63 would be another type, and compiled again
             mask,
-            manifest.suffix_closed and not has_pending,
+            view.manifest.suffix_closed and not has_pending,
             keys,
             ids,
             lengths,
@@ -315,40 +316,28 @@ class Lookups(Handle):
             raise view.index_damage(int(keys[done]))
         return keys, ids, lengths
 
-    def _get_few(self, tokens: np.ndarray, out: np.ndarray | None, dtype: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """A few n-grams whose rows are all cached, in one kernel; None: take the long way, nothing has happened."""
-        source = self._source
-        if source is None or source.cache is None or self._writer is not None or tokens.dtype != np.uint32:
-            return None
-        if self._recorder is not None:
-            return None
-        if not 0 < tokens.shape[1] <= source.few_max_n or not tokens.flags.c_contiguous:
-            return None
-        codec = self.spec.codec
-        rows = output_array(out, (len(tokens), codec.dim), dtype)
-        taken = source.cache.take_ngrams(source.view.probe_table, tokens, source.seed, codec.scatter, rows)
-        if taken is None:
-            return None
-        self._counts.add_call(len(tokens), taken[1])
-        return rows, taken[0]
-
-    def _get_ids(self, ids: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> np.ndarray:
+    def _get_ids(self, ids: np.ndarray, rows: np.ndarray, plan: np.ndarray | None = None) -> np.ndarray:
         with self._reading as (view, source):
             keys = view.find(ids)
-            lost = self._fill(source, keys, ids, rows, copy_out)
+            lost = self._fill(source, keys, ids, rows, plan)
         found = keys >= 0
         if lost is not None:
             found[lost] = False
-        if copy_out is not keep_in_cache:
+        if plan is not KEEP:
             self._counts.add_call(len(ids), int(np.count_nonzero(found)))
         return found
 
-    def _get_numbers(self, numbers: np.ndarray, rows: np.ndarray, copy_out: CopyOut) -> None:
+    def _get_numbers(
+        self, numbers: np.ndarray, rows: np.ndarray, found: np.ndarray | None, plan: np.ndarray | None = None
+    ) -> None:
         with self._reading as (view, source):
             keys, seeds = view.find_rows(numbers)
-            self._fill(source, keys, seeds, rows, copy_out, numbers)
-        if copy_out is not keep_in_cache:
-            self._counts.add_call(len(numbers), len(numbers))
+            lost = self._fill(source, keys, seeds, rows, plan, numbers)
+        if found is not None:
+            found[:] = True
+            found[lost or []] = False
+        if plan is not KEEP:
+            self._counts.add_call(len(numbers), len(numbers) - len(lost or []))
 
     def _fill(
         self,
@@ -356,22 +345,47 @@ class Lookups(Handle):
         keys: np.ndarray,
         seeds: np.ndarray,
         rows: np.ndarray,
-        copy_out: CopyOut,
+        plan: np.ndarray | None = None,
         numbers: np.ndarray | None = None,
     ) -> list[int] | None:
         """Rows of keys; positions of damaged rows if the handle treats them as missing, else DamagedRows.
 
-        numbers: what a row-addressed store's caller asked for; without it the seeds, which then are the n-grams' IDs.
+        plan None: as the type of `rows` says. numbers: what a row-addressed store's caller asked for; without it the seeds,
+        which then are the n-grams' IDs.
         """
+        if plan is None:
+            plan = self.spec.codec.plan(rows.dtype.char)
         recorder = self._recorder
-        if recorder is not None and copy_out is not keep_in_cache:
+        if recorder is not None and plan is not KEEP:
             recorder.add(seeds[keys >= 0] if numbers is None else numbers)
-        damage = source.fill(keys, seeds, rows, self._counts, copy_out)
+        damage = source.fill(keys, seeds, rows, self._counts, plan)
         if not damage:
             return None
         if self.options.on_damage == "raise":
             raise source.damage_error(damage, keys, seeds if numbers is None else numbers)
         return list(damage)
+
+
+def _require_tail(tokens: Any, room: Any, max_n: int) -> None:
+    """UsageError unless tokens (B, S) u32 and room (B, T) u8 fit, and no room reaches before its line."""
+    if not isinstance(tokens, np.ndarray) or not isinstance(room, np.ndarray):
+        raise UsageError(f"tokens and room are arrays, got {type(tokens).__name__} and {type(room).__name__}")
+    if tokens.dtype != np.uint32 or room.dtype != np.uint8 or tokens.ndim != 2 or room.ndim != 2:
+        raise UsageError(f"tokens are {tokens.dtype} {tokens.shape}, room is {room.dtype} {room.shape}")
+    width, count = tokens.shape[1], room.shape[1]
+    if len(room) != len(tokens) or count > width:
+        raise UsageError(f"tokens have shape {tokens.shape}, room has {room.shape}", hint="(B, S) and (B, T), T <= S")
+    if (np.minimum(room, max_n) > np.arange(width - count + 1, width + 1)).any():
+        raise UsageError(f"room reaches before the beginning of a line of {width} tokens: {int(room.max())}")
+
+
+def _mask(found: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The caller's mask as one line."""
+    if found is None:
+        return None
+    if not isinstance(found, np.ndarray) or found.dtype != np.bool_ or found.shape != shape or not found.flags.carray:
+        raise UsageError(f"found must be a bool array of shape {shape}, C-contiguous and writeable")
+    return found.reshape(-1)
 
 
 def published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -17,7 +17,7 @@ class OpenOptions:
     """"r": look up only, any number of processes, also on a read-only mount. "rw": the one writer."""
 
     cache_bytes: int = 256 << 20
-    """Budget of the row cache: encoded rows and 32 bytes of bookkeeping each. 0: no cache. Raise until `stats()["hit_rate"]`
+    """Budget of the row cache: encoded rows and 48 bytes of bookkeeping each. 0: no cache. Raise until `stats()["hit_rate"]`
     is flat."""
 
     resident: bool = False

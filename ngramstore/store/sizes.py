@@ -13,7 +13,7 @@ from ngramstore.codec.quantize import CODECS, codec_from_spec
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, PAGE_BYTES
 from ngramstore.store.index import IndexPlan
 
-_SLOT_OVERHEAD_BYTES = 32
+_SLOT_OVERHEAD_BYTES = 48
 _TOKENS_PER_NGRAM_BYTES = 2.0  # a varint of a token id below 16,384 takes 2 bytes, below 2 million 3
 
 

@@ -68,6 +68,8 @@ class View:
                     directory, manifest.tombstones, stamp, is_keyed=True, is_sized=False, lock=lock_index
                 )
         self.pending: tuple[Tier, ...] = ()
+        self.lengths_mask = sum(1 << n for n, stored in enumerate(manifest.length_counts) if stored)
+        """Bit n set: n-grams of length n are stored."""
         self._set_tables()
 
     @property

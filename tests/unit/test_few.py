@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from helpers import rows_of
 
 import ngramstore as ngs
+from ngramstore.errors import UsageError
+from ngramstore.kernels.native import cache as cache_kernels
 from ngramstore.kernels.native import few as native
 from ngramstore.kernels.reference import few as reference
+from ngramstore.serve.few import Few
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, RowCache
 
 NGRAMS = np.array([[a, b] for a in range(6) for b in range(4)], np.uint32)
 ABSENT = np.array([[99, 99]], np.uint32)
@@ -18,27 +24,98 @@ ABSENT = np.array([[99, 99]], np.uint32)
 def store(tmp_path):
     with ngs.build(tmp_path / "store", dim=4, max_n=2, codec="f32", seed=5) as build:
         build.add(NGRAMS, rows_of(range(len(NGRAMS)), 4))
-    with ngs.open(tmp_path / "store", cache_bytes=20 * (16 + 32)) as handle:
+    with ngs.open(tmp_path / "store", cache_bytes=20 * (16 + SLOT_OVERHEAD_BYTES)) as handle:
         yield handle
 
 
-def touched(kernels, store, tokens):
-    """What a kernel does to copies of the cache's arrays, and what it answers."""
-    cache = store._cache
-    arrays = [array.copy() for array in (cache._table, cache._keys, cache._links, cache._counters)]
-    offsets, found = np.full(len(tokens), -9, np.int64), np.zeros(len(tokens), np.bool_)
-    answer = kernels.touch_ngrams(
-        store._view.probe_table, tokens, np.uint64(5), *arrays, cache.row_bytes, offsets, found
-    )
-    return answer, arrays, offsets if answer >= 0 else None, found if answer >= 0 else None
+def copied(store) -> tuple[Few, RowCache]:
+    """The short way over a copy of the store's cache, and that copy."""
+    cache = RowCache(store._cache.budget_bytes, store._cache.row_bytes, store._cache.num_slots)
+    for name in ("_arena", "_links", "_table"):
+        getattr(cache, name)[:] = getattr(store._cache, name)
+    cache.state[: cache_kernels.NUM_SLOTS] = store._cache.state[: cache_kernels.NUM_SLOTS]
+    return Few(store._view, cache, np.zeros(3, np.int64)), cache
+
+
+def ran(kernels, store, name, *arguments):
+    """What a kernel answers, writes, and does to the cache and the counters."""
+    few, cache = copied(store)
+    call = few._calls["f"]
+    filled = arguments[-2:]
+    for array in filled:
+        array[...] = 9
+    answer = getattr(kernels, name)(call, *arguments)
+    state = (cache._links.tolist(), cache.state[: cache_kernels.NUM_SLOTS].tolist(), few._alive[2].tolist())
+    return answer, state, [array.tolist() for array in filled] if answer >= 0 else None
 
 
 @pytest.mark.parametrize("tokens", [NGRAMS[:3], NGRAMS[[2, 2, 7]], np.concatenate([ABSENT, NGRAMS[1:2]]), NGRAMS[22:]])
-def test_native_and_reference_agree(store, tokens):
+def test_native_and_reference_agree_on_ngrams(store, tokens):
     store.get(NGRAMS[:10])
-    one, other = touched(native, store, tokens), touched(reference, store, tokens)
-    np.testing.assert_equal(one, other)
+    buffers = np.empty((len(tokens), 4), np.float32), np.empty(len(tokens), np.bool_)
+    one, other = (ran(kernels, store, "serve_ngrams", tokens, *buffers) for kernels in (native, reference))
+    assert one == other
     assert (one[0] == -1) == bool((tokens[:, 0] == 5).any())
+
+
+@pytest.mark.parametrize(("tokens", "last"), [(NGRAMS[:3], 1), (NGRAMS[:2], 2), (NGRAMS[22:], 1), (ABSENT, 2)])
+@pytest.mark.parametrize("most", [0, 1, 2, 200])
+def test_native_and_reference_agree_on_tails(store, tokens, last, most):
+    store.get(NGRAMS[:10])
+    room = np.full((len(tokens), last), most, np.uint8)
+    buffers = np.empty((len(tokens), last, 4), np.float32), np.empty((len(tokens), last), np.uint8)
+    one, other = (ran(kernels, store, "serve_tail", tokens, room, *buffers) for kernels in (native, reference))
+    assert one == other
+    assert (one[0] == -2) == (most > 1 and last == 2)  # at the first token of a line there is room for one
+
+
+def test_what_is_unusual_goes_the_long_way_and_says_what_is_wrong(store):
+    store.get(NGRAMS[:10])
+    wrong = [
+        np.empty((1, 5), np.float32),
+        np.empty((1, 4), np.float64),
+        np.empty((1, 8), np.float32)[:, ::2],
+        np.empty((1, 4), ">f4"),
+        np.empty((1, 4), np.uint8),
+        np.frombuffer(bytes(16), np.float32).reshape(1, 4),
+    ]
+    for out in wrong:
+        with pytest.raises(UsageError, match="out"):
+            store.get(NGRAMS[:1], out=out)
+    for ngrams in (NGRAMS[0], np.zeros((1, 3), np.uint32), np.zeros((1, 0), np.uint32)):
+        with pytest.raises(UsageError):
+            store.get(ngrams)
+    np.testing.assert_array_equal(store.get(NGRAMS[:4][::-2])[0], rows_of([3, 1], 4))
+    np.testing.assert_array_equal(store.get(NGRAMS[:1].astype(np.int64))[0], rows_of([0], 4))
+    with pytest.raises(UsageError, match="dtype"):
+        store.get(NGRAMS[:1], dtype="f64")
+
+
+def test_eight_threads_count_exactly(store):
+    """Twenty slots, 24 n-grams: short and long ways, hits and misses at once."""
+    wrong = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(300):
+            picked = rng.integers(0, 24, rng.integers(1, 12))
+            rows, found = store.get(NGRAMS[picked])
+            if not found.all() or not np.array_equal(rows, rows_of(picked, 4)):
+                wrong.append(picked)
+            asked[seed] += len(picked)
+
+    asked = [0] * 8
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    stats = store.stats()
+    assert (stats["calls"], stats["positions"], stats["found"]) == (8 * 300, sum(asked), sum(asked))
+    assert stats["cache_hits"] + stats["cache_misses"] == sum(asked)
+    assert stats["cache_rows"] == stats["cache_inserted"] - stats["cache_evicted"]
+    assert (store._cache._links[:, 2] == 0).all()
 
 
 def test_few_and_many_give_the_same_rows(store):

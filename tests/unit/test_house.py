@@ -42,7 +42,6 @@ PUBLIC = {
 """Modules whose public names others may use."""
 
 LONG = {
-    "ngramstore/kernels/native/dequantize.py": 520,  # a loop for each codec and output type: numba has no templates
     "ngramstore/store/build.py": 480,  # the one builder, likewise
     "ngramstore/store/writer.py": 480,  # the order of publication reads best in one piece
 }

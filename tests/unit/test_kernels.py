@@ -18,16 +18,19 @@ from hypothesis import strategies as st
 
 import ngramstore
 from ngramstore.hashing import checksums, ngram_ids
+from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import hashing as native_hashing
 from ngramstore.kernels.native import index as native_index
 from ngramstore.kernels.native import rows as native_rows
 from ngramstore.kernels.native import tokens as native_tokens
+from ngramstore.kernels.native.dequantize import row_writer
 from ngramstore.kernels.reference import cache as reference_cache
 from ngramstore.kernels.reference import hashing as reference_hashing
 from ngramstore.kernels.reference import index as reference_index
 from ngramstore.kernels.reference import rows as reference_rows
 from ngramstore.kernels.reference import tokens as reference_tokens
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, RowCache
 from ngramstore.store.datafile import FileStamp
 from ngramstore.store.index import Index, IndexBuilder, IndexPlan
 
@@ -64,9 +67,8 @@ def test_native_and_reference_have_the_same_kernels_with_the_same_parameters(top
     for name, parameters in kernels.items():
         assert name in reference, f"{topic}.{name} has no twin"
         assert reference[name][0] == parameters
-    helpers = {name for name, (_, decorators) in native.items() if "inline" in decorators}
-    spelled_out = {"xxh64"}  # native loads from an address: checksum32
-    assert set(reference) - set(kernels) <= helpers | spelled_out
+    spelled_out = {"xxh64", "memory"}  # native loads from an address
+    assert set(reference) - set(kernels) <= set(native) | spelled_out
 
 
 # Index
@@ -415,68 +417,68 @@ def test_a_length_that_no_row_has_is_a_fault_of_the_index(tmp_path):
 
 
 class CacheState:
-    """The arrays of one cache, for either package."""
+    """A row cache driven by one package of kernels; its rows are the key's byte, repeated."""
 
-    def __init__(self, module, num_slots: int, row_bytes: int) -> None:
-        self.module, self.row_bytes = module, row_bytes
-        self.arena = np.zeros(num_slots * row_bytes, np.uint8)
-        self.keys = np.full(num_slots, -1, np.int64)
-        self.links = np.zeros((num_slots + 1, 4), np.int32)
-        self.links[num_slots, :2] = num_slots
-        self.table = np.zeros(1 << (2 * num_slots - 1).bit_length(), np.int32)
-        self.counters = np.zeros(module.NUM_COUNTERS, np.int64)
-        self.held: list[np.ndarray] = []
+    ROW = 3
 
-    def take(self, keys, lost, hold: bool):
-        """Find and insert as the row cache does; row bytes are the key's. Returns (offsets, misses)."""
-        count = len(keys)
+    def __init__(self, module, num_slots: int) -> None:
+        self.module, self.num_slots = module, num_slots
+        self.cache = RowCache(num_slots * (self.ROW + SLOT_OVERHEAD_BYTES), self.ROW, num_slots)
+        self.state, self.links, self.keys = self.cache.state, self.cache._links, self.cache._keys
+        self.cache._arena[:] = 0
+        self.plan = np.array([row_writer("copy", "copy"), self.ROW, self.ROW, self.ROW, self.ROW, 0])
+        self.held: list[list[int]] = []
+
+    def serve(self, keys, plan=None):
+        """Rows of those keys and positions of absent ones; a row that is absent stays 99."""
         keys = np.array(keys, np.int64)
-        seeds = keys.astype(np.uint64) + np.uint64(7)
-        offsets, slots, miss = np.zeros(count, np.int64), np.zeros(count, np.int32), np.zeros(count, np.int32)
-        miss_keys, miss_seeds = np.zeros(count, np.int64), np.zeros(count, np.uint64)
-        seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
-        absent = self.module.acquire(
-            self.table, self.keys, self.links, self.counters, self.row_bytes, seen,
-            keys, seeds, offsets, slots, miss, miss_keys, miss_seeds,
-        )  # fmt: skip
-        assert (miss_seeds[:absent] == miss_keys[:absent].astype(np.uint64) + np.uint64(7)).all()
-        rows = np.repeat(miss_keys[:absent] % 251, self.row_bytes).astype(np.uint8)
-        at = np.arange(absent) * self.row_bytes
-        at[np.isin(miss_keys[:absent], list(lost))] = -1
-        self.module.insert(
-            self.table, self.keys, self.links, self.counters, self.arena, self.row_bytes,
-            rows, at, miss_keys[:absent], miss, offsets, slots, np.zeros(absent, np.int32),
-        )  # fmt: skip
-        if hold:
-            self.held.append(slots)
-        else:
-            self.module.unpin(self.links, slots)
-        return offsets.tolist(), slots.tolist(), miss.tolist(), miss_keys[:absent].tolist()
+        out, miss = np.full((len(keys), self.ROW), 99, np.uint8), np.zeros(len(keys), np.int64)
+        absent = self.module.serve(self.state, self.plan if plan is None else plan, keys, out, miss)
+        return out.tolist(), miss[:absent].tolist()
 
-    def touch(self, keys):
-        """Offsets if all of those keys are there."""
-        offsets = np.zeros(len(keys), np.int64)
-        array = np.array(keys, np.int64)
-        are_there = self.module.touch(self.table, self.keys, self.links, self.counters, self.row_bytes, array, offsets)
-        return offsets.tolist() if are_there else None
+    def insert(self, keys, lost=()):
+        """Put keys in, but for those that are lost."""
+        keys = np.array(keys, np.int64)
+        at = np.arange(len(keys)) * self.ROW
+        at[np.isin(keys, list(lost))] = -1
+        self.module.insert(self.state, np.repeat(keys % 251, self.ROW).astype(np.uint8), at, keys)
+
+    def serve_if_all_are_here(self, keys):
+        """Rows if all of those keys are there."""
+        keys = np.array(keys, np.int64)
+        out = np.full((len(keys), self.ROW), 99, np.uint8)
+        call = compiled_serve if self.module is native_cache else reference_cache.serve_if_all_are_here
+        there = call(self.state.ctypes.data, self.plan, keys, len(keys), out.ctypes.data)
+        return out.tolist() if there else None
+
+    def pin(self, keys) -> None:
+        """Pin what is there of some keys, as another thread does that is copying rows out."""
+        slots = [slot for slot in range(self.num_slots) if self.keys[slot] in keys]
+        self.links[slots, self.module.PINS] += 1
+        self.held.append(slots)
 
     def let_go(self) -> None:
         if self.held:
-            self.module.unpin(self.links, self.held.pop(0))
+            self.links[self.held.pop(0), self.module.PINS] -= 1
 
     def everything(self) -> tuple[bytes, ...]:
-        """All state, as bytes."""
-        parts = (self.arena, self.keys, self.links, self.table, self.counters)
+        """All state, as bytes, without the addresses."""
+        parts = (self.cache._arena, self.links, self.cache._table, self.state[: self.module.SLOT_BYTES])
         return tuple(part.tobytes() for part in parts)
 
     def order(self) -> list[int]:
         """Row keys, most recently used first, by the ring."""
-        anchor = len(self.links) - 1
-        keys, slot = [], int(self.links[anchor, self.module.NEXT])
-        while slot != anchor:
+        keys, slot = [], int(self.links[self.num_slots, self.module.NEXT])
+        while slot != self.num_slots:
             keys.append(int(self.keys[slot]))
             slot = int(self.links[slot, self.module.NEXT])
         return keys
+
+
+@kernel
+def compiled_serve(state, plan, keys, count, target):
+    """The helper, callable from here."""
+    return native_cache.serve_if_all_are_here(state, plan, keys, count, target)
 
 
 def colliding_keys(num_slots: int, count: int) -> list[int]:
@@ -501,27 +503,55 @@ requests = st.lists(
 @settings(max_examples=120, deadline=None)
 @given(st.integers(1, 7), requests, st.booleans())
 def test_the_cache_agrees_with_its_twin_whatever_happens(num_slots, steps, collide):
-    """Any sequence of look-ups, lost rows and pins that outlive the call ("h") leaves the same bytes everywhere."""
+    """Any sequence of look-ups, lost rows and pins of other threads ("h") leaves the same bytes everywhere."""
     names = colliding_keys(num_slots, 14) if collide else [5 + 1000 * i for i in range(14)]
-    ours, twin = CacheState(native_cache, num_slots, 3), CacheState(reference_cache, num_slots, 3)
+    ours, twin = CacheState(native_cache, num_slots), CacheState(reference_cache, num_slots)
     for wanted, lost, what in steps:
-        if what == "p":
-            ours.let_go()
-            twin.let_go()
         keys = [names[w] if w >= 0 else -1 for w in wanted]
-        held = set(ours.keys.tolist()) | {-1}
-        touched = [state.touch(keys) for state in (ours, twin)]
-        assert touched[0] == touched[1]
-        assert (touched[0] is not None) == (set(keys) <= held)
-        assert ours.everything() == twin.everything()
-        missing = [names[w] for w in lost]
-        results = [state.take(keys, missing, what == "h") for state in (ours, twin)]
-        assert results[0] == results[1]
-        assert ours.everything() == twin.everything()
+        here = set(ours.keys.tolist()) | {-1}
+        answers = []
+        for state in (ours, twin):
+            if what == "p":
+                state.let_go()
+            few = state.serve_if_all_are_here(keys)
+            rows, misses = state.serve(keys)
+            if what == "h":
+                state.pin(keys)
+            state.insert(list(dict.fromkeys(keys[m] for m in misses)), [names[w] for w in lost])
+            answers.append((few, rows, misses, state.everything()))
+        assert answers[0] == answers[1]
+        few, rows, misses, _ = answers[0]
+        assert misses == [m for m, key in enumerate(keys) if key not in here]
+        assert rows == [[0 if key < 0 else key % 251 if key in here else 99] * 3 for key in keys]
+        assert few == (rows if not misses else None)
     for state in (ours, twin):
         while state.held:
             state.let_go()
     assert (ours.links[:, native_cache.PINS] == 0).all()
+
+
+def test_blocks_of_many_rows_agree_with_the_twin():
+    """More rows than one block, with absent ones, none wanted and doubles at every block's edge."""
+    rng = np.random.default_rng(0)
+    ours, twin = CacheState(native_cache, 150), CacheState(reference_cache, 150)
+    for count in (63, 64, 65, 128, 400):
+        keys = rng.integers(-20, 200, count).tolist()
+        keys = [max(key, -1) for key in keys]
+        answers = []
+        for state in (ours, twin):
+            rows, misses = state.serve(keys)
+            state.insert(list(dict.fromkeys(keys[m] for m in misses)))
+            answers.append((rows, misses, state.everything()))
+        assert answers[0] == answers[1]
+
+
+def test_what_is_only_kept_is_neither_copied_nor_counted():
+    for module in (native_cache, reference_cache):
+        state = CacheState(module, 4)
+        state.insert([1, 2])
+        assert state.serve([1, 3, -1], np.zeros(6, np.int64)) == ([[99] * 3] * 3, [1])
+        assert state.order() == [1, 2]
+        assert state.state[module.HITS] == state.state[module.MISSES] == 0
 
 
 @settings(max_examples=120, deadline=None)
@@ -529,33 +559,39 @@ def test_the_cache_agrees_with_its_twin_whatever_happens(num_slots, steps, colli
 def test_the_cache_is_least_recently_used_first_out(num_slots, wanted, collide):
     """One key a call, against an OrderedDict; heavy collisions make each eviction shift the table."""
     names = colliding_keys(num_slots, 14) if collide else [5 + 1000 * i for i in range(14)]
-    cache, model = CacheState(native_cache, num_slots, 3), OrderedDict()
+    cache, model = CacheState(native_cache, num_slots), OrderedDict()
     hits = 0
     for w in wanted:
         key = names[w]
-        offsets, _, _, _ = cache.take([key], (), False)
-        assert cache.arena[offsets[0]] == key % 251
+        rows, misses = cache.serve([key])
+        assert bool(misses) == (key not in model)
+        if misses:
+            cache.insert([key])
+        else:
+            assert rows == [[key % 251] * 3]
         hits += key in model
         model[key] = True
         model.move_to_end(key)
         if len(model) > num_slots:
             model.popitem(last=False)
         assert cache.order() == list(model)[::-1]
-        assert int(np.count_nonzero(cache.table)) == len(model)
-    got_hits, misses, inserted, evicted, used = cache.counters.tolist()
-    assert (got_hits, misses, inserted) == (hits, len(wanted) - hits, len(wanted) - hits)
-    assert (evicted, used) == (inserted - len(model), len(model))
+        assert int(np.count_nonzero(cache.cache._table)) == len(model)
+    stats = cache.cache.stats()
+    missed = len(wanted) - hits
+    assert (stats["cache_hits"], stats["cache_misses"], stats["cache_inserted"]) == (hits, missed, missed)
+    assert (stats["cache_evicted"], stats["cache_rows"]) == (missed - len(model), len(model))
 
 
 @pytest.mark.parametrize("pinned", range(7, 12))
 def test_eviction_tries_the_nine_least_recently_used_and_then_gives_up(pinned):
-    states = [CacheState(module, 12, 3) for module in (native_cache, reference_cache)]
+    states = [CacheState(module, 12) for module in (native_cache, reference_cache)]
     for state in states:
         for key in range(12):
-            state.take([key], (), key < pinned)
-        offsets, slots, _, _ = state.take([99], (), False)
-        kept = pinned <= 8
-        assert (offsets, slots) == ([3 * pinned], [pinned]) if kept else ([-2], [-1])
+            state.insert([key])
+        state.pin(range(pinned))
+        state.insert([99])
+        assert (99 in state.keys) == (pinned <= 8)
+        assert pinned > 8 or state.keys[pinned] == 99
     assert states[0].everything() == states[1].everything()
 
 

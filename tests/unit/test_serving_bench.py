@@ -10,6 +10,7 @@ from serving_cases import table, write
 
 import ngramstore
 from bench import cache_policies
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 
 
 def plain(keys, slots, policy):
@@ -53,7 +54,7 @@ def test_the_stores_cache_hits_as_often_as_the_replayed_lru(tmp_path):
     rows = table()
     ngrams = list(rows)
     asked = np.random.default_rng(1).zipf(1.3, 500) % len(ngrams)
-    with ngramstore.open(write(tmp_path / "store", rows), cache_bytes=20 * (8 * 4 + 32)) as store:
+    with ngramstore.open(write(tmp_path / "store", rows), cache_bytes=20 * (8 * 4 + SLOT_OVERHEAD_BYTES)) as store:
         for i in asked.tolist():
             store.get([ngrams[i]])
         stats = store.stats()

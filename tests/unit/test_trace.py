@@ -18,6 +18,7 @@ from ngramstore.errors import DamagedStore, FormatError, NotAStore, UnsupportedV
 from ngramstore.hashing import ngram_ids
 from ngramstore.keys import keys_from_config
 from ngramstore.serve import trace as recording
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore.store.trace import TRACE_HEADER, Trace, join_traces
 
 QWEN = {
@@ -175,7 +176,7 @@ def test_warming_from_a_trace_holds_what_is_wanted_most(rows_store, ngram_store,
             for i in range(60):
                 ask(keys[: 60 - i])
         recorder.result().save(tmp_path / "hot")
-        slot = store.spec.codec.row_bytes + 32
+        slot = store.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES
     with ngs.open(path) as store:
         trace = Trace.load(tmp_path / "hot")
         assert store.warm(trace, max_bytes=10 * slot + 5) == 10

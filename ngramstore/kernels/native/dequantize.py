@@ -1,10 +1,12 @@
-"""Stored rows -> floats in the caller's buffer, compiled: one kernel for each codec and output type.
+"""Stored rows -> floats in the caller's buffer, compiled: one row writer for each codec and output type.
 
-Every kernel: `(source u8, offsets_M i64, out_MD, ...) -> number of bad offsets`. offsets[m] is the byte position in
-`source` of the row that out[m] becomes; -1 writes zeros. A row that does not lie inside `source` is never read:
-out[m] is zeros and the offset is counted. Output types: f32; f16 and bf16 as their bits in u16, rounded to nearest
-even, overflow to infinity. Row bytes: docs/codecs.md. The meaning of each kernel: the function of the same name in
-kernels/reference/dequantize.py.
+A *row writer* turns one stored row into one row of output: `(source, target, dim, integer, bits)`, addresses of both and
+what the codec needs to know (a block or group; the bits of an f32 scale). Kernels call it by its address, so that finding
+rows and copying them out are one pass whatever the codec. It checks nothing: `scatter` and the cache know their bounds.
+
+A *plan* says how rows are written: an int64 array, columns below. Output types: f32; f16 and bf16 as their bits in u16,
+rounded to nearest even, overflow to infinity. Row bytes: docs/codecs.md. The meaning of each writer: the function of the
+same codec in kernels/reference/dequantize.py.
 
 Values are built by integer arithmetic on their bits, 32 bits wide: that vectorises on any CPU, and a process that
 flushes subnormals to zero gets the same f16 and e4m3 values. numba widens u32 arithmetic to u64, hence the casts.
@@ -14,33 +16,28 @@ Shapes: M wanted rows, D row width.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import register_jitable
 
-from ngramstore.kernels.jit import inline, kernel
+from ngramstore.kernels.jit import callback, inline, kernel
+from ngramstore.kernels.native.memory import (
+    call_row_writer,
+    copy_bytes,
+    f32_array,
+    i8_array,
+    u8_array,
+    u16_array,
+    zero_bytes,
+)
 
-
-def _unaligned_load(numba_type, llvm_type):
-    """An intrinsic `load(source u8, position)`: the value at any byte position, without a bounds check."""
-
-    @intrinsic
-    def load(typing_context, source, position):
-        def generate(context, builder, signature, arguments):
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            address = builder.gep(data, [arguments[1]])
-            return builder.load(builder.bitcast(address, llvm_type.as_pointer()), align=1)
-
-        return numba_type(source, types.intp), generate
-
-    return load
-
-
-_load_f32 = _unaligned_load(types.float32, ir.FloatType())
-_load_u32 = _unaligned_load(types.uint32, ir.IntType(32))
-_load_u8 = _unaligned_load(types.uint8, ir.IntType(8))
-_load_u16 = _unaligned_load(types.uint16, ir.IntType(16))
+WRITER, ROW_BYTES, OUT_BYTES, DIM, INTEGER, BITS = 0, 1, 2, 3, 4, 5
+"""Columns of a plan: address of the row writer, bytes of a stored row and of an output row, then its arguments."""
+NUM_PLAN = 6
+_WRITER = types.void(*[types.int64] * 5)
 
 
 @inline
@@ -89,189 +86,79 @@ def _bf16_from_f32(value):
     return np.uint16(quiet if is_nan else rounded)
 
 
-@inline
-def _is_bad(at, row_bytes, source_bytes):
-    return at < -1 or (at >= 0 and at > source_bytes - row_bytes)
+@register_jitable
+def _f32_row(target, dim):
+    return f32_array(target, dim)
 
 
-# f32: D values of 4 bytes.
+@register_jitable
+def _u16_row(target, dim):
+    return u16_array(target, dim)
 
 
-@kernel
-def scatter_f32_f32(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, 4 * D, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        for d in range(D):
-            out_MD[m, d] = _load_f32(source, at + 4 * d)
-    return num_bad
+@register_jitable
+def _as_f32(value):
+    return value
 
 
-@kernel
-def scatter_f32_f16(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, 4 * D, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        for d in range(D):
-            out_MD[m, d] = _f16_from_f32(_load_f32(source, at + 4 * d))
-    return num_bad
+@register_jitable
+def _as_f16(value):
+    return _f16_from_f32(value)
 
 
-@kernel
-def scatter_f32_bf16(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, 4 * D, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        for d in range(D):
-            out_MD[m, d] = _bf16_from_f32(_load_f32(source, at + 4 * d))
-    return num_bad
+@register_jitable
+def _as_bf16(value):
+    return _bf16_from_f32(value)
 
 
-# f16 and bf16: D values of 2 bytes. Into their own type they are copied.
+_OUTPUTS = {"f32": (_f32_row, _as_f32), "f16": (_u16_row, _as_f16), "bf16": (_u16_row, _as_bf16)}
+"""Output type -> a row of it over memory, and one of its values from an f32. These are plain functions of this module, since
+numba's cache knows a closure over such again in the next process, and a closure over compiled ones not."""
 
 
-@kernel
-def scatter_copy16(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, 2 * D, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        for d in range(D):
-            out_MD[m, d] = _load_u16(source, at + 2 * d)
-    return num_bad
+def _from_f32(row_over, value_of):
+    """D values of 4 bytes."""
+
+    def write(source, target, dim, integer, bits):
+        values_D, out_D = f32_array(source, dim), row_over(target, dim)
+        for d in range(dim):
+            out_D[d] = value_of(values_D[d])
+
+    return write
 
 
-@kernel
-def scatter_f16_f32(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, 2 * D, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        for d in range(D):
-            out_MD[m, d] = _f32_from_f16(np.uint32(_load_u16(source, at + 2 * d)))
-    return num_bad
+def _from_f16(row_over, value_of):
+    """D values of 2 bytes."""
+
+    def write(source, target, dim, integer, bits):
+        halves_D, out_D = u16_array(source, dim), row_over(target, dim)
+        for d in range(dim):
+            out_D[d] = value_of(_f32_from_f16(np.uint32(halves_D[d])))
+
+    return write
 
 
-@kernel
-def scatter_f16_bf16(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, 2 * D, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        for d in range(D):
-            out_MD[m, d] = _bf16_from_f32(_f32_from_f16(np.uint32(_load_u16(source, at + 2 * d))))
-    return num_bad
+def _from_bf16(row_over, value_of):
+    """D values of 2 bytes."""
+
+    def write(source, target, dim, integer, bits):
+        bits_D, out_D = u16_array(source, dim), row_over(target, dim)
+        for d in range(dim):
+            out_D[d] = value_of(_f32_from_bf16(bits_D[d]))
+
+    return write
 
 
-@kernel
-def scatter_bf16_f32(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, 2 * D, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        for d in range(D):
-            out_MD[m, d] = _f32_from_bf16(_load_u16(source, at + 2 * d))
-    return num_bad
+def _from_int8(row_over, value_of):
+    """D signed bytes, then the f32 scale."""
 
+    def write(source, target, dim, integer, bits):
+        codes_D, out_D = i8_array(source, dim), row_over(target, dim)
+        scale = f32_array(source + dim, 1)[0]
+        for d in range(dim):
+            out_D[d] = value_of(np.float32(codes_D[d]) * scale)
 
-@kernel
-def scatter_bf16_f16(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, 2 * D, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        for d in range(D):
-            out_MD[m, d] = _f16_from_f32(_f32_from_bf16(_load_u16(source, at + 2 * d)))
-    return num_bad
-
-
-# int8: D signed bytes, then the f32 scale.
-
-
-@kernel
-def scatter_int8_f32(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, D + 4, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        scale = _load_f32(source, at + D)
-        for d in range(D):
-            out_MD[m, d] = np.float32(np.int8(source[at + d])) * scale
-    return num_bad
-
-
-@kernel
-def scatter_int8_f16(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, D + 4, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        scale = _load_f32(source, at + D)
-        for d in range(D):
-            out_MD[m, d] = _f16_from_f32(np.float32(np.int8(source[at + d])) * scale)
-    return num_bad
-
-
-@kernel
-def scatter_int8_bf16(source, offsets_M, out_MD):
-    num_bad, D = 0, out_MD.shape[1]
-    for m in range(len(offsets_M)):
-        at = offsets_M[m]
-        bad = _is_bad(at, D + 4, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            out_MD[m, :] = 0
-            continue
-        scale = _load_f32(source, at + D)
-        for d in range(D):
-            out_MD[m, d] = _bf16_from_f32(np.float32(np.int8(source[at + d])) * scale)
-    return num_bad
-
-
-# e4m3: D codes, then one ue8m0 scale for each block of codes; block 0: codes alone, one scale for the whole table.
+    return write
 
 
 @inline
@@ -294,98 +181,28 @@ def _f32_from_ue8m0(code):
     return np.uint32(np.uint32(0x7FC00000) if code == 255 else bits).view(np.float32)
 
 
-@inline
-def _e4m3_run_f32(source, first, scale, row_D, start, n):
-    for i in range(n):
-        row_D[np.uintp(start + i)] = _f32_from_e4m3(_load_u8(source, first + i)) * scale
+def _from_e4m3(row_over, value_of):
+    """D codes, then one ue8m0 scale for each block of `integer` codes; 0: codes alone, `bits` is the scale of the table."""
 
+    def write(source, target, dim, integer, bits):
+        codes_D, out_D = u8_array(source, dim), row_over(target, dim)
+        if integer == 0:
+            scale = np.uint32(bits).view(np.float32)
+            for d in range(dim):
+                out_D[d] = value_of(_f32_from_e4m3(codes_D[d]) * scale)
+            return
+        scales_G = u8_array(source + dim, (dim + integer - 1) // integer)
+        whole = dim // 32 if integer == 32 else 0
+        for g in range(whole):  # a loop of known length needs no tests for its ends
+            scale = _f32_from_ue8m0(scales_G[g])
+            for i in range(32):
+                out_D[np.uintp(32 * g + i)] = value_of(_f32_from_e4m3(codes_D[np.uintp(32 * g + i)]) * scale)
+        for g in range(whole, scales_G.size):
+            scale = _f32_from_ue8m0(scales_G[g])
+            for d in range(g * integer, min(dim, (g + 1) * integer)):
+                out_D[np.uintp(d)] = value_of(_f32_from_e4m3(codes_D[np.uintp(d)]) * scale)
 
-@kernel
-def scatter_e4m3_f32(source, offsets_M, out_MD, block, table_scale):
-    num_bad, D = 0, out_MD.shape[1]
-    num_blocks = (D + block - 1) // block if block else 0
-    for m in range(len(offsets_M)):
-        at, row_D = offsets_M[m], out_MD[m]
-        bad = _is_bad(at, D + num_blocks, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            row_D[:] = 0
-            continue
-        if block == 0:
-            _e4m3_run_f32(source, at, table_scale, row_D, 0, D)
-        for b in range(num_blocks):
-            start = b * block
-            n = min(block, D - start)
-            scale = _f32_from_ue8m0(_load_u8(source, at + D + b))
-            if n == 32:
-                _e4m3_run_f32(source, at + start, scale, row_D, start, 32)
-            else:
-                _e4m3_run_f32(source, at + start, scale, row_D, start, n)
-    return num_bad
-
-
-@inline
-def _e4m3_run_f16(source, first, scale, row_D, start, n):
-    for i in range(n):
-        row_D[np.uintp(start + i)] = _f16_from_f32(_f32_from_e4m3(_load_u8(source, first + i)) * scale)
-
-
-@kernel
-def scatter_e4m3_f16(source, offsets_M, out_MD, block, table_scale):
-    num_bad, D = 0, out_MD.shape[1]
-    num_blocks = (D + block - 1) // block if block else 0
-    for m in range(len(offsets_M)):
-        at, row_D = offsets_M[m], out_MD[m]
-        bad = _is_bad(at, D + num_blocks, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            row_D[:] = 0
-            continue
-        if block == 0:
-            _e4m3_run_f16(source, at, table_scale, row_D, 0, D)
-        for b in range(num_blocks):
-            start = b * block
-            n = min(block, D - start)
-            scale = _f32_from_ue8m0(_load_u8(source, at + D + b))
-            if n == 32:
-                _e4m3_run_f16(source, at + start, scale, row_D, start, 32)
-            else:
-                _e4m3_run_f16(source, at + start, scale, row_D, start, n)
-    return num_bad
-
-
-@inline
-def _e4m3_run_bf16(source, first, scale, row_D, start, n):
-    for i in range(n):
-        row_D[np.uintp(start + i)] = _bf16_from_f32(_f32_from_e4m3(_load_u8(source, first + i)) * scale)
-
-
-@kernel
-def scatter_e4m3_bf16(source, offsets_M, out_MD, block, table_scale):
-    num_bad, D = 0, out_MD.shape[1]
-    num_blocks = (D + block - 1) // block if block else 0
-    for m in range(len(offsets_M)):
-        at, row_D = offsets_M[m], out_MD[m]
-        bad = _is_bad(at, D + num_blocks, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            row_D[:] = 0
-            continue
-        if block == 0:
-            _e4m3_run_bf16(source, at, table_scale, row_D, 0, D)
-        for b in range(num_blocks):
-            start = b * block
-            n = min(block, D - start)
-            scale = _f32_from_ue8m0(_load_u8(source, at + D + b))
-            if n == 32:
-                _e4m3_run_bf16(source, at + start, scale, row_D, start, 32)
-            else:
-                _e4m3_run_bf16(source, at + start, scale, row_D, start, n)
-    return num_bad
-
-
-# int4: two codes a byte, then one bf16 scale for each group of codes. A group of n values fills ceil(n / 2) bytes: the low
-# halves are its first values, the high halves the rest, so that both are written as one run.
+    return write
 
 
 @inline
@@ -395,103 +212,79 @@ def _int4_level(code):
     return np.float32(np.int32(c * np.int32(np.int32(8) + abs(c))))
 
 
-@inline
-def _int4_run_f32(source, first, scale, row_D, start, half, rest):
-    for i in range(rest):
-        pair = _load_u8(source, first + i)
-        row_D[np.uintp(start + i)] = _int4_level(pair & np.uint8(15)) * scale
-        row_D[np.uintp(start + half + i)] = _int4_level(pair >> np.uint8(4)) * scale
-    if half > rest:
-        last = _int4_level(_load_u8(source, first + rest) & np.uint8(15)) * scale
-        row_D[np.uintp(start + rest)] = last
+def _from_int4(row_over, value_of):
+    """Two codes a byte, then one bf16 scale for each group of `integer` codes.
+
+    A group of n values fills ceil(n / 2) bytes: the low halves are its first values, the high halves the rest, so that
+    both are written as one run.
+    """
+
+    def write(source, target, dim, integer, bits):
+        code_bytes = (dim + 1) // 2
+        pairs, out_D = u8_array(source, code_bytes), row_over(target, dim)
+        scales_G = u16_array(source + code_bytes, (dim + integer - 1) // integer)
+        whole = dim // 32 if integer == 32 else 0
+        for g in range(whole):
+            scale = _f32_from_bf16(scales_G[g])
+            for i in range(16):
+                pair = pairs[np.uintp(16 * g + i)]
+                out_D[np.uintp(32 * g + i)] = value_of(_int4_level(pair & np.uint8(15)) * scale)
+                out_D[np.uintp(32 * g + 16 + i)] = value_of(_int4_level(pair >> np.uint8(4)) * scale)
+        for g in range(whole, scales_G.size):
+            scale = _f32_from_bf16(scales_G[g])
+            start = g * integer
+            n = min(integer, dim - start)
+            first, half = start // 2, (n + 1) // 2
+            for i in range(half):
+                out_D[np.uintp(start + i)] = value_of(_int4_level(pairs[np.uintp(first + i)] & np.uint8(15)) * scale)
+            for i in range(n - half):
+                code = pairs[np.uintp(first + i)] >> np.uint8(4)
+                out_D[np.uintp(start + half + i)] = value_of(_int4_level(code) * scale)
+
+    return write
 
 
-@kernel
-def scatter_int4_f32(source, offsets_M, out_MD, group):
-    num_bad, D = 0, out_MD.shape[1]
-    code_bytes = (D + 1) // 2
-    num_groups = (D + group - 1) // group
-    for m in range(len(offsets_M)):
-        at, row_D = offsets_M[m], out_MD[m]
-        bad = _is_bad(at, code_bytes + 2 * num_groups, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            row_D[:] = 0
-            continue
-        for g in range(num_groups):
-            start = g * group
-            n = min(group, D - start)
-            scale = _f32_from_bf16(_load_u16(source, at + code_bytes + 2 * g))
-            if n == 32:
-                _int4_run_f32(source, at + start // 2, scale, row_D, start, 16, 16)
-            else:
-                _int4_run_f32(source, at + start // 2, scale, row_D, start, (n + 1) // 2, n // 2)
-    return num_bad
+def _copy(source, target, dim, integer, bits):
+    """`integer` bytes as they are."""
+    copy_bytes(target, source, integer)
 
 
-@inline
-def _int4_run_f16(source, first, scale, row_D, start, half, rest):
-    for i in range(rest):
-        pair = _load_u8(source, first + i)
-        row_D[np.uintp(start + i)] = _f16_from_f32(_int4_level(pair & np.uint8(15)) * scale)
-        row_D[np.uintp(start + half + i)] = _f16_from_f32(_int4_level(pair >> np.uint8(4)) * scale)
-    if half > rest:
-        last = _int4_level(_load_u8(source, first + rest) & np.uint8(15)) * scale
-        row_D[np.uintp(start + rest)] = _f16_from_f32(last)
+_CODECS = {
+    "f32": _from_f32, "f16": _from_f16, "bf16": _from_bf16, "int8": _from_int8, "e4m3": _from_e4m3, "int4": _from_int4,
+}  # fmt: skip
 
 
-@kernel
-def scatter_int4_f16(source, offsets_M, out_MD, group):
-    num_bad, D = 0, out_MD.shape[1]
-    code_bytes = (D + 1) // 2
-    num_groups = (D + group - 1) // group
-    for m in range(len(offsets_M)):
-        at, row_D = offsets_M[m], out_MD[m]
-        bad = _is_bad(at, code_bytes + 2 * num_groups, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            row_D[:] = 0
-            continue
-        for g in range(num_groups):
-            start = g * group
-            n = min(group, D - start)
-            scale = _f32_from_bf16(_load_u16(source, at + code_bytes + 2 * g))
-            if n == 32:
-                _int4_run_f16(source, at + start // 2, scale, row_D, start, 16, 16)
-            else:
-                _int4_run_f16(source, at + start // 2, scale, row_D, start, (n + 1) // 2, n // 2)
-    return num_bad
+@cache
+def _compiled(codec: str, output: str) -> Any:
+    return callback(_WRITER, _copy if codec == "copy" else _CODECS[codec](*_OUTPUTS[output]))
+
+
+def row_writer(codec: str, output: str) -> int:
+    """Address of the row writer of a codec ("copy": bytes as they are) for an output type; compiled on first use."""
+    return _compiled(codec, "" if codec == "copy" else output).address
 
 
 @inline
-def _int4_run_bf16(source, first, scale, row_D, start, half, rest):
-    for i in range(rest):
-        pair = _load_u8(source, first + i)
-        row_D[np.uintp(start + i)] = _bf16_from_f32(_int4_level(pair & np.uint8(15)) * scale)
-        row_D[np.uintp(start + half + i)] = _bf16_from_f32(_int4_level(pair >> np.uint8(4)) * scale)
-    if half > rest:
-        last = _int4_level(_load_u8(source, first + rest) & np.uint8(15)) * scale
-        row_D[np.uintp(start + rest)] = _bf16_from_f32(last)
+def write_row(plan, source, target):
+    """One row by plan, from an address to an address."""
+    call_row_writer(plan[WRITER], source, target, plan[DIM], plan[INTEGER], plan[BITS])
 
 
 @kernel
-def scatter_int4_bf16(source, offsets_M, out_MD, group):
-    num_bad, D = 0, out_MD.shape[1]
-    code_bytes = (D + 1) // 2
-    num_groups = (D + group - 1) // group
-    for m in range(len(offsets_M)):
-        at, row_D = offsets_M[m], out_MD[m]
-        bad = _is_bad(at, code_bytes + 2 * num_groups, len(source))
-        num_bad += bad
-        if bad or at < 0:
-            row_D[:] = 0
-            continue
-        for g in range(num_groups):
-            start = g * group
-            n = min(group, D - start)
-            scale = _f32_from_bf16(_load_u16(source, at + code_bytes + 2 * g))
-            if n == 32:
-                _int4_run_bf16(source, at + start // 2, scale, row_D, start, 16, 16)
-            else:
-                _int4_run_bf16(source, at + start // 2, scale, row_D, start, (n + 1) // 2, n // 2)
+def scatter(plan, source, offsets_M, places_M, out):
+    """Row places[m] of `out` = the stored row at byte offsets[m] of `source`, zeros where -1. Returns bad offsets.
+
+    A row that does not lie inside `source` is never read: it is zeros, and counted. out: u8, C-contiguous. No places
+    (an empty array): row m is the m-th.
+    """
+    num_bad = 0
+    base, target = np.int64(source.ctypes.data), np.int64(out.ctypes.data)
+    for m in range(offsets_M.shape[0]):
+        at = offsets_M[m]
+        row = target + (places_M[m] if places_M.shape[0] > 0 else m) * plan[OUT_BYTES]
+        if at >= 0 and at <= source.shape[0] - plan[ROW_BYTES]:
+            write_row(plan, base + at, row)
+        else:
+            num_bad += at != -1
+            zero_bytes(row, plan[OUT_BYTES])
     return num_bad

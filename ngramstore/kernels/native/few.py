@@ -1,38 +1,105 @@
-"""A handful of n-grams that are all in the row cache: hash, probe and touch in one call. Meaning: kernels/reference/few.py.
+"""A handful of look-ups whose rows are all in the row cache, in one call. Meaning: kernels/reference/few.py.
 
-A call from Python costs more than its work here: one kernel instead of three is 2 us of the 6 that a single look-up takes.
+A call from Python costs more than its work here, and each array that it hands over 0.1 us: so all that stays the same from
+call to call is in one array, CALL: the plan of the output rows, then the columns below. Addresses point to the cache's STATE,
+to LAYERS, and to three counters of the handle (calls, positions, found) that threads add to.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ngramstore.kernels.jit import kernel
-from ngramstore.kernels.native.cache import touch
+from ngramstore.kernels.jit import inline, kernel
+from ngramstore.kernels.native.cache import serve_if_all_are_here
+from ngramstore.kernels.native.dequantize import NUM_PLAN
 from ngramstore.kernels.native.hashing import extend_state, seed_state
-from ngramstore.kernels.native.index import find
+from ngramstore.kernels.native.index import NUM_COLUMNS, find, match
+from ngramstore.kernels.native.memory import add_atomic, i64_array
+
+STATE, LAYERS, NUM_LAYERS, COUNTS = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PLAN + 3
+SEED, MAX_N, LENGTHS_MASK, STOP_AT_MISS = NUM_PLAN + 4, NUM_PLAN + 5, NUM_PLAN + 6, NUM_PLAN + 7
+NUM_CALL = NUM_PLAN + 8
+
+
+@inline
+def _layers(call):
+    return i64_array(call[LAYERS], call[NUM_LAYERS] * NUM_COLUMNS).reshape((call[NUM_LAYERS], NUM_COLUMNS))
+
+
+@inline
+def _add_call(call, positions, found):
+    add_atomic(call[COUNTS], np.int64(1))
+    add_atomic(call[COUNTS] + 8, np.int64(positions))
+    add_atomic(call[COUNTS] + 16, np.int64(found))
 
 
 @kernel
-def touch_ngrams(layers, tokens_MN, seed, table, slot_keys, links, counters, row_bytes, offsets_M, found_M):
-    """Rows of M n-grams of N tokens in the cache: their byte offsets (-1: not stored) and found; returns how many.
+def serve_ngrams(call, tokens_MN, out, found_M):
+    """Rows of M n-grams of N tokens -> out (C-contiguous, zeros where not stored) and found; returns how many.
 
     -1: one of them is not in the cache, or a page of the index is bad; nothing has changed.
     """
-    ids_M = np.empty(tokens_MN.shape[0], np.uint64)
-    keys_M = np.empty(tokens_MN.shape[0], np.int64)
-    start = seed_state(seed)
-    for m in range(tokens_MN.shape[0]):
+    count = tokens_MN.shape[0]
+    ids_M = np.empty(count, np.uint64)
+    keys_M = np.empty(count, np.int64)
+    start = seed_state(np.uint64(call[SEED]))
+    for m in range(count):
         state = start
         for n in range(tokens_MN.shape[1] - 1, -1, -1):
             state = extend_state(state, tokens_MN[m, n])
         ids_M[m] = state
-    if find(layers, ids_M, keys_M) < keys_M.shape[0]:
+    if find(_layers(call), ids_M, keys_M) < count:
         return -1
-    if not touch(table, slot_keys, links, counters, row_bytes, keys_M, offsets_M):
+    if not serve_if_all_are_here(call[STATE], call, keys_M, count, np.int64(out.ctypes.data)):
         return -1
     num_found = 0
-    for m in range(keys_M.shape[0]):
+    for m in range(count):
         found_M[m] = keys_M[m] >= 0
         num_found += found_M[m]
+    _add_call(call, count, num_found)
+    return num_found
+
+
+@kernel
+def serve_tail(call, tokens_BS, room_BT, out, lengths_BT):
+    """Longest match at the last T of S tokens of B lines -> rows in out (C-contiguous) and lengths; returns how many matched.
+
+    room: as in `match`; it does not reach before a line. -1: as in `serve_ngrams`; -2: room reaches before a line.
+    """
+    num_lines, width = tokens_BS.shape
+    last = room_BT.shape[1]
+    first = width - last
+    max_n = call[MAX_N]
+    count = num_lines * last
+    # Positions that are not asked for have no room: `match` passes them by.
+    tokens_W, room_W = np.empty(num_lines * width, np.uint32), np.zeros(num_lines * width, np.uint8)
+    for b in range(num_lines):
+        for s in range(width):
+            tokens_W[b * width + s] = tokens_BS[b, s]
+        for t in range(last):
+            room = min(np.int64(room_BT[b, t]), max_n)
+            if room > first + t + 1:
+                return -2
+            room_W[b * width + first + t] = room
+    keys_W, ids_W = np.empty(num_lines * width, np.int64), np.empty(num_lines * width, np.uint64)
+    lengths_W = np.empty(num_lines * width, np.uint8)
+    done = match(
+        _layers(call), tokens_W, room_W, np.uint64(call[SEED]), call[LENGTHS_MASK], call[STOP_AT_MISS] != 0,
+        keys_W, ids_W, lengths_W,
+    )  # fmt: skip
+    if done < num_lines * width:
+        return -1
+    keys_M = np.empty(count, np.int64)
+    for b in range(num_lines):
+        for t in range(last):
+            keys_M[b * last + t] = keys_W[b * width + first + t]
+    if not serve_if_all_are_here(call[STATE], call, keys_M, count, np.int64(out.ctypes.data)):
+        return -1
+    num_found = 0
+    for b in range(num_lines):
+        for t in range(last):
+            length = lengths_W[b * width + first + t]
+            lengths_BT[b, t] = length
+            num_found += length > 0
+    _add_call(call, count, num_found)
     return num_found

@@ -18,7 +18,7 @@ import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.hashing import checksum32, extend_state, seed_state
-from ngramstore.kernels.native.memory import load_u8, load_u16, load_u32, load_u64, prefetch, store_u8
+from ngramstore.kernels.native.memory import load_u8, load_u16, load_u32, load_u64, prefetch, store_u8, u32_array
 
 NUM_ROWS = 0
 BUCKET_BITS = 1
@@ -50,6 +50,7 @@ MAX_LINES = 64  # of a table: a fault code holds page and line
 _PAGE_SHIFT = 12
 _PAGE_BYTES = 4096
 _AHEAD = 32
+_WINDOW = 16
 _U32_MASK = np.uint64(0xFFFFFFFF)
 
 
@@ -89,6 +90,24 @@ def _low_bits(layers, line, rank, width):
 
 
 @inline
+def _guess(start, end, remainder):
+    """Where a remainder should be in a bucket, since remainders are uniform."""
+    return start + np.int64((np.uint64(remainder) * np.uint64(end - start)) >> np.uint64(32))
+
+
+@inline
+def _equal_in_window(address, remainder):
+    """(place of the last of _WINDOW numbers that equals the remainder, how many do); the loop becomes vector compares."""
+    numbers = u32_array(address, _WINDOW)
+    last = np.int32(-1)
+    count = np.int32(0)
+    for i in range(_WINDOW):
+        last = np.int32(max(last, np.int32(i) if numbers[i] == remainder else np.int32(-1)))
+        count = np.int32(count + (np.int32(1) if numbers[i] == remainder else np.int32(0)))
+    return np.int64(last), np.int64(count)
+
+
+@inline
 def _rank(layers, line, identity):
     """Rank of an ID in a layer, -1 if absent, -2 - page if a page is bad."""
     if layers[line, NUM_ROWS] == 0:
@@ -114,7 +133,26 @@ def _rank(layers, line, identity):
     width = 32 - layers[line, BUCKET_BITS]
     remainder = np.uint32((identity >> np.uint64(width)) & _U32_MASK)
     plane = layers[line, FILE_ADDRESS] + layers[line, REMAINDERS_AT]
-    rank = start + np.int64((np.uint64(remainder) * np.uint64(end - start)) >> np.uint64(32))  # remainders are uniform
+    rank = _guess(start, end, remainder)
+    window = min(rank - _WINDOW // 2, layers[line, NUM_ROWS] - _WINDOW)
+    if window >= 0:
+        # Sixteen neighbours of the guess are compared at once, without a branch a neighbour: nearly always that is enough.
+        last_equal, num_equal = _equal_in_window(plane + 4 * window, remainder)
+        is_whole_left = window <= start or load_u32(plane + 4 * window) < remainder
+        is_whole_right = window + _WINDOW >= end or load_u32(plane + 4 * (window + _WINDOW - 1)) > remainder
+        if is_whole_left and is_whole_right and num_equal <= 1:
+            rank = window + last_equal
+            if num_equal == 0 or rank < start or rank >= end:
+                return np.int64(-1)
+            if width == 0:
+                return rank
+            at = layers[line, LOW_BITS_AT] + ((rank * width) >> 3)
+            bad = _page_fault(layers, line, at, at + 7)
+            if bad >= 0:
+                return -2 - bad
+            if _low_bits(layers, line, rank, width) == identity & ((np.uint64(1) << np.uint64(width)) - np.uint64(1)):
+                return rank
+            return np.int64(-1)
     while rank < end and load_u32(plane + 4 * rank) < remainder:
         rank += 1
     while rank > start and load_u32(plane + 4 * (rank - 1)) >= remainder:
@@ -143,14 +181,15 @@ def _prefetch_directory(layers, identity):
 def _prefetch_bucket(layers, identity):
     for line in range(layers.shape[0]):
         if layers[line, NUM_ROWS] > 0:
+            width = 32 - layers[line, BUCKET_BITS]
             start = _bucket_start(layers, line, _bucket_of(layers, line, identity))
-            if 0 <= start < layers[line, NUM_ROWS]:
-                prefetch(layers[line, FILE_ADDRESS] + layers[line, REMAINDERS_AT] + 4 * start)
-                prefetch(
-                    layers[line, FILE_ADDRESS]
-                    + layers[line, LOW_BITS_AT]
-                    + ((start * (32 - layers[line, BUCKET_BITS])) >> 3)
-                )
+            end = _bucket_start(layers, line, _bucket_of(layers, line, identity) + 1)
+            if 0 <= start <= end <= layers[line, NUM_ROWS]:
+                rank = _guess(start, end, (identity >> np.uint64(width)) & _U32_MASK)
+                plane = layers[line, FILE_ADDRESS] + layers[line, REMAINDERS_AT] + 4 * rank
+                prefetch(plane - 2 * _WINDOW)
+                prefetch(plane + 2 * _WINDOW - 1)
+                prefetch(layers[line, FILE_ADDRESS] + layers[line, LOW_BITS_AT] + ((rank * width) >> 3))
 
 
 @inline

@@ -1,35 +1,84 @@
-"""What the kernel for a handful of cached n-grams means: hash, find, touch, one after the other."""
+"""What the kernels for a handful of cached look-ups mean: hash, find or match, serve, one after the other."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ngramstore.kernels.reference.cache import touch
+from ngramstore.kernels.native.few import (
+    COUNTS,
+    LAYERS,
+    LENGTHS_MASK,
+    MAX_N,
+    NUM_LAYERS,
+    SEED,
+    STATE,
+    STOP_AT_MISS,
+)
+from ngramstore.kernels.native.index import NUM_COLUMNS
+from ngramstore.kernels.reference.cache import memory, serve_if_all_are_here
 from ngramstore.kernels.reference.hashing import ngram_ids_of_width
-from ngramstore.kernels.reference.index import find
+from ngramstore.kernels.reference.index import find, match
 
 
-def touch_ngrams(
-    layers: np.ndarray,
-    tokens_MN: np.ndarray,
-    seed: int,
-    table: np.ndarray,
-    slot_keys: np.ndarray,
-    links: np.ndarray,
-    counters: np.ndarray,
-    row_bytes: int,
-    offsets_M: np.ndarray,
-    found_M: np.ndarray,
-) -> int:
-    """Rows of M n-grams of N tokens in the cache: their byte offsets (-1: not stored) and found; returns how many.
+def _layers(call: np.ndarray) -> np.ndarray:
+    size = int(call[NUM_LAYERS]) * NUM_COLUMNS
+    return memory(int(call[LAYERS]), 8 * size).view(np.int64).reshape(-1, NUM_COLUMNS)
+
+
+def _seed(call: np.ndarray) -> int:
+    return int(call[SEED]) % (1 << 64)
+
+
+def serve_ngrams(call: np.ndarray, tokens_MN: np.ndarray, out: np.ndarray, found_M: np.ndarray) -> int:
+    """Rows of M n-grams of N tokens -> out (C-contiguous, zeros where not stored) and found; returns how many.
 
     -1: one of them is not in the cache, or a page of the index is bad; nothing has changed.
     """
-    ids_M, keys_M = np.empty(len(tokens_MN), np.uint64), np.empty(len(tokens_MN), np.int64)
-    ngram_ids_of_width(tokens_MN, seed, ids_M)
-    if find(layers, ids_M, keys_M) < len(keys_M):
+    count = len(tokens_MN)
+    ids_M, keys_M = np.empty(count, np.uint64), np.empty(count, np.int64)
+    ngram_ids_of_width(tokens_MN, _seed(call), ids_M)
+    if find(_layers(call), ids_M, keys_M) < count:
         return -1
-    if not touch(table, slot_keys, links, counters, row_bytes, keys_M, offsets_M):
+    if not serve_if_all_are_here(int(call[STATE]), call, keys_M, count, out.ctypes.data):
         return -1
     found_M[:] = keys_M >= 0
+    memory(int(call[COUNTS]), 24).view(np.int64)[:] += [1, count, int(found_M.sum())]
     return int(found_M.sum())
+
+
+def serve_tail(
+    call: np.ndarray, tokens_BS: np.ndarray, room_BT: np.ndarray, out: np.ndarray, lengths_BT: np.ndarray
+) -> int:
+    """Longest match at the last T of S tokens of B lines -> rows in out (C-contiguous) and lengths; returns how many matched.
+
+    room: as in `match`; it does not reach before a line. -1: as in `serve_ngrams`; -2: room reaches before a line.
+    """
+    num_lines, width = tokens_BS.shape
+    first = width - room_BT.shape[1]
+    room_BS = np.zeros((num_lines, width), np.uint8)
+    room_BS[:, first:] = np.minimum(room_BT, int(call[MAX_N]))
+    if (room_BS > np.arange(1, width + 1)).any():
+        return -2
+    count = num_lines * width
+    keys_W, ids_W, lengths_W = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
+    mask, stop_at_miss = int(call[LENGTHS_MASK]), bool(call[STOP_AT_MISS])
+    done = match(
+        _layers(call),
+        tokens_BS.reshape(-1),
+        room_BS.reshape(-1),
+        _seed(call),
+        mask,
+        stop_at_miss,
+        keys_W,
+        ids_W,
+        lengths_W,
+    )
+    if done < count:
+        return -1
+    keys_M = keys_W.reshape(num_lines, width)[:, first:].reshape(-1)
+    if not serve_if_all_are_here(int(call[STATE]), call, keys_M, len(keys_M), out.ctypes.data):
+        return -1
+    lengths_BT[:] = lengths_W.reshape(num_lines, width)[:, first:]
+    num_found = int(np.count_nonzero(lengths_BT))
+    memory(int(call[COUNTS]), 24).view(np.int64)[:] += [1, len(keys_M), num_found]
+    return num_found
