@@ -1,9 +1,8 @@
-"""The three functions most programs need: build, open, sizes."""
+"""The three calls most programs need: build, open, sizes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -16,51 +15,8 @@ from ngramstore.store.sizes import Sizes, sizes
 __all__ = ["Sizes", "build", "open", "sizes"]
 
 
-def build(
-    path: str | os.PathLike[str],
-    *,
-    dim: int,
-    max_n: int | None = None,
-    codec: str | Mapping[str, Any] = "int8",
-    addressing: str = "ngram",
-    compression: str = "auto",
-    duplicates: str = "error",
-    tokens: bool = True,
-    seed: int = 0,
-    metadata: Mapping[str, Any] | None = None,
-    memory_bytes: int | None = None,
-    threads: int | None = None,
-    restart: bool = False,
-    progress: bool = False,
-) -> Builder:
-    """Start a new store; use the result as a context manager and `add` to it. Nothing is readable until the block ends.
-
-    dim: row width D. max_n: longest n-gram K, 1 to 16 (not for addressing="row"). codec: "f32", "f16", "bf16", "int8",
-    "int4", "e4m3", or a mapping with options. compression: "auto" stores zstd frames where they save 5 % of a sample,
-    "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the n-grams themselves (8 to
-    12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; another one after a HashCollision.
-    metadata: anything JSON can hold, kept in the manifest. memory_bytes: what the sort may hold, by default a
-    quarter of the free memory; the rest spills to disk inside `path`. threads: that compress (None: up to 4); the bytes are the same. restart: throw away a build that was
-    killed here. progress: a bar on stderr.
-
-    Raises UsageError, IncompleteStore, WriterLocked, HashCollision, DuplicateKey, DiskFull.
-    """
-    return Builder(
-        path,
-        dim=dim,
-        max_n=max_n,
-        codec=codec,
-        addressing=addressing,
-        compression=compression,
-        duplicates=duplicates,
-        tokens=tokens,
-        seed=seed,
-        metadata=metadata,
-        memory_bytes=memory_bytes,
-        threads=threads,
-        restart=restart,
-        progress=progress,
-    )
+build = Builder
+"""Start a new store: a context manager to `add` to."""
 
 
 def open(path: str | os.PathLike[str], **options: Any) -> Store:

@@ -20,6 +20,9 @@ WORTH_SAVING = 0.05
 """Rows are stored compressed where that saves at least this share of them."""
 MAX_COMPRESSED_ROW_BYTES = (1 << 16) - 1
 _MIN_SAMPLE = 256
+_TRAIN_BYTES = 1 << 20  # training takes 0.15 s a MiB, and twice as much gave the same ratio
+_SHORT_WINDOW_LOG = 10  # zstd's smallest
+_MAX_SHORT_LOSS = 1.01
 _FEW_ROWS = 16  # the multi call has a fixed cost of about 19 us; single calls 1.2 us a row
 
 
@@ -28,42 +31,60 @@ def train_dictionary(sample_MB: np.ndarray) -> bytes:
     if len(sample_MB) < _MIN_SAMPLE:
         return b""
     try:
-        return zstandard.train_dictionary(DICTIONARY_BYTES, [row.tobytes() for row in sample_MB]).as_bytes()
+        some = sample_MB[: max(_MIN_SAMPLE, _TRAIN_BYTES // sample_MB.shape[1])]
+        return zstandard.train_dictionary(DICTIONARY_BYTES, [row.tobytes() for row in some]).as_bytes()
     except zstandard.ZstdError:
         return b""
 
 
 class RowCompressor:
-    """Compresses rows into one buffer. One per thread of use; `threads` worker threads of its own."""
+    """Compresses rows. Threads: one at a time; the GIL is not held.
 
-    def __init__(self, dictionary: bytes, threads: int = 1) -> None:
-        self._threads = threads
+    window_log: 0 is zstd's own choice; see `window_log_for`.
+    """
+
+    def __init__(self, dictionary: bytes, window_log: int = 0) -> None:
+        options: dict[str, Any] = {"write_checksum": False, "write_dict_id": False, "write_content_size": True}
+        if window_log:
+            parameters = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=window_log, **options)
+            options = {"compression_params": parameters}
+        else:
+            options["level"] = LEVEL
         self._compressor = zstandard.ZstdCompressor(
-            level=LEVEL,
-            dict_data=zstandard.ZstdCompressionDict(dictionary) if dictionary else None,
-            write_checksum=False,
-            write_dict_id=False,
-            write_content_size=True,
+            dict_data=zstandard.ZstdCompressionDict(dictionary) if dictionary else None, **options
         )
 
-    def frames(self, rows_MB: np.ndarray) -> list[bytes | memoryview]:
-        """One frame a row, in order: (M, B) u8 -> M buffers."""
-        if len(rows_MB) == 0:
-            return []
+    def compress(self, rows_MB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One frame a row, in order: (M, B) u8 -> all frames end to end, u8, and their sizes (M,) i64."""
+        count = len(rows_MB)
+        if count == 0:
+            return np.empty(0, np.uint8), np.empty(0, np.int64)
         rows_MB = np.ascontiguousarray(rows_MB)
-        segments = _segments(np.arange(len(rows_MB)) * rows_MB.shape[1], np.full(len(rows_MB), rows_MB.shape[1]))
+        segments = _segments(np.arange(count) * rows_MB.shape[1], np.full(count, rows_MB.shape[1]))
         batch = zstandard.BufferWithSegments(rows_MB.reshape(-1).data, segments)
-        frames: Any = self._compressor.multi_compress_to_buffer(batch, threads=self._threads)
-        return list(frames)
+        frames: Any = list(self._compressor.multi_compress_to_buffer(batch, threads=0))  # type: ignore[call-overload]
+        return np.frombuffer(b"".join(frames), np.uint8), np.fromiter(map(len, frames), np.int64, count)
 
 
-def saving(sample_MB: np.ndarray, dictionary: bytes) -> float:
+def saving(sample_MB: np.ndarray, dictionary: bytes, window_log: int = 0) -> float:
     """Share of the sample's bytes that compression saves, 0 if none."""
     if sample_MB.size == 0:
         return 0.0
-    row_bytes = sample_MB.shape[1]
-    stored = sum(min(len(frame), row_bytes) for frame in RowCompressor(dictionary).frames(sample_MB))
-    return 1 - stored / sample_MB.size
+    _, sizes_M = RowCompressor(dictionary, window_log).compress(sample_MB)
+    return 1 - int(np.minimum(sizes_M, sample_MB.shape[1]).sum()) / sample_MB.size
+
+
+def window_log_for(sample_MB: np.ndarray, dictionary: bytes) -> int:
+    """The window for rows like the sample: 0 (zstd's choice), or that of short blocks where those cost next to nothing.
+
+    zstd takes the dictionary's own Huffman table without trying another one for blocks of up to 1 KiB, and no block is longer
+    than the window. int8 rows of 1,028 bytes then take 2.9 us each instead of 8.1, for 0.3 % more bytes; f16 rows of 2,048 take
+    5.9 instead of 12.4 for 0.9 % (zstd 1.5.7, CPU time of one core).
+    """
+    if not dictionary or sample_MB.shape[1] <= 1 << _SHORT_WINDOW_LOG:
+        return 0
+    best, short = 1 - saving(sample_MB, dictionary), 1 - saving(sample_MB, dictionary, _SHORT_WINDOW_LOG)
+    return _SHORT_WINDOW_LOG if short <= best * _MAX_SHORT_LOSS else 0
 
 
 class RowDecompressor:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 import ngramstore
 from ngramstore.codec import compress
-from ngramstore.codec.quantize import codec_from_spec
-from ngramstore.errors import DuplicateKey, HashCollision, IncompleteStore, StoreClosed, UsageError
+from ngramstore.errors import StoreClosed, UsageError
 from ngramstore.files import (
     WriterLock,
     clear_errors,
@@ -36,33 +35,42 @@ from ngramstore.files import (
     remove_if_possible,
     require_space,
 )
-from ngramstore.hashing import MAX_N, ngram_ids
-from ngramstore.kernels.native import index as native_index
+from ngramstore.hashing import ngram_ids
 from ngramstore.layout import CHECKSUM_BYTES, MAX_ROW_BYTES
+from ngramstore.store.build_directory import claim_directory, clear_directory
+from ngramstore.store.build_spec import checked_spec, choose
+from ngramstore.store.distinct import last_of_equal, num_distinct
 from ngramstore.store.index import Index
-from ngramstore.store.layer import Batch, LayerWriter
-from ngramstore.store.manifest import (
-    ADDRESSINGS,
-    BUILDING_NAME,
-    LOCK_NAME,
-    MANIFEST_NAME,
-    MAX_METADATA_BYTES,
-    Manifest,
-    Spec,
-)
+from ngramstore.store.layer import LayerWriter
+from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, Manifest
 from ngramstore.store.memory import default_memory_bytes
+from ngramstore.store.rows_writer import CHUNK_BYTES
 from ngramstore.store.runs import RunSorter
+from ngramstore.store.stages import Stages
+from ngramstore.store.suffixes import suffixes_are_stored
 from ngramstore.windows import Ngrams, as_ngrams, blank_from
 
-_OURS = re.compile(
-    r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)|journal-[0-9]+|MANIFEST(\.tmp)?|BUILDING(\.tmp)?|LOCK|runs"
-)
 _log = logging.getLogger("ngramstore")
 _SAMPLE_ROWS = 4096
+_DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
+_CHUNKS = 64  # shares of the memory budget that packing works in
+_MIN_CHUNK_BYTES = 64 << 10
 
 
 class Builder:
-    """Writes a new store; use it as a context manager. `ngramstore.build` explains the arguments."""
+    """A new store under way (`ngramstore.build` is this class): a context manager to `add` to; nothing is readable until its
+    block ends.
+
+    dim: row width D. max_n: longest n-gram K, 1 to 16 (not for addressing="row"). codec: "f32", "f16", "bf16", "int8",
+    "int4", "e4m3", or a mapping with options. compression: "auto" stores zstd frames where they save 5 % of a sample,
+    "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the n-grams themselves (8 to
+    12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; another one after a HashCollision.
+    metadata: anything JSON can hold, kept in the manifest. memory_bytes: what the build may hold, by default a quarter of the
+    free memory; the rest spills to disk inside `path`. threads: that pack rows (None: one a core, up to 4); the bytes are
+    the same. restart: throw away a build that was killed here. progress: a bar on stderr.
+
+    Raises UsageError, IncompleteStore, WriterLocked, HashCollision, DuplicateKey, DiskFull.
+    """
 
     def __init__(
         self,
@@ -82,14 +90,14 @@ class Builder:
         restart: bool = False,
         progress: bool = False,
     ) -> None:
-        self.spec = _checked_spec(dim, max_n, codec, addressing, tokens, seed, metadata)
-        _choose("compression", compression, ("auto", "none", "zstd"))
-        _choose("duplicates", duplicates, ("error", "last"))
+        self.spec = checked_spec(dim, max_n, codec, addressing, tokens, seed, metadata)
+        choose("compression", compression, ("auto", "none", "zstd"))
+        choose("duplicates", duplicates, ("error", "last"))
         if self.spec.codec.row_bytes > MAX_ROW_BYTES:
             raise UsageError(f"a row takes {self.spec.codec.row_bytes:,} bytes, at most {MAX_ROW_BYTES:,} are possible")
         if compression == "zstd" and self.spec.codec.row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
             raise UsageError(f"rows of {self.spec.codec.row_bytes:,} bytes cannot be compressed; 65,535 is the limit")
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the build goes on wherever the process changes to
         self._compression = compression
         self._duplicates = duplicates
         self._threads = threads or min(4, os.cpu_count() or 1)
@@ -108,8 +116,11 @@ class Builder:
         except BaseException:
             self._release()
             raise
-        memory = default_memory_bytes() if memory_bytes is None else memory_bytes
-        self._sorter = RunSorter(self.path / "runs", self.spec.codec.row_bytes, self.spec.max_n, memory)
+        self._memory_bytes = default_memory_bytes() if memory_bytes is None else memory_bytes
+        self._stages = Stages()
+        self._sorter = RunSorter(
+            self.path / "runs", self.spec.codec.row_bytes, self.spec.max_n, self._memory_bytes, self._stages
+        )
 
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
         """M n-grams (a list of tuples, an array (M, n), or (array (M, max_n), lengths)) and their rows (M, D), any float type.
@@ -117,33 +128,41 @@ class Builder:
         Raises UsageError: wrong shapes, NaN or infinite values (row and column named), tokens that are not u32.
         """
         tokens, lengths = self._ngrams(ngrams)
-        self._take(tokens, lengths, self._encode(rows, len(lengths)))
+        self._take(tokens, lengths, self._encode(rows, len(lengths)), is_ours=True)
 
     def add_encoded(self, ngrams: Ngrams, rows: np.ndarray) -> None:
-        """As `add`, with rows already encoded by the store's codec: (M, B) u8 (`codec.pack` makes them). Kept bit for bit."""
+        """As `add`, with rows already encoded by the store's codec: (M, B) u8 (`codec.pack` makes them). Kept bit for bit.
+
+        Rows are copied, unless their array cannot change: a read-only array, or a read-only map of a file. Those are read when
+        they are needed, until the build ends: leave the file alone for as long.
+        """
         tokens, lengths = self._ngrams(ngrams)
-        self._take(tokens, lengths, self._encoded(rows, len(lengths)))
+        self._take(tokens, lengths, self._encoded(rows, len(lengths)), is_ours=False)
 
     def add_rows(self, rows: ArrayLike, numbers: ArrayLike | None = None) -> None:
         """Addressing "row": M rows (M, D) with their numbers, by default the next ones. Every number 0 .. N-1 once in all."""
         array = np.asarray(rows)
-        self._take_numbered(numbers, self._encode(array, len(array) if array.ndim else 0))
+        self._take_numbered(numbers, self._encode(array, len(array) if array.ndim else 0), is_ours=True)
 
     def add_encoded_rows(self, rows: np.ndarray, numbers: ArrayLike | None = None) -> None:
-        """As `add_rows`, with rows already encoded: (M, B) u8."""
-        self._take_numbered(numbers, self._encoded(rows, len(rows)))
+        """As `add_rows`, with rows already encoded: (M, B) u8. See `add_encoded`."""
+        self._take_numbered(numbers, self._encoded(rows, len(rows)), is_ours=False)
 
     def finish(self) -> None:
         """Sort, write and publish the store. The context manager calls it."""
         self._check_open()
-        sorter, spec = self._sorter, self.spec
+        sorter, spec, stages = self._sorter, self.spec, self._stages
+        begin = time.perf_counter()
         sorter.seal()
         with clear_errors(self.path):
-            num_rows = self._num_distinct()
+            with stages.timed("find duplicates"):
+                num_rows = num_distinct(sorter, spec, may_repeat=self._duplicates == "last")
             if num_rows == 0:
                 raise UsageError("nothing was added to the build", hint="add at least one n-gram and its row")
-            require_space(self.path, num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES + 8), "finishing the build")
-            dictionary = self._dictionary(num_rows)
+            packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
+            require_space(self.path, packed_bytes + num_rows * 8, "finishing the build")
+            with stages.timed("train dictionary"):
+                dictionary, window_log = self._dictionary(num_rows)
             writer = LayerWriter(
                 self.path,
                 "base",
@@ -152,11 +171,16 @@ class Builder:
                 num_rows,
                 is_keyed=spec.is_ngram,
                 dictionary=dictionary,
+                window_log=window_log,
                 threads=self._threads,
+                is_direct=packed_bytes >= _DIRECT_BYTES,
+                chunk_bytes=max(_MIN_CHUNK_BYTES, min(CHUNK_BYTES, self._memory_bytes // _CHUNKS)),
+                stages=stages,
             )
             try:
                 with tqdm(total=num_rows, desc="pack", unit="row", unit_scale=True, disable=not self._progress) as bar:
-                    for batch in _last_of_equal(sorter.sorted_batches()):
+                    batches = sorter.sorted_batches()
+                    for batch in last_of_equal(batches) if self._duplicates == "last" else batches:
                         writer.add(batch)
                         bar.update(len(batch))
                 manifest = Manifest(
@@ -174,12 +198,27 @@ class Builder:
                 base = writer.finish(manifest.stamp(1))
             finally:
                 writer.close()
-            manifest = manifest.next(generation=1, base=base, suffix_closed=self._is_suffix_closed(base, manifest))
-            fsync_directory(self.path)
-            manifest.write(self.path)
-            remove_if_possible(self.path / "runs")
-            remove_if_possible(self.path / BUILDING_NAME)
+            with stages.timed("find suffixes"):
+                is_closed = self._is_suffix_closed(base, manifest)
+            with stages.timed("publish"):
+                fsync_directory(self.path)
+                manifest.next(generation=1, base=base, suffix_closed=is_closed).write(self.path)
+                remove_if_possible(self.path / "runs")
+                remove_if_possible(self.path / BUILDING_NAME)
+        stages.add("finish", time.perf_counter() - begin)
         self._release()
+
+    def stats(self) -> dict[str, Any]:
+        """Rows taken, how many of them had to be copied, and where the time went: seconds by stage.
+
+        "finish" is all of `finish`, and holds the stages behind it. "pack" adds up the threads that gather, compress and
+        checksum rows; "wait for pack" is what `finish` waited for them.
+        """
+        return {
+            "rows": self._sorter.num_rows,
+            "rows_copied": self._sorter.num_copied,
+            "seconds": self._stages.seconds(),
+        }
 
     def abort(self) -> None:
         """Give up and remove what was written."""
@@ -228,7 +267,8 @@ class Builder:
         array = np.asarray(rows)
         if array.shape != (count, self.spec.dim):
             raise UsageError(f"rows have shape {array.shape}, wanted ({count}, {self.spec.dim})")
-        return self.spec.codec.encode(array, first_row=self._sorter.num_rows)
+        with self._stages.timed("encode"):
+            return self.spec.codec.encode(array, first_row=self._sorter.num_rows)
 
     def _encoded(self, rows: np.ndarray, count: int) -> np.ndarray:
         if rows.dtype != np.uint8 or rows.shape != (count, self.spec.codec.row_bytes):
@@ -237,10 +277,12 @@ class Builder:
             )
         return rows
 
-    def _take(self, tokens: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> None:
-        self._sorter.add(Batch(ngram_ids(tokens, lengths, self.spec.seed), rows, tokens, lengths))
+    def _take(self, tokens: np.ndarray, lengths: np.ndarray, rows: np.ndarray, *, is_ours: bool) -> None:
+        with self._stages.timed("hash"):
+            ids = ngram_ids(tokens, lengths, self.spec.seed)
+        self._sorter.add(ids, rows, tokens, lengths, is_ours=is_ours)
 
-    def _take_numbered(self, numbers: ArrayLike | None, rows: np.ndarray) -> None:
+    def _take_numbered(self, numbers: ArrayLike | None, rows: np.ndarray, *, is_ours: bool) -> None:
         self._check_open()
         if self.spec.is_ngram:
             raise UsageError("this build addresses rows by n-gram", hint="use add(ngrams, rows)")
@@ -252,52 +294,25 @@ class Builder:
                 raise UsageError(f"row numbers must be {len(rows)} integers from 0 up, got {ids.dtype} {ids.shape}")
             ids = ids.astype(np.uint64)
         self._next_row += len(rows)
-        self._sorter.add(
-            Batch(ids, rows, np.zeros((len(rows), self.spec.max_n), np.uint32), np.zeros(len(rows), np.uint8))
-        )
+        tokens = np.zeros((len(rows), self.spec.max_n), np.uint32)
+        self._sorter.add(ids, rows, tokens, np.zeros(len(rows), np.uint8), is_ours=is_ours)
 
-    def _num_distinct(self) -> int:
-        """Rows that will be stored; DuplicateKey or HashCollision before anything is written."""
-        distinct = 0
-        for ids, tokens_at in self._sorter.sorted_ids():
-            equal = np.flatnonzero(ids[1:] == ids[:-1])
-            if len(equal) and self.spec.is_ngram:
-                self._check_equal(tokens_at(equal), tokens_at(equal + 1))
-            elif len(equal) and self._duplicates == "error":
-                raise DuplicateKey(f"row {ids[equal[0]]} was added twice")
-            if not self.spec.is_ngram and len(ids):
-                kept = np.append(ids[:-1][ids[1:] != ids[:-1]], ids[-1])
-                gaps = np.flatnonzero(kept != np.arange(distinct, distinct + len(kept), dtype=np.uint64))
-                if len(gaps):
-                    raise UsageError(
-                        f"row {distinct + int(gaps[0])} was never added", hint="row numbers must be 0 .. N-1"
-                    )
-            distinct += len(ids) - len(equal)
-        return distinct
-
-    def _check_equal(self, left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> None:
-        same = (left[1] == right[1]) & (left[0] == right[0]).all(axis=1)
-        if not same.all():
-            i = int(np.flatnonzero(~same)[0])
-            raise collision(_ngram(left, i), _ngram(right, i), self.spec.seed)
-        if self._duplicates == "error":
-            raise DuplicateKey(f"the n-gram {_ngram(left, 0)} was added twice")
-
-    def _dictionary(self, num_rows: int) -> bytes | None:
-        """The zstd dictionary of the rows, or None to store them as they are."""
+    def _dictionary(self, num_rows: int) -> tuple[bytes | None, int]:
+        """The zstd dictionary of the rows, or None to store them as they are; and the window of the compressor."""
         row_bytes = self.spec.codec.row_bytes
         if self._compression == "none" or row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
-            return None
+            return None, 0
         sample = self._sample(num_rows)
         dictionary = compress.train_dictionary(sample[::2])
-        is_worth_it = compress.saving(sample[1::2], dictionary) >= compress.WORTH_SAVING
-        return dictionary if is_worth_it or self._compression == "zstd" else None
+        window_log = compress.window_log_for(sample[1::2], dictionary)
+        is_worth_it = compress.saving(sample[1::2], dictionary, window_log) >= compress.WORTH_SAVING
+        return dictionary if is_worth_it or self._compression == "zstd" else None, window_log
 
     def _sample(self, num_rows: int) -> np.ndarray:
         """The first rows in ID order: IDs are hashes, so that is a random choice, and the same for any order of adding."""
         rows: list[np.ndarray] = []
         for batch in self._sorter.sorted_batches():
-            rows.append(batch.rows[: _SAMPLE_ROWS - sum(map(len, rows))])
+            rows.append(batch.rows[: _SAMPLE_ROWS - sum(map(len, rows))].copied())
             if sum(map(len, rows)) >= min(num_rows, _SAMPLE_ROWS):
                 break
         return np.concatenate(rows)
@@ -329,115 +344,3 @@ class Builder:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-
-def suffixes_are_stored(index: Index, tokens_MN: np.ndarray, lengths_M: np.ndarray, shortest: int, seed: int) -> bool:
-    """Whether each n-gram longer than `shortest` has its (n-1)-token suffix in the index."""
-    longer = lengths_M > shortest
-    ids = ngram_ids(tokens_MN[longer, 1:], lengths_M[longer] - 1, seed)
-    keys = np.empty(len(ids), np.int64)
-    done = native_index.find(index.layer[None], ids, keys)
-    if done < len(ids):
-        raise index.damaged(int(-2 - keys[done]) // 8)
-    return bool((keys >= 0).all())
-
-
-def collision(left: tuple[int, ...], right: tuple[int, ...], seed: int) -> HashCollision:
-    """The error for two n-grams with one ID."""
-    return HashCollision(
-        f"the n-grams {left} and {right} have the same 64-bit ID under seed {seed}",
-        hint=f"build again with seed={seed + 1}",
-    )
-
-
-def _ngram(pair: tuple[np.ndarray, np.ndarray], i: int) -> tuple[int, ...]:
-    return tuple(pair[0][i, : pair[1][i]].tolist())
-
-
-def _last_of_equal(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Drop all but the last of rows with equal IDs, also across batches."""
-    held: Batch | None = None
-    for batch in batches:
-        if len(batch) == 0:
-            continue
-        if held is not None and held.ids[0] != batch.ids[0]:
-            yield held
-        last = len(batch) - 1
-        keep = batch.ids[1:] != batch.ids[:-1]
-        front = batch.take(slice(0, last))
-        if last:
-            yield front if keep.all() else front.take(keep)
-        held = batch.take(slice(last, last + 1))
-    if held is not None:
-        yield held
-
-
-def _checked_spec(
-    dim: int,
-    max_n: int | None,
-    codec: Any,
-    addressing: str,
-    tokens: bool,
-    seed: int,
-    metadata: Mapping[str, Any] | None,
-) -> Spec:
-    _choose("addressing", addressing, ADDRESSINGS)
-    if not isinstance(dim, (int, np.integer)) or dim < 1:
-        raise UsageError(f"dim must be a positive integer, got {dim!r}")
-    if addressing == "ngram" and max_n is None:
-        raise UsageError("max_n is missing", hint="give the length of the longest n-gram, 1 to 16")
-    if addressing == "row" and max_n is not None:
-        raise UsageError(f"max_n={max_n} has no meaning for rows addressed by number")
-    if max_n is not None and (not isinstance(max_n, (int, np.integer)) or not 1 <= max_n <= MAX_N):
-        raise UsageError(f"max_n must be 1 to {MAX_N}, got {max_n!r}")
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
-        raise UsageError(f"seed must be an integer 0 .. 2**64 - 1, got {seed!r}")
-    try:
-        plain = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"metadata must be a mapping that JSON can hold: {error}") from error
-    if (size := len(json.dumps(plain, indent=1))) > MAX_METADATA_BYTES:
-        raise UsageError(f"metadata takes {size:,} bytes as JSON, at most {MAX_METADATA_BYTES:,} are possible")
-    return Spec(
-        addressing=addressing,
-        dim=int(dim),
-        max_n=int(max_n or 1),
-        codec=codec_from_spec(codec, int(dim)),
-        seed=int(seed),
-        has_tokens=bool(tokens) and addressing == "ngram",
-        metadata=plain,
-    )
-
-
-def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{name} is {value!r}", hint=f"choose one of {', '.join(known)}")
-
-
-def claim_directory(path: Path, restart: bool) -> bool:
-    """Make or take over the directory; True if it was made."""
-    with clear_errors(path):
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{path} is a file", hint="a store is a directory; choose another path")
-        if not path.exists():
-            make_directory(path)
-            return True
-        if (path / MANIFEST_NAME).exists():
-            raise UsageError(f"{path} already holds a store", hint="choose another path, or delete the directory first")
-        if (path / BUILDING_NAME).exists():
-            if not restart:
-                raise IncompleteStore(f"an earlier build in {path} never finished")
-            return False
-        strangers = [name for name in os.listdir(path) if name not in (LOCK_NAME, BUILDING_NAME + ".tmp")]
-        if (
-            strangers
-        ):  # also files of ours: without BUILDING they are not what a build left, but a store without its manifest
-            raise UsageError(f"{path} is not empty (it holds {strangers[0]!r})", hint="build into a new directory")
-    return False
-
-
-def clear_directory(path: Path) -> None:
-    """Remove every file of ours but the lock, the manifest first, BUILDING last; files of others stay."""
-    for name in sorted(os.listdir(path), key=lambda name: (name != MANIFEST_NAME, name == BUILDING_NAME)):
-        if _OURS.fullmatch(name) and name != LOCK_NAME:
-            remove(path / name)

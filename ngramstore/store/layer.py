@@ -21,7 +21,10 @@ from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.datafile import DataFile, FileStamp
 from ngramstore.store.index import Index, IndexBuilder, IndexPlan
 from ngramstore.store.manifest import LayerEntry, Spec
-from ngramstore.store.packed import RowsFile, RowsWriter
+from ngramstore.store.packed import RowsFile
+from ngramstore.store.rows_writer import CHUNK_BYTES, RowsWriter
+from ngramstore.store.scattered import ScatteredBatch
+from ngramstore.store.stages import Stages
 from ngramstore.store.tokens import TokensFile, TokensWriter
 
 _CHUNK_BYTES = 16 << 20
@@ -68,34 +71,45 @@ class LayerWriter:
         *,
         is_keyed: bool,
         dictionary: bytes | None = None,
+        window_log: int = 0,
         threads: int = 1,
+        is_direct: bool = False,
+        chunk_bytes: int = CHUNK_BYTES,
+        stages: Stages | None = None,
     ) -> None:
         self._spec = spec
+        self._stages = stages or Stages()
         self._stem = directory / f"{prefix}-{generation:06d}"
         self._is_compressed = dictionary is not None
         self._builder = IndexBuilder(IndexPlan(num_rows, is_keyed, self._is_compressed), scratch=directory)
         self._is_keyed = is_keyed
         self._num_rows = num_rows
         self._rows = RowsWriter(
-            self._stem.with_suffix(".rows"), spec.codec.row_bytes, dictionary=dictionary, threads=threads
+            self._stem.with_suffix(".rows"),
+            spec.codec.row_bytes,
+            dictionary=dictionary,
+            window_log=window_log,
+            threads=threads,
+            is_direct=is_direct,
+            chunk_bytes=chunk_bytes,
+            on_lengths=self._builder.set_lengths if self._is_compressed else None,
+            stages=self._stages,
         )
         self._tokens = (
             TokensWriter(self._stem.with_suffix(".tokens"), spec.max_n) if spec.has_tokens and spec.is_ngram else None
         )
         self.length_counts = np.zeros(spec.max_n + 1, np.int64)
 
-    def add(self, batch: Batch) -> None:
-        """The next rows."""
-        first = self._rows.num_rows
-        if self._is_keyed:
-            self._builder.add(batch.ids)
-        lengths = self._rows.write(batch.rows, batch.ids)
-        if self._is_compressed:
-            self._builder.set_lengths(first, lengths)
-        if self._spec.is_ngram:
-            self.length_counts += np.bincount(batch.lengths, minlength=self._spec.max_n + 1)
-        if self._tokens is not None:
-            self._tokens.write(batch.tokens, batch.lengths)
+    def add(self, batch: Batch | ScatteredBatch) -> None:
+        """The next rows. With more than one thread they must stay as they are until `finish`."""
+        self._rows.write(batch.rows, batch.ids)
+        with self._stages.timed("index and tokens"):
+            if self._is_keyed:
+                self._builder.add(batch.ids)
+            if self._spec.is_ngram:
+                self.length_counts += np.bincount(batch.lengths, minlength=self._spec.max_n + 1)
+            if self._tokens is not None:
+                self._tokens.write(batch.tokens, batch.lengths)
 
     @property
     def content_digest(self) -> bytes:

@@ -15,6 +15,7 @@ from helpers import assert_verifies, build_ngrams, contents, open_files, publish
 import ngramstore as ngs
 from ngramstore import files
 from ngramstore.errors import DiskFull, IncompleteStore, NotAStore
+from ngramstore.store import build as build_module
 
 OLD = {(1,): 1, (2,): 2, (3,): 3, (1, 2): 4, (2, 3): 5, (1, 2, 3): 6, (7, 8, 9): 7}
 PUT = {(2,): 20, (4,): 40, (3, 4): 41}
@@ -92,14 +93,21 @@ def each_failure(
 
 def build(path: Path, memory_bytes: int, **options) -> None:
     """A build that spills runs, if memory_bytes is small."""
-    with ngs.build(path, dim=4, max_n=3, codec="f32", memory_bytes=memory_bytes, **options) as builder:
+    with ngs.build(path, dim=4, max_n=3, codec="f32", memory_bytes=memory_bytes, threads=2, **options) as builder:
         stamps = np.arange(200)
         builder.add(np.stack([stamps, stamps + 1], axis=1), rows_of(stamps, 4))
 
 
 @pytest.mark.parametrize("memory_bytes", [1 << 20, 1], ids=["in memory", "spilled"])
-def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path, monkeypatch, memory_bytes):
+@pytest.mark.parametrize("is_large", [False, True], ids=["", "as a large one"])
+def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path, monkeypatch, memory_bytes, is_large):
+    """As a large one: in threads, and past the page cache."""
     wanted = {(i, i + 1): i for i in range(200)}
+    if is_large:
+        monkeypatch.setattr(build_module, "CHUNK_BYTES", 200)
+        monkeypatch.setattr(build_module, "_MIN_CHUNK_BYTES", 1)
+        monkeypatch.setattr(build_module, "_DIRECT_BYTES", 0)
+        monkeypatch.setattr(files, "_DIRECT_BYTES", 4096)
 
     def check(_, path, error):
         try:

@@ -126,9 +126,9 @@ def test_of_equal_ngrams_the_last_one_added_stays(tmp_path_factory, ngrams, step
     assert contents(path) == {ngram: row.tolist() for ngram, row in zip(ngrams, rows, strict=True)}
 
 
-@pytest.mark.parametrize("step_bytes", [1, 50])
-def test_of_equal_ngrams_in_different_batches_the_last_stays_too(tmp_path, monkeypatch, step_bytes):
-    monkeypatch.setattr(runs, "_GATHER_BYTES", step_bytes)
+@pytest.mark.parametrize("batch_rows", [1, 2])
+def test_of_equal_ngrams_in_different_batches_the_last_stays_too(tmp_path, monkeypatch, batch_rows):
+    monkeypatch.setattr(runs, "BATCH_ROWS", batch_rows)
     ngrams = some_ngrams(40) * 3
     rows = some_rows(120)
     build(tmp_path / "store", ngrams, rows, duplicates="last")

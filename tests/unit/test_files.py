@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
 from ngramstore.files import (
     FileWriter,
     WriterLock,
+    aligned_bytes,
     clear_errors,
     lock_shared,
     publish,
@@ -126,6 +128,70 @@ def test_a_writer_pads_rewrites_and_reads_back(tmp_path):
         writer.write(b"end")
         assert writer.finish() == 35
     assert (tmp_path / "F").read_bytes() == b"\0\0ab" + bytes(8) + b"\1\0\0\0\2\0\0\0" + bytes(12) + b"end"
+
+
+SIZES = [[0], [4096], [1, 4095, 3], [4 << 20, 4 << 20], [5 << 20, 1, 9 << 20, 4096], [4096, 8192, 7]]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("is_aligned", [True, False])
+def test_a_direct_writer_writes_what_it_is_given(tmp_path, sizes, is_aligned):
+    rng = np.random.default_rng(0)
+    writer = FileWriter(tmp_path / "F", is_direct=True)
+    wanted = b""
+    for size in sizes:
+        buffer = aligned_bytes(size + 4096)[0 if is_aligned else 1 :][:size]
+        buffer[:] = rng.integers(0, 256, size)
+        writer.write(buffer)
+        wanted += buffer.tobytes()
+    assert writer.position == len(wanted)
+    writer.rewrite(0, b"head"[: len(wanted)])
+    writer.write(b"behind")
+    assert writer.finish() == len(wanted) + 6
+    assert (tmp_path / "F").read_bytes() == b"head"[: len(wanted)] + wanted[4:] + b"behind"
+
+
+def test_what_a_direct_writer_is_given_may_change_afterwards(tmp_path):
+    buffer = aligned_bytes(3 * 4096)
+    writer = FileWriter(tmp_path / "F", is_direct=True)
+    for value in (1, 2, 3):
+        buffer[:] = value
+        writer.write(buffer[: value * 4096 - value])
+    writer.finish()
+    assert (tmp_path / "F").read_bytes() == b"".join(bytes([value]) * (value * 4096 - value) for value in (1, 2, 3))
+
+
+@pytest.mark.parametrize("written", [0, 4096 + 512])
+def test_a_filesystem_that_takes_the_flag_and_refuses_the_write_is_written_through_the_cache(
+    tmp_path, monkeypatch, written
+):
+    """Also where it took a part first."""
+    refused = []
+    really_write = os.write
+
+    def write(fd: int, data: memoryview) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(fd)
+            if written and len(refused) == 1:
+                return os.pwrite(fd, bytes(data[:4096]), 0) and os.lseek(fd, written, os.SEEK_SET)
+            raise OSError(errno.EINVAL, "refused")
+        return really_write(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    data = np.random.default_rng(0).integers(0, 256, 9 << 20).astype(np.uint8)
+    writer = FileWriter(tmp_path / "F", is_direct=True)
+    writer.write(data)
+    writer.finish()
+    assert refused
+    assert (tmp_path / "F").read_bytes() == data.tobytes()
+
+
+def test_where_direct_writes_are_not_possible_a_writer_is_an_ordinary_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_set_direct", lambda fd, is_direct: False)
+    with FileWriter(tmp_path / "F", is_direct=True) as writer:
+        writer.write(bytes(5 << 20))
+        assert writer.finish() == 5 << 20
+    assert (tmp_path / "F").read_bytes() == bytes(5 << 20)
 
 
 def test_finishing_syncs_after_the_last_write(tmp_path, seen):

@@ -1,4 +1,4 @@
-"""Compiled kernels against their plain twins, byte for byte: index, rows, cache, tokens; hashing too.
+"""Compiled kernels against their plain twins, byte for byte: index, rows, cache, tokens, packing; hashing too.
 
 Fault codes count: a bad page, a row that is cut or changed. Codecs and mining have their own parity tests.
 """
@@ -22,12 +22,14 @@ from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import hashing as native_hashing
 from ngramstore.kernels.native import index as native_index
+from ngramstore.kernels.native import packing as native_packing
 from ngramstore.kernels.native import rows as native_rows
 from ngramstore.kernels.native import tokens as native_tokens
 from ngramstore.kernels.native.dequantize import row_writer
 from ngramstore.kernels.reference import cache as reference_cache
 from ngramstore.kernels.reference import hashing as reference_hashing
 from ngramstore.kernels.reference import index as reference_index
+from ngramstore.kernels.reference import packing as reference_packing
 from ngramstore.kernels.reference import rows as reference_rows
 from ngramstore.kernels.reference import tokens as reference_tokens
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, RowCache
@@ -705,3 +707,41 @@ def test_checksums_are_made_alike(content, seed, data):
     native_hashing.checksum_pieces(buffer, starts, sizes, seeds, out[0])
     reference_hashing.checksum_pieces(buffer, starts, sizes, seeds, out[1])
     assert out[0].tolist() == out[1].tolist()
+
+
+# Packing
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(0, 20), st.integers(0, 2**32 - 1))
+def test_rows_are_gathered_and_stored_the_same(row_bytes, count, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 256, (12, row_bytes)).astype(np.uint8)
+    addresses = rows.ctypes.data + row_bytes * rng.integers(0, 12, count)
+    seeds = rng.integers(0, 2**64, count, dtype=np.uint64)
+    results = []
+    for module in (native_packing, reference_packing):
+        gathered = np.full(count * row_bytes + 5, 9, np.uint8)
+        module.gather_rows(addresses, row_bytes, gathered)
+        stored = np.full(count * (row_bytes + 4) + 5, 9, np.uint8)
+        sums = np.zeros(count, np.uint32)
+        module.store_rows(addresses, row_bytes, seeds, stored, sums)
+        results.append((gathered.tolist(), stored.tolist(), sums.tolist()))
+    assert results[0] == results[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.lists(st.integers(0, 80), max_size=20), st.integers(0, 2**32 - 1))
+def test_frames_are_stored_the_same(row_bytes, sizes, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 256, len(sizes) * row_bytes).astype(np.uint8)
+    frames = rng.integers(0, 256, sum(sizes)).astype(np.uint8)
+    seeds = rng.integers(0, 2**64, len(sizes), dtype=np.uint64)
+    results = []
+    for module in (native_packing, reference_packing):
+        stored = np.full(len(sizes) * (row_bytes + 4) + 5, 9, np.uint8)
+        lengths, sums = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.uint32)
+        size = module.store_frames(frames, np.array(sizes, np.int64), rows, row_bytes, seeds, stored, lengths, sums)
+        results.append((size, stored.tolist(), lengths.tolist(), sums.tolist()))
+    assert results[0] == results[1]
+    assert results[0][2] == [min(size, row_bytes) for size in sizes]

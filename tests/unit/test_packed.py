@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from dataclasses import replace
 
@@ -11,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_cases import build, some_ngrams, some_rows
 
-from ngramstore.codec.compress import train_dictionary
+from ngramstore.codec.compress import RowCompressor, RowDecompressor, saving, train_dictionary, window_log_for
 from ngramstore.errors import DamagedRows, DamagedStore
 from ngramstore.hashing import checksum
 from ngramstore.layout import PAGE_BYTES, ROWS_HEADER
 from ngramstore.store.datafile import FileEntry, FileStamp
-from ngramstore.store.packed import RowsFile, RowsWriter
+from ngramstore.store.packed import RowsFile
+from ngramstore.store.rows_writer import RowsWriter
 from ngramstore.store.view import View
 
 STAMP = FileStamp(bytes(16), 1)
@@ -30,9 +32,17 @@ def plain_rows(count: int, row_bytes: int = 100) -> np.ndarray:
     return rows
 
 
-def written(directory, rows, seeds, dictionary=None, *, step=10_000, threads=1) -> tuple[FileEntry, np.ndarray]:
-    writer = RowsWriter(directory / "base-000001.rows", rows.shape[1], dictionary=dictionary, threads=threads)
-    lengths = [writer.write(rows[at : at + step], seeds[at : at + step]) for at in range(0, len(rows), step)]
+def written(directory, rows, seeds, dictionary=None, *, step=10_000, **options) -> tuple[FileEntry, np.ndarray]:
+    lengths: list[np.ndarray] = []
+
+    def take(first: int, lengths_M: np.ndarray) -> None:
+        assert first == sum(map(len, lengths))
+        lengths.append(lengths_M)
+
+    path = directory / "base-000001.rows"
+    writer = RowsWriter(path, rows.shape[1], dictionary=dictionary, on_lengths=take, **options)
+    for at in range(0, len(rows), step):
+        writer.write(rows[at : at + step], seeds[at : at + step])
     return writer.finish(STAMP), np.concatenate([np.empty(0, np.int64), *lengths])
 
 
@@ -73,15 +83,75 @@ def test_compressed_rows_are_frames_where_those_are_smaller(tmp_path, with_dicti
     assert at == entry.file_bytes
 
 
-@pytest.mark.parametrize(("step", "threads"), [(1, 1), (7, 1), (10_000, 2)])
-def test_chunks_and_threads_do_not_change_the_bytes(tmp_path, step, threads):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"step": 1},
+        {"step": 7},
+        {"threads": 2},
+        {"threads": 2, "chunk_bytes": 1700},
+        {"threads": 3, "chunk_bytes": 900, "step": 100},
+        {"is_direct": True},
+        {"is_direct": True, "threads": 2, "chunk_bytes": 5000},
+    ],
+    ids=str,
+)
+def test_chunks_and_threads_do_not_change_the_bytes(tmp_path, options):
     rows, seeds = plain_rows(600), np.arange(600, dtype=np.uint64)
     for dictionary in (None, b"", train_dictionary(rows)):
         (tmp_path / "a").mkdir(exist_ok=True)
         (tmp_path / "b").mkdir(exist_ok=True)
-        whole, _ = written(tmp_path / "a", rows, seeds, dictionary)
-        pieces, _ = written(tmp_path / "b", rows, seeds, dictionary, step=step, threads=threads)
+        whole, lengths = written(tmp_path / "a", rows, seeds, dictionary)
+        pieces, again = written(tmp_path / "b", rows, seeds, dictionary, **options)
         assert (tmp_path / "a" / whole.name).read_bytes() == (tmp_path / "b" / pieces.name).read_bytes()
+        assert lengths.tolist() == again.tolist()
+        assert whole == pieces
+
+
+def test_a_writer_that_gives_up_lets_go_of_its_threads(tmp_path):
+    writer = RowsWriter(tmp_path / "rows", 100, dictionary=None, threads=3, chunk_bytes=1000)
+    writer.write(plain_rows(5000), np.arange(5000, dtype=np.uint64))
+    writer.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ngramstore-pack")]
+
+
+def test_what_fails_in_a_thread_is_raised(tmp_path, monkeypatch):
+    def refuse(self, rows_MB):
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(RowCompressor, "compress", refuse)
+    writer = RowsWriter(tmp_path / "rows", 100, dictionary=b"", threads=2, chunk_bytes=1000)
+    with pytest.raises(MemoryError, match="none left"):
+        writer.write(plain_rows(500), np.arange(500, dtype=np.uint64))
+    writer.close()
+
+
+def gaussian_codes(count: int, row_bytes: int) -> np.ndarray:
+    """Rows that only an entropy coder makes smaller."""
+    return np.random.default_rng(1).normal(0, 20, (count, row_bytes)).astype(np.int8).view(np.uint8)
+
+
+def test_short_blocks_are_chosen_where_they_cost_little():
+    rows = gaussian_codes(2000, 1028)
+    dictionary = train_dictionary(rows[::2])
+    assert dictionary
+    assert window_log_for(rows[1::2], dictionary) == 10
+    short, whole = saving(rows[1::2], dictionary, 10), saving(rows[1::2], dictionary)
+    assert 0.1 < short < whole
+    assert 1 - short <= 1.01 * (1 - whole)
+    frames, sizes = RowCompressor(dictionary, 10).compress(rows)
+    out = np.empty_like(rows)
+    RowDecompressor(dictionary, 1028).decompress(frames, np.cumsum(sizes) - sizes, sizes, out)
+    assert (out == rows).all()
+
+
+def test_short_blocks_are_left_where_matches_reach_further():
+    rows = gaussian_codes(2000, 3000)
+    rows[:, 1500:] = rows[:, :1500]
+    assert window_log_for(rows[1::2], train_dictionary(rows[::2])) == 0
+    assert window_log_for(gaussian_codes(500, 3000), b"") == 0, "no dictionary, no table to take from it"
+    small = gaussian_codes(2000, 1024)
+    assert window_log_for(small[1::2], train_dictionary(small[::2])) == 0, "one short block as it is"
 
 
 def test_a_file_of_no_rows_is_a_header(tmp_path):
