@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from bench import harness, machine, report
+from bench.forked import Server
 from bench.setup import Setup
 from bench.workloads import WORKLOADS
 
@@ -21,9 +22,9 @@ ALONE = {"codecs": "bench.codecs"}
 
 @click.command(help=f"Run a WORKLOAD ({', '.join(WORKLOADS)}) and compare the subjects round by round.")
 @click.argument("workload", type=click.Choice(sorted(WORKLOADS)))
-@click.option("--quick", is_flag=True, help="Few keys, a third of a second of warm-up, one or two rounds.")
+@click.option("--quick", is_flag=True, help="Few keys, a third of a second of warm-up, one round.")
 @click.option("--large", is_flag=True, help="Also the cases that need tens of millions of keys.")
-@click.option("--rounds", type=click.IntRange(1), help="Rounds of every case (default 5, quick 2).")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds of every case (default 5, quick 1).")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the result goes.")
 @click.option(
     "--dir",
@@ -51,7 +52,8 @@ def main(
     dim: int | None,
     warmup: float | None,
 ) -> None:
-    rounds = rounds or (2 if quick else 5)
+    rounds = rounds or (1 if quick else 5)
+    harness.forked = Server(harness.ONE_THREAD) if quick and workload == "store" else None
     with tempfile.TemporaryDirectory(prefix="ngramstore-bench-") as temporary:
         setup = Setup(
             root=root or Path(temporary),

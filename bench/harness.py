@@ -16,8 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import spread
+from bench.forked import Server
 
 ROOT = Path(__file__).resolve().parent.parent
+forked: Server | None = None
+"""Set by a quick run: workers that run with ONE_THREAD are forked by it."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
@@ -39,6 +42,8 @@ class Case:
     """Fewer rounds than asked for, where the answer does not vary (sizes) or takes long (builds)."""
     environment: dict[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
     timeout_s: float = 3600
+    is_forkable: bool = True
+    """False: a new interpreter for each worker in a quick run too."""
 
 
 class WorkerFailed(Exception):
@@ -46,7 +51,20 @@ class WorkerFailed(Exception):
 
 
 def spawn(function: str, arguments: dict, environment: dict[str, str] | None = None, timeout_s: float = 3600) -> dict:
-    """Run one worker function in a fresh process and return its result. Raises WorkerFailed."""
+    """Run one worker function in a fresh process and return its result. Raises WorkerFailed.
+
+    environment None: what the worker needs is no matter, as when files are written.
+    """
+    if forked and environment in (None, forked.environment):
+        try:
+            return forked.run(function, arguments, timeout_s)
+        except (RuntimeError, TimeoutError) as error:
+            raise WorkerFailed(str(error)) from error
+    return fresh(function, arguments, environment, timeout_s)
+
+
+def fresh(function: str, arguments: dict, environment: dict[str, str] | None = None, timeout_s: float = 3600) -> dict:
+    """The same in a new interpreter, always. Raises WorkerFailed."""
     paths = [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(environment or {})}
     task = json.dumps({"function": function, "arguments": arguments})
@@ -80,7 +98,8 @@ def run_case(case: Case, rounds: int, seed: int, say: Callable[[str], None] = la
             say(f"{case.name}: round {turn + 1}/{rounds}, {name}")
             try:
                 arguments = {**case.subjects[name], "seed": seed * 1000 + turn}
-                results[name].append(spawn(case.function, arguments, case.environment, case.timeout_s))
+                start = spawn if case.is_forkable else fresh
+                results[name].append(start(case.function, arguments, case.environment, case.timeout_s))
             except WorkerFailed as error:
                 errors[name] = str(error)
                 results[name].append(None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,8 @@ from bench.peers.base import Peer, big_endian_keys
 from bench.rows import decoder
 
 _START_S = 300.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 
 
 class Redis(Peer):
@@ -83,7 +87,12 @@ class Redis(Peer):
         options = {"port": 0, "unixsocket": socket, "dir": folder.resolve(), "dbfilename": "rows.rdb", "save": ""}
         options |= {"appendonly": "no", "rdbcompression": "no", "daemonize": "no", "logfile": self._home / "log"}
         command = [self._program, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
-        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._server = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
+        )
         atexit.register(self._kill)
         self._client = redis.Redis(unix_socket_path=str(socket))
         end = time.monotonic() + _START_S
@@ -103,6 +112,12 @@ class Redis(Peer):
             self._server.kill()
             self._server.wait()
             shutil.rmtree(self._home, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    """Linux: the server is killed when this process ends in any way, without `close` or `atexit` too."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _server_program() -> str:

@@ -261,5 +261,6 @@ def _memory(setup: Setup) -> Case:
         baseline="rocks_zstd",
         headline=("anon_mib", "over_budget_mib", "open_mib"),
         notes=("facts: cache_mib is the budget, file_mib is shared page cache",),
+        is_forkable=False,
         rounds=3,
     )

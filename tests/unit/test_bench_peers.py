@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
+import textwrap
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +88,25 @@ def test_a_redis_server_ends_with_its_peer(tmp_path):
     assert server.poll() is None
     peer.close()
     assert server.poll() is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is asked of the kernel is Linux's")
+def test_a_redis_server_ends_with_a_worker_that_never_closed_it(tmp_path):
+    if reason := peers.missing("redis"):
+        pytest.skip(reason)
+    source = data.load(data.prepare(tmp_path, 100, DIM, seed=1))
+    peers.ensure_built("redis", str(source.folder))
+    code = f"""
+        import os
+        from bench import data, peers
+        peer = peers.opened("redis", data.load({str(source.folder)!r}))
+        print(peer._server.pid, flush=True)
+        os._exit(0)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    status = Path(f"/proc/{int(done.stdout)}/stat")
+    for _ in range(100):
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the server is still running")
