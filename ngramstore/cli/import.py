@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ngramstore.cli.common import as_codec, bytes_text, emit, json_option, quiet_option
+from ngramstore.cli.common import as_codec, bytes_text, emit, json_option, quiet_option, say
 from ngramstore.cli.keys import read_token_map, read_tokenizer
 
 
@@ -22,7 +22,9 @@ from ngramstore.cli.keys import read_token_map, read_tokenizer
     "--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json; Engram: freeze its token map's digest."
 )
 @click.option("--token-map", type=click.Path(path_type=Path), help="Or the token map itself, a .npy file.")
-@click.option("--restart", is_flag=True, help="Throw away an import that was killed in OUT.")
+@click.option(
+    "--restart", is_flag=True, help="Throw away an import that was killed in OUT, instead of going on with it."
+)
 @quiet_option
 @json_option
 def command(
@@ -41,7 +43,8 @@ def command(
     """Recognize the tables in CHECKPOINT (config.json and safetensors files) and make a store in OUT.
 
     By default nothing is copied: OUT holds a manifest that points into the checkpoint's files. Open such a store with
-    trust_external=True.
+    trust_external=True. A --pack that was killed goes on where it was when the same command is given again; the rows that
+    are there are verified first.
 
     \b
     Examples:
@@ -65,6 +68,8 @@ def command(
     if as_json:
         emit(report.as_dict())
         return
+    if report.resumed_rows:
+        say(f"went on behind {report.resumed_rows:,} rows that were there")
     click.echo(f"{report.model}: {report.num_rows:,} rows of {report.dim} values, {report.codec['name']}")
     click.echo(_where(report))
     if report.largest_error:

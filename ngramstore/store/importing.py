@@ -21,16 +21,25 @@ from tqdm import tqdm
 import ngramstore
 from ngramstore.codec import compress
 from ngramstore.codec.quantize import Codec, codec_from_spec
-from ngramstore.errors import UsageError
-from ngramstore.files import WriterLock, clear_errors, fsync_directory, publish, remove, require_space
+from ngramstore.errors import FormatError, UsageError
+from ngramstore.files import (
+    WriterLock,
+    clear_errors,
+    fsync_directory,
+    publish,
+    remove,
+    remove_if_possible,
+    require_space,
+)
 from ngramstore.layout import CHECKSUM_BYTES
-from ngramstore.store.build import claim_directory, clear_directory
+from ngramstore.store.build_directory import claim_directory, clear_directory
 from ngramstore.store.checkpoint import Checkpoint, read_checkpoint
 from ngramstore.store.datafile import FileStamp
 from ngramstore.store.external import ExternalLayer, Source, write_sums
 from ngramstore.store.external_entry import ExternalEntry
-from ngramstore.store.layer import Batch, LayerWriter
-from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, LayerEntry, Manifest, Spec
+from ngramstore.store.index import IndexBuilder, IndexPlan
+from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest, Spec
+from ngramstore.store.resumable import ResumableRows, dictionary_of, is_of
 
 _CHUNK_BYTES = 16 << 20
 _SAMPLE_ROWS = 4096
@@ -54,6 +63,8 @@ class ImportReport:
     rms_value: float
     zstd_saves: float
     is_compressed: bool
+    resumed_rows: int
+    """Rows that an import killed earlier had written."""
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -78,7 +89,8 @@ def import_checkpoint(
     Default: in place; open it with trust_external=True. checksums: a sidecar, so that every row read is verified; it reads
     the whole table once. pack: copy all rows into the store. codec: another one than the checkpoint's (with pack).
     compression: as in `build`. tokenizer, token_map: Engram's, to freeze the digest of its token map.
-    restart: throw away an import that was killed here.
+    restart: throw away an import that was killed here; without it, the same pack goes on where it was: what is there is read
+    and verified first.
     Raises UsageError, FormatError, IncompleteStore, WriterLocked, DiskFull.
     """
     if codec is not None and not pack:
@@ -89,19 +101,27 @@ def import_checkpoint(
         raise UsageError(f"compression is {compression!r}", hint="choose one of auto, none, zstd")
     found = read_checkpoint(Path(checkpoint), tokenizer=tokenizer, token_map=token_map)
     target = found.codec if codec is None else codec_from_spec(codec, found.codec.dim)
+    if compression == "zstd" and target.row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
+        raise UsageError(f"rows of {target.row_bytes:,} bytes cannot be compressed; 65,535 is the limit")
     out = Path(path).absolute()
-    claim_directory(out, restart)
+    job = _Import(found, target, out, compression, progress)
+    goes_on = pack and not restart and job.can_go_on()
+    claim_directory(out, restart or goes_on)
     lock = WriterLock(out / LOCK_NAME)
     try:
         with clear_errors(out):
-            claim_directory(out, restart)
-            clear_directory(out)
-            publish(out / BUILDING_NAME, b"import\n")
-            try:
-                report = _Import(found, target, out, compression, progress).run(pack=pack, checksums=checksums)
-            except BaseException:
+            goes_on = goes_on and job.can_go_on()
+            claim_directory(out, restart or goes_on)
+            if not goes_on:
                 clear_directory(out)
+                publish(out / BUILDING_NAME, b"import\n")
+            try:
+                report = job.run(pack=pack, checksums=checksums)
+            except BaseException as error:
+                if isinstance(error, (UsageError, FormatError)) or not (pack and job.can_go_on()):
+                    clear_directory(out)
                 raise
+            remove_if_possible(out / "runs")
             remove(out / BUILDING_NAME)
     finally:
         lock.release()
@@ -131,17 +151,37 @@ class _Import:
         )
         digests = "".join(source.header_digest + source.sample_digest for source in self._entry.sources)
         self._identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"ngramstore:{digests}:{target.spec()}:{compression}"))
+        self._rows_path = out / "base-000001.rows"
+        self._resumed_rows = 0
+
+    @property
+    def _conversion(self) -> dict[str, Any]:
+        """What must be the same for a pack to go on with rows of an earlier one."""
+        return {
+            "release": ngramstore.__version__,
+            "identity": self._identity,
+            "num_rows": self._entry.num_rows,
+            "codec": self._target.spec(),
+        }
+
+    def can_go_on(self) -> bool:
+        """Whether this very pack was begun here and not ended, or nothing was written yet."""
+        if not (self._out / BUILDING_NAME).exists() or (self._out / MANIFEST_NAME).exists():
+            return False
+        is_empty = set(os.listdir(self._out)) <= {BUILDING_NAME, LOCK_NAME}
+        return is_empty or is_of(self._rows_path, self._conversion)
 
     def run(self, *, pack: bool, checksums: bool) -> ImportReport:
         source = self._open(self._entry)
         sample = self._sample(source)
         dictionary = compress.train_dictionary(sample[::2]) if sample.shape[1] < 1 << 16 else b""
-        saves = compress.saving(sample[1::2], dictionary) if sample.shape[1] < 1 << 16 else 0.0
+        window_log = compress.window_log_for(sample[1::2], dictionary)
+        saves = compress.saving(sample[1::2], dictionary, window_log) if sample.shape[1] < 1 << 16 else 0.0
         error = self._error(source)
         base: LayerEntry | ExternalEntry
         if pack:
             use = self._compression == "zstd" or (self._compression == "auto" and saves >= compress.WORTH_SAVING)
-            base = self._pack(source, dictionary if use else None)
+            base = self._pack(source, dictionary if use else None, window_log)
         else:
             base = self._entry
             if checksums:
@@ -173,6 +213,7 @@ class _Import:
             disk_bytes=sum(file.file_bytes for file in base.files),
             zstd_saves=saves,
             is_compressed=base.is_compressed,
+            resumed_rows=self._resumed_rows,
             **error,
         )
 
@@ -216,11 +257,13 @@ class _Import:
             "rms_value": float(np.sqrt(np.mean(truth[is_number] ** 2))) if is_number.any() else 0.0,
         }
 
-    def _chunks(self, source: ExternalLayer, what: str) -> Iterator[tuple[int, np.ndarray]]:
-        """All rows in order: (first number, rows (M, B))."""
+    def _chunks(self, source: ExternalLayer, what: str, begin: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows from `begin` on in order: (first number, rows (M, B))."""
         step = max(64, _CHUNK_BYTES // source.rows.row_bytes)
-        with tqdm(total=source.num_rows, desc=what, unit="row", unit_scale=True, disable=not self._progress) as bar:
-            for first in range(0, source.num_rows, step):
+        with tqdm(
+            total=source.num_rows, initial=begin, desc=what, unit="row", unit_scale=True, disable=not self._progress
+        ) as bar:
+            for first in range(begin, source.num_rows, step):
                 rows = source.read_encoded(first, min(step, source.num_rows - first))
                 yield first, rows
                 bar.update(len(rows))
@@ -230,26 +273,36 @@ class _Import:
         rows = (rows for _, rows in self._chunks(source, "checksums"))
         return write_sums(self._out / "base-000001.sums", self._stamp, rows)
 
-    def _pack(self, source: ExternalLayer, dictionary: bytes | None) -> LayerEntry:
-        require_space(self._out, source.num_rows * (self._target.row_bytes + CHECKSUM_BYTES), "packing the rows")
-        writer = LayerWriter(
-            self._out,
-            "base",
-            1,
-            self._spec,
-            source.num_rows,
-            is_keyed=False,
+    def _pack(self, source: ExternalLayer, dictionary: bytes | None, window_log: int) -> LayerEntry:
+        stored = self._target.row_bytes + CHECKSUM_BYTES
+        if is_of(self._rows_path, self._conversion):
+            dictionary = dictionary_of(self._rows_path)
+        rows = ResumableRows(
+            self._rows_path,
+            self._target.row_bytes,
+            self._conversion,
             dictionary=dictionary,
-            threads=min(4, os.cpu_count() or 1),
+            compress=None if dictionary is None else compress.RowCompressor(dictionary, window_log).compress,
         )
         try:
-            for first, rows in self._chunks(source, "pack"):
-                numbers = np.arange(first, first + len(rows), dtype=np.uint64)
-                nothing = np.zeros((len(rows), 0), np.uint32)
-                writer.add(Batch(numbers, self._recoded(rows, first), nothing, np.zeros(len(rows), np.uint8)))
-            return writer.finish(self._stamp)
+            self._resumed_rows = rows.num_rows
+            require_space(self._out, (source.num_rows - rows.num_rows) * stored, "packing the rows")
+            for first, chunk in self._chunks(source, "pack", rows.num_rows):
+                rows.write(self._recoded(chunk, first))
+            is_compressed = dictionary is not None
+            builder = IndexBuilder(IndexPlan(source.num_rows, False, is_compressed), scratch=self._out)
+            if is_compressed:
+                for first, lengths in rows.lengths():
+                    builder.set_lengths(first, lengths)
+            return LayerEntry(
+                num_rows=source.num_rows,
+                is_compressed=is_compressed,
+                rows=rows.finish(self._stamp),
+                tokens=None,
+                index=builder.write(self._rows_path.with_suffix(".index"), self._stamp, rows.data_at),
+            )
         finally:
-            writer.close()
+            rows.close()
 
 
 def _entry_of(found: Checkpoint) -> ExternalEntry:

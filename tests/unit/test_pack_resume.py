@@ -1,0 +1,160 @@
+"""A conversion that was killed goes on where it was, and ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import write_longcat
+from store_cases import files_of
+
+import ngramstore as ngs
+from ngramstore import files
+from ngramstore.errors import IncompleteStore, NgramStoreError, UsageError
+from ngramstore.store import importing
+
+HOWS = {
+    "as_it_is": {"compression": "none"},
+    "int8": {"codec": "int8", "compression": "none"},
+    "zstd": {"compression": "zstd"},
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "_CHUNK_BYTES", 100 * 512)
+    write_longcat(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def pack(checkpoint: Path, out: Path, how: dict, **options):
+    return importing.import_checkpoint(checkpoint, out, pack=True, **how, **options)
+
+
+def interrupted(checkpoint: Path, out: Path, how: dict, monkeypatch, nth: int, *, only_rows: bool = False) -> int:
+    """Let the n-th operation fail; how many there were."""
+    count = 0
+
+    def fail(operation: str, path: Path) -> None:
+        nonlocal count
+        if only_rows and (operation != "write" or path.suffix != ".rows"):
+            return
+        count += 1
+        if count == nth + 1:
+            raise OSError(5, f"injected into {operation}", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "observe", fail)
+        try:
+            pack(checkpoint, out, how)
+        except (OSError, NgramStoreError):
+            pass
+    return count
+
+
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
+def test_wherever_it_ended_the_same_command_brings_it_to_its_end(checkpoint, tmp_path, quick_path, how, monkeypatch):
+    pack(checkpoint, tmp_path / "clean", how)
+    wanted, resumed = files_of(tmp_path / "clean"), set()
+    for nth in [*range(14), *range(14, 200, 4)]:  # every one at the start, where files are made
+        out = quick_path / f"out{nth}"
+        count = interrupted(checkpoint, out, how, monkeypatch, nth)
+        if not (out / "MANIFEST").exists():
+            resumed.add(pack(checkpoint, out, how).resumed_rows)
+            assert files_of(out) == wanted, nth
+        if count <= nth:
+            break
+    assert 20 < nth < 190 and len(resumed) >= 4 and 0 in resumed
+
+
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
+def test_what_was_torn_or_damaged_meanwhile_is_written_anew(checkpoint, tmp_path, how, monkeypatch):
+    pack(checkpoint, tmp_path / "clean", how)
+    wanted = files_of(tmp_path / "clean")
+    for number, spoil in enumerate((b"", b"cut", b"junk", b"flip")):
+        out = tmp_path / f"out{number}"
+        interrupted(checkpoint, out, how, monkeypatch, 6, only_rows=True)  # the head and five chunks were written
+        path = out / "base-000001.rows"
+        data = bytearray(path.read_bytes())
+        if spoil == b"cut":
+            del data[-50:]
+        elif spoil == b"junk":
+            data += b"x" * 5000
+        elif spoil == b"flip":
+            data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+        report = pack(checkpoint, out, how)
+        assert {b"": 500, b"cut": 499, b"junk": 500}.get(spoil, report.resumed_rows) == report.resumed_rows
+        assert 0 < report.resumed_rows <= 500 and files_of(out) == wanted, spoil
+    assert report.resumed_rows < 400
+
+
+def test_lengths_that_were_not_written_are_missing_rows(checkpoint, tmp_path, monkeypatch):
+    how = HOWS["zstd"]
+    pack(checkpoint, tmp_path / "clean", how)
+    interrupted(checkpoint, tmp_path / "out", how, monkeypatch, 6, only_rows=True)
+    lengths = tmp_path / "out" / "runs" / "lengths"
+    lengths.write_bytes(lengths.read_bytes()[:-301])
+    assert pack(checkpoint, tmp_path / "out", how).resumed_rows == 349
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "clean")
+
+
+def test_another_conversion_does_not_go_on_with_it(checkpoint, tmp_path, monkeypatch):
+    out, how = tmp_path / "out", HOWS["int8"]
+    interrupted(checkpoint, out, how, monkeypatch, 3, only_rows=True)
+    for other in (HOWS["as_it_is"], how | {"codec": "int4"}):
+        with pytest.raises(IncompleteStore, match="never finished"):
+            pack(checkpoint, out, other)
+    with pytest.raises(IncompleteStore):
+        importing.import_checkpoint(checkpoint, out)
+    file = next(checkpoint.glob("*.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(IncompleteStore):
+        pack(checkpoint, out, how)
+    assert pack(checkpoint, out, how, restart=True).resumed_rows == 0
+    with ngs.open(out) as store:
+        assert store.verify() == []
+
+
+def test_a_restart_begins_anew_and_wrong_use_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    interrupted(checkpoint, tmp_path / "out", HOWS["int8"], monkeypatch, 4, only_rows=True)
+    assert pack(checkpoint, tmp_path / "out", HOWS["int8"], restart=True).resumed_rows == 0
+    assert not (tmp_path / "out" / "runs").exists()
+    monkeypatch.setattr(importing.compress, "MAX_COMPRESSED_ROW_BYTES", 100)
+    with pytest.raises(UsageError, match="cannot be compressed"):
+        pack(checkpoint, tmp_path / "other", HOWS["zstd"])
+
+
+def test_a_conversion_that_was_killed_goes_on(checkpoint, tmp_path):
+    script = """
+import os, signal, sys
+from pathlib import Path
+from ngramstore import files
+from ngramstore.store import importing
+importing._CHUNK_BYTES = 100 * 512
+seen = 0
+def die(operation, path):
+    global seen
+    seen += operation == "write" and path.suffix == ".rows"
+    if seen == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+files.observe = die
+importing.import_checkpoint(sys.argv[1], sys.argv[2], pack=True, codec="int8", compression="none")
+"""
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", script, str(checkpoint), str(out)], env=os.environ, check=False)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(IncompleteStore):
+        ngs.open(out)
+    assert pack(checkpoint, out, HOWS["int8"]).resumed_rows == 300
+    pack(checkpoint, tmp_path / "clean", HOWS["int8"])
+    assert files_of(out) == files_of(tmp_path / "clean")
+    with ngs.open(out) as store:
+        assert np.isfinite(store.rows(np.arange(len(store)))).all()
