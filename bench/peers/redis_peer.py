@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import shutil
 import signal
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import ClassVar
 
@@ -93,7 +93,7 @@ class Redis(Peer):
             stderr=subprocess.DEVNULL,
             preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
         )
-        atexit.register(self._kill)
+        Finalize(None, self._kill, exitpriority=1)  # unlike atexit it also runs where a worker was forked
         self._client = redis.Redis(unix_socket_path=str(socket))
         end = time.monotonic() + _START_S
         while True:
