@@ -12,6 +12,7 @@ from bench.peers.base import Peer
 SUBJECTS: dict[str, str] = {
     "ngramstore": "bench.peers.ngramstore_peer:Plain",
     "ngramstore_zstd": "bench.peers.ngramstore_peer:Zstd",
+    "ngramstore_copied": "bench.peers.ngramstore_peer:Copied",
     "ngramstore_resident": "bench.peers.ngramstore_peer:Resident",
     "ngramstore_exact": "bench.peers.ngramstore_peer:Exact",
     "floor": "bench.peers.in_memory:Floor",

@@ -68,6 +68,10 @@ class Peer:
         """The files that hold rows; all of them where index and rows are not apart."""
         return self.files(folder)
 
+    def build_facts(self) -> dict[str, Any]:
+        """What the subject knows of the build it did last, such as where its time went."""
+        return {}
+
     def facts(self) -> dict[str, Any]:
         """Numbers of its own worth keeping with the result, such as its hit rate."""
         return {}

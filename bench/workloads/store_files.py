@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import check, data, pages, peers
+from bench.sampler import Sampler
 
 
 def disk(*, subject: str, num_keys: int, dim: int, codec: str, root: str, seed: int) -> dict:
@@ -75,7 +76,8 @@ def _open_and_ask(subject: str, origin: data.Dataset, seed: int) -> tuple[float,
 
 
 def build(*, subject: str, source: str, root: str, seed: int) -> dict:
-    """Write a store from rows that are quantized already, given in random order, until it is synced: `seconds`.
+    """Write a store from rows that are quantized already, given in random order, until it is synced: `seconds`, and `cpu_s` of
+    all processes and threads; `peak_anon_mib`: the largest growth of this process's anonymous memory.
 
     The source is in the page cache. The answers of the finished store are checked.
     """
@@ -87,11 +89,12 @@ def build(*, subject: str, source: str, root: str, seed: int) -> dict:
     folder.mkdir(parents=True)
     _compile(subject, origin, Path(root))
     os.sync()
-    start = time.perf_counter()
-    peer.build(origin, folder)
-    for path in peer.files(folder):
-        _sync(path)
-    seconds = time.perf_counter() - start
+    with Sampler() as watched:
+        start, cpu_start = time.perf_counter(), _cpu_seconds()
+        peer.build(origin, folder)
+        for path in peer.files(folder):
+            _sync(path)
+        seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - cpu_start
     size = sum(path.stat().st_size for path in peer.files(folder))
     some = data.queries(origin, 1024, seed)
     out_BD = np.full((len(some), origin.dim), np.nan, np.float32)
@@ -103,10 +106,22 @@ def build(*, subject: str, source: str, root: str, seed: int) -> dict:
         "metrics": {
             "seconds": seconds,
             "us_per_row": 1e6 * seconds / origin.num_keys,
+            "cpu_s": cpu_seconds,
             "bytes_per_key": size / origin.num_keys,
+            "peak_anon_mib": watched.peak_anon_mib,
         },
-        "facts": {"settings": peer.settings, "mb_per_s": round(origin.stored_NR.nbytes / 1e6 / seconds, 1)},
+        "facts": {
+            "settings": peer.settings,
+            "mb_per_s": round(origin.stored_NR.nbytes / 1e6 / seconds, 1),
+            **peer.build_facts(),
+        },
     }
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process, its threads, and the children that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _compile(subject: str, origin: data.Dataset, root: Path) -> None:

@@ -130,15 +130,16 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
         for at in range(0, rows.num_rows, step):
             count = min(step, rows.num_rows - at)
             if options["encoded"]:
-                chunk = rows.raw(at, count)
+                chunk = rows.array[at : at + count]  # part of the mapped file: not copied
             elif scales is not None:
                 chunk = codec.pack(rows.raw(at, count), _scales(codec.name, scales.raw(at, count)))
+                chunk.flags.writeable = False  # so that the build need not copy it
             else:
-                chunk = codec.encode(rows.floats(at, count), first_row=at)
-            if keys is None:
-                builder.add_encoded_rows(chunk)
+                chunk = rows.floats(at, count)
+            if options["encoded"] or scales is not None:
+                builder.add_encoded_rows(chunk) if keys is None else builder.add_encoded(next(keys), chunk)
             else:
-                builder.add_encoded(next(keys), chunk)
+                builder.add_rows(chunk) if keys is None else builder.add(next(keys), chunk)
             bar.update(count)
     with ngs.open(store, cache_bytes=0) as done:
         stats = done.stats()

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import ngramstore
 from ngramstore.codec import compress
-from ngramstore.errors import StoreClosed, UsageError
+from ngramstore.errors import StoreClosed, UsageError, WrongProcess
 from ngramstore.files import (
     WriterLock,
     clear_errors,
@@ -103,6 +103,7 @@ class Builder:
         self._threads = threads or min(4, os.cpu_count() or 1)
         self._progress = progress
         self._next_row = 0
+        self._pid = os.getpid()
         self._made_directory = claim_directory(self.path, restart)
         self._lock: WriterLock | None = WriterLock(self.path / LOCK_NAME)
         try:
@@ -209,7 +210,7 @@ class Builder:
         self._release()
 
     def stats(self) -> dict[str, Any]:
-        """Rows taken, how many of them had to be copied, and where the time went: seconds by stage.
+        """Rows taken, how many of them had to be copied, the memory budget, and where the time went: seconds by stage.
 
         "finish" is all of `finish`, and holds the stages behind it. "pack" adds up the threads that gather, compress and
         checksum rows; "wait for pack" is what `finish` waited for them.
@@ -217,12 +218,13 @@ class Builder:
         return {
             "rows": self._sorter.num_rows,
             "rows_copied": self._sorter.num_copied,
+            "memory_bytes": self._memory_bytes,
             "seconds": self._stages.seconds(),
         }
 
     def abort(self) -> None:
-        """Give up and remove what was written."""
-        if self._lock is None:
+        """Give up and remove what was written. In a fork: touches nothing."""
+        if self._lock is None or os.getpid() != self._pid:
             return
         try:
             clear_directory(self.path)
@@ -255,6 +257,11 @@ class Builder:
     def _check_open(self) -> None:
         if self._lock is None:
             raise StoreClosed(f"the build of {self.path} has ended", hint="start another build")
+        if os.getpid() != self._pid:
+            raise WrongProcess(
+                f"the build of {self.path} belongs to process {self._pid}, this is {os.getpid()}",
+                hint="add rows in the process that began the build",
+            )
 
     def _ngrams(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
         self._check_open()

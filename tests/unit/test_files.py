@@ -173,7 +173,7 @@ def test_a_filesystem_that_takes_the_flag_and_refuses_the_write_is_written_throu
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
             refused.append(fd)
             if written and len(refused) == 1:
-                return os.pwrite(fd, bytes(data[:4096]), 0) and os.lseek(fd, written, os.SEEK_SET)
+                return os.pwrite(fd, data[:4096], 0) and os.lseek(fd, written, os.SEEK_SET)
             raise OSError(errno.EINVAL, "refused")
         return really_write(fd, data)
 
