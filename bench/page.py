@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import codecs_report, front, plots, readme, report
+from bench import codecs_report, front, plots, quality_report, readme, report
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -38,6 +38,10 @@ def _section(name: str, result: dict[str, Any]) -> str:
         return _block(name, "python -m bench codecs", [codecs_report.text(result)])
     if result.get("workload") == "mine":
         return _block(name, "python -m bench.mine", [_mining(result)])
+    if result.get("workload") == "quality":
+        return _block(name, "python -m bench.quality", [_quality(result)])
+    if result.get("workload") == "export":
+        return _block(name, "python -m bench.export", [_export(result)])
     if "hit_rate_by_cache_share" in result:
         command = "ngramstore demo" + (" --quick" if result["preset"] == "quick" else "")
         return _block(name, command, [_demo(result)])
@@ -63,6 +67,29 @@ def _mining(result: dict[str, Any]) -> str:
                 f"  {numbers['cpu_s']:8.2f} s CPU ({numbers['cpu_s'] / ours['cpu_s']:.2f}x)"
             )
     return "\n".join(lines)
+
+
+def _quality(result: dict[str, Any]) -> str:
+    about = result["machine"]
+    found = [f"{about['time']}, {about['cpu']}, {len(result['cells'])} cells"]
+    found += [f"warning: {text}" for text in result["warnings"]]
+    for name, text in result["texts"].items():
+        found.append(f"{name}: {text['tokens']:,} tokens in {text['documents']:,} documents")
+    found.append("difference to plain in held-out nats after so many tokens: mean +- deviation (seeds)")
+    return "\n".join([*found, *quality_report.lines(result["differences"])])
+
+
+def _export(result: dict[str, Any]) -> str:
+    about = result["machine"]
+    found = [f"{about['time']}, {about['cpu']}, {about['cores']} cores"]
+    found += [f"warning: {text}" for text in result["warnings"]]
+    for case in result["cases"]:
+        parts = "  ".join(f"{name} {value['cpu_s']:.2f}" for name, value in case["parts"].items())
+        found.append(
+            f"  {case['rows']:,} rows of {case['dim']}, A_f of {case['layers']} layers, {case['codec']}: CPU s {parts}; "
+            f"the store's part takes {case['store_over_model']:.2f} of the model's"
+        )
+    return "\n".join(found)
 
 
 def _demo(result: dict[str, Any]) -> str:

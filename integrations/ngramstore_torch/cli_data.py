@@ -14,6 +14,7 @@ from ngramstore.errors import UsageError
 
 if TYPE_CHECKING:
     from ngramstore.mine import TokenShards, Vocabulary
+    from ngramstore_torch.data import VocabularyLike
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -65,6 +66,8 @@ def open_text(
     cache: Path | None,
     held_out: float | None,
     documents: str,
+    suffixes: tuple[str, ...],
+    errors: str,
     dtype: str | None,
     eos_id: int | None,
     progress: bool,
@@ -92,6 +95,8 @@ def open_text(
             tokenizer=tokenizer,
             cache=cache,
             documents=documents,
+            suffixes=suffixes or None,
+            errors=errors,
             dtype=dtype,
             eos_id=eos_id,
             progress=progress,
@@ -120,6 +125,14 @@ def text_options(command: Any) -> Any:
         ),
         click.option("--held-out", type=float, help="Fraction never trained on.  [default: that of the vocabulary]"),
         click.option("--documents", type=click.Choice(["file", "line"]), default="file", show_default=True),
+        click.option("--suffix", "suffixes", multiple=True, help="As for `mine`: files with this ending in folders."),
+        click.option(
+            "--errors",
+            type=click.Choice(["strict", "replace"]),
+            default="strict",
+            show_default=True,
+            help="As for `mine`: invalid UTF-8.",
+        ),
         click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds."),
         click.option("--eos-id", type=int, help="Token files: the token that ends a document."),
     ]
@@ -128,7 +141,7 @@ def text_options(command: Any) -> Any:
     return command
 
 
-def vocabulary_identity(vocabulary: Vocabulary) -> str:
+def vocabulary_identity(vocabulary: VocabularyLike) -> str:
     """SHA-256 over the n-grams in rank order."""
     tokens_MK, lengths_M = vocabulary.ngrams
     digest = hashlib.sha256(f"{tokens_MK.shape}".encode())

@@ -98,6 +98,13 @@ def command(
         add(f"{name} ({saved.model.kind})", saved)
     for path in stores:
         with ngramstore.open(path) as store:
+            origin = (store.metadata or {}).get("checkpoint_id")
+            if origin not in (None, scones[0].identity) or store.dim != scones[0].model.decoder.config.dim:
+                raise UsageError(
+                    f"{path} holds rows of {store.dim} numbers of the checkpoint {str(origin)[:16]}, not of this one "
+                    f"({scones[0].model.decoder.config.dim} numbers, {scones[0].identity[:16]})",
+                    hint="export again from the checkpoint as it is now",
+                )
             add(f"{path} (served)", scones[0], store=store)
     if as_json:
         click.echo(json.dumps({"results": results}))

@@ -23,7 +23,7 @@ from ngramstore_torch.cli_data import say, vocabulary_identity
 @click.option("--batch", default=4096, show_default=True, help="F-grams a forward pass.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
-@click.option("--restart", is_flag=True, help="Replace what an export that was cut short left in --store.")
+@click.option("--restart", is_flag=True, help="Begin anew, whatever an export that was cut short left.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(
@@ -40,7 +40,8 @@ def command(
 ) -> None:
     """Run the f-gram model over every f-gram of the vocabulary, once, straight into a store.
 
-    The store remembers tokenizer, vocabulary and checkpoint. It cannot be read before it is complete.
+    The store remembers tokenizer, vocabulary and checkpoint. It cannot be read before it is complete. An export that was
+    killed leaves STORE.export; the same command goes on behind the rows it holds.
 
     \b
     Examples:
@@ -72,4 +73,14 @@ def command(
         source, vocabulary, path, codec=codec, batch_size=batch, metadata=metadata, progress=not quiet, restart=restart
     )
     answer = {"store": str(done.path), "rows": done.num_rows, "dim": done.dim, "codec": codec} | metadata
-    click.echo(json.dumps(answer) if as_json else f"{done.path}: {done.num_rows:,} rows of {done.dim} numbers, {codec}")
+    answer |= {"resumed_rows": done.num_resumed, "seconds": dict(done.seconds), "store_seconds": done.store_seconds}
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    click.echo(f"{done.path}: {done.num_rows:,} rows of {done.dim} numbers, {codec}")
+    if done.num_resumed:
+        click.echo(f"{done.num_resumed:,} of them were there from an export that was cut short")
+    parts = ", ".join(f"{name} {taken:.1f}" for name, taken in done.seconds.items() if name != "model")
+    click.echo(
+        f"{done.seconds.get('model', 0.0):.1f} s in the model, {done.store_seconds:.1f} s in the store ({parts})"
+    )

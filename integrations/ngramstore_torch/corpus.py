@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.mine import TokenShards, Vocabulary, held_out_spans
+from ngramstore.mine import TokenShards, Vocabulary, held_out_spans, num_held_out
 from ngramstore_torch.data import TaggedTokens, tag
 
 
@@ -26,7 +26,7 @@ def tag_corpus(
     if vocabulary is not None:
         vocabulary.require_tokenizer(corpus.tokenizer_id)
     spans = held_out_spans(corpus, held_out)
-    num_held = int(sum((span[:, 1] - span[:, 0]).sum() for span in spans))
+    num_held = num_held_out(corpus, held_out)
     dtype = np.result_type(np.uint16, *(shard.tokens().dtype for shard in corpus.shards))
     train = _Parts(corpus.num_tokens - num_held, dtype, folder, "train")
     held = _Parts(num_held, dtype, folder, "held-out")

@@ -26,7 +26,7 @@ from ngramstore_torch.export import SconeRows, export_table
 from ngramstore_torch.hashed import HashedConfig, HashedModel
 from ngramstore_torch.presets import Preset
 from ngramstore_torch.scone import PlainModel, SconeModel
-from ngramstore_torch.train import TrainResult, train_model
+from ngramstore_torch.train import TrainConfig, TrainResult, train_model
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Experiment:
         found = evaluate_model(
             model, self.held_tokens, store=store, seq_len=config.seq_len, max_windows=self.preset.max_windows
         )
-        cost = cost_of(model, **self._fgrams_of_a_batch() if isinstance(model, SconeModel) else {})
+        cost = cost_of(model, **fgram_load(self.train_tokens, config) if isinstance(model, SconeModel) else {})
         if isinstance(model, HashedModel):
             table_bytes = 4 * model.tables.weight.numel()
         self.measured.append(
@@ -164,18 +164,16 @@ class Experiment:
             )
         )
 
-    def _fgrams_of_a_batch(self) -> dict[str, float]:
-        config = self.preset.train
-        batches = TrainingBatches(
-            self.train_tokens, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed
-        )
-        lengths = [batches[i].fgram_lengths_U.numpy() for i in range(4)]
-        different = sum(map(len, lengths))
-        return {
-            "num_fgrams": len(self.vocabulary),
-            "fgrams_per_token": different / (4 * config.batch_size * config.seq_len),
-            "mean_length": float(np.concatenate(lengths).mean()) if different else 0.0,
-        }
+
+def fgram_load(train: TaggedTokens, config: TrainConfig, *, num_batches: int = 4) -> dict[str, float]:
+    """What `cost_of` has to know of the data: f-grams, different ones a token in training batches, their mean length."""
+    batches = TrainingBatches(train, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed)
+    lengths = np.concatenate([batches[i].fgram_lengths_U.numpy() for i in range(num_batches)])
+    return {
+        "num_fgrams": len(train.fgram_lengths_N),
+        "fgrams_per_token": len(lengths) / (num_batches * config.batch_size * config.seq_len),
+        "mean_length": float(lengths.mean()) if len(lengths) else 0.0,
+    }
 
 
 def python_sources(max_bytes: int = 0) -> list[Path]:

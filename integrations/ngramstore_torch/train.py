@@ -63,8 +63,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_size", "seq_len", "accumulate", "lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be above 0, and a number, got {getattr(self, name)}")
         for name in ("final_lr", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be 0..1, got {getattr(self, name)}")

@@ -82,11 +82,13 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
     """
     # Imported here so that --help needs no numba.
     from ngramstore.mine.corpus import open_corpus
-    from ngramstore.mine.miner import mine_ngrams
+    from ngramstore.mine.miner import check_options, mine_ngrams
     from ngramstore.mine.reports import report
+    from ngramstore.mine.shards import num_held_out
 
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
+    check_options(*(options[name] for name in ("max_n", "size", "min_count", "memory", "workers", "held_out")))
     progress = not options["quiet"]
     corpus = open_corpus(
         list(options["inputs"]),
@@ -100,6 +102,9 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
         progress=progress,
     )
     _say(f"corpus: {corpus.num_tokens:,} tokens in {corpus.num_documents:,} documents, {len(corpus.shards)} shards")
+    if options["held_out"]:
+        held_out = num_held_out(corpus, options["held_out"])
+        _say(f"held out: {held_out:,} tokens, {held_out / max(1, corpus.num_tokens):.1%}")
     vocabulary = mine_ngrams(
         corpus,
         work=options["work"] or out.with_name(out.name + ".work"),

@@ -57,13 +57,15 @@ def count_shard(
     *,
     min_count: int = 1,
     memory_bytes: int,
+    sync: bool = True,
     on_progress: _ON_PROGRESS | None = None,
 ) -> None:
     """Count every key of a shard into the sorted run out_path, dropping those counted less than min_count times.
 
     ids: numbers of the frequent (n-1)-grams by position, (T,) u32 or its file; None for n = 2, where they are the tokens.
     min_count: above 1 only where the shard is the whole corpus.
-    Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged.
+    Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged. Those are never used after a power cut, so
+    they are not synced; sync=False says the same of out_path.
     """
     most_slots = max(16, memory_bytes // _BYTES_PER_SLOT)
     table_C2 = _empty_table(min(_FIRST_SLOTS, most_slots))
@@ -80,16 +82,16 @@ def count_shard(
                 table_C2 = _grown(table_C2, most_slots)
             else:
                 spills.append(out_path.with_name(f"{out_path.name}.spill-{len(spills):05d}"))
-                _write_table(table_C2, spills[-1])
+                _write_table(table_C2, spills[-1], sync=False)
                 table_C2[:, 0] = EMPTY
                 used = 0
     if not spills:
-        _write_table(table_C2, out_path, min_count)
+        _write_table(table_C2, out_path, min_count, sync=sync)
         return
     spills.append(out_path.with_name(f"{out_path.name}.spill-{len(spills):05d}"))
-    _write_table(table_C2, spills[-1])
+    _write_table(table_C2, spills[-1], sync=False)
     del table_C2
-    merge_runs(spills, out_path, min_count, memory_bytes=memory_bytes)
+    merge_runs(spills, out_path, min_count, memory_bytes=memory_bytes, sync=sync)
     for path in spills:
         path.unlink()
 
@@ -200,11 +202,11 @@ def _grown(table_C2: np.ndarray, most_slots: int) -> np.ndarray:
     return larger_C2
 
 
-def _write_table(table_C2: np.ndarray, path: Path, min_count: int = 1) -> None:
+def _write_table(table_C2: np.ndarray, path: Path, min_count: int = 1, *, sync: bool = True) -> None:
     """Write a count table as a sorted run; the table's content is used up."""
     pairs_N2 = table_C2[: native.gather_counts(table_C2, min_count)]
     order_N = np.argsort(np.ascontiguousarray(pairs_N2[:, 0]))
-    with run_writer(path) as writer:
+    with run_writer(path, sync=sync) as writer:
         for begin in range(0, len(order_N), 1 << 16):
             part_N2 = pairs_N2[order_N[begin : begin + (1 << 16)]]
             writer.add(part_N2[:, 0], part_N2[:, 1])

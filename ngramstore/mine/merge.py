@@ -21,10 +21,12 @@ _LEAST_BLOCK = 64
 """Pairs. With so many runs that a block would be smaller, groups of runs are merged first."""
 
 
-def merge_runs(paths: Sequence[Path], out_path: Path, min_count: int = 1, *, memory_bytes: int = 64 << 20) -> int:
+def merge_runs(
+    paths: Sequence[Path], out_path: Path, min_count: int = 1, *, memory_bytes: int = 64 << 20, sync: bool = True
+) -> int:
     """Merge runs and keep keys whose added count is at least min_count: -> number of keys kept.
 
-    The result appears at out_path whole or not at all; the runs stay. No run at all gives an empty run.
+    The result appears at out_path whole or not at all, synced unless it can be made again cheaply; the runs stay. No run at all gives an empty run.
     Raises DamagedStore for a run that is not as it was written.
     """
     out_path = Path(out_path)
@@ -34,12 +36,12 @@ def merge_runs(paths: Sequence[Path], out_path: Path, min_count: int = 1, *, mem
     while len(paths) > fan_in:
         group, paths = paths[:fan_in], paths[fan_in:]
         merged = out_path.with_name(f"{out_path.name}.group-{len(made):05d}")
-        merge_runs(group, merged, 1, memory_bytes=memory_bytes)
+        merge_runs(group, merged, 1, memory_bytes=memory_bytes, sync=False)
         made.append(merged)
         paths.append(merged)
     readers = [RunReader(path) for path in paths]
     block = max(_LEAST_BLOCK, memory_bytes // (max(1, len(readers)) * PAIR_BYTES * _WORKING_COPIES))
-    with run_writer(out_path) as writer:
+    with run_writer(out_path, sync=sync) as writer:
         for keys_N, counts_N in _merged(readers, block):
             keep_N = counts_N >= min_count
             writer.add(keys_N[keep_N], counts_N[keep_N])

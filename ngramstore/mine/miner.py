@@ -22,7 +22,7 @@ from ngramstore.hashing import MAX_N
 from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, assign_ids_in_memory, count_shard, mask_shard
 from ngramstore.mine.merge import merge_runs
 from ngramstore.mine.select import select_top
-from ngramstore.mine.shards import Shard, TokenShards, held_out_spans
+from ngramstore.mine.shards import Shard, TokenShards, check_held_out, held_out_spans, num_held_out
 from ngramstore.mine.vocab import Vocabulary
 from ngramstore.mine.work import WorkDirectory
 
@@ -56,18 +56,22 @@ def mine_ngrams(
     Raises UsageError for options out of range and for a work directory begun with others, WriterLocked where another process
     mines there, DiskFull, DamagedStore where an intermediate file changed, NgramStoreError where a worker was killed.
     """
-    if not 2 <= max_n <= MAX_N:
-        raise UsageError(f"max_n is {max_n}, it must be 2 to {MAX_N}", hint="a single token is no n-gram")
-    for name, value in (("size", size), ("min_count", min_count), ("workers", workers)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}, it must be at least 1")
-    if memory_bytes < LEAST_MEMORY_BYTES * workers:
-        raise UsageError(f"memory_bytes is {memory_bytes}, it must be at least {LEAST_MEMORY_BYTES} a worker")
+    check_options(max_n, size, min_count, memory_bytes, workers, held_out)
+    if held_out and num_held_out(corpus, held_out) == corpus.num_tokens:
+        raise UsageError(
+            f"held_out={held_out} leaves out all {corpus.num_tokens:,} tokens of this corpus",
+            hint="whole documents are held out, and pieces of 8,192 tokens of long ones: give more documents, or held_out=0",
+        )
     options = {"corpus": corpus.identity, "tokenizer": corpus.tokenizer_id, "min_count": min_count}
     options |= {"held_out": held_out, "num_shards": len(corpus.shards), "num_tokens": corpus.num_tokens}
-    space = WorkDirectory(work, options, restart=restart)
+    is_small = (
+        min(workers, len(corpus.shards)) == 1 and 8 * corpus.num_tokens <= memory_bytes // 4
+    )  # numbers of two lengths
+    space = WorkDirectory(work, options, restart=restart, sync=not is_small)
     try:
-        _Miner(corpus, space, max_n, min_count, memory_bytes, min(workers, len(corpus.shards)), held_out).run(progress)
+        _Miner(corpus, space, max_n, min_count, memory_bytes, min(workers, len(corpus.shards)), held_out, is_small).run(
+            progress
+        )
         selection = select_top([space.frequent(n) for n in range(2, max_n + 1)], size)
     except BaseException:
         space.close()
@@ -92,6 +96,18 @@ def mine_ngrams(
     return vocabulary
 
 
+def check_options(max_n: int, size: int, min_count: int, memory_bytes: int, workers: int, held_out: float) -> None:
+    """UsageError for the first option of `mine_ngrams` that is out of range; whoever reads a corpus first asks here before."""
+    if not 2 <= max_n <= MAX_N:
+        raise UsageError(f"max_n is {max_n}, it must be 2 to {MAX_N}", hint="a single token is no n-gram")
+    for name, value in (("size", size), ("min_count", min_count), ("workers", workers)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}, it must be at least 1")
+    if memory_bytes < LEAST_MEMORY_BYTES * workers:
+        raise UsageError(f"memory_bytes is {memory_bytes}, it must be at least {LEAST_MEMORY_BYTES} a worker")
+    check_held_out(held_out)
+
+
 @dataclass
 class _Miner:
     """Runs the steps that are not finished yet, length by length."""
@@ -103,18 +119,19 @@ class _Miner:
     memory_bytes: int
     workers: int
     held_out: float
+    is_small: bool
+    """Numbers of positions are kept in memory, not in files: a killed run numbers them again. Nothing is synced: counting it all again
+    after a power cut is a matter of seconds, and waiting for the disk would take as long."""
     pool: ProcessPoolExecutor | None = None
-    is_small: bool = False
-    """Numbers of positions are kept in memory, not in files: a killed run numbers them again."""
     small_ids: list[np.ndarray] = field(default_factory=list)
 
     def run(self, progress: bool) -> None:
         passes = 2 * self.max_n - 3  # each length is counted, and each but the last numbered
         finished = 2 * (self.space.finished_n - 1)
         total = self.corpus.num_tokens * passes
-        ids_bytes = 8 * self.corpus.num_tokens  # of two lengths
-        self.is_small = self.workers == 1 and self.space.finished_n == 1 and ids_bytes <= self.memory_bytes // 4
-        self.memory_bytes -= ids_bytes if self.is_small else 0
+        self.is_small &= self.space.finished_n == 1  # else files are there to go on with
+        self.space.sync = not self.is_small
+        self.memory_bytes -= 8 * self.corpus.num_tokens if self.is_small else 0
         if self.workers > 1:  # spawn: a fork would inherit threads and locks of the caller
             self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
         try:
@@ -145,12 +162,13 @@ class _Miner:
             bar.update(self.corpus.num_tokens)
         elif len(before) == 1:
             self._each(
-                count_shard, [(self.corpus.shards[0], before[0], space.frequent(n))], bar, min_count=self.min_count
-            )
+                count_shard, [(self.corpus.shards[0], before[0], space.frequent(n))], bar,
+                min_count=self.min_count, sync=space.sync,
+            )  # fmt: skip
         else:
             runs = [space.counts(n, i) for i in numbers]
-            self._each(count_shard, list(zip(self.corpus.shards, before, runs, strict=True)), bar)
-            merge_runs(runs, space.frequent(n), self.min_count, memory_bytes=self.memory_bytes)
+            self._each(count_shard, list(zip(self.corpus.shards, before, runs, strict=True)), bar, sync=space.sync)
+            merge_runs(runs, space.frequent(n), self.min_count, memory_bytes=self.memory_bytes, sync=space.sync)
         for i in numbers:
             space.counts(n, i).unlink(missing_ok=True)
         if n == self.max_n:

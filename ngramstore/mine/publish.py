@@ -12,10 +12,11 @@ from ngramstore.files import clear_errors, fsync_directory
 
 
 @contextmanager
-def published(path: Path, *, sync_directory: bool = True) -> Iterator[BinaryIO]:
+def published(path: Path, *, sync: bool = True, sync_directory: bool = True) -> Iterator[BinaryIO]:
     """A file open for reading and writing under a temporary name, renamed to `path` when the block ends without an error.
 
     A killed process leaves only the temporary file, which the next try overwrites. Raises DiskFull where the disk is full.
+    sync=False leaves it to the system when the bytes reach the disk: for files with a checksum whose loss in a power cut costs little.
     """
     tmp = path.with_name(path.name + ".tmp")
     with clear_errors(path):
@@ -23,10 +24,13 @@ def published(path: Path, *, sync_directory: bool = True) -> Iterator[BinaryIO]:
             with open(tmp, "w+b") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
         except BaseException:
             tmp.unlink(missing_ok=True)
             raise
         os.replace(tmp, path)
-    if sync_directory:  # without it a power cut can undo the rename, which is fine for a file that a rerun makes again
+    if (
+        sync and sync_directory
+    ):  # without it a power cut can undo the rename, which is fine for a file that a rerun makes again
         fsync_directory(path.parent)

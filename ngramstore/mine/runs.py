@@ -63,9 +63,9 @@ class RunWriter:
 
 
 @contextmanager
-def run_writer(path: Path) -> Iterator[RunWriter]:
-    """A writer whose run appears, whole and synced, when the block ends without an error."""
-    with published(Path(path), sync_directory=False) as file:
+def run_writer(path: Path, *, sync: bool = True) -> Iterator[RunWriter]:
+    """A writer whose run appears whole (and synced, unless it is short-lived) when the block ends without an error."""
+    with published(Path(path), sync=sync, sync_directory=False) as file:
         writer = RunWriter(file)
         yield writer
         writer.finish()

@@ -124,8 +124,7 @@ def held_out_spans(corpus: TokenShards, fraction: float) -> list[np.ndarray]:
     Every document, and every piece of HELD_OUT_UNIT tokens of a longer one, is left out with this probability; which ones is
     a fixed function of their place in the corpus.
     """
-    if not 0 <= fraction < 1:
-        raise UsageError(f"held_out is {fraction}, it must be at least 0 and below 1")
+    check_held_out(fraction)
     spans, unit = [], 0
     for shard in corpus.shards:
         starts_D = shard.starts().astype(np.int64)
@@ -139,6 +138,17 @@ def held_out_spans(corpus: TokenShards, fraction: float) -> list[np.ndarray]:
         spans.append(np.stack([begin_U, end_U], axis=1)[luck_U < fraction])
         unit += len(begin_U)
     return spans
+
+
+def num_held_out(corpus: TokenShards, fraction: float) -> int:
+    """Tokens of the corpus that `held_out_spans` leaves out: near that fraction where there are many documents."""
+    return int(sum((span[:, 1] - span[:, 0]).sum() for span in held_out_spans(corpus, fraction)))
+
+
+def check_held_out(fraction: float) -> None:
+    """UsageError for a fraction that none can be."""
+    if not 0 <= fraction < 1:
+        raise UsageError(f"held_out is {fraction}, it must be at least 0 and below 1")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

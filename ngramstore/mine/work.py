@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.files import WriterLock, publish, remove
+from ngramstore.files import WriterLock, remove
+from ngramstore.mine.publish import published
 
 STEP_NAME = "STEP"
 LOCK_NAME = "LOCK"
@@ -21,12 +22,13 @@ LOCK_NAME = "LOCK"
 class WorkDirectory:
     """Names and steps. One process at a time drives it, under a lock; its workers only write files."""
 
-    def __init__(self, path: str | Path, options: dict[str, Any], *, restart: bool) -> None:
-        """Open or make it. Raises UsageError where it holds other options or foreign files, DamagedStore for a bad STEP,
+    def __init__(self, path: str | Path, options: dict[str, Any], *, restart: bool, sync: bool = True) -> None:
+        """Open or make it. `sync`: steps survive a power cut (else, they may be found damaged after one). Raises UsageError where it holds other options or foreign files, DamagedStore for a bad STEP,
         WriterLocked where another process mines there.
         """
         self.path = Path(path)
         self._options = options
+        self.sync = sync
         self.finished_n = 1
         step = self.path / STEP_NAME
         if self.path.exists() and not step.exists():
@@ -53,7 +55,8 @@ class WorkDirectory:
     def finish(self, n: int) -> None:
         """Record that lengths up to n are counted and their positions numbered."""
         body = {"options": self._options, "finished_n": n}
-        publish(self.path / STEP_NAME, json.dumps(body | {"crc32": _crc_of(body)}, indent=1).encode())
+        with published(self.path / STEP_NAME, sync=self.sync) as file:
+            file.write(json.dumps(body | {"crc32": _crc_of(body)}, indent=1).encode())
         self.finished_n = n
 
     def counts(self, n: int, shard: int) -> Path:

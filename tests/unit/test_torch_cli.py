@@ -70,9 +70,16 @@ def test_from_text_to_a_served_table(mined, tmp_path):
     assert joint["held_out"]["num_tokens"] == alone["held_out"]["num_tokens"] > 500
     assert joint["held_out"]["matched"] > 0.5
     assert (tmp_path / "scone" / "tokenizer.json").exists()
+    matching = joint["matching"]
+    assert matching["share"] == pytest.approx(
+        (matching["tag_seconds"] + matching["batch_seconds"]) / matching["train_seconds"]
+    )
+    assert min(matching.values()) > 0
 
     export = ["--checkpoint", tmp_path / "scone", "--vocab", mined["--vocab"], "--quiet", "--json"]
     done = run(cli_export.command, *export, "--store", tmp_path / "table")
+    assert done["resumed_rows"] == 0
+    assert done["store_seconds"] == pytest.approx(sum(done["seconds"].values()) - done["seconds"]["model"])
     vocabulary = Vocabulary.load(mined["--vocab"])
     with ngramstore.open(tmp_path / "table") as store:
         assert len(store) == done["rows"] == len(vocabulary)

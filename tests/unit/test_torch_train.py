@@ -89,6 +89,31 @@ def test_bf16_training_follows_the_float32_curve(data):
     np.testing.assert_allclose(rough[-10:], exact[-10:], atol=0.1)
 
 
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_run_has_the_losses_of_the_plain_one_and_each_resumes_the_other(
+    data, tmp_path, monkeypatch, backend
+):
+    """ "eager" traces the models as torch.compile does and runs what it traced without generating code for it."""
+    compiled = []
+    compile_module = torch.nn.Module.compile
+
+    def with_backend(module: torch.nn.Module, **options) -> None:
+        compiled.append(type(module).__name__)
+        compile_module(module, backend=backend, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", with_backend)
+    torch._dynamo.reset()
+    config = replace(CONFIG, tokens=8 * CONFIG.tokens_per_step)
+    whole = train_model(scone(), data, config).losses
+    assert not compiled
+    train_model(scone(), data, replace(config, compile=True), out=tmp_path, stop_after=5)
+    assert compiled == ["Decoder", "FgramModel"]
+    resumed = train_model(scone(seed=1), data, config, out=tmp_path, resume=True, stop_after=6)
+    np.testing.assert_allclose(resumed.losses, whole[:6], atol=1e-4)
+    again = train_model(scone(seed=2), data, replace(config, compile=True), out=tmp_path, resume=True)
+    np.testing.assert_allclose(again.losses, whole, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["plain", "hashed"])
 def test_the_rivals_learn_in_the_same_loop(data, kind, tmp_path):
     torch.manual_seed(0)

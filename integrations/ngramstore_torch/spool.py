@@ -1,0 +1,118 @@
+"""The spool of an export: every batch of encoded rows on disk as soon as it is computed, so that a killed export goes on.
+
+One file that only grows, beside the store, and is removed with the export's end. docs/scone.md, "What an export leaves when it is
+killed", draws its bytes. Nothing is synced: a record that a power cut tore fails its checksum and is computed again, with all
+that follow it.
+
+Shapes: M rows of a batch, B bytes of an encoded row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ngramstore.errors import FormatError, UnsupportedVersion, UsageError
+from ngramstore.files import clear_errors, publish, remove, write_all
+
+MAGIC, VERSION = b"NGXPT\0\r\n", 1
+_HEADER = struct.Struct("<8sIII")
+"""Magic, version, bytes of the job, CRC-32 of the job; then the job, JSON in UTF-8."""
+_RECORD = struct.Struct("<III")
+"""Rows M, CRC-32 of the M * B bytes that follow, CRC-32 of these 8 bytes."""
+
+
+class Spool:
+    """The finished batches of one export. `job` says which: JSON values that must be equal for its rows to be the same.
+
+    Opening makes the file where there is none. Raises UsageError where it is of another job, FormatError where it is no spool.
+    Threads: one. Processes: one, which the lock of the store's builder sees to.
+    """
+
+    def __init__(self, path: Path, job: Mapping[str, Any], row_bytes: int) -> None:
+        self.path, self._row_bytes = path, row_bytes
+        self.is_new = not path.exists()
+        if self.is_new:
+            text = json.dumps(job, sort_keys=True).encode()
+            publish(path, _HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
+        self._begin = _require_same_job(path, job)
+        with clear_errors(path):
+            self._file = open(path, "r+b", buffering=0)  # noqa: SIM115
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """The encoded rows (M, B) u8 of every whole batch in order; what follows the last whole one is cut off."""
+        size, good = self.path.stat().st_size, self._begin
+        while True:
+            self._file.seek(good)
+            head = self._file.read(_RECORD.size)
+            if len(head) < _RECORD.size:
+                break
+            num_rows, crc, head_crc = _RECORD.unpack(head)
+            end = good + _RECORD.size + num_rows * self._row_bytes
+            if zlib.crc32(head[:8]) != head_crc or num_rows == 0 or end > size:
+                break
+            rows_MB = np.fromfile(self._file, np.uint8, num_rows * self._row_bytes)
+            if zlib.crc32(rows_MB) != crc:
+                break
+            yield rows_MB.reshape(num_rows, self._row_bytes)
+            good = end
+        self._file.truncate(good)
+        self._file.seek(good)
+
+    def add(self, encoded_MB: np.ndarray) -> None:
+        """Append a batch, at least one row; after `batches` has ended only."""
+        data = memoryview(np.ascontiguousarray(encoded_MB)).cast("B")
+        head = struct.pack("<II", len(encoded_MB), zlib.crc32(data))
+        write_all(self._file.fileno(), head + struct.pack("<I", zlib.crc32(head)), self.path)
+        write_all(self._file.fileno(), data, self.path)
+
+    def remove(self) -> None:
+        """The export has ended: delete the file."""
+        self._file.close()
+        remove(self.path)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def spool_path(store: str | os.PathLike[str]) -> Path:
+    """Where the spool of an export into `store` lies: beside it, on the same disk."""
+    store = Path(store)
+    return store.with_name(store.name + ".export")
+
+
+def _require_same_job(path: Path, job: Mapping[str, Any]) -> int:
+    """Offset of the first record, the header read and compared."""
+    with clear_errors(path), open(path, "rb") as file:
+        head = file.read(_HEADER.size)
+        if len(head) < _HEADER.size or head[: len(MAGIC)] != MAGIC:
+            raise FormatError(
+                f"{path} is in the way: it is not what an export leaves", hint="move it, or add --restart"
+            )
+        _, version, num_bytes, crc = _HEADER.unpack(head)
+        if version != VERSION:
+            raise UnsupportedVersion(f"{path} is an export's spool of version {version}, this release reads {VERSION}")
+        text = file.read(num_bytes) if num_bytes <= os.fstat(file.fileno()).st_size else b""
+    if len(text) != num_bytes or zlib.crc32(text) != crc:
+        raise FormatError(f"the header of {path} is damaged", hint="add --restart to export from the beginning")
+    saved = json.loads(text)
+    for name in job:
+        if saved.get(name) != json.loads(json.dumps(job[name])):
+            raise UsageError(
+                f"{path} is left of an export with another {name}: {saved.get(name)!r}, this one has {job[name]!r}",
+                hint="add --restart (restart=True) to throw it away, or choose another store",
+            )
+    return _HEADER.size + num_bytes

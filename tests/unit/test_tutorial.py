@@ -1,0 +1,87 @@
+"""docs/tutorial.md is run as it stands: every command and every line of Python, in order, with smaller numbers."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("tokenizers")
+
+from click.testing import CliRunner
+
+import ngramstore
+from ngramstore.cli.main import cli
+from ngramstore.mine import Vocabulary
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+SMALLER = {
+    "train:1024": "train:300",
+    "--size 100000": "--size 300",
+    "--held-out 0.05": "--held-out 0.2",
+    "--tokens 1.5M": "--tokens 2k --dim 32 --heads 2 --seq-len 32",
+    "--max-new-tokens 100": "--max-new-tokens 5",
+}
+"""What this test changes in the commands, and nothing else."""
+
+
+def blocks() -> list[tuple[str, str]]:
+    """(language, content) of every fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    return [line for kind, content in blocks() if kind == "bash" for line in content.splitlines() if line]
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    words = ["def main(", "for each row", "return the store", "of an n-gram", "with a vector", "and nothing else"]
+    (tmp_path / "corpus").mkdir()
+    for i in range(20):
+        (tmp_path / "corpus" / f"{i}.txt").write_text(" ".join(rng.choices(words, k=120)))
+    return tmp_path / "corpus"
+
+
+def test_the_page_runs_from_its_first_command_to_its_last_line_of_python(corpus, capsys):
+    said = {}
+    for kind, content in blocks():
+        if kind == "python":
+            exec(compile(content, "docs/tutorial.md", "exec"), {})
+            continue
+        for line in filter(None, content.splitlines()):
+            wanted = line
+            for large, small in SMALLER.items():
+                wanted = wanted.replace(large, small)
+            name, *arguments = shlex.split(wanted)
+            assert name == "ngramstore", line
+            result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+            assert result.exit_code == 0, (line, result.output)
+            said[line] = result.stdout
+    assert len(said) == len(set(commands())) >= 11
+    with ngramstore.open("table/") as store:
+        assert len(store) == len(Vocabulary.load("vocab.ngv")) > 100
+    (evaluated,) = (text for line, text in said.items() if " evaluate " in line)
+    assert [line.split()[0] for line in evaluated.splitlines()[1:]] == ["plain", "scone", "table", "table4"]
+    assert Path("vocab.png").read_bytes().startswith(b"\x89PNG")
+    assert re.search(r"\n?.+ (None|[01]\.\d+)\n$", capsys.readouterr().out)  # the last print of the Python
+
+
+def test_every_number_that_the_test_makes_smaller_is_on_the_page():
+    assert [large for large in SMALLER if not any(large in command for command in commands())] == []
+
+
+def test_the_page_is_linked_from_the_readme():
+    assert "docs/tutorial.md" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_every_page_that_it_links_exists():
+    for name in re.findall(r"\]\(([\w.]+)\)", PAGE):
+        assert (ROOT / "docs" / name).exists(), name
