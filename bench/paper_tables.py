@@ -102,12 +102,14 @@ def _decode(cases: dict[tuple[str, str], Found]) -> str:
         )
     files = []
     for (workload, name), found in cases.items():
-        if workload != "decode" or not (name.startswith("step_") and name.endswith("_b1")):
+        if workload != "decode" or not name.startswith("step_") or "batch_1" not in found.subjects:
             continue
         files.append(f"`bench/results/{found.file}`{_quick(found)}")
-        for mode in found.subjects:
-            with_ms, plain_ms = (found.value(mode, metric) / 1e3 for metric in ("step_us", "plain_us"))
-            lines.append(f"| here: {name.split('_')[1]} decoder, {mode} | {with_ms:.2f} | {plain_ms:.2f} |")
+        for metric in found.case["subjects"]["batch_1"]["metrics"]:
+            if metric.startswith("longer_"):
+                mode = metric.removeprefix("longer_")
+                with_ms, plain_ms = (found.value("batch_1", f"{which}_us_{mode}") / 1e3 for which in ("step", "plain"))
+                lines.append(f"| here: {name.removeprefix('step_')} decoder, {mode} | {with_ms:.2f} | {plain_ms:.2f} |")
     return "\n".join(
         [
             *lines,
