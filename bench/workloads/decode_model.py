@@ -27,7 +27,7 @@ SIZES = {
 }
 CONTEXT = 128
 CANDIDATES = 8
-MOST_STEPS, FEWEST_STEPS = 400, 20
+MOST_STEPS, FEWEST_STEPS = 400, 12
 
 
 def decoder_of(size: str, seed: int, max_positions: int) -> Decoder:
