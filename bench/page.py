@@ -38,7 +38,7 @@ def _section(name: str, result: dict[str, Any]) -> str:
         return _block(name, "python -m bench codecs", [codecs_report.text(result)])
     if result.get("workload") == "mine":
         return _block(name, "python -m bench.mine", [_mining(result)])
-    if result.get("workload") == "quality":
+    if result.get("workload") == "quality" and "texts" in result:
         return _block(name, "python -m bench.quality", [_quality(result)])
     if result.get("workload") == "export":
         return _block(name, "python -m bench.export", [_export(result)])
