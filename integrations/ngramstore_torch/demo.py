@@ -21,7 +21,7 @@ from ngramstore.errors import UsageError
 from ngramstore.mine import TokenShards, Vocabulary, mine_ngrams, open_corpus, report
 from ngramstore_torch.corpus import tag_corpus
 from ngramstore_torch.data import TaggedTokens
-from ngramstore_torch.demo_report import plot_demo
+from ngramstore_torch.demo_report import plot_demo, verdict
 from ngramstore_torch.experiment import Experiment, python_sources, table
 from ngramstore_torch.generation import generate, served_embedding
 from ngramstore_torch.presets import DEMO, QUICK, Preset
@@ -116,7 +116,7 @@ def run(
     }
     (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     plot_demo(result, folder / "report.png")
-    say(f"\nSCONE served from disk is {result['gain_nats']:.3f} nats better than the plain decoder on held-out text.")
+    say(f"\nSCONE served from disk is {verdict(result['gain_nats'])} than the plain decoder on held-out text.")
     say(f"{result['seconds']:.0f} s in all; {folder / 'report.json'} and {folder / 'report.png'} have the rest.")
     return result
 

@@ -98,3 +98,9 @@ def test_a_folder_with_another_demo_is_refused(finished):
     (text / "0.txt").write_text("something else entirely " * 300)
     with pytest.raises(UsageError, match="other text or settings"):
         run(folder, text)
+
+
+def test_the_verdict_fits_both_outcomes():
+    from ngramstore_torch.demo_report import verdict
+
+    assert verdict(0.25) == "0.250 nats better" and verdict(-0.25) == "0.250 nats worse"
