@@ -22,7 +22,7 @@ ALONE = {"codecs": "bench.codecs"}
 
 @click.command(help=f"Run a WORKLOAD ({', '.join(WORKLOADS)}) and compare the subjects round by round.")
 @click.argument("workload", type=click.Choice(sorted(WORKLOADS)))
-@click.option("--quick", is_flag=True, help="Few keys, a third of a second of warm-up, one round.")
+@click.option("--quick", is_flag=True, help="Few keys, a tenth of a second of warm-up, one round.")
 @click.option("--large", is_flag=True, help="Also the cases that need tens of millions of keys.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of every case (default 5, quick 1).")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the result goes.")
@@ -37,7 +37,7 @@ ALONE = {"codecs": "bench.codecs"}
 @click.option("--subject", "subjects", multiple=True, help="A subject to run; repeat for more (default: all).")
 @click.option("--keys", "num_keys", type=click.IntRange(64), help="Another number of keys.")
 @click.option("--dim", type=click.IntRange(4), help="Another row width.")
-@click.option("--warmup", type=float, help="Seconds of warm-up of each process (default 4, quick 0.3).")
+@click.option("--warmup", type=float, help="Seconds of warm-up of each process (default 4, quick 0.1).")
 def main(
     workload: str,
     quick: bool,
@@ -64,7 +64,7 @@ def main(
             dim=dim,
             only_cases=cases,
             only_subjects=subjects,
-            warmup_s=warmup if warmup is not None else (0.3 if quick else 4.0),
+            warmup_s=warmup if warmup is not None else (0.1 if quick else 4.0),
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
         result = run(workload, setup, rounds)

@@ -86,10 +86,10 @@ def _warm_case(setup: Setup, name: str, subjects: tuple[str, ...], codec: str) -
     arguments = {
         "source": str(source),
         "batch_sizes": [1, 64, 1024, 8192] if _num_keys(setup) >= 8192 else [1, 64],
-        "lookups": setup.pick(409_600, 40_960),
-        "max_calls": setup.pick(6400, 1000),
+        "lookups": setup.pick(409_600, 16_384),
+        "max_calls": setup.pick(6400, 300),
         "warmup_s": setup.warmup_s,
-        "budget_s": setup.pick(4.0, 0.3),
+        "budget_s": setup.pick(4.0, 0.1),
     }
     return Case(
         name=name,
@@ -108,7 +108,7 @@ def _match(setup: Setup) -> Case:
     arguments = {
         "source": str(source),
         "positions": setup.pick(1024, 1024),
-        "calls": setup.pick(400, 100),
+        "calls": setup.pick(400, 30),
         "warmup_s": setup.warmup_s,
     }
     return Case(
@@ -131,8 +131,8 @@ def _small_cache(setup: Setup) -> Case:
     arguments = {
         "source": str(_source(setup)),
         "batch_sizes": [64, 1024],
-        "lookups": setup.pick(409_600, 81_920),
-        "max_calls": setup.pick(2000, 500),
+        "lookups": setup.pick(409_600, 16_384),
+        "max_calls": setup.pick(2000, 200),
         "warmup_s": 2 * setup.warmup_s,
         "cache_bytes": budget,
     }
@@ -161,7 +161,7 @@ def _cold(setup: Setup, name: str, *, drop_index: bool, title: str) -> Case:
     arguments = {
         "source": str(_source(setup)),
         "batch": min(1024, _num_keys(setup)),
-        "drops": setup.pick(7, 3),
+        "drops": setup.pick(7, 2),
         "drop_index": drop_index,
     }
     return Case(
@@ -179,7 +179,7 @@ def _cold(setup: Setup, name: str, *, drop_index: bool, title: str) -> Case:
 
 
 def _disk(setup: Setup) -> Case:
-    num = setup.num_keys or setup.pick(200_000, 20_000)
+    num = setup.num_keys or setup.pick(200_000, 5000)
     root = str(setup.root / "scratch")
     subjects = {}
     for codec, dim in DISK:
@@ -252,7 +252,7 @@ def _memory(setup: Setup) -> Case:
         "source": str(source),
         "tiny_source": str(tiny),
         "cache_bytes": _num_keys(setup) * row_bytes(setup.dim or DIM) // 10,
-        "lookups": setup.pick(409_600, 102_400),
+        "lookups": setup.pick(409_600, 40_960),
         "batch": min(1024, _num_keys(setup)),
     }
     return Case(

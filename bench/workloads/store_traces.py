@@ -60,9 +60,9 @@ def _case(setup: Setup, name: str, subjects: tuple[str, ...], cache_bytes: int |
     arguments = {
         "sources": {origin: str(source) for origin, source in sources.items()},
         "batch": min(1024, num // 2),
-        "calls": setup.pick(400, 40),
+        "calls": setup.pick(400, 20),
         "warmup_s": setup.warmup_s / 4,
-        "budget_s": setup.pick(2.0, 0.2),
+        "budget_s": setup.pick(2.0, 0.05),
         "cache_bytes": cache_bytes,
     }
     room = "every row" if cache_bytes is None else f"{cache_bytes / 2**20:.0f} MiB, 10 % of the rows"
