@@ -16,7 +16,7 @@ from bench.setup import Setup
 from bench.workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
-ALONE = {"codecs": "bench.codecs"}
+ALONE = {"codecs": "bench.codecs", "profiles": "bench.profiles"}
 """Commands with options of their own: `python -m bench codecs --help`."""
 
 

@@ -15,7 +15,8 @@ from types import FrameType, TracebackType
 
 import ngramstore
 
-PRODUCT = f"{Path(ngramstore.__file__).parent}/"
+_ROOT = Path(ngramstore.__file__).parent
+PRODUCT = (f"{_ROOT}/", f"{_ROOT.parent}/integrations/")
 _EVERY_S = 0.02
 
 

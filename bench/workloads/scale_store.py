@@ -22,6 +22,8 @@ from bench.workloads import scale_keys as keys
 _CALL_ROWS = 1 << 16
 _PUT_ROWS = 1 << 14
 _CHECKED = 4096
+_MOST_KEYS = 1 << 19
+"""Of a batch size, looked up in all."""
 
 
 def build(*, path: str, num_keys: int, dim: int, memory_bytes: int, seed: int) -> dict:
@@ -68,7 +70,7 @@ def build(*, path: str, num_keys: int, dim: int, memory_bytes: int, seed: int) -
             "peak_disk_bytes": sampler.peak_disk_bytes,
             "bytes": sizes,
             "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "seconds_by_stage": sampler.stages,
+            "builder": builder.stats(),
             "seconds_by_function": sampler.functions,
         },
     }
@@ -107,7 +109,8 @@ def lookups(
             store.get(keys.ngrams(keys.draw(mix, num_keys, 1024, rng)), out=out_BD)
         before = store.stats()
         for size in batch_sizes:
-            batches = keys.ngrams(keys.draw(mix, num_keys, size * calls, rng)).reshape(calls, size, keys.ORDER)
+            count = max(1, min(calls, _MOST_KEYS // size))
+            batches = keys.ngrams(keys.draw(mix, num_keys, size * count, rng)).reshape(count, size, keys.ORDER)
             metrics |= {
                 f"{name}@{size}": value for name, value in spread.of_calls(_times(store, batches), size).items()
             }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import ngramstore
+from bench import profiles, scale_plan
 from bench.check import WrongAnswer
 from bench.sampler import Sampler
 from bench.setup import Setup
@@ -86,3 +89,38 @@ def test_the_sampler_sees_memory_that_comes_and_goes():
         del held
     assert 35 < sampler.peak_anon_mib < 400
     assert sampler.functions == pytest.approx({"(caller)": sum(sampler.functions.values())})
+
+
+def test_the_plan_multiplies_what_was_measured():
+    def case(name: str, **metrics: float) -> dict:
+        subjects = {
+            size: {
+                "metrics": {metric: {"median": value * factor} for metric, value in metrics.items()},
+                "facts": {"num_keys": num, "dim": 64},
+            }
+            for size, num, factor in (("1,000 keys", 1_000, 1), ("10,000,000 keys", 10_000_000, 10))
+        }
+        return {"name": name, "subjects": subjects}
+
+    machine = {"time": "now", "cpu": "c", "cores": 2, "ram_gib": 4, "commit": "x", "load": [1.0]}
+    cases = [case("build", us_per_row=2.5, seconds=36.0), case("verify", seconds=3.6)]
+    result = {"machine": machine, "load_at_end": [2.0], "cases": cases}
+    text = scale_plan.section(result)
+    assert "| build, us a row | 2.5 | 25 |" in text
+    assert "load 1.0 at the start, 2.0 at the end" in text
+    assert "| index, GB (bytes a key) | 5.02 (5.02) | 5.02 (5.02) | 5.02 (5.02) |" in text
+    line = next(line for line in text.splitlines() if line.startswith("| build, h |"))
+    assert float(line.split("|")[2]) == pytest.approx(
+        360 * 100 / 3600, rel=0.05
+    )  # 100 times the keys, as many bytes each
+    assert float(line.split("|")[3]) > 6 * float(line.split("|")[2])
+
+
+def test_the_scale_page_is_made_from_the_json():
+    result = json.loads(scale_plan.RESULT.read_text())
+    assert scale_plan.section(result) in scale_plan.PAGE.read_text(), "run `python -m bench.scale_plan`"
+
+
+def test_the_profiles_page_is_made_from_the_json():
+    result = json.loads(profiles.RESULT.read_text())
+    assert profiles.section(result) in profiles.PAGE.read_text(), "run `python -m bench profiles --page-only`"
