@@ -97,7 +97,7 @@ class HashCollision(NgramStoreError):
 class DuplicateKey(NgramStoreError):
     """The same n-gram was added twice to a build that refuses duplicates."""
 
-    default_hint = 'remove the duplicate, or build with duplicates="last"'
+    default_hint = 'remove the duplicate, or build with duplicates="last" (`--duplicates last`)'
 
 
 class LookupTimeout(NgramStoreError, TimeoutError):

@@ -128,7 +128,12 @@ def make_directory(path: Path) -> None:
     with clear_errors(path):
         missing = [place for place in (path, *path.parents) if not place.exists()]
         for place in reversed(missing):
-            place.mkdir(exist_ok=True)
+            try:
+                place.mkdir(exist_ok=True)
+            except NotADirectoryError:
+                raise UsageError(
+                    f"cannot make {path}: {place.parent} is a file", hint="choose a path inside a directory"
+                ) from None
             fsync_directory(place.parent)
 
 

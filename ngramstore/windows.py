@@ -89,7 +89,7 @@ def _check_lengths(lengths_M: np.ndarray, max_n: int) -> None:
     if len(bad):
         raise UsageError(
             f"n-gram {bad[0]} has {lengths_M[bad[0]]} tokens; this store takes 1 to {max_n}",
-            hint="build with a larger max_n (at most 16) for longer n-grams",
+            hint="an n-gram has at least one token; build with a larger max_n (at most 16) for longer ones",
         )
 
 
@@ -119,4 +119,7 @@ def require_rows(numbers: np.ndarray, num_rows: int) -> None:
     """UsageError for a row number outside 0 .. num_rows - 1."""
     if numbers.size and (numbers.min() < 0 or numbers.max() >= num_rows):
         wrong = numbers[(numbers < 0) | (numbers >= num_rows)].flat[0]
-        raise UsageError(f"row {wrong} does not exist; this store has rows 0 to {num_rows - 1:,}")
+        raise UsageError(
+            f"row {wrong} does not exist; this store has rows 0 to {num_rows - 1:,}",
+            hint="a hash that gives row numbers must be made for a table of this size",
+        )

@@ -13,14 +13,16 @@ from ngramstore.cli.common import emit, json_option, say
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Only say what would be kept and what is lost.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write into this new directory and leave STORE as it is.")
+@click.option("--drop-tokens", is_flag=True, help="Keep rows whose tokens are lost: the new store keeps none at all.")
 @json_option
-def command(store: Path, dry_run: bool, out: Path | None, as_json: bool) -> None:
+def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, as_json: bool) -> None:
     """Save every good row of a damaged store. A line on stdout for each row or change that is lost.
 
     A store that is well is left alone. Otherwise all good rows, with published and unpublished changes, are written as a new
     base, which replaces the old one atomically; it needs room for a second copy. What is stored twice is restored: IDs from
-    tokens, tokens from IDs, headers from the manifest. In row-addressed stores a lost row becomes zeros. Exit status 1 if anything
-    was lost, 0 if not.
+    tokens, tokens from IDs, headers from the manifest. In row-addressed stores a lost row becomes zeros. A row whose tokens are
+    lost can still be looked up, but not in a store that keeps tokens: it is dropped, or with --drop-tokens all tokens are. Exit
+    status 1 if anything was lost, 0 if not.
 
     \b
     Examples:
@@ -30,7 +32,7 @@ def command(store: Path, dry_run: bool, out: Path | None, as_json: bool) -> None
     """
     from ngramstore.store.repair import repair
 
-    report = repair(store, out, dry_run=dry_run)
+    report = repair(store, out, dry_run=dry_run, drop_tokens=drop_tokens)
     if as_json:
         emit(
             {
@@ -39,6 +41,7 @@ def command(store: Path, dry_run: bool, out: Path | None, as_json: bool) -> None
                 "dry_run": dry_run,
                 "faults": [str(fault) for fault in report.faults],
                 "lost": report.lost,
+                "lost_for_want_of_tokens": report.num_without_tokens,
                 "rows": report.num_rows,
                 "changed": report.is_changed and not dry_run,
             }
@@ -51,4 +54,6 @@ def command(store: Path, dry_run: bool, out: Path | None, as_json: bool) -> None
         else:
             verb = "would be kept" if dry_run else f"are in {report.out}"
             say(f"{len(report.faults):,} faults; {report.num_rows:,} rows {verb}, {len(report.lost):,} losses")
+            if report.num_without_tokens:
+                say(f"{report.num_without_tokens:,} of the lost rows only lack their tokens: --drop-tokens keeps them")
     click.get_current_context().exit(1 if report.lost else 0)

@@ -21,7 +21,8 @@ from ngramstore.store.merge import is_in
 from ngramstore.store.salvage import Fault, mended
 from ngramstore.store.suffixes import suffixes_are_stored
 from ngramstore.store.view import View
-from ngramstore.store.worn import WornIndex, WornLayer
+from ngramstore.store.worn import WornLayer
+from ngramstore.store.worn_index import WornIndex
 
 __all__ = ["Fault", "Report", "examine", "open_manifest", "verify"]
 
@@ -43,7 +44,8 @@ def verify(path: str | os.PathLike[str]) -> list[Fault]:
     """Every fault of the store at `path`; empty if all is well.
 
     Reads all of it: manifest, headers, index pages, IDs, rows with their checksums and frames, tokens, the overlay, and the
-    journal if no writer is at work. Raises NotAStore, IncompleteStore, UsageError where there is nothing to read.
+    journal if no writer is at work. Raises NotAStore, IncompleteStore, UsageError where there is nothing to read, and
+    UnsupportedVersion.
     """
     return examine(path).faults
 
@@ -66,7 +68,7 @@ def examine(path: str | os.PathLike[str]) -> Report:
 def open_manifest(directory: Path, faults: list[Fault]) -> Manifest | None:
     """The manifest, also one with a flipped bit; faults are written down. None: it is beyond reading.
 
-    Raises NotAStore, IncompleteStore, UsageError where there is none.
+    Raises NotAStore, IncompleteStore, UsageError where there is none, UnsupportedVersion for one of a later release.
     """
     path = directory / MANIFEST_NAME
     try:
@@ -75,8 +77,10 @@ def open_manifest(directory: Path, faults: list[Fault]) -> Manifest | None:
         if not isinstance(error, FormatError) or not path.is_file():
             raise
         problem = error
+    if isinstance(problem, UnsupportedVersion):
+        raise problem  # not damage: somebody else can read it
     data = path.read_bytes()
-    right = None if isinstance(problem, UnsupportedVersion) else mended(data, _is_manifest)
+    right = mended(data, _is_manifest)
     if right is None:
         faults.append(Fault(MANIFEST_NAME, 0, problem.message))
         return None

@@ -67,6 +67,13 @@ class Journal:
         """
         path = Path(path)
         codec = ValueCodec(width=width, row_bytes=row_bytes)
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{str(path)!r} is not UTF-8: RocksDB cannot keep a journal there",
+                hint="rename the directory, or reach it through a link; reading works",
+            ) from None
         if not (path / ACK_NAME).exists() and not _files_but_temporary(path):
             if not create:
                 raise DamagedJournal(f"{path}: the journal is missing")

@@ -1,8 +1,9 @@
 """`repair`: every good row of a damaged store into a new base, published as one more generation, and a list of what is lost.
 
 A row is good if its checksum says so under an ID that its tokens hash to (or that the index holds, in a store without tokens).
-A change that is lost is lost with what it replaced: an older value is never served for a newer one. Row-addressed
-stores keep every number; a lost row becomes zeros.
+A change that is lost is lost with what it replaced: an older value is not served for a newer one. Only where it cannot be known
+what was changed (tombstones lost; an overlay's index lost in a store without tokens) older values may be there again, and
+a line says so. Row-addressed stores keep every number; a lost row becomes zeros.
 
 Shapes: M rows of a chunk, B bytes of an encoded row.
 """
@@ -13,14 +14,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 import ngramstore
 from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.files import WriterLock, clear_errors, fsync_directory, publish, remove, require_space
+from ngramstore.files import WriterLock, clear_errors, fsync_directory, make_directory, publish, remove, require_space
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.check import Fault, examine, open_manifest
@@ -29,19 +30,24 @@ from ngramstore.store.journal import Changes, salvage
 from ngramstore.store.layer import Batch, LayerWriter
 from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest
 from ngramstore.store.merge import is_in, merged, without
-from ngramstore.store.worn import Chunk, WornIndex, WornLayer
+from ngramstore.store.worn import Chunk, WornLayer
+from ngramstore.store.worn_index import WornIndex
 from ngramstore.store.writer import Writer
 
 
 @dataclass
 class RepairReport:
-    """What `repair` found and did. `lost`: a line for each row or change that could not be saved. `out`: the good store."""
+    """What `repair` found and did. `lost`: a line for each row or change that could not be saved. `out`: the good store.
+
+    `num_without_tokens`: how many of the lost rows are good but for their tokens, and kept with `drop_tokens`.
+    """
 
     out: str
     is_dry_run: bool = False
     faults: list[Fault] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     num_rows: int = 0
+    num_without_tokens: int = 0
 
     @property
     def is_changed(self) -> bool:
@@ -50,12 +56,17 @@ class RepairReport:
 
 
 def repair(
-    path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, dry_run: bool = False
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    dry_run: bool = False,
+    drop_tokens: bool = False,
 ) -> RepairReport:
     """Salvage the store at `path`, in place or, untouched, into the new directory `out`. A store that is well is left alone.
 
-    The new state replaces the old one atomically. dry_run: only say what would be kept and lost. Raises NotAStore,
-    IncompleteStore, WriterLocked, DiskFull, UsageError, and DamagedStore where the manifest is beyond reading.
+    The new state replaces the old one atomically. dry_run: only say what would be kept and lost. drop_tokens: the repaired store
+    keeps no tokens (as one built with tokens=False), and so loses no row for want of them. Raises NotAStore, IncompleteStore,
+    UnsupportedVersion, WriterLocked, DiskFull, UsageError, and DamagedStore where the manifest is beyond reading.
     """
     directory = Path(path)
     target = directory if out is None else Path(out)
@@ -70,30 +81,34 @@ def repair(
         return report
     if dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            _Repair(directory, found, Path(scratch), report).count()
+            _Repair(directory, found, Path(scratch), report, drop_tokens).count()
         return report
     if out is not None:
-        _repair_into(directory, found, target, report)
+        _repair_into(directory, found, target, report, drop_tokens)
         return report
     lock = WriterLock(directory / LOCK_NAME)
     try:
-        with clear_errors(directory):
-            _Repair(directory, found, directory, report).write()
+        is_same = open_manifest(directory, []) == found
+        if is_same:
+            with clear_errors(directory):
+                _Repair(directory, found, directory, report, drop_tokens).write()
     finally:
         lock.release()
+    if not is_same:  # a writer has published since we looked
+        return repair(path, drop_tokens=drop_tokens)
     Writer(directory).close()  # removes the files that no manifest names any more
     return report
 
 
-def _repair_into(directory: Path, manifest: Manifest, target: Path, report: RepairReport) -> None:
+def _repair_into(directory: Path, manifest: Manifest, target: Path, report: RepairReport, drop_tokens: bool) -> None:
     with clear_errors(target):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UsageError(f"{target} is there already", hint="repair into a new directory")
         is_new = not target.exists()
-        target.mkdir(parents=True, exist_ok=True)
+        make_directory(target)
         try:
             publish(target / BUILDING_NAME, b"repair\n")
-            _Repair(directory, manifest, target, report).write()
+            _Repair(directory, manifest, target, report, drop_tokens).write()
             remove(target / BUILDING_NAME)
         except BaseException:
             for name in os.listdir(target):
@@ -115,10 +130,11 @@ def _no_manifest(directory: Path, fault: Fault) -> DamagedStore:
 class _Repair:
     """One repair: reads `source`, writes a base into `target`."""
 
-    def __init__(self, source: Path, manifest: Manifest, target: Path, report: RepairReport) -> None:
+    def __init__(self, source: Path, manifest: Manifest, target: Path, report: RepairReport, drop_tokens: bool) -> None:
         self._source, self._target = source, target
         self._manifest = manifest
         self._spec = manifest.spec
+        self._new_spec = replace(self._spec, has_tokens=self._spec.has_tokens and not drop_tokens)
         self._report = report
         stamp = manifest.stamp(manifest.base_generation)
         if not isinstance(manifest.base, LayerEntry):
@@ -155,6 +171,8 @@ class _Repair:
                 num += int(keep.sum())
                 wrong = np.flatnonzero(~keep & ~(chunk.has_id & is_in(chunk.ids, superseded))).tolist()
                 report.lost += [self._name(chunk, row, "base" if layer is self._base else "overlay") for row in wrong]
+                if self._new_spec.has_tokens:
+                    report.num_without_tokens += int((chunk.is_good & chunk.has_id & ~chunk.has_tokens)[wrong].sum())
         report.num_rows = num + int((~self._journal.is_delete).sum())
         return report.num_rows
 
@@ -166,7 +184,9 @@ class _Repair:
         generation = manifest.generation + 1
         stamp = manifest.stamp(generation)
         dictionary = self._base.dictionary if self._base.is_compressed else None
-        writer = LayerWriter(target, "base", generation, spec, num_rows, is_keyed=spec.is_ngram, dictionary=dictionary)
+        writer = LayerWriter(
+            target, "base", generation, self._new_spec, num_rows, is_keyed=spec.is_ngram, dictionary=dictionary
+        )
         try:
             for batch in self._batches():
                 writer.add(batch)
@@ -174,9 +194,10 @@ class _Repair:
             counts = writer.length_counts
         finally:
             writer.close()
-        if spec.is_ngram and not spec.has_tokens:  # the lengths of rows are nowhere else: keep an upper bound
+        if spec.is_ngram and not self._new_spec.has_tokens:  # the lengths of rows are nowhere else: keep an upper bound
             counts = np.array(manifest.length_counts) + np.bincount(self._journal.lengths, minlength=spec.max_n + 1)
         published = manifest.next(
+            spec=self._new_spec,
             generation=generation,
             base=base,
             base_generation=generation,
@@ -248,7 +269,7 @@ class _Repair:
     def _is_kept(self, chunk: Chunk, last: int) -> np.ndarray:
         """Which rows of a chunk are certain in key and value, and above `last` and each other."""
         keep = chunk.is_good & chunk.has_id
-        if self._spec.has_tokens:
+        if self._new_spec.has_tokens:
             keep &= chunk.has_tokens
         at = np.flatnonzero(keep)
         ids = chunk.ids[at]

@@ -94,7 +94,7 @@ class Writer:
         keys, is_put = self._state_of(ids)
         if self.manifest.spec.has_tokens:
             refuse_collisions(self.view, self._journal, ids, keys, is_put, (wide, lengths_M[kept]))
-        self._append(Changes(ids, np.zeros(len(ids), bool), wide, lengths_M[kept], rows_MB[kept]), keys, is_put)
+        self._append(Changes(ids, np.zeros(len(ids), bool), wide, lengths_M[kept], rows_MB[kept]), (keys, is_put))
 
     def delete(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> int:
         """Remove M n-grams; absent ones are fine. Returns how many were there."""
@@ -105,7 +105,7 @@ class Writer:
         if self.manifest.spec.has_tokens:
             refuse_collisions(self.view, self._journal, ids, keys, is_put, (wide, lengths))
         rows = np.zeros((len(ids), self.manifest.spec.codec.row_bytes), np.uint8)
-        self._append(Changes(ids, np.ones(len(ids), bool), wide, lengths, rows), keys, is_put)
+        self._append(Changes(ids, np.ones(len(ids), bool), wide, lengths, rows), (keys, is_put))
         return len(ids)
 
     def put_rows(self, numbers_M: np.ndarray, rows_MB: np.ndarray) -> None:
@@ -195,8 +195,8 @@ class Writer:
             is_put = is_put & ~is_delete
         return keys, is_put
 
-    def _append(self, changes: Changes, keys: np.ndarray | None = None, is_put: np.ndarray | None = None) -> None:
-        """Write changes to the journal; keys, is_put: what `_state_of` says of n-grams."""
+    def _append(self, changes: Changes, state: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Write changes to the journal; state: what `_state_of` says of n-grams."""
         if len(changes.ids) == 0:
             return
         if self._journal is None:
@@ -207,7 +207,8 @@ class Writer:
         except BaseException:
             self._journal_failed = True
             raise
-        if self._num_moved is not None and keys is not None:
+        if self._num_moved is not None and state is not None:
+            keys, is_put = state
             self._num_moved += int((~changes.is_delete).sum()) - int(((keys >= 0) | is_put).sum())
 
     def _publish(self, manifest: Manifest) -> None:

@@ -12,7 +12,16 @@ from helpers import all_ngrams, build_ngrams, published, rows_of, stamps_of
 from store_cases import build_rows
 
 import ngramstore as ngs
-from ngramstore.errors import DamagedStore, IncompleteStore, NotAStore, UsageError, WriterLocked
+from ngramstore.errors import (
+    DamagedStore,
+    FormatError,
+    IncompleteStore,
+    NotAStore,
+    UnsupportedVersion,
+    UsageError,
+    WriterLocked,
+)
+from ngramstore.store import repair as repair_module
 from ngramstore.store.check import examine, verify
 from ngramstore.store.repair import repair
 
@@ -290,3 +299,111 @@ def test_repair_waits_for_no_writer_and_takes_no_used_directory(copy, quick_path
     with pytest.raises(UsageError, match="there already"):
         repair(path, quick_path / "used")
     assert [file.name for file in (quick_path / "used").iterdir()] == ["file"]
+
+
+def test_rows_whose_tokens_are_lost_are_kept_if_tokens_are_given_up(quick_path):
+    path = quick_path / "store"
+    stored = {(i, i % 5): i for i in range(300)}
+    build_ngrams(path, stored)
+    with ngs.open(path, mode="rw") as writer:
+        writer.put([(1, 1), (900,)], rows_of([500, 501], 4))
+    model = {**stored, (1, 1): 500, (900,): 501}
+    (path / "base-000001.tokens").unlink()
+    strict = repair(path, quick_path / "strict")
+    assert (strict.num_rows, len(strict.lost), strict.num_without_tokens) == (2, 299, 299)
+    assert published(quick_path / "strict") == {(1, 1): 500, (900,): 501}
+    report = repair(path, drop_tokens=True)
+    assert (report.num_rows, report.lost, report.num_without_tokens) == (301, [], 0)
+    assert verify(path) == []
+    with ngs.open(path, mode="rw") as store:
+        assert len(store) == 301
+        rows, found = store.get(list(model))
+        assert found.all()
+        assert stamps_of(rows) == list(model.values())
+        assert store.lookup([7, 900, 1, 1]).length.tolist() == [0, 1, 0, 2]
+        with pytest.raises(FormatError, match="tokens"):
+            next(iter(store.items()))
+        store.put([(8,)], rows_of([8], 4))
+    assert verify(path) == []
+
+
+def test_repair_does_not_put_back_what_a_writer_published_meanwhile(quick_path, monkeypatch):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(100)})
+    change(path / "base-000001.rows", 4096 + 30)
+    real = repair_module.examine
+    published_by_others = []
+
+    def examine_and_be_late(directory):
+        report = real(directory)
+        if not published_by_others:
+            published_by_others.append(1)
+            with ngs.open(path, mode="rw") as writer:
+                writer.put([(5,)], rows_of([700], 4))
+        return report
+
+    monkeypatch.setattr(repair_module, "examine", examine_and_be_late)
+    assert repair(path).num_rows == 99
+    assert published(path)[(5,)] == 700
+
+
+def test_a_store_of_a_later_release_is_not_called_damaged(copy):
+    path = copy("plain")
+    data = (path / "MANIFEST").read_bytes()
+    (path / "MANIFEST").write_bytes(data.replace(b"manifest 1 ", b"manifest 2 ", 1))
+    for act in (verify, repair):
+        with pytest.raises(UnsupportedVersion, match="version 2") as caught:
+            act(path)
+        assert "upgrade" in caught.value.hint
+
+
+LOSSES = {
+    True: {
+        "base.index": 0,
+        "base.rows": 298,
+        "base.tokens": 298,
+        "overlay.rows": 2,
+        "overlay.index": 0,
+        "overlay.tokens": 2,
+    },
+    False: {"base.index": 298, "base.rows": 298, "overlay.index": 1, "overlay.rows": 2},
+}
+"""With tokens or without: rows lost with a whole file."""
+
+
+@pytest.mark.parametrize("how", ["missing", "overwritten"])
+@pytest.mark.parametrize("tokens", [True, False])
+def test_what_the_loss_of_a_whole_file_costs(quick_path, tokens, how):
+    store = quick_path / "store"
+    build_ngrams(store, {(i, i % 5): i for i in range(300)}, tokens=tokens)
+    with ngs.open(store, mode="rw") as writer:
+        writer.put([(1, 1), (1000,)], rows_of([900, 901], 4))
+        writer.delete([(7, 2)])
+        writer.flush()
+        writer.put([(1001,)], rows_of([902], 4))
+        writer._shut()  # as a kill: the last change is in the journal
+    model = {(i, i % 5): i for i in range(300)} | {(1, 1): 900, (1000,): 901, (1001,): 902}
+    del model[7, 2]
+    for name in sorted(file.name for file in store.iterdir() if file.suffix):
+        path = quick_path / f"without {name}"
+        shutil.copytree(store, path)
+        if how == "missing":
+            (path / name).unlink()
+        else:
+            (path / name).write_bytes(random.Random(7).randbytes((path / name).stat().st_size))
+        report = repair(path)
+        assert verify(path) == []
+        assert report.lost or LOSSES[tokens].get(name.replace("-000001", "").replace("-000002", "")) == 0
+        with ngs.open(path) as reader:
+            rows, found = reader.get(list(model))
+            old = {
+                ngram
+                for ngram, stamp in zip(list(model), (rows[:, 0] // 8).tolist(), strict=True)
+                if stamp != model[ngram]
+            }
+            old -= {ngram for ngram, is_there in zip(list(model), found, strict=True) if not is_there}
+            is_back = reader.get([(7, 2)])[1][0]
+        assert is_back == name.startswith("tombstones")
+        assert old == ({(1, 1)} if name.startswith("overlay") and name.endswith("index") and not tokens else set())
+        lost = LOSSES[tokens].get(name.replace("-000001", "").replace("-000002", ""), 0)
+        assert len(found) - found.sum() == lost, name
