@@ -47,10 +47,10 @@ _ROWS_A_CALL = 1 << 14
 @click.option("--text", "texts", multiple=True, type=click.Path(exists=True, path_type=Path), help="A second corpus.")
 @click.option("--tokens", type=Count(), default="800k", show_default=True, help="Training tokens of each model.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
-@click.option("--windows", default=300, show_default=True, help="Held-out windows to measure on.")
+@click.option("--windows", default=600, show_default=True, help="Held-out windows to measure on.")
 @click.option("--quick", is_flag=True, help="Seed 0, the quick demo's model and 60 windows; codecs_quick.json.")
 @click.option("--codecs-only", is_flag=True, help="Leave the ways out that are no codecs of the product.")
-@click.option("--plot-only", is_flag=True, help="Draw the plot again from the JSON.")
+@click.option("--page-only", is_flag=True, help="Write docs/codecs.md's table and the plot again from the JSON.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help=f"Default: results/{RESULT.name}")
 def main(
     folder: Path | None,
@@ -60,14 +60,13 @@ def main(
     windows: int,
     quick: bool,
     codecs_only: bool,
-    plot_only: bool,
+    page_only: bool,
     path: Path | None,
 ) -> None:
     """Train small models and measure every codec on their tables; a table that the JSON has already is not measured again."""
     path = path or RESULT.with_stem("codecs_quick" if quick else "codecs")
-    picture = PLOT.with_stem("codecs_quick") if quick else PLOT
-    if plot_only:
-        plot(json.loads(path.read_text()), picture)
+    if page_only:
+        _publish_page(path)
         return
     preset = replace(DEMO, train=replace(DEMO.train, tokens=tokens), max_windows=windows)
     if quick:
@@ -97,8 +96,16 @@ def main(
                 }
                 publish(path, (json.dumps(whole, indent=1) + "\n").encode())
     print(codecs_report.table(codecs_report.summary(saved["tables"])))
-    plot(json.loads(path.read_text()), picture)
-    print(f"\nsaved {path.name} and {picture.name}")
+    _publish_page(path)
+    print(f"\nsaved {path.name} and its plot")
+
+
+def _publish_page(path: Path) -> None:
+    """The plot; and, of the result that the repository keeps, the table in docs/codecs.md."""
+    result = json.loads(path.read_text())
+    if path == RESULT:
+        codecs_report.write_page(result)
+    plot(result, PLOT if path == RESULT else path.with_suffix(".png"))
 
 
 def measured(table: Trained, preset: Preset, with_ways: bool) -> dict:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+PAGE = Path(__file__).parent.parent / "docs" / "codecs.md"
+BEGIN, END = "<!-- trained -->", "<!-- end trained -->"
+_LEGEND = """\
+From `bench/results/codecs.json`. *zstd*: frames of one row with a dictionary, as in a store. *zstd, wide rows*: frames of 1,024 values and
+more, what rows of that width would take: at 192 values a frame's own 8 to 9 bytes are 0.4 bits a value. *Entropy*: of single bytes, what
+an ideal coder would reach. Checksums, 4 bytes a row, are not in it: 0.03 bits a value at D = 1024, 0.17 at 192. *±*: the standard error over
+the tables; costs that differ by less say nothing.
+"""
+_IMAGE = "![Held-out perplexity against bits a value](images/codecs.png)"
 
 _BITS = ("raw_bits", "zstd_bits", "wide_bits", "entropy_bits")
 _HEAD = "| codec or way | bits a value | zstd | zstd, wide rows | entropy | row error % | worst row % | perplexity % | worst |"
@@ -22,10 +34,16 @@ def summary(tables: dict[str, dict]) -> list[dict[str, Any]]:
         | {key: float(np.mean([line[key] for line in lines])) for key in (*_BITS, "error_percent", "worst_row_percent")}
         | {
             "perplexity_percent": 100 * math.expm1(float(np.mean([line["nats"] for line in lines]))),
+            "standard_error_percent": _standard_error([100 * line["nats"] for line in lines]),
             "worst_perplexity_percent": 100 * math.expm1(max(line["nats"] for line in lines)),
         }
         for (family, name), lines in found.items()
     ]
+
+
+def _standard_error(values: list[float]) -> float | None:
+    """Of the mean over the tables; None of one table."""
+    return None if len(values) < 2 else float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -34,20 +52,38 @@ def table(lines: list[dict[str, Any]]) -> str:
     for line in lines:
         bits = " | ".join(f"{line[key]:.2f}" for key in _BITS)
         errors = f"{line['error_percent']:.3g} | {line['worst_row_percent']:.3g}"
-        cost = f"{line['perplexity_percent']:+.3f} | {line['worst_perplexity_percent']:+.3f}"
+        error = line["standard_error_percent"]
+        cost = f"{line['perplexity_percent']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+        cost += f" | {line['worst_perplexity_percent']:+.3f}"
         rows.append(f"| {line['family']}, {line['name']} | {bits} | {errors} | {cost} |")
     return "\n".join(rows)
 
 
-def text(result: dict[str, Any]) -> str:
-    """The section of the results page: machine, tables, the summary."""
+def write_page(result: dict[str, Any]) -> None:
+    """Put the summary between the marks of docs/codecs.md."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(before + section(result) + rest.split(END)[1])
+
+
+def section(result: dict[str, Any]) -> str:
+    """What stands between the marks of docs/codecs.md, with them."""
+    return f"{BEGIN}\n{_LEGEND}\n{text(result, is_page=True)}\n\n{_IMAGE}\n{END}"
+
+
+def section_of(path: Path) -> str:
+    """What should stand there: the section of this JSON, and nothing where there is none yet."""
+    return section(json.loads(path.read_text())) if path.exists() else f"{BEGIN}\n{END}"
+
+
+def text(result: dict[str, Any], *, is_page: bool = False) -> str:
+    """Machine, tables, the summary: for the results page, or (is_page) as paragraphs of docs/codecs.md."""
     about, settings = result["machine"], result["settings"]
     lines = [
-        f"{about['time']}, {about['cpu']}, commit {about['commit']}",
-        f"models of preset {settings['preset']}, {settings['tokens']:,} tokens, D = {settings['dim']}, {settings['windows']} held-out windows",
+        f"{about['time']}, {about['cpu']}, commit {about['commit']}; models of preset {settings['preset']}, "
+        f"{settings['tokens']:,} tokens, D = {settings['dim']}, {settings['windows']} held-out windows."
     ]
-    lines += [f"warning: {warning}" for warning in result["warnings"]]
+    lines += [f"warning: {warning}" for warning in result["warnings"] if not is_page]
     for name, found in result["tables"].items():
-        facts = ", ".join(f"{key} {value:.3g}" for key, value in found["statistics"].items())
-        lines.append(f"{name}: {found['rows']:,} rows, {found['f32_nats']:.4f} nats with f32 rows; {facts}")
-    return "\n".join([*lines, "", table(result["summary"])])
+        facts = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in found["statistics"].items())
+        lines.append(f"{name}: {found['rows']:,} rows, {found['f32_nats']:.4f} nats with f32 rows; {facts}.")
+    return ("\n- " if is_page else "\n").join(lines) + "\n\n" + table(result["summary"])

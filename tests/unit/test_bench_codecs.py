@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from bench import codec_ways, codecs, codecs_report
+from bench.codecs_plot import plot
 from bench.trained import trained
 from ngramstore.codec import codec_from_spec
 from ngramstore_torch.experiment import python_sources
@@ -79,7 +81,12 @@ def test_the_summary_says_mean_and_worst_cost_in_perplexity():
     (found,) = codecs_report.summary(tables)
     assert found["perplexity_percent"] == pytest.approx(100 * np.expm1(0.002))
     assert found["worst_perplexity_percent"] == pytest.approx(100 * np.expm1(0.003))
+    assert found["standard_error_percent"] == pytest.approx(0.1)
     assert "| f, n | 4.00 |" in codecs_report.table([found])
+    assert "+0.200 ± 0.100 | +0.300 |" in codecs_report.table([found])
+    (alone,) = codecs_report.summary({"a": tables["a"]})
+    assert alone["standard_error_percent"] is None
+    assert "±" not in codecs_report.table([alone])
 
 
 def test_a_trained_table_stands_in_for_its_model_and_is_kept(tmp_path):
@@ -98,3 +105,28 @@ def test_a_trained_table_stands_in_for_its_model_and_is_kept(tmp_path):
     assert abs(served["nats"]) < 1e-6
     assert served["rows_file_bytes_per_row"]["none"] >= 4 * 32 + 4
     assert codecs._codec(table, "int4", live)["error_percent"] > 1
+
+
+def test_the_page_is_made_from_the_json_that_is_there():
+    wanted = codecs_report.section_of(codecs.RESULT)
+    assert wanted in codecs_report.PAGE.read_text(), "run `python -m bench codecs --page-only`"
+
+
+def test_a_result_becomes_a_section_with_its_tables_and_costs(tmp_path):
+    line = {"family": "f", "name": "n", "is_codec": True, "error_percent": 1.0, "worst_row_percent": 2.0, "nats": 0.001}
+    line |= dict.fromkeys(("raw_bits", "zstd_bits", "wide_bits", "entropy_bits"), 4.0)
+    tables = {"code seed=0": {"rows": 5, "f32_nats": 3.0, "statistics": {"kurtosis": 3.0}, "lines": [line]}}
+    result = {
+        "machine": {"time": "now", "cpu": "c", "commit": "x"},
+        "warnings": ["busy"],
+        "settings": {"preset": "demo", "tokens": 7, "dim": 4, "windows": 2},
+        "tables": tables,
+        "summary": codecs_report.summary(tables),
+    }
+    (tmp_path / "codecs.json").write_text(json.dumps(result))
+    section = codecs_report.section_of(tmp_path / "codecs.json")
+    assert "| f, n | 4.00 |" in section
+    assert "- code seed=0: 5 rows, 3.0000 nats with f32 rows; kurtosis 3." in section
+    assert "warning: busy" in codecs_report.text(result)
+    plot(result, tmp_path / "codecs.png")
+    assert (tmp_path / "codecs.png").stat().st_size > 10_000
