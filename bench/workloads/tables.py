@@ -18,6 +18,8 @@ import ngramstore as ngs
 from bench import pages
 from bench.harness import Case
 from bench.setup import Setup
+from bench.workloads import tables_engramdb
+from bench.workloads.store_memory import resident_mib
 from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native.memory import WILLNEED, posix_fadvise, pread
 from ngramstore.keys import EngramKeys
@@ -31,10 +33,12 @@ _PAGE = 4096
 
 def cases(setup: Setup) -> list[Case]:
     """The cases that were asked for; writes the checkpoint and its stores first."""
-    base = setup.num_keys or setup.pick(200_000, 20_000)
+    base = setup.num_keys or setup.pick(395_000, 20_000)  # 5 GB
     folder = setup.root / f"tables-{base}"
     wanted = [name for name in SUBJECTS if not setup.only_subjects or name in setup.only_subjects]
-    _make(folder, base, setup)
+    ours = ("prefill", "decode", "memory", "import")
+    if not setup.only_cases or any(name in setup.only_cases for name in ours):
+        _make(folder, base, setup)
     makers = {
         "prefill": Case(
             name="prefill",
@@ -55,6 +59,19 @@ def cases(setup: Setup) -> list[Case]:
             baseline="in_place",
             headline=("us", "keys_us"),
         ),
+        "memory": Case(
+            name="memory",
+            title="anonymous memory beyond the cache budget of 256 MiB, over prompts of 2,048 tokens and single tokens",
+            function="bench.workloads.tables:memory",
+            subjects={
+                name: {"subject": name, "folder": str(folder), "prompts": setup.pick(24, 3)}
+                for name in wanted
+                if not name.startswith("floor")
+            },
+            baseline="in_place",
+            headline=("over_budget_mib", "grown_mib"),
+            rounds=2,
+        ),
         "import": Case(
             name="import",
             title="import of the checkpoint, its files out of the page cache",
@@ -66,6 +83,7 @@ def cases(setup: Setup) -> list[Case]:
             headline=("seconds",),
             rounds=2,
         ),
+        **tables_engramdb.cases(setup),
     }
     return list(setup.choose(makers).values())
 
@@ -116,6 +134,30 @@ def decode(*, subject: str, folder: str, seed: int, calls: int = 2000) -> dict:
             },
             "facts": {"rows": numbers.size, "hit_rate": store.stats()["hit_rate"]},
         }
+
+
+def memory(*, subject: str, folder: str, prompts: int, seed: int) -> dict:
+    """MiB that anonymous memory grows by at most, from before the store is opened, its answers' array allocated already."""
+    keys, budget = _keys(Path(folder)), 256 << 20
+    rng = np.random.default_rng(seed)
+    numbers = keys.rows(rng.integers(0, _VOCABULARY, (1, 2048)))
+    with ngs.open(Path(folder) / subject, trust_external=True) as store:
+        out = np.zeros((*numbers.shape, store.dim), np.float32)
+        store.rows(numbers[:, :2], out=out[:, :2])  # compiles
+    before = resident_mib()["RssAnon"]
+    largest = before
+    with ngs.open(Path(folder) / subject, trust_external=True, cache_bytes=budget) as store:
+        for _ in range(prompts):
+            numbers = keys.rows(rng.integers(0, _VOCABULARY, (1, 2048)))
+            store.rows(numbers, out=out)
+            largest = max(largest, resident_mib()["RssAnon"])
+            for i in range(64):
+                store.rows(numbers[:, i : i + 1], out=out[:, :1])
+        stats = store.stats()
+    return {
+        "metrics": {"over_budget_mib": largest - before - budget / 2**20, "grown_mib": largest - before},
+        "facts": {"cache_bytes": stats["cache_bytes"], "rows_read": stats["rows_read"]},
+    }
 
 
 def import_time(*, subject: str, folder: str, seed: int) -> dict:

@@ -1,0 +1,39 @@
+"""The bench of tables compares answers before it times them, and leaves out what is not installed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.setup import Setup
+from bench.workloads import tables_engramdb
+
+
+def test_an_answer_that_differs_in_one_byte_is_seen():
+    wanted = np.arange(320, dtype=np.uint8).reshape(2, 160) % 100
+    for answer in (wanted.copy(), wanted.tobytes()):
+        tables_engramdb._compare(answer, wanted, "fetch")
+    wrong = wanted.copy()
+    wrong[1, 159] ^= 1
+    for answer in (wrong, wrong.tobytes()):
+        with pytest.raises(AssertionError, match="differs"):
+            tables_engramdb._compare(answer, wanted, "fetch")
+
+
+@pytest.mark.parametrize(("width", "way"), [(160, "fetch"), (160, "tensor"), (264, "fetch")])
+def test_every_subject_answers_with_the_source_s_rows(tmp_path, width, way):
+    pytest.importorskip("engramdb")
+    pytest.importorskip("torch")
+    tables_engramdb._make(tmp_path, 500, width, Setup(root=tmp_path))
+    source = np.fromfile(tmp_path / "raw" / "shard_000.bin", np.uint8).reshape(500, width)
+    numbers = np.random.default_rng(1).integers(0, 500, 3 * tables_engramdb._WIDTHS[width])
+    for subject in tables_engramdb.SUBJECTS:
+        ask, close = tables_engramdb._opened(subject, tmp_path, width, way, 500)
+        tables_engramdb._compare(ask(numbers), source[numbers], way)
+        close()
+
+
+def test_without_engramdb_there_is_a_warning_and_no_case(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables_engramdb, "find_spec", lambda name: None)
+    setup = Setup(root=tmp_path)
+    assert tables_engramdb.cases(setup) == {} and "pip install engramdb-python" in setup.warnings[0]
