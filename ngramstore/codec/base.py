@@ -58,7 +58,8 @@ class Codec:
         for start in range(0, len(rows_MD), step):
             given_MD = rows_MD[start : start + step]
             chunk_MD = as_f32(given_MD)
-            refuse(~np.isfinite(chunk_MD), given_MD, first_row + start, "rows hold finite f32 numbers only")
+            if not (finite_MD := np.isfinite(chunk_MD)).all():
+                refuse(~finite_MD, given_MD, first_row + start, "rows hold finite f32 numbers only")
             self._encode(chunk_MD, encoded_MB[start : start + step], first_row + start)
         return encoded_MB
 

@@ -32,30 +32,13 @@ class Int8(Codec):
         return np.ascontiguousarray(encoded_MB[:, : self.dim]).view(np.int8), scales_M
 
     def _encode(self, rows_MD: np.ndarray, encoded_MB: np.ndarray, first_row: int) -> None:
-        scales_M = _scales(rows_MD)
-        with np.errstate(under="ignore"):
-            codes_MD = rows_MD / np.where(scales_M == 0, np.float32(1), scales_M)[:, None]
-        np.rint(codes_MD, out=codes_MD)
-        np.clip(codes_MD, -127, 127, out=codes_MD)
-        encoded_MB[:, : self.dim].view(np.int8)[...] = codes_MD
+        from ngramstore.kernels.native.quantize import quantize_int8
+
+        scales_M = np.empty(len(rows_MD), np.float32)
+        quantize_int8(rows_MD, encoded_MB[:, : self.dim].view(np.int8), scales_M)
         encoded_MB[:, self.dim :] = scales_M.astype("<f4").view(np.uint8).reshape(-1, 4)
 
     def _error_bound(self, rows_MD: np.ndarray) -> np.ndarray:
         # Half a step, and the rounding of the division, the scale and the product, each below 127 * 2**-23 of a step.
-        return np.broadcast_to(_scales(rows_MD).astype(np.float64)[:, None] * (0.5 + 2.0**-14), rows_MD.shape)
-
-
-def _scales(rows_MD: np.ndarray) -> np.ndarray:
-    """(M, D) -> (M,) f32: largest magnitude / 127, 0 for a row of zeros.
-
-    Where that quotient is subnormal it has few bits: it is rounded up there, so that no value is beyond 127 steps.
-    Where the largest magnitude is near the end of f32 it is rounded down, so that 127 steps are finite.
-    """
-    largest_M = np.maximum(np.abs(rows_MD.max(axis=1)), np.abs(rows_MD.min(axis=1)))
-    with np.errstate(under="ignore", over="ignore"):
-        scales_M = largest_M / np.float32(127)
-        too_small_M = (scales_M < np.finfo(np.float32).tiny) & (scales_M.astype(np.float64) * 127 < largest_M)
-        scales_M[too_small_M] = np.nextafter(scales_M[too_small_M], np.float32(np.inf))
-        too_large_M = np.isinf(scales_M * np.float32(127))
-        scales_M[too_large_M] = np.nextafter(scales_M[too_large_M], np.float32(0))
-    return scales_M
+        _, scales_M = self.unpack(self.encode(rows_MD))
+        return np.broadcast_to(scales_M.astype(np.float64)[:, None] * (0.5 + 2.0**-14), rows_MD.shape)

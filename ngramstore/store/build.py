@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,6 +56,7 @@ _SAMPLE_ROWS = 4096
 _DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
 _CHUNKS = 64  # shares of the memory budget that packing works in
 _MIN_CHUNK_BYTES = 64 << 10
+_ENCODE_BYTES = 1 << 20  # floats of one call from here on are encoded in threads
 
 
 class Builder:
@@ -102,6 +104,7 @@ class Builder:
         self._duplicates = duplicates
         self._threads = threads or min(4, os.cpu_count() or 1)
         self._progress = progress
+        self._encoders: ThreadPoolExecutor | None = None
         self._next_row = 0
         self._pid = os.getpid()
         self._made_directory = claim_directory(self.path, restart)
@@ -270,39 +273,62 @@ class Builder:
         tokens, lengths = as_ngrams(ngrams, self.spec.max_n)
         return blank_from(tokens, lengths), lengths
 
-    def _encode(self, rows: ArrayLike, count: int) -> np.ndarray:
+    def _encode(self, rows: ArrayLike, count: int) -> list[np.ndarray]:
+        """The rows in stored form, in one or more pieces."""
         array = np.asarray(rows)
         if array.shape != (count, self.spec.dim):
             raise UsageError(f"rows have shape {array.shape}, wanted ({count}, {self.spec.dim})")
+        first = self._sorter.num_rows
         with self._stages.timed("encode"):
-            return self.spec.codec.encode(array, first_row=self._sorter.num_rows)
+            if self._threads == 1 or array.nbytes < _ENCODE_BYTES:
+                return [self.spec.codec.encode(array, first_row=first)]
+            if self._encoders is None:
+                self._encoders = ThreadPoolExecutor(self._threads, "ngramstore-encode")
+            step = -(-count // self._threads)
+            pieces = [
+                self._encoders.submit(self.spec.codec.encode, array[at : at + step], first_row=first + at)
+                for at in range(0, count, step)
+            ]
+            wait(pieces)
+            return [piece.result() for piece in pieces]  # the first row that cannot be stored is the one that is named
 
-    def _encoded(self, rows: np.ndarray, count: int) -> np.ndarray:
+    def _encoded(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
         if rows.dtype != np.uint8 or rows.shape != (count, self.spec.codec.row_bytes):
             raise UsageError(
                 f"encoded rows are {rows.dtype} {rows.shape}, wanted uint8 ({count}, {self.spec.codec.row_bytes})"
             )
-        return rows
+        return [rows]
 
-    def _take(self, tokens: np.ndarray, lengths: np.ndarray, rows: np.ndarray, *, is_ours: bool) -> None:
+    def _take(self, tokens: np.ndarray, lengths: np.ndarray, pieces: list[np.ndarray], *, is_ours: bool) -> None:
         with self._stages.timed("hash"):
             ids = ngram_ids(tokens, lengths, self.spec.seed)
-        self._sorter.add(ids, rows, tokens, lengths, is_ours=is_ours)
+        self._hold(ids, tokens, lengths, pieces, is_ours=is_ours)
 
-    def _take_numbered(self, numbers: ArrayLike | None, rows: np.ndarray, *, is_ours: bool) -> None:
+    def _take_numbered(self, numbers: ArrayLike | None, pieces: list[np.ndarray], *, is_ours: bool) -> None:
         self._check_open()
         if self.spec.is_ngram:
             raise UsageError("this build addresses rows by n-gram", hint="use add(ngrams, rows)")
+        count = sum(map(len, pieces))
         if numbers is None:
-            ids = np.arange(self._next_row, self._next_row + len(rows), dtype=np.uint64)
+            ids = np.arange(self._next_row, self._next_row + count, dtype=np.uint64)
         else:
             ids = np.asarray(numbers)
-            if ids.dtype.kind not in "iu" or ids.shape != (len(rows),) or (ids.size and ids.min() < 0):
-                raise UsageError(f"row numbers must be {len(rows)} integers from 0 up, got {ids.dtype} {ids.shape}")
+            if ids.dtype.kind not in "iu" or ids.shape != (count,) or (ids.size and ids.min() < 0):
+                raise UsageError(f"row numbers must be {count} integers from 0 up, got {ids.dtype} {ids.shape}")
             ids = ids.astype(np.uint64)
-        self._next_row += len(rows)
-        tokens = np.zeros((len(rows), self.spec.max_n), np.uint32)
-        self._sorter.add(ids, rows, tokens, np.zeros(len(rows), np.uint8), is_ours=is_ours)
+        self._next_row += count
+        self._hold(
+            ids, np.zeros((count, self.spec.max_n), np.uint32), np.zeros(count, np.uint8), pieces, is_ours=is_ours
+        )
+
+    def _hold(
+        self, ids: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, pieces: list[np.ndarray], *, is_ours: bool
+    ) -> None:
+        at = 0
+        for rows in pieces:
+            part = slice(at, at + len(rows))
+            self._sorter.add(ids[part], rows, tokens[part], lengths[part], is_ours=is_ours)
+            at += len(rows)
 
     def _dictionary(self, num_rows: int) -> tuple[bytes | None, int]:
         """The zstd dictionary of the rows, or None to store them as they are; and the window of the compressor."""
@@ -348,6 +374,9 @@ class Builder:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, "ngramstore:" + json.dumps(names, sort_keys=True)))
 
     def _release(self) -> None:
+        if self._encoders is not None:
+            self._encoders.shutdown()
+            self._encoders = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None

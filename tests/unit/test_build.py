@@ -69,6 +69,28 @@ def test_one_thread_or_two_give_the_same_bytes(tmp_path, compression):
     assert files_of(build(tmp_path / "two", ngrams, rows, compression=compression, threads=2)) == wanted
 
 
+def test_floats_encoded_in_threads_give_the_same_bytes(tmp_path, monkeypatch):
+    ngrams, rows = some_ngrams(500), some_rows(500)
+    wanted = files_of(build(tmp_path / "one", ngrams, rows, codec="int8", threads=1))
+    monkeypatch.setattr(build_module, "_ENCODE_BYTES", 0)
+    for threads in (2, 3):
+        assert files_of(build(tmp_path / f"{threads}", ngrams, rows, codec="int8", threads=threads)) == wanted
+    numbered = files_of(build_rows(tmp_path / "rows", rows, codec="int8", threads=3))
+    assert files_of(build_rows(tmp_path / "rows one", rows, codec="int8", threads=1)) == numbered
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_of_several_bad_rows_the_first_is_named(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(build_module, "_ENCODE_BYTES", 0)
+    rows = some_rows(90)
+    rows[[17, 50, 80], 2] = np.nan
+    builder = Builder(tmp_path / "store", dim=6, max_n=3, threads=threads)
+    builder.add(some_ngrams(30), some_rows(30))
+    with pytest.raises(UsageError, match="row 47, column 2"):
+        builder.add(some_ngrams(90), rows)
+    builder.abort()
+
+
 def test_the_three_forms_of_ngrams_give_the_same_bytes(tmp_path):
     ngrams, rows = some_ngrams(100), some_rows(100)
     wanted = files_of(build(tmp_path / "list", ngrams, rows))

@@ -429,6 +429,27 @@ def test_a_source_may_be_read_only(spec):
     assert np.array_equal(scattered(codec, frozen, np.float32), codec.decode(stored))
 
 
+@pytest.mark.parametrize("dim", [1, 2, 31, 33, 200])
+def test_int8_encoding_equals_its_reference(dim):
+    rng = np.random.default_rng(dim)
+    bits = rng.integers(0, 1 << 32, (400, dim), dtype=np.uint32)
+    rows = np.concatenate(
+        [
+            np.nan_to_num(bits.view(np.float32), nan=0, posinf=3.4e38, neginf=-3.4e38),
+            (bits & 0x807FFFFF).view(np.float32),  # subnormal
+            (bits[:, :1] % 200 * 2.0**-149 * rng.choice([-1, 0, 1], (400, dim))),
+            rng.standard_normal((400, dim)) * 10.0 ** rng.uniform(-44, 37, (400, 1)),
+            rng.integers(-254, 255, (400, dim)) / 2,  # ties
+            np.full((1, dim), np.finfo(np.float32).max),
+            np.zeros((1, dim)),
+        ]
+    ).astype(np.float32)
+    codes, scales = np.zeros((2, *rows.shape), np.int8), np.zeros((2, len(rows)), np.float32)
+    native_quantize.quantize_int8(rows, codes[0], scales[0])
+    reference_quantize.quantize_int8(rows, codes[1], scales[1])
+    assert np.array_equal(*codes) and np.array_equal(*scales.view(np.uint32))
+
+
 @pytest.mark.parametrize("group", [2, 6, 32, 64, 1024])
 @pytest.mark.parametrize("dim", [1, 2, 31, 33, 64, 200])
 def test_int4_encoding_equals_its_reference(group, dim):

@@ -1,4 +1,4 @@
-"""Floats -> codes and scales, compiled, for the codecs whose encoding numpy does slowly (int4 and e4m3).
+"""Floats -> codes and scales, compiled, for the codecs whose encoding numpy does slowly (int8, int4 and e4m3).
 
 The meaning of each kernel: the function of the same name in kernels/reference/quantize.py, equal byte for byte. Sums run over
 integers, so that the order in which a CPU adds them changes nothing: the same rows give the same bytes everywhere.
@@ -14,6 +14,31 @@ from ngramstore.kernels.jit import inline, kernel
 
 # Widths tried by the int4 search, as 1 / (8192 * width / 128): 0.88 to 1.18 of the step that just reaches the largest value.
 _TRIED = tuple(np.float32(128.0 / (8192.0 * width)) for width in (0.88, 0.94, 1.0, 1.06, 1.12, 1.18))
+
+
+_TINY = np.float32(2.0**-126)  # the smallest f32 that is not subnormal
+
+
+@kernel
+def quantize_int8(rows_MD, codes_MD, scales_M):
+    """(M, D) finite f32, C-contiguous -> codes (M, D) i8 and scales (M,) f32."""
+    for m in range(rows_MD.shape[0]):
+        row_D = rows_MD[m]
+        bits_D = row_D.view(np.uint32)
+        peak = np.uint32(0)
+        for d in range(bits_D.size):  # magnitudes compare like their bits, and integers need no care for NaN
+            peak = max(peak, np.uint32(bits_D[d] & np.uint32(0x7FFFFFFF)))
+        largest = np.uint32(peak).view(np.float32)
+        scale = np.float32(largest / np.float32(127))
+        if scale < _TINY and np.float64(scale) * 127.0 < np.float64(largest):
+            scale = np.uint32(np.float32(scale).view(np.uint32) + np.uint32(1)).view(np.float32)
+        if np.isinf(np.float32(scale * np.float32(127))):
+            scale = np.uint32(np.float32(scale).view(np.uint32) - np.uint32(1)).view(np.float32)
+        scales_M[m] = scale
+        divisor = scale if scale != np.float32(0) else np.float32(1)
+        for d in range(row_D.size):
+            code = np.rint(row_D[d] / divisor)
+            codes_MD[m, d] = np.int8(max(min(code, np.float32(127)), np.float32(-127)))
 
 
 @inline

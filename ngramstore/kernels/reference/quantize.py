@@ -7,7 +7,25 @@ from __future__ import annotations
 
 import numpy as np
 
+_TINY = np.finfo(np.float32).tiny
 _WIDTHS_TRIED = (0.88, 0.94, 1.0, 1.06, 1.12, 1.18)
+
+
+def quantize_int8(rows_MD: np.ndarray, codes_MD: np.ndarray, scales_M: np.ndarray) -> None:
+    """(M, D) finite f32, C-contiguous -> codes (M, D) i8 and scales (M,) f32: largest magnitude / 127, 0 for a row of zeros.
+
+    Where that quotient is subnormal it has few bits: it is rounded up there, so that no value is beyond 127 steps.
+    Where the largest magnitude is near the end of f32 it is rounded down, so that 127 steps are finite.
+    """
+    largest_M = np.abs(rows_MD).max(axis=1)
+    with np.errstate(under="ignore", over="ignore"):
+        scales_M[:] = largest_M / np.float32(127)
+        too_small_M = (scales_M < _TINY) & (scales_M.astype(np.float64) * 127 < largest_M)
+        scales_M[too_small_M] = np.nextafter(scales_M[too_small_M], np.float32(np.inf))
+        too_large_M = np.isinf(scales_M * np.float32(127))
+        scales_M[too_large_M] = np.nextafter(scales_M[too_large_M], np.float32(0))
+        steps_MD = rows_MD / np.where(scales_M == 0, np.float32(1), scales_M)[:, None]
+    codes_MD[:] = np.clip(np.rint(steps_MD), -127, 127)
 
 
 def _groups(rows_MD: np.ndarray, size: int) -> np.ndarray:
