@@ -231,7 +231,8 @@ class _Repair:
         )
         if not path.is_dir() or not any(path.iterdir()):
             return nothing
-        with tempfile.TemporaryDirectory(dir=self._target) as scratch:
+        # the name is one that the next writer removes, should this process be killed
+        with tempfile.TemporaryDirectory(dir=self._target, prefix=path.name + ".salvage-") as scratch:
             copy = Path(scratch) / path.name
             shutil.copytree(path, copy)
             parts, faults = salvage(copy, row_bytes=row_bytes, width=width)

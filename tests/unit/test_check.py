@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -407,3 +408,22 @@ def test_what_the_loss_of_a_whole_file_costs(quick_path, tokens, how):
         assert old == ({(1, 1)} if name.startswith("overlay") and name.endswith("index") and not tokens else set())
         lost = LOSSES[tokens].get(name.replace("-000001", "").replace("-000002", ""), 0)
         assert len(found) - found.sum() == lost, name
+
+
+def test_a_killed_repair_leaves_nothing_for_ever(copy, monkeypatch):
+    path = copy("plain")
+    with ngs.open(path, mode="rw") as writer:
+        writer.put(NGRAMS[:1], rows_of([7], 4))
+        writer._shut()
+    change(path / "base-000001.rows", 4096 + 20 * 30)
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(repair_module, "salvage", lambda *_, **__: os._exit(9))
+        repair(path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert any("salvage" in file.name for file in path.iterdir())
+    assert repair(path).lost
+    assert published(path)[NGRAMS[0]] == 7
+    assert {file.suffix for file in path.iterdir()} == {"", ".index", ".rows", ".tokens"}
+    assert not any(file.is_dir() for file in path.iterdir())
