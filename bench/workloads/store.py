@@ -9,6 +9,8 @@ from bench import data, text
 from bench.harness import Case
 from bench.rows import row_bytes
 from bench.setup import Setup
+from bench.workloads.store_parts import parts_case
+from bench.workloads.store_threads import threads_case
 from bench.workloads.store_traces import traces_case, traces_small_case
 
 DIM = 1024
@@ -43,6 +45,8 @@ def cases(setup: Setup) -> list[Case]:
         "traces": traces_case,
         "traces_small": traces_small_case,
         "match": _match,
+        "threads": threads_case,
+        "parts": parts_case,
         "small_cache": _small_cache,
         "cold_rows": _cold_rows,
         "cold_all": _cold_all,

@@ -37,7 +37,7 @@ def warm(
     peer = peers.opened(subject, origin, cache_bytes)
     files = peer.files(peers.files_folder(peer, origin.folder))
     pages.warm(files)
-    checked = sum(_check(peer, origin, size, seed) for size in batch_sizes)
+    checked = sum(check_answers(peer, origin, size, seed) for size in batch_sizes)
     if cache_bytes is None and peer.has_cache:
         ask_for_every_row(peer, origin, max(batch_sizes))
     size = max(64, batch_sizes[0])
@@ -137,7 +137,7 @@ def time_calls(peer: Peer, batches: list[data.Batch], out_BD: np.ndarray) -> np.
     return times
 
 
-def _check(peer: Peer, origin: data.Dataset, size: int, seed: int) -> int:
+def check_answers(peer: Peer, origin: data.Dataset, size: int, seed: int) -> int:
     """Compare some batches with the source; the array starts as NaN, so a row that is not written is noticed."""
     checked = 0
     pool = data.queries(origin, (CHECKED_BATCHES if size <= 1024 else 1) * size, seed + 500_000)

@@ -235,6 +235,15 @@ def test_with_checksums_a_changed_row_is_named_and_the_others_are_served(paths):
         assert (store.rows_encoded([40, 42]) == wanted[[40, 42]]).all()
     with lenient:
         assert (lenient.rows([41]) == 0).all()
+        found = np.zeros((2, 2), np.bool_)
+        rows = lenient.rows([[40, 41], [41, 42]], found=found)
+        assert found.tolist() == [[True, False], [False, True]]
+        assert not rows[~found].any() and rows[found].any(axis=1).all()
+        lenient.rows_encoded([[42, 41], [41, 40]], found=found)
+        assert found.tolist() == [[True, False], [False, True]]
+        for wrong in (np.zeros(2, np.bool_), np.zeros((2, 2), np.uint8), [[True] * 2] * 2):
+            with pytest.raises(UsageError, match="found must be"):
+                lenient.rows([[40, 41], [41, 42]], found=wrong)
 
 
 def test_a_source_replaced_by_another_file_keeps_serving_the_old_rows_and_does_not_open_again(paths):

@@ -54,6 +54,18 @@ def test_a_u8_out_gets_the_stored_bytes(store):
     assert np.array_equal(store.spec.codec.decode(stored.reshape(16, -1)).reshape(rows.shape), rows)
 
 
+def test_what_is_no_array_is_refused(store):
+    tokens, room, out = np.zeros((1, 4), np.uint32), np.full((1, 1), 4, np.uint8), np.empty((1, 1, DIM), np.float32)
+    with pytest.raises(UsageError, match="needs out"):
+        store.lookup_tail(tokens, room, out=None)
+    with pytest.raises(UsageError, match="list"):
+        store.lookup_tail(tokens.tolist(), room, out=out)
+    with pytest.raises(UsageError, match="list"):
+        store.lookup_tail(tokens, room.tolist(), out=out)
+    with pytest.raises(UsageError, match="out must be"):
+        store.lookup_tail(tokens, room, out=out[0])
+
+
 def test_room_that_reaches_before_the_line_is_refused(store):
     for shape in ((1, 3), (2, 3)):
         with pytest.raises(UsageError, match="room"):
