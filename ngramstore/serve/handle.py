@@ -163,7 +163,10 @@ class Handle:
 
     def _require_ngram(self, what: str) -> None:
         if not self.spec.is_ngram:
-            raise UsageError(f"{what} needs n-grams; {self.path} addresses rows by number", hint="use rows(numbers), or `ngramstore get --row`")
+            raise UsageError(
+                f"{what} needs n-grams; {self.path} addresses rows by number",
+                hint="use rows(numbers), or `ngramstore get --row`",
+            )
 
     def _publish(self, writer: Writer) -> None:
         """With the lock held: flush, and show what it published."""

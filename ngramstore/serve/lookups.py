@@ -274,7 +274,8 @@ class Lookups(Handle):
     def _numbers(self, numbers: ArrayLike, what: str) -> tuple[np.ndarray, tuple[int, ...]]:
         if self.spec.is_ngram:
             raise UsageError(
-                f"{what} takes n-grams here; {self.path} is not addressed by number", hint="use get(ngrams), or `ngramstore get --ngram`"
+                f"{what} takes n-grams here; {self.path} is not addressed by number",
+                hint="use get(ngrams), or `ngramstore get --ngram`",
             )
         array = np.asarray(numbers)
         if array.dtype.kind not in "iu" and array.size:

@@ -41,8 +41,7 @@ PUBLIC = {
 }
 """Modules whose public names others may use."""
 
-LONG = {
-}
+LONG = {}
 """Files that may pass 430 lines, and where that ends."""
 
 
