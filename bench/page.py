@@ -83,7 +83,7 @@ def _export(result: dict[str, Any]) -> str:
     about = result["machine"]
     found = [f"{about['time']}, {about['cpu']}, {about['cores']} cores"]
     found += [f"warning: {text}" for text in result["warnings"]]
-    for case in result["cases"]:
+    for case in result["shapes"]:
         parts = "  ".join(f"{name} {value['cpu_s']:.2f}" for name, value in case["parts"].items())
         found.append(
             f"  {case['rows']:,} rows of {case['dim']}, A_f of {case['layers']} layers, {case['codec']}: CPU s {parts}; "

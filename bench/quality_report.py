@@ -128,7 +128,7 @@ def picture(result: Mapping, path: Path) -> None:
                 if (c["text"], c["model"]) == (text, model):
                     gain = c["difference"][str(tokens)]
                     rivals.bar(
-                        place + 0.38 * (number - (len(texts) - 1) / 2), gain["mean"], 0.36, yerr=gain["deviation"] or 0,
+                        place + 0.38 * (number - (len(texts) - 1) / 2), gain["mean"], 0.36, yerr=gain["deviation"],
                         color=f"C{number}", capsize=3, label=text if place == 0 else None,
                     )  # fmt: skip
     rivals.set_xticks(range(len(models)), [LABELS[model] for model in models], fontsize=8)
