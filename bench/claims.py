@@ -150,6 +150,15 @@ CLAIMS: tuple[Claim, ...] = (
     _value("open 20M keys", 50, "store/open_large", "ngramstore", "open_ms", "ms"),
     _ratio("build from int8 rows beside RocksDB's SST ingest with zstd", 1.0, "store/build", "rocks_zstd1", "seconds"),
     _value("memory of look-ups above the cache's budget", 100, "store/memory", "ngramstore", "over_budget_mib", "MiB"),
+    *(
+        _ratio(f"rows by number, {tokens} token{'s' * (tokens > 1)} a call, {what}", limit, f"tables/engramdb_{case}", "engramdb", f"us_{tokens}")
+        for case, what, limit in (
+            ("fetch_160", "160 B x 16, beside engramdb-python's fetch", 1 / 3),
+            ("fetch_264", "264 B x 48, beside engramdb-python's fetch", 1 / 3),
+            ("tensor_160", "160 B x 16, beside engramdb-python's torch helper", 1 / 10),
+        )
+        for tokens in (1, 512)
+    ),
     Claim(what="100M keys beside 1M, Zipf look-ups", limit=2.0, file_of="scale/zipf", read=lambda f: _scale_of(f, "us_per_key@1024")),
     Claim(what="demo: SCONE beside the plain decoder", limit=0.10, at_least=True, file_of="demo", read=_demo_gain, unit="nats"),
     Claim(what="demo --quick: SCONE beside the plain decoder", limit=0.05, at_least=True, file_of="demo_quick", read=_demo_gain, unit="nats"),
@@ -192,7 +201,7 @@ def table(folder=saved.RESULTS) -> str:
     found = answers(folder)
     met, missing = sum(a.is_met for a in found), sum(a.value is None for a in found)
     rows = [
-        f"| {a.claim.what} | {_number(a)} | {'at least' if a.claim.at_least else 'at most'} {a.claim.limit:g} | {_verdict(a)} | `{a.file}` |"
+        f"| {a.claim.what} | {_number(a)} | {'at least' if a.claim.at_least else 'at most'} {a.claim.limit:.3g} | {_verdict(a)} | `{a.file}` |"
         for a in found
     ]
     head = f"{met} of {len(found)} targets are met as measured, {len(found) - met - missing} are not, {missing} were not measured here yet."
