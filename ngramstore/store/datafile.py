@@ -5,6 +5,7 @@ Format: docs/format.md, section Files. A header page is its fields, zeros, and t
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -101,6 +102,16 @@ def header_crc(page: bytes) -> int:
     return _CRC.unpack(page[-_CRC.size :])[0]
 
 
+def _open_unfollowed(path: Path) -> int:
+    """A descriptor for reading. A link in the place of a data file is damage, whatever it leads to."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DamagedStore(f"cannot open {path}: it is a link") from error
+        raise
+
+
 class DataFile:
     """An open, checked file: `fd`, `path`, `header` fields. Closed when the last user lets go of it."""
 
@@ -109,7 +120,7 @@ class DataFile:
         self.fd = -1
         try:
             with clear_errors(self.path):
-                self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                self.fd = _open_unfollowed(self.path)
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -145,7 +145,7 @@ def test_every_changed_page_is_found_by_whoever_touches_it(tmp_path):
             index.ids()
         done, keys = find(opened(tmp_path, entry), ids)
         if done < len(ids):
-            assert keys[done] == -2 - page * 8
+            assert keys[done] == -2 - page * native.MAX_LINES
         else:
             assert (keys == np.arange(len(ids))).all()
 

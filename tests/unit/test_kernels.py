@@ -207,7 +207,7 @@ def test_every_page_of_an_index_has_its_own_fault_code(tmp_path):
         sound = opened(plan, good, line=0)
         keys = both_find(lambda data=data, sound=sound: [sound, opened(plan, data, line=1)], ids[::40] ^ np.uint64(1))
         if keys.min() < -1:
-            bad_page, line = divmod(int(-2 - keys[-1]), 8)
+            bad_page, line = divmod(int(-2 - keys[-1]), native_index.MAX_LINES)
             assert (bad_page, line) == (page, 1)
             faults.add(page)
         got = [
@@ -238,7 +238,7 @@ def test_a_directory_of_lies_under_good_checksums_never_leads_outside(tmp_path_f
     for identity in ids[::5]:  # a bucket that reaches into others need not be sorted: only the range is promised
         native_index.find(index.layer[None], np.array([identity]), keys)
         assert keys[0] < len(ids)
-        assert keys[0] >= 0 or keys[0] == -1 or divmod(int(-2 - keys[0]), 8)[0] < end // PAGE
+        assert keys[0] >= 0 or keys[0] == -1 or divmod(int(-2 - keys[0]), native_index.MAX_LINES)[0] < end // PAGE
 
 
 def match_case(tmp_path, tokens_WN, lengths_W, tokens, room, *, stop=False, break_page=None):
@@ -307,7 +307,7 @@ def test_match_reports_the_same_bad_page(tmp_path, page):
     room = np.minimum(np.arange(100) + 1, 2).astype(np.uint8)
     done, keys = match_case(tmp_path, ngrams, np.full(len(ngrams), 2, np.uint8), tokens, room, break_page=page)
     assert done < 100
-    assert keys == [-2 - page * 8]
+    assert keys == [-2 - page * native_index.MAX_LINES]
 
 
 def test_match_of_no_tokens(tmp_path):
