@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from bench.text import Positions
 
 
-class Peer:
+class Peer(ABC):
     """One subject. `build` and `open` run in different processes; one thread."""
 
     name: ClassVar[str]
@@ -24,17 +25,17 @@ class Peer:
     index_apart: ClassVar[bool] = False
     """True where finding a row reads no page of the row files, so that rows can be cold under a warm index."""
 
+    @abstractmethod
     def build(self, source: Dataset, folder: Path) -> None:
         """Write the files for all of `source` into the empty `folder`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, folder: Path, source: Dataset, cache_bytes: int) -> None:
         """Get ready to answer, with at most `cache_bytes` of rows in a cache of its own where it has one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         """Rows of a batch into out (B, D) f32, zeros where absent -> found (B,) bool."""
-        raise NotImplementedError
 
     has_cache: ClassVar[bool] = False
     """True where it keeps rows in a cache of its own, which has to be filled before anything is called warm."""
@@ -57,7 +58,7 @@ class Peer:
         del windows_BK
         return self.longest(stretch, out_BD)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most peers have nothing to let go of
         """Let go of files and maps, so that their pages can be dropped."""
 
     def files(self, folder: Path) -> list[Path]:

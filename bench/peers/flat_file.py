@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,8 +44,8 @@ class _FlatFile(Peer):
         self._decode(stored_BR, out_BD)
         return places_B >= 0
 
-    def _read(self, places_B: np.ndarray, stored_BR: np.ndarray) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self, places_B: np.ndarray, stored_BR: np.ndarray) -> None: ...
 
     def close(self) -> None:
         os.close(self._fd)

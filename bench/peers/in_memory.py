@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,8 +27,8 @@ class _InMemory(Peer):
         self._gather = gatherer(source.codec)
         self._prepare(sorted_rows.read_ids(folder), source)
 
-    def _prepare(self, ids_N: np.ndarray, source: Dataset) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _prepare(self, ids_N: np.ndarray, source: Dataset) -> None: ...
 
 
 class Floor(_InMemory):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,8 +34,8 @@ class _Rocks(Peer):
 
     has_cache = True
 
-    def _options(self, cache_bytes: int) -> Options:
-        raise NotImplementedError
+    @abstractmethod
+    def _options(self, cache_bytes: int) -> Options: ...
 
     def build(self, source: Dataset, folder: Path) -> None:
         order_N = np.argsort(source.ids_N)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ HOST_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Types that the store writes itself; others are made from float32."""
 
 
-class StoreModule(nn.Module):
+class StoreModule(nn.Module, ABC):
     """Base of NGramEmbedding and RowTableEmbedding: their calls, tickets, state and copies.
 
     `state_dict` holds T and the store's identity, never rows; loading into a module on another store raises StaleStore.
@@ -139,9 +140,9 @@ class StoreModule(nn.Module):
 
     # What a kind of embedding says
 
+    @abstractmethod
     def _look_up(self) -> LookUp:
         """(store, windows, CPU tensor to fill) -> lengths (B, T) u8. A worker thread may call it; it changes nothing here."""
-        raise NotImplementedError
 
     def _row_shape(self) -> tuple[int, ...]:
         """Rows of one position: () for one, (J,) for several."""
@@ -151,9 +152,9 @@ class StoreModule(nn.Module):
         """Type of the rows that `_mixed` gets; uint8: as stored."""
         return self._like_weight().dtype
 
+    @abstractmethod
     def _mixed(self, tokens_BT: Tensor, rows: Tensor, found_BT: np.ndarray, num_found: int) -> Tensor:
         """The answer, of rows (B, T, D) or (B, T, J, D) that it may write into, and T."""
-        raise NotImplementedError
 
     def _one(self, tokens_11: Tensor, history: NGramHistory) -> Tensor | None:
         """The answer for one token of one sequence on the CPU, by the shortest way; None: not such a call."""

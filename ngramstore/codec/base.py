@@ -8,6 +8,7 @@ Shapes: M rows, D row width, B bytes in a stored row.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ _IN_ORDER = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
-class Codec:
+class Codec(ABC):
     """One way to store rows of `dim` numbers. Subclasses say how; see the module docstring for what holds for all."""
 
     dim: int
@@ -38,9 +39,9 @@ class Codec:
             raise UsageError(f"dim={self.dim!r}", hint=f"dim is the width of a row: an integer from 1 to {MAX_DIM}")
 
     @property
+    @abstractmethod
     def row_bytes(self) -> int:
         """Bytes of one stored row, codes and scales together."""
-        raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
         """What the manifest keeps: `codec_from_spec(codec.spec(), codec.dim) == codec`. JSON-able, no bit lost."""
@@ -102,21 +103,21 @@ class Codec:
         narrowing_MD = np.abs(chunk_MD.astype(np.float64) - rows_MD.astype(np.float64))
         return self._error_bound(chunk_MD) + narrowing_MD
 
+    @abstractmethod
     def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
         """Codes and scales -> (M, row_bytes) u8, for rows that arrive encoded; `unpack` gives them back bit by bit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unpack(self, encoded_MB: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(M, row_bytes) u8 -> codes and scales, as `pack` takes them (None: this codec has no scales)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode(self, rows_MD: np.ndarray, encoded_MB: np.ndarray, first_row: int) -> None:
         """Finite f32 rows -> their bytes in `encoded_MB`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _error_bound(self, rows_MD: np.ndarray) -> np.ndarray:
         """The bound for f32 rows."""
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_plans"}  # addresses of this process

@@ -10,6 +10,7 @@ Shapes: B batch, T position, H heads (rows a token), R reach (tokens looked back
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keys:
+class Keys(ABC):
     """Base of the key specs; a subclass is one model family. Threads: any number, nothing changes after construction."""
 
     model: ClassVar[str]
@@ -45,14 +46,14 @@ class Keys:
     """Token ids are 0 .. vocab_size - 1."""
 
     @property
+    @abstractmethod
     def reach(self) -> int:
         """Tokens looked back at, R."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def tables(self) -> tuple[Table, ...]:
         """The model's tables in the order of the numbering."""
-        raise NotImplementedError
 
     @cached_property
     def num_heads(self) -> int:
@@ -92,12 +93,12 @@ class Keys:
         """Everything `rows` needs, for JSON: integers, those that may exceed 2**53 as strings."""
         return {"version": SPEC_VERSION, "model": self.model, "vocab_size": self.vocab_size, **self._spec()}
 
+    @abstractmethod
     def _rows(self, back: list[np.ndarray]) -> np.ndarray:
         """back[k] (B, T) i64: the token k places back, NOTHING where there is none -> (B, T, H) i64."""
-        raise NotImplementedError
 
-    def _spec(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _spec(self) -> dict[str, Any]: ...
 
     def _arguments(
         self, tokens: ArrayLike, history: np.ndarray | None

@@ -14,10 +14,10 @@ import zlib
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
-from ngramstore.files import FileWriter, clear_errors, lock_shared, read_exactly
+from ngramstore.files import clear_errors, lock_shared, read_exactly
 from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, MAGIC, PAGE_BYTES, Layout
 
 _CRC = struct.Struct("<I")
@@ -71,8 +71,19 @@ def content_digest() -> Any:
     return blake2b(digest_size=CONTENT_BYTES)
 
 
+class Ending(Protocol):
+    """What the end of a file needs of its writer: where it is, and how to write the header and make all of it durable."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def position(self) -> int: ...
+    def rewrite(self, position: int, data: bytes) -> None: ...
+    def finish(self) -> int: ...
+
+
 def finish_file(
-    writer: FileWriter, layout: Layout, stamp: FileStamp, kind: int, content: bytes, **fields: int
+    writer: Ending, layout: Layout, stamp: FileStamp, kind: int, content: bytes, **fields: int
 ) -> FileEntry:
     """Write the header page of a file whose other pages are written, make it durable, and say how to name it."""
     page = header_page(layout, stamp, kind, writer.position, content, **fields)

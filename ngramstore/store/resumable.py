@@ -92,7 +92,7 @@ class ResumableRows:
         """Write the header and make the file durable. `runs/` is then of no use any more."""
         dictionary = self._dictionary or b""
         return finish_file(
-            _Ending(self),  # type: ignore[arg-type]
+            _Ending(self),
             ROWS_HEADER,
             stamp,
             KIND_ROWS,
