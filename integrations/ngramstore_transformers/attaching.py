@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ngramstore.errors import MissingExtra, UsageError
 from ngramstore_torch import NGramEmbedding
-from ngramstore_transformers import record
 
 try:
     from transformers import PreTrainedModel
+
+    from ngramstore_transformers import record
 except ImportError:
     raise MissingExtra("transformers", "transformers") from None
 
@@ -69,7 +70,7 @@ def _class_with_store(own: Any) -> type:
             inputs = own.prepare_inputs_for_generation(self, input_ids, *arguments, **options)
             new_BT = inputs.get("input_ids")
             if new_BT is not None:
-                past, mask = inputs.get("past_key_values"), options.get("attention_mask")
+                past, mask = record.cache_among(inputs.values()), options.get("attention_mask")
                 inputs["inputs_embeds"] = _embed(self, input_ids, new_BT.shape[1], mask, past)
                 inputs["input_ids"] = None
             return inputs
@@ -80,10 +81,10 @@ def _class_with_store(own: Any) -> type:
                 return own.forward(self, input_ids, *arguments, **options)
             if arguments:
                 raise UsageError("a model with a store takes all arguments but input_ids by keyword")
-            past, mask = options.get("past_key_values"), options.get("attention_mask")
+            past, mask = record.cache_among(options.values()), options.get("attention_mask")
             options["inputs_embeds"] = _embed(self, input_ids, input_ids.shape[1], mask, past)
             output = own.forward(self, **options)
-            made = getattr(output, "past_key_values", None)
+            made = record.cache_among(output if isinstance(output, tuple) else output.values())
             if past is None and made is not None:
                 record.write(made, input_ids, _ones_or(mask, input_ids))
             return output

@@ -9,14 +9,24 @@ Shapes: B batch, S positions in the cache, T new positions.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from ngramstore.errors import UsageError
 
 _IDS, _MASK = "_ngramstore_ids", "_ngramstore_mask"
+
+
+def cache_among(values: Iterable[Any]) -> Cache | None:
+    """The key-value cache among a call's arguments or a model's outputs; None: there is none.
+
+    Known by its class: Transformers has named the argument `past_key_values` and `cache`, and takes both for a while.
+    """
+    return next((value for value in values if isinstance(value, Cache)), None)
 
 
 def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import json
 import pickle
 
@@ -68,7 +69,7 @@ def from_scratch(model):
 
     @functools.wraps(plain_forward)
     def forward(self, input_ids=None, attention_mask=None, **options):
-        assert options.get("past_key_values") is None
+        assert options.get("past_key_values") is None and options.get("cache") is None
         mask = None if attention_mask is None else attention_mask.numpy()
         embeds = torch.from_numpy(vectors(ROWS, own, input_ids.numpy(), mask))
         return plain_forward(self, inputs_embeds=embeds, attention_mask=attention_mask, **options)
@@ -222,6 +223,28 @@ def test_a_hole_in_the_mask_wider_than_an_ngram_is_looked_across(store, seed):
         got = model(ids[:, 11:], **rest).logits
         want = from_scratch(make("llama"))(ids, attention_mask=mask, position_ids=position).logits[:, 11:]
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+CACHE_NAMES = sorted(
+    {"cache", "past_key_values"}
+    & {*inspect.signature(transformers.LlamaForCausalLM.forward).parameters, "past_key_values"}
+)
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_cache_counts_by_every_name_that_transformers_takes(store, name):
+    """Release 5.24 renamed the argument; a cache that is overlooked loses the tokens before it without a sound."""
+    model = make("llama")
+    attach(model, store)
+    ids = prompts(1)["input_ids"]
+    with torch.no_grad():
+        output = model(ids[:, :6], use_cache=True)
+        past = next(value for value in output.values() if isinstance(value, transformers.Cache))
+        got = model(ids[:, 6:], **{name: past}).logits
+        want = from_scratch(make("llama"))(ids).logits[:, 6:]
+        plain = make("llama")(ids).logits[:, 6:]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(got, plain, atol=1e-2)
 
 
 def test_a_cache_filled_by_somebody_else_is_refused(store):
