@@ -120,6 +120,34 @@ def _half_a_byte(result: dict) -> float:
     return min(line["perplexity_percent"] for line in small)
 
 
+def _build_memory(found: Found) -> float:
+    largest = found.subjects[-1]
+    return found.value(largest, "anon_mib") / found.case["subjects"][largest]["facts"]["memory_mib"]
+
+
+def _quality_gain(result: dict, text: str) -> float:
+    """Mean over the seeds at the number of tokens with the most seeds, the largest of these; as in `bench.quality`, 100,000 f-grams."""
+    (curve,) = (
+        curve for curve in result["differences"]
+        if (curve["text"], curve["model"], curve["tokenizer"], curve["num_fgrams"]) == (text, "scone", 4096, 100_000)
+        and (curve["fgram_layers"], curve["fgram_width"], curve["start"]) == (1, 0, "identity")
+    )  # fmt: skip
+    points = curve["difference"]
+    tokens = max(points, key=lambda at: (len(points[at]["seeds"]), int(at)))
+    return -points[tokens]["mean"]
+
+
+def _matching_share(result: dict) -> float:
+    """Worst cell of SCONE."""
+    return max(cell["batch_s"] / cell["cpu_s"] for cell in result["cells"].values() if cell["model"] == "scone")
+
+
+def _export_share(result: dict) -> float:
+    return max(shape["store_over_model"] for shape in result["shapes"])
+
+
+_WAYS = (("in_place", "read in place"), ("checksums", "in place with checksums"), ("packed", "packed"))
+
 CLAIMS: tuple[Claim, ...] = (
     *(
         _ratio(f"warm, {size:,} keys a call, beside {label}", limit, "store/warm", other, f"us_per_key@{size}")
@@ -141,8 +169,8 @@ CLAIMS: tuple[Claim, ...] = (
     _ratio("cold rows beside a flat file, all reads hinted", 1.5, "store/cold_rows", "flat_hint_pread_numba", "us_per_row"),
     _ratio("cold rows beside LMDB", 0.4, "store/cold_rows", "lmdb", "us_per_row"),
     _ratio("cold rows beside RocksDB with zstd", 0.4, "store/cold_rows", "rocks_zstd", "us_per_row"),
-    _value("disk: index, rows of one size", 6.5, "store/disk", "ngramstore f16 D=2048", "index_per_key", "B a key"),
-    _value("disk: index, compressed rows", 9.0, "store/disk", "ngramstore_zstd f16 D=2048", "index_per_key", "B a key"),
+    _value("disk: index of 1M keys, rows of one size", 6.5, "store/index", "ngramstore int8 D=64", "index_per_key", "B a key"),
+    _value("disk: index of 1M keys, compressed rows", 9.0, "store/index", "ngramstore_zstd f16 D=256", "index_per_key", "B a key"),
     _disk("f16", 2048, 1.03),
     _disk("int8", 1024, 1.02),
     _disk("int4", 1024, 1.02),
@@ -159,9 +187,30 @@ CLAIMS: tuple[Claim, ...] = (
         )
         for tokens in (1, 512)
     ),
+    *(
+        _ratio(f"{what}, cold prompt of 2,048 tokens x 48 rows, beside hinted reads of the same pages", 1.5, "tables/prefill", f"floor_{name}", "ms", subject=name)
+        for name, what in _WAYS
+    ),
+    *(
+        _ratio(f"{what}, bytes read a row, beside its pages", 1.3, "tables/prefill", f"floor_{name}", "disk_bytes_per_row", subject=name)
+        for name, what in _WAYS
+    ),
+    *(_value(f"{what}, 48 cached rows, one call", 100, "tables/decode", name, "us", "us") for name, what in _WAYS),
+    _value("import of a 5 GB checkpoint in place", 2, "tables/import", "in_place", "seconds", "s"),
+    *(_value(f"{what}, memory above the cache's budget", 200, "tables/memory", name, "over_budget_mib", "MiB") for name, what in _WAYS),
+    Claim(what="100M keys, build: memory by its budget", limit=1.0, file_of="scale/build", read=_build_memory),
     Claim(what="100M keys beside 1M, Zipf look-ups", limit=2.0, file_of="scale/zipf", read=lambda f: _scale_of(f, "us_per_key@1024")),
     Claim(what="demo: SCONE beside the plain decoder", limit=0.10, at_least=True, file_of="demo", read=_demo_gain, unit="nats"),
     Claim(what="demo --quick: SCONE beside the plain decoder", limit=0.05, at_least=True, file_of="demo_quick", read=_demo_gain, unit="nats"),
+    *(
+        Claim(
+            what=f"SCONE beside the plain decoder, {text}, vocabulary of 4,096, mean of seeds", limit=0.05, at_least=True, file_of="quality",
+            read=lambda r, text=text: _quality_gain(r, text), unit="nats",
+        )
+        for text in ("code", "english")
+    ),
+    Claim(what="matching and batches, share of a training run", limit=0.02, file_of="quality", read=_matching_share),
+    Claim(what="export: the store's part by A_f's, worst of the shapes", limit=1.0, file_of="export", read=_export_share),
     Claim(what="int8 store beside the live model, perplexity", limit=0.05, file_of="demo", read=_perplexity_off("store_int8"), unit="% off"),
     Claim(what="int4 store beside the live model, perplexity", limit=0.5, file_of="demo", read=_perplexity_off("store_int4"), unit="% off"),
     Claim(

@@ -32,6 +32,8 @@ OPEN = ("ngramstore", "ngramstore_zstd", "memmap", "lmdb", "rocks_tuned", "sqlit
 BUILD = ("ngramstore", "ngramstore_zstd", "ngramstore_copied", "rocks_zstd1", "rocks_tuned", "lmdb", "memmap")
 MEMORY = ("ngramstore", "ngramstore_zstd", "rocks_zstd")
 DISK = (("f16", 2048), ("int8", 1024), ("int4", 1024))
+INDEX = (("ngramstore", "int8", 64), ("ngramstore_zstd", "f16", 256))
+"""The index does not depend on the width of the rows, so narrow ones will do, of all the keys."""
 
 KEYS_NOTE = "peers get ready-made u64 keys; ngramstore hashes token ids inside the timed call"
 OUT_NOTE = "every call fills one float32 (B, D) array given by the caller and returns a bool mask; one thread"
@@ -51,6 +53,7 @@ def cases(setup: Setup) -> list[Case]:
         "cold_rows": _cold_rows,
         "cold_all": _cold_all,
         "disk": _disk,
+        "index": _index,
         "open": _open,
         "open_large": _open_large,
         "build": _build,
@@ -199,6 +202,25 @@ def _disk(setup: Setup) -> Case:
         baseline="lmdb f16 D=2048",
         headline=("bytes_per_key", "index_per_key", "tokens_per_key", "rows_per_key", "other_per_key"),
         notes=("LMDB stores the same encoded rows under 8-byte keys, and no tokens",),
+        rounds=1,
+    )
+
+
+def _index(setup: Setup) -> Case:
+    num, root = _num_keys(setup), str(setup.root / "scratch")
+    subjects = {
+        f"{subject} {codec} D={dim}": {"subject": subject, "num_keys": num, "dim": dim, "codec": codec, "root": root}
+        for subject, codec, dim in INDEX
+        if subject in setup.available(("ngramstore", "ngramstore_zstd"))
+    }
+    return Case(
+        name="index",
+        title=f"index on disk, {num:,} 3-grams",
+        function="bench.workloads.store_files:disk",
+        subjects=subjects,
+        baseline="ngramstore int8 D=64",
+        headline=("index_per_key", "tokens_per_key", "rows_per_key"),
+        notes=("ngramstore_zstd keeps the offsets of compressed rows in its index",),
         rounds=1,
     )
 

@@ -24,7 +24,7 @@ from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native.memory import WILLNEED, posix_fadvise, pread
 from ngramstore.keys import EngramKeys
 
-SUBJECTS = ("floor_in_place", "in_place", "checksums", "floor_packed", "packed")
+SUBJECTS = ("floor_in_place", "in_place", "floor_checksums", "checksums", "floor_packed", "packed")
 _VOCABULARY = 129_280
 _COMPRESSED = 99_092
 _WRITE_BYTES = 1 << 26
@@ -47,7 +47,9 @@ def cases(setup: Setup) -> list[Case]:
             subjects={name: {"subject": name, "folder": str(folder)} for name in wanted},
             baseline="floor_in_place",
             headline=("ms", "disk_bytes_per_row"),
-            notes=("the floors hint, then read, each page of the call once, in file order",),
+            notes=(
+                "the floors hint, then read, each page of the call once, in file order; floor_checksums those of the sidecar too",
+            ),
         ),
         "decode": Case(
             name="decode",
@@ -98,7 +100,7 @@ def prefill(*, subject: str, folder: str, seed: int) -> dict:
     tokens = np.random.default_rng(seed).integers(0, _VOCABULARY, (1, 2048))
     numbers = keys.rows(tokens)
     distinct = np.unique(numbers)
-    name = "packed" if subject.endswith("packed") else "checksums" if subject == "checksums" else "in_place"
+    name = subject.removeprefix("floor_")
     with ngs.open(root / name, trust_external=True, cache_bytes=256 << 20) as store:
         out = np.empty((*numbers.shape, store.dim), np.float32)
         store.rows(keys.rows(tokens[:, :2]), out=out[:, :2])  # compiles
@@ -244,6 +246,8 @@ def _places(root: Path, name: str, distinct: np.ndarray) -> list[tuple[Path, int
         for source, offset, width in pieces:
             _add_pages(found, sources[source], offset + inside * width, width)
         first += num_rows
+    if base["external"]["sums"]:
+        _add_pages(found, root / name / base["external"]["sums"]["name"], _PAGE + distinct * 4, 4)
     return found
 
 
