@@ -199,7 +199,15 @@ CLAIMS: tuple[Claim, ...] = (
     _value("import of a 5 GB checkpoint in place", 2, "tables/import", "in_place", "seconds", "s"),
     *(_value(f"{what}, memory above the cache's budget", 200, "tables/memory", name, "over_budget_mib", "MiB") for name, what in _WAYS),
     Claim(what="100M keys, build: memory by its budget", limit=1.0, file_of="scale/build", read=_build_memory),
-    Claim(what="100M keys beside 1M, Zipf look-ups", limit=2.0, file_of="scale/zipf", read=lambda f: _scale_of(f, "us_per_key@1024")),
+    *(
+        Claim(what=f"100M keys beside 1M, {what}", limit=2.0, file_of=f"scale/{case}", read=lambda f, metric=metric: _scale_of(f, metric))
+        for what, case, metric in (
+            ("Zipf, one key a call", "zipf", "us_per_key@1"),
+            ("Zipf, 1,024 keys a call, the default cache for both", "zipf", "us_per_key@1024"),
+            ("Zipf, 1,024 keys a call, a quarter of the rows cached", "zipf_quarter", "us_per_key@1024"),
+            ("the same hot rows, 1,024 keys a call", "hot", "us_per_key@1024"),
+        )
+    ),
     Claim(what="demo: SCONE beside the plain decoder", limit=0.10, at_least=True, file_of="demo", read=_demo_gain, unit="nats"),
     Claim(what="demo --quick: SCONE beside the plain decoder", limit=0.05, at_least=True, file_of="demo_quick", read=_demo_gain, unit="nats"),
     *(
