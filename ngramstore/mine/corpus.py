@@ -54,6 +54,11 @@ def open_corpus(
     files = find_files(inputs, suffixes)
     are_tokens = [path.name.endswith(TOKEN_SUFFIXES) for path in files]
     if all(are_tokens):
+        if isinstance(tokenizer, str) and tokenizer.startswith(_TRAIN):
+            raise UsageError(
+                f"tokenizer {tokenizer!r}: there is no text to train it on, {files[0]} holds tokens",
+                hint="name the tokenizer that made the tokens, or none",
+            )
         given = None if tokenizer is None else _tokenizer(tokenizer, iter(()))
         return open_token_files(files, eos_id=eos_id, dtype=dtype, tokenizer=given)
     if any(are_tokens):
@@ -70,7 +75,7 @@ def open_corpus(
     entry = cache / f"tokens-{identity[:16]}-{found.id[:16]}-{shard_tokens}"
     if not (entry / MANIFEST_NAME).exists():
         with tqdm(unit="token", unit_scale=True, desc="tokenise", disable=not progress) as bar:
-            _tokenise(text, found, entry, shard_tokens, bar.update)
+            _tokenise(text, identity, found, entry, shard_tokens, bar.update)
     corpus = TokenShards.load(entry)
     corpus.tokenizer = found
     return corpus
@@ -126,7 +131,12 @@ def _tokenizer(tokenizer: Tokenizer | str | Path, texts: Iterator[str]) -> Token
 
 
 def _tokenise(
-    text: _Text, tokenizer: Tokenizer, entry: Path, shard_tokens: int, on_progress: Callable[[int], object]
+    text: _Text,
+    identity: str,
+    tokenizer: Tokenizer,
+    entry: Path,
+    shard_tokens: int,
+    on_progress: Callable[[int], object],
 ) -> None:
     """Write a cache entry beside its place and rename the finished folder; another process may win the race."""
     folder = entry.with_name(f"{entry.name}.tmp-{os.getpid()}")
@@ -143,7 +153,12 @@ def _tokenise(
         if not entries:
             raise UsageError(f"the corpus is empty: no text in {len(text.files)} files, the first is {text.files[0]}")
         names = {"tokenizer_id": tokenizer.id, "tokenizer_name": tokenizer.name}
-        publish(folder / MANIFEST_NAME, manifest_bytes(identity=text.identity(), shards=entries, **names))
+        if text.identity() != identity:
+            raise UsageError(
+                f"the corpus changed while it was tokenised: {len(text.files)} files, the first is {text.files[0]}",
+                hint="mine again when nothing writes to it",
+            )
+        publish(folder / MANIFEST_NAME, manifest_bytes(identity=identity, shards=entries, **names))
         try:
             os.rename(folder, entry)
         except OSError:

@@ -20,9 +20,13 @@ TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".text")
 RECORD_SUFFIXES = (".jsonl", ".jsonl.zst", ".parquet")
 TOKEN_SUFFIXES = (".bin", ".npy")
 PIECE_BYTES = 1 << 20
-"""A longer text is handed on in pieces of about this size, cut at a single newline between two words."""
+"""A longer text is handed on in pieces of about this size, cut at a single newline between two words, or before a single space
+where twice this size has no such newline (one long line, or lines that end in CR LF)."""
 
-_CUT = re.compile(r"(?<=\S)\n(?=\S)")
+_NEWLINE = re.compile(r"(?<=\S)\n(?=\S)")
+_NEWLINE_OR_SPACE = re.compile(r"(?<=\S)\n(?=\S)|(?<=\S)(?= \S)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HINT = 'convert the file, or pass errors="replace" (`--errors replace`)'
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def read_documents(path: Path, documents: str, errors: str) -> Iterator[Piece]:
     errors: "strict" raises UsageError with the file and byte offset of invalid UTF-8, "replace" puts U+FFFD there.
     """
     if path.name.endswith(".parquet"):
-        records = _parquet_texts(path)
+        records = _parquet_texts(path, errors)
     elif path.name.endswith((".jsonl", ".jsonl.zst")):
         records = _json_texts(path, errors)
     elif documents == "line":
@@ -86,12 +90,23 @@ def _cut(blocks: Iterable[str]) -> Iterator[Piece]:
     """One document, given in blocks -> pieces. The last piece is known only when no block follows."""
     rest = ""
     for block in blocks:
-        rest += block
-        while len(rest) > PIECE_BYTES and (cut := _CUT.search(rest, PIECE_BYTES // 2)) and cut.end() < len(rest):
-            yield Piece(rest[: cut.end()], False)
-            rest = rest[cut.end() :]
+        rest, at = rest + block, 0
+        while end := _end_of_piece(rest, at):
+            yield Piece(rest[at:end], False)
+            at = end
+        rest = rest[at:]
     if rest:
         yield Piece(rest, True)
+
+
+def _end_of_piece(text: str, at: int) -> int:
+    """Where the piece that begins at `at` is cut; 0: nowhere in what is here."""
+    if len(text) - at <= PIECE_BYTES:
+        return 0
+    cut = _NEWLINE.search(text, at + PIECE_BYTES // 2, at + 2 * PIECE_BYTES)
+    if cut is None and len(text) - at >= 2 * PIECE_BYTES:
+        cut = _NEWLINE_OR_SPACE.search(text, at + PIECE_BYTES // 2)
+    return cut.end() if cut else 0
 
 
 def _blocks(path: Path, errors: str) -> Iterator[str]:
@@ -157,14 +172,21 @@ def _json_texts(path: Path, errors: str) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: not JSON: {error}") from None
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise UsageError(f'{path}, line {number}: no string under "text"', hint="each line is an object with one")
-        yield record["text"]
+        text = record["text"]
+        if lone := _SURROGATE.search(text):  # JSON can spell half a character, "\\ud800", which no UTF-8 can
+            if errors == "strict":
+                raise UsageError(
+                    f"{path}, line {number}: half a character, \\u{ord(lone[0]):04x}, at {lone.start()}", hint=_HINT
+                )
+            text = _SURROGATE.sub("\ufffd", text)
+        yield text
 
 
-def _parquet_texts(path: Path) -> Iterator[str]:
+def _parquet_texts(path: Path, errors: str) -> Iterator[str]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -174,20 +196,28 @@ def _parquet_texts(path: Path) -> Iterator[str]:
         with pyarrow.parquet.ParquetFile(path) as file:
             if "text" not in file.schema_arrow.names:
                 raise UsageError(f'{path} has no column "text"; its columns are {file.schema_arrow.names}')
+            kind = file.schema_arrow.field("text").type
+            if pyarrow.types.is_dictionary(kind):
+                kind = kind.value_type
+            if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.null()):
+                raise UsageError(f'{path}: the column "text" holds {kind}, not strings')
+            row = 0
             for batch in file.iter_batches(batch_size=256, columns=["text"]):
-                for text in batch.column(0).to_pylist():
-                    if text is not None and not isinstance(text, str):
-                        raise UsageError(f'{path}: the column "text" holds {type(text).__name__}, not strings')
-                    yield text or ""
-    except pyarrow.ArrowInvalid as error:
+                # As bytes: pyarrow does not check that what a file calls a string is UTF-8.
+                for data in batch.column(0).cast(kind).cast(pyarrow.large_binary()).to_pylist():
+                    try:
+                        yield (data or b"").decode("utf-8", errors)
+                    except UnicodeDecodeError as error:
+                        raise UsageError(
+                            f"{path}: invalid UTF-8 in row {row}, at byte {error.start} of it", hint=_HINT
+                        ) from None
+                    row += 1
+    except (pyarrow.ArrowException, OSError) as error:  # a page that does not unpack is an OSError
         raise UsageError(f"{path} is not a Parquet file that can be read: {error}") from None
 
 
 def _invalid(path: Path, offset: int) -> UsageError:
-    return UsageError(
-        f"{path}: invalid UTF-8 at byte {offset}",
-        hint='convert the file, or pass errors="replace" (`--errors replace`)',
-    )
+    return UsageError(f"{path}: invalid UTF-8 at byte {offset}", hint=_HINT)
 
 
 def drop_binary(files: Sequence[Path]) -> list[Path]:

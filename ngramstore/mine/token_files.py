@@ -26,7 +26,7 @@ def open_token_files(
 
     Every file is read once, to find documents and to know its identity.
     Raises UsageError for a .bin without a dtype or of a wrong size, for an .npy that is not a vector of u16 or u32, for a
-    separator that never occurs, for token 2**32 - 1, and where there is no token at all.
+    separator that never occurs, for token 2**32 - 1 or one that the tokenizer does not have, and where there is no token at all.
     """
     whole = hashlib.sha256(f"tokens eos={eos_id}".encode())
     shards, is_separated = [], eos_id is None
@@ -37,8 +37,14 @@ def open_token_files(
         for begin in range(0, num, _BLOCK_TOKENS):
             tokens_T = bare.read(begin, min(begin + _BLOCK_TOKENS, num))
             content.update(tokens_T.data)
-            if int(tokens_T.max()) == 0xFFFFFFFF:
+            largest = int(tokens_T.max())
+            if largest == 0xFFFFFFFF:
                 raise UsageError(f"{path}: token id 2**32 - 1 stands for no token and cannot be used")
+            if tokenizer is not None and largest >= tokenizer.vocab_size:
+                raise UsageError(
+                    f"{path}: token id {largest}, the tokenizer {tokenizer.name!r} has {tokenizer.vocab_size} tokens",
+                    hint="name the tokenizer that made these tokens; for a .bin, check the dtype too",
+                )
             if eos_id is not None:
                 ends.append(np.flatnonzero(tokens_T == eos_id) + (begin + 1))
         whole.update(content.digest())

@@ -309,3 +309,84 @@ def test_gpt2_gives_its_published_ids():
     assert gpt2.encode("Hello world").tolist() == [15496, 995]
     assert gpt2.encode("<|endoftext|>").tolist() == [50256]
     assert gpt2.vocab_size == 50257
+
+
+@pytest.mark.parametrize("newline", ["\r\n", " "])
+def test_a_long_text_without_plain_newlines_is_read_in_pieces_too(tmp_path, monkeypatch, newline):
+    """Lines that end in CR LF, or one long line: whole, it would be held in memory and searched again for each block."""
+    text = newline.join(["the cat sat on the mat, he's there", "naïve 12 ☕  and more"] * 60)
+    tokenizer = train_bpe([text], 290)
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    monkeypatch.setattr(inputs_module, "PIECE_BYTES", 64)
+    pieces = list(inputs_module.read_documents(tmp_path / "a.txt", "file", "strict"))
+    assert len(pieces) > 10 and max(len(piece.text) for piece in pieces) <= 4 * 64
+    assert "".join(piece.text for piece in pieces) == text
+    corpus = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+    assert np.array_equal(next(corpus.documents()), tokenizer.encode(text))
+
+
+def test_half_a_character_in_json_is_an_error_with_its_line_unless_replaced(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "a \\ud83e\\udd8b, half: \\ud800 b"}\n')
+    with pytest.raises(UsageError, match=r"a\.jsonl, line 2: half a character, \\ud800, at 11"):
+        open_corpus(tmp_path / "a.jsonl", tokenizer=tokenizer, cache=tmp_path / "c")
+    corpus = open_corpus(tmp_path / "a.jsonl", tokenizer=tokenizer, cache=tmp_path / "c", errors="replace")
+    assert decoded(corpus, tokenizer) == ["fine", "a 🦋, half: \ufffd b"]
+
+
+def test_json_too_deep_for_the_parser_is_an_error_with_its_line(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_text('{"text": ' + "[" * 200_000)
+    with pytest.raises(UsageError, match="line 1: not JSON"):
+        open_corpus(tmp_path / "a.jsonl", tokenizer=tokenizer, cache=tmp_path / "c")
+
+
+def test_parquet_may_hold_invalid_utf8_and_damaged_pages(tmp_path, tokenizer):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "d.parquet"
+    parts = [None, pyarrow.py_buffer(np.array([0, 2, 6], "<i4").tobytes()), pyarrow.py_buffer(b"okb\xffad")]
+    parquet.write_table(pyarrow.table({"text": pyarrow.Array.from_buffers(pyarrow.string(), 2, parts)}), path)
+    with pytest.raises(UsageError, match=r"d\.parquet: invalid UTF-8 in row 1, at byte 1"):
+        open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c")
+    corpus = open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c", errors="replace")
+    assert decoded(corpus, tokenizer) == ["ok", "b\ufffdad"]
+    texts = pyarrow.array(TEXTS * 200)
+    for kind in (texts.dictionary_encode(), texts.cast(pyarrow.large_string())):
+        parquet.write_table(pyarrow.table({"text": kind}), path)
+        assert decoded(open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c"), tokenizer) == TEXTS * 200
+    parquet.write_table(pyarrow.table({"text": [1, 2]}), path)
+    with pytest.raises(UsageError, match='column "text" holds int64, not strings'):
+        open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c")
+    parquet.write_table(pyarrow.table({"text": [f"{i} {i * i}" for i in range(9999)]}), path, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 200] = b"\x55" * 200
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=r"d\.parquet is not a Parquet file that can be read"):
+        open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c")
+
+
+def test_a_tokenizer_cannot_be_trained_on_tokens(tmp_path):
+    np.arange(9, dtype="<u2").tofile(tmp_path / "t.bin")
+    with pytest.raises(UsageError, match="no text to train it on"):
+        open_corpus(tmp_path / "t.bin", dtype="uint16", tokenizer="train:300")
+
+
+def test_token_ids_that_the_tokenizer_does_not_have_are_refused(tmp_path, tokenizer):
+    np.array([1, tokenizer.vocab_size - 1], "<u2").tofile(tmp_path / "t.bin")
+    assert open_corpus(tmp_path / "t.bin", dtype="uint16", tokenizer=tokenizer).tokenizer_id == tokenizer.id
+    with pytest.raises(UsageError, match=r"t\.bin: token id \d+, the tokenizer 'bpe-300' has \d+ tokens"):
+        open_corpus(tmp_path / "t.bin", dtype="uint32", tokenizer=tokenizer)
+
+
+def test_a_corpus_that_changes_while_it_is_tokenised_is_refused(tmp_path, tokenizer, monkeypatch):
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    read = inputs_module.read_documents
+
+    def read_and_change(path, *options):
+        yield from read(path, *options)
+        path.write_text(TEXTS[1])
+
+    monkeypatch.setattr("ngramstore.mine.corpus.read_documents", read_and_change)
+    with pytest.raises(UsageError, match="changed while it was tokenised"):
+        open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+    monkeypatch.undo()
+    assert decoded(open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c"), tokenizer) == [TEXTS[1]]
