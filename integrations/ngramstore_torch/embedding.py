@@ -82,12 +82,14 @@ class NGramEmbedding(StoreModule):
             bits_11D = (row_11D.view(torch.uint16) if like.dtype is torch.bfloat16 else row_11D).numpy()
             history.scratch = row_11D, bits_11D
         length = int(self.handle.store().lookup_tail(tokens_1K, room_11, out=bits_11D)[0, 0])
-        history.push_one()
         is_found = length >= self.min_length
         self.stats.add_call(1, int(is_found), time.perf_counter_ns() - began)
         if is_found:
-            return row_11D.clone()
-        return torch.zeros_like(row_11D) if embed is None else embed(tokens_11)
+            own_11D = row_11D.clone()
+        else:
+            own_11D = torch.zeros_like(row_11D) if embed is None else embed(tokens_11)
+        history.push_one()  # last: T may refuse the token
+        return own_11D
 
     def _mixed(self, tokens_BT: Tensor, rows: Tensor, found_BT: np.ndarray, num_found: int) -> Tensor:
         """The rule: rows where an n-gram was found, T elsewhere."""

@@ -112,8 +112,8 @@ class NGramHistory:
 
     def one_window(self, token: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (1, K) and room (1, 1) as `windows` has them, for one token of one sequence; views, until the next call."""
-        if not 0 <= token < 1 << 32:
-            raise UsageError(f"token {token}", hint="token ids are integers 0 .. 2**32 - 1")
+        if type(token) is not int or not 0 <= token < 1 << 32:
+            raise UsageError(f"token {token!r}", hint="token ids are integers 0 .. 2**32 - 1")
         end = self._end
         if end == self._wide_room.shape[1]:  # room for the next tokens, so that holding them moves nothing
             spare = ((0, 0), (0, _SPARE))
@@ -133,7 +133,10 @@ class NGramHistory:
 
         Raises UsageError for more tokens than there are, or where the tokens before them are not held any more.
         """
-        count_B = np.broadcast_to(np.asarray(count), (self.batch_size,))
+        count_B = np.asarray(count)
+        if count_B.shape not in ((), (self.batch_size,)):
+            raise UsageError(f"truncate by {count}: this history holds {self.batch_size} sequences")
+        count_B = np.broadcast_to(count_B, (self.batch_size,))
         if count_B.dtype.kind not in "iu" or (count_B < 0).any() or (count_B > self._num_B).any():
             raise UsageError(f"truncate by {count}, the sequences have {self._num_B.tolist()} tokens")
         held_B = (self._room > 0).sum(1)
@@ -154,14 +157,11 @@ class NGramHistory:
 
     def select(self, lines: Any) -> NGramHistory:
         """A new history whose sequence i is sequence lines[i] of this one: indices, in any number and order, or a mask."""
-        lines = _indices(lines)
+        lines = self._lines(lines)
         chosen = NGramHistory(0, self.max_n, max_rollback=self.max_rollback)
-        try:
-            chosen._hold(self._tokens[lines], self._room[lines])
-            chosen._num_B = self._num_B[lines]
-            chosen.batch_size = len(chosen._num_B)
-        except IndexError as error:
-            raise UsageError(f"lines {lines!r:.200} of {self.batch_size} sequences: {error}") from None
+        chosen._hold(self._tokens[lines], self._room[lines])
+        chosen._num_B = self._num_B[lines]
+        chosen.batch_size = len(chosen._num_B)
         return chosen
 
     def reorder(self, lines: Any) -> None:
@@ -170,7 +170,7 @@ class NGramHistory:
 
     def reset(self, lines: Any = None) -> None:
         """Forget all sequences, or those at these indices: their next token is the first one."""
-        chosen = slice(None) if lines is None else _indices(lines)
+        chosen = slice(None) if lines is None else self._lines(lines)
         self._tokens[chosen] = 0
         self._room[chosen] = 0
         num_B = self._num_B
@@ -207,6 +207,19 @@ class NGramHistory:
     @_num_B.setter
     def _num_B(self, num_B: np.ndarray) -> None:
         self._num_before_B, self._num_more = num_B, 0  # single tokens count in a plain number: no array to touch
+
+    def _lines(self, lines: Any) -> np.ndarray:
+        """Indices 0 .. B - 1, or a mask (B,), as an array. UsageError for anything else."""
+        array = lines.detach().cpu().numpy() if hasattr(lines, "detach") else np.asarray(lines)
+        array = array.astype(np.int64) if array.size == 0 and array.dtype.kind == "f" else array  # an empty list
+        is_mask = array.dtype.kind == "b" and array.shape == (self.batch_size,)
+        is_index = array.dtype.kind in "iu" and array.ndim == 1 and ((array >= 0) & (array < self.batch_size)).all()
+        if not (is_mask or is_index):
+            raise UsageError(
+                f"lines {lines!r:.200} of {self.batch_size} sequences",
+                hint=f"give indices 0 .. {self.batch_size - 1}, or a mask of {self.batch_size}",
+            )
+        return array
 
     def _check(self, tokens_BT: np.ndarray, mask_BT: Any, starts_BT: Any) -> tuple[np.ndarray | None, ...]:
         if tokens_BT.ndim != 2 or len(tokens_BT) != self.batch_size:
@@ -245,8 +258,3 @@ def _as_bool(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray | Non
             f"{name} is {array.dtype} of shape {array.shape}, tokens have {shape}", hint="give bool or 0 and 1"
         )
     return array.astype(bool)
-
-
-def _indices(lines: Any) -> np.ndarray:
-    array = lines.detach().cpu().numpy() if hasattr(lines, "detach") else np.asarray(lines)
-    return array.astype(np.int64) if array.size == 0 and array.dtype.kind == "f" else array

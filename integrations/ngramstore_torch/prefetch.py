@@ -86,6 +86,12 @@ class Ticket:
             self._done.set()
 
 
+def check_timeout(timeout_s: float | None) -> None:
+    """UsageError for a time limit that none can be; None, no limit, is one."""
+    if timeout_s is not None and not 0 < timeout_s <= threading.TIMEOUT_MAX:
+        raise UsageError(f"timeout_s is {timeout_s}", hint="give seconds above 0, or None for no limit")
+
+
 def lookup_into(store: Any, windows: Windows, rows: Tensor) -> np.ndarray:
     """Look windows up into a CPU tensor: (B, T, D) f32, f16 or bf16, or (B, T, R) u8. Returns lengths (B, T) u8."""
     if rows.dtype == torch.bfloat16:

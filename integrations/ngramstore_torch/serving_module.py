@@ -20,7 +20,7 @@ from ngramstore.errors import StaleStore, UsageError
 from ngramstore_torch.dequantize import dequantize, saves_transfer
 from ngramstore_torch.handle import StoreHandle
 from ngramstore_torch.history import NGramHistory, Windows
-from ngramstore_torch.prefetch import LookUp, Ticket, candidate_windows
+from ngramstore_torch.prefetch import LookUp, Ticket, candidate_windows, check_timeout
 from ngramstore_torch.serving_stats import ServingStats
 
 HOST_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -40,6 +40,7 @@ class StoreModule(nn.Module, ABC):
 
     def __init__(self, store: Any, token_embedding: nn.Module | None, max_n: int, timeout_s: float | None) -> None:
         super().__init__()
+        check_timeout(timeout_s)
         self.handle = StoreHandle(store)
         self.token_embedding = token_embedding
         self.timeout_s = timeout_s
@@ -94,6 +95,7 @@ class StoreModule(nn.Module, ABC):
 
         The history is read, not changed. timeout_s: how long `forward` waits at most before it raises LookupTimeout.
         """
+        check_timeout(timeout_s)
         windows = self._windows(on_host(tokens_BT), history, attention_mask, starts)
         self.stats.count(tickets=1)
         return Ticket(self.handle, self._look_up(), windows, self._buffer(windows), timeout_s)
@@ -185,8 +187,6 @@ class StoreModule(nn.Module, ABC):
         ids_BT = on_host(tokens_BT)
         windows = self._windows(ids_BT, history, attention_mask, starts)
         rows, lengths_BT = self._fetch(windows, ticket)
-        if history is not None:
-            history.push(ids_BT, attention_mask, starts)
         found_BT = lengths_BT >= self.min_length
         num_found = int(np.count_nonzero(found_BT))
         self.stats.add_call(found_BT.size, num_found, time.perf_counter_ns() - began)
@@ -195,7 +195,10 @@ class StoreModule(nn.Module, ABC):
             found_BT = np.take_along_axis(found_BT, place_BT, 1) & (windows.place_BT >= 0)
             index = torch.from_numpy(place_BT).to(rows.device).view(*place_BT.shape, *[1] * (rows.ndim - 2))
             rows = rows.gather(1, index.expand(rows.shape))
-        return self._mixed(tokens_BT, rows, found_BT, num_found)
+        made = self._mixed(tokens_BT, rows, found_BT, num_found)
+        if history is not None:
+            history.push(ids_BT, attention_mask, starts)  # last: T may refuse a token
+        return made
 
     def _windows(self, ids_BT: np.ndarray, history: NGramHistory | None, mask: Any, starts: Any) -> Windows:
         if ids_BT.ndim != 2:

@@ -240,3 +240,40 @@ def test_lines_move_with_their_tokens_their_room_and_their_length():
     history.reset([1])
     assert (history.room.tolist(), history.lengths.tolist()) == ([4, 0, 1], [4, 0, 1])
     assert history.select(np.array([True, False, True])).lengths.tolist() == [4, 1]
+
+
+def test_a_history_is_as_it_was_when_the_token_embedding_refuses_a_token(embed):
+    """By the short way of single tokens, and by the long way."""
+    history = embed.new_history(1)
+    embed(some_tokens(1, 5), history=history)
+    before = history.context, history.lengths
+    for bad in ([[VOCAB + 3]], [[1, VOCAB + 3]]):
+        with pytest.raises(IndexError):
+            embed(torch.tensor(bad), history=history)
+        assert np.array_equal(history.context, before[0]) and np.array_equal(history.lengths, before[1])
+
+
+@pytest.mark.parametrize("lines", [[3], [-1], [0.5], 1, [[0, 1]], [True, False], "a"])
+def test_lines_that_a_history_does_not_have_are_refused(lines):
+    history = NGramHistory(3, MAX_N)
+    for call in (history.select, history.reorder, history.reset):
+        with pytest.raises(UsageError, match="of 3 sequences"):
+            call(lines)
+    assert history.batch_size == 3
+
+
+def test_single_tokens_are_integers(embed):
+    history = embed.new_history(1)
+    for bad in (torch.tensor([[2.7]]), torch.tensor([[True]])):
+        with pytest.raises(UsageError, match="integers"):
+            embed(bad, history=history)
+    with pytest.raises(UsageError, match="holds 1 sequences"):
+        history.truncate([0, 0])
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_a_time_limit_is_a_number_above_zero(embed, timeout_s):
+    with pytest.raises(UsageError, match="timeout_s is"):
+        NGramEmbedding(embed.store, embed.token_embedding, timeout_s=timeout_s)
+    with pytest.raises(UsageError, match="timeout_s is"):
+        embed.prefetch(some_tokens(), timeout_s=timeout_s)
