@@ -109,8 +109,8 @@ def save(
     }
     publish(directory / FILE_NAME, (json.dumps(description, indent=2) + "\n").encode())
     kept = {entry["name"] for entry in files.values()}
-    for path in (*directory.glob("model-*.safetensors"), *directory.glob("optimizer-*.safetensors")):
-        if path.name not in kept:
+    for path in (*directory.glob("model-*.safetensors*"), *directory.glob("optimizer-*.safetensors*")):
+        if path.name not in kept:  # also the .part of a run that was killed while it saved
             path.unlink(missing_ok=True)
 
 

@@ -82,12 +82,13 @@ def open_text(
     if bool(inputs) == (shards is not None):
         raise UsageError("give the text either as --corpus or as --shards", hint="--corpus takes files and folders")
     vocabulary = None if vocab is None else Vocabulary.load(vocab)
+    is_given = tokenizer is not None
+    if tokenizer is None and vocab is not None:
+        beside = vocab.with_name(vocab.name + ".tokenizer.json")
+        tokenizer = str(beside) if beside.exists() else None
     if shards is not None:
-        corpus = TokenShards.load(shards)
+        corpus = _with_tokenizer(TokenShards.load(shards), tokenizer, is_given)
     else:
-        if tokenizer is None and vocab is not None:
-            beside = vocab.with_name(vocab.name + ".tokenizer.json")
-            tokenizer = str(beside) if beside.exists() else None
         if cache is None and vocab is not None:
             cache = vocab.with_name(vocab.name + ".cache")
         corpus = open_corpus(
@@ -104,6 +105,20 @@ def open_text(
     if held_out is None:
         held_out = 0.0 if vocabulary is None else vocabulary.held_out
     return Text(corpus, vocabulary, held_out)
+
+
+def _with_tokenizer(corpus: TokenShards, tokenizer: str | None, is_given: bool) -> TokenShards:
+    """Shards that know their tokenizer where it is at hand, so that the run folder gets it. UsageError for another one."""
+    from ngramstore.mine import load_tokenizer
+
+    if tokenizer is not None:
+        found = load_tokenizer(tokenizer)
+        made_with = {"tokenizer_id": corpus.tokenizer_id, "tokenizer_name": corpus.tokenizer_name}
+        if is_given:
+            require_tokenizer("--shards", made_with, found.id)
+        if found.id == corpus.tokenizer_id:
+            corpus.tokenizer = found
+    return corpus
 
 
 def text_options(command: Any) -> Any:
@@ -148,6 +163,17 @@ def vocabulary_identity(vocabulary: VocabularyLike) -> str:
     digest.update(tokens_MK.astype("<u4").tobytes())
     digest.update(lengths_M.tobytes())
     return digest.hexdigest()
+
+
+def require_tokenizer(what: str, made_with: dict[str, Any] | None, tokenizer_id: str) -> None:
+    """UsageError where it is known that a checkpoint or a store was made with another tokenizer: ids would mean something else."""
+    known = (made_with or {}).get("tokenizer_id")
+    if known and tokenizer_id and known != tokenizer_id:
+        name = (made_with or {}).get("tokenizer_name") or "another one"
+        raise UsageError(
+            f"{what} was made with the tokenizer {name!r} ({str(known)[:12]}), this is {tokenizer_id[:12]}",
+            hint="use that tokenizer; `train` leaves it in its run folder",
+        )
 
 
 def say(message: str) -> None:

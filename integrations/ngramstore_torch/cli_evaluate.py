@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import open_text, text_options
+from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options
 
 
 @click.command(name="evaluate", short_help="Measure held-out perplexity, live or served from a store.")
@@ -30,7 +30,12 @@ from ngramstore_torch.cli_data import open_text, text_options
     type=click.Path(path_type=Path),
     help="Store exported from the one SCONE run; repeatable.",
 )
-@click.option("--max-windows", default=0, help="Measure on that many windows, evenly spread.  [default: all]")
+@click.option(
+    "--max-windows",
+    default=0,
+    type=click.IntRange(0),
+    help="Measure on that many windows, evenly spread.  [default: all]",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
@@ -68,9 +73,15 @@ def command(
         raise UsageError("nothing was held out", hint="mine with --held-out 0.05, or give --held-out")
     place = choose_device(device)
     loaded = {str(run): checkpoint.load(run) for run in runs}
-    for saved in loaded.values():
-        if text.vocabulary is not None:
-            text.vocabulary.require_tokenizer(saved.description["data"].get("tokenizer_id", ""))
+    for name, saved in loaded.items():
+        trained_on = saved.description["data"]
+        require_tokenizer(name, trained_on, text.corpus.tokenizer_id)
+        if trained_on.get("corpus_id") == text.corpus.identity and trained_on.get("held_out", 0.0) < text.held_out:
+            raise UsageError(
+                f"{name} was trained with held_out={trained_on.get('held_out', 0.0)}: it has seen some of what "
+                f"held_out={text.held_out} would measure it on",
+                hint="give the --held-out that it was trained with, or train again",
+            )
     scones = [saved for saved in loaded.values() if saved.model.kind == "scone"]
     if stores and len(scones) != 1:
         raise UsageError(f"--store belongs to one SCONE checkpoint, {len(scones)} are given")
@@ -99,6 +110,7 @@ def command(
     for path in stores:
         with ngramstore.open(path) as store:
             origin = (store.metadata or {}).get("checkpoint_id")
+            require_tokenizer(str(path), store.metadata, text.corpus.tokenizer_id)
             if origin not in (None, scones[0].identity) or store.dim != scones[0].model.decoder.config.dim:
                 raise UsageError(
                     f"{path} holds rows of {store.dim} numbers of the checkpoint {str(origin)[:16]}, not of this one "

@@ -76,7 +76,13 @@ def command(
     from ngramstore_torch.train import TrainConfig, train_model
 
     progress = not quiet
-    with_fgrams = not (o["plain"] or o["hashed"])
+    if o["plain"] and o["hashed"] is not None:
+        raise UsageError("--plain and --hashed are two models", hint="give one of them, and another run for the other")
+    if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
+        raise UsageError(
+            f"{o['out']} already holds a run", hint="add --resume to go on with it, or choose another folder"
+        )
+    with_fgrams = not o["plain"] and o["hashed"] is None
     if with_fgrams and vocab is None:
         raise UsageError(
             "a SCONE model needs its f-grams", hint="give --vocab FILE (from `ngramstore mine`), or --plain"
@@ -102,10 +108,6 @@ def command(
     tag_seconds = time.perf_counter() - started
     matched = f", an f-gram ends at {(train.rows_P >= 0).mean():.0%} of them" if with_fgrams and len(train) else ""
     say(f"{len(train):,} tokens to train on{matched}; {len(held):,} held out")
-    if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
-        raise UsageError(
-            f"{o['out']} already holds a run", hint="add --resume to go on with it, or choose another folder"
-        )
     result = train_model(
         model, train, config, out=o["out"], resume=o["resume"], data_identity=text.identity(), progress=progress
     )
@@ -169,7 +171,7 @@ def _model(text: Text, o: dict[str, Any]) -> Any:
     torch.manual_seed(o["seed"])
     if o["plain"]:
         return PlainModel(decoder if o["flops_factor"] == 1 else decoder.scaled(o["flops_factor"]))
-    if o["hashed"]:
+    if o["hashed"] is not None:
         return HashedModel(decoder, HashedConfig(num_rows=o["hashed"], max_n=max_n))
     fgram = FgramConfig(
         dim=o["dim"], max_n=max_n, num_layers=o["fgram_layers"], num_heads=heads, width=o["fgram_width"]

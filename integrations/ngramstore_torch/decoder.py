@@ -8,6 +8,7 @@ Shapes: B batch, T position, D row width, H heads, C head width, V vocabulary, S
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,6 +73,8 @@ class DecoderConfig:
 
         by="width" adds heads of the same width, by="depth" adds layers. The fair plain rival of a SCONE model.
         """
+        if not 0 < factor < math.inf:
+            raise UsageError(f"factor must be above 0, and a number, got {factor}")
         if by == "width":
             family = [
                 replace(self, dim=self.head_dim * n, num_heads=n, mlp_dim=0) for n in range(1, 8 * self.num_heads)

@@ -65,6 +65,9 @@ class TrainConfig:
         for name in ("tokens", "batch_size", "seq_len", "accumulate", "lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be above 0, and a number, got {getattr(self, name)}")
+        for name, most in (("seed", 2**63 - 1), ("checkpoint_every", math.inf)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UsageError(f"{name} must be a whole number from 0, got {getattr(self, name)}")
         for name in ("final_lr", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be 0..1, got {getattr(self, name)}")
@@ -174,8 +177,11 @@ def train_model(
             if config.checkpoint_every and step % config.checkpoint_every == 0 and step < last_step:
                 losses += [float(loss) for loss in pending]
                 pending.clear()
+                _require_finite(losses[-1], step)  # the checkpoint before is better than weights that are not numbers
                 save(step)
         losses += [float(loss) for loss in pending]
+        if losses:
+            _require_finite(losses[-1], step)
         if step > first_step or not resume:
             save(step)
     return TrainResult(

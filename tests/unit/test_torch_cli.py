@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import ngramstore
 from ngramstore.errors import UsageError
-from ngramstore.mine import Vocabulary, mine_ngrams, open_corpus
+from ngramstore.mine import Vocabulary, mine_ngrams, open_corpus, train_bpe
 from ngramstore_torch import checkpoint, cli_evaluate, cli_export, cli_train
 from ngramstore_torch.cli_data import Count
 
@@ -121,6 +121,42 @@ def test_what_is_missing_is_named(arguments, message, tmp_path):
 def test_a_flops_factor_without_plain_is_refused(mined, tmp_path):
     with pytest.raises(UsageError, match="scales the plain decoder only"):
         run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", "--flops-factor", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plain", "--hashed", 100], "--plain and --hashed are two models"),
+        (["--hashed", 0], "0 rows do not fill"),
+        (["--plain", "--flops-factor", 0], "factor must be above 0"),
+        (["--plain", "--flops-factor", "nan"], "factor must be above 0"),
+        (["--seed", -1], "seed must be a whole number from 0"),
+        (["--seed", 10**20], "seed must be a whole number from 0"),
+        (["--checkpoint-every", -3], "checkpoint_every must be a whole number from 0"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(mined, tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", *arguments)
+
+
+def test_a_model_is_not_measured_on_what_it_was_trained_on(mined, tmp_path):
+    run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "all", "--held-out", 0.05)
+    evaluate = [*flat(mined), "--checkpoint", tmp_path / "all", "--device", "cpu", "--quiet", "--json"]
+    with pytest.raises(UsageError, match=r"was trained with held_out=0\.05: it has seen"):
+        run(cli_evaluate.command, *evaluate)
+    assert run(cli_evaluate.command, *evaluate, "--held-out", 0.05)["results"][0]["tokens"] > 0
+
+
+def test_token_shards_bring_their_tokenizer_into_the_run_folder(mined, tmp_path):
+    shards = next(Path(mined["--vocab"] + ".cache").glob("tokens-*"))
+    given = ["--shards", shards, "--vocab", mined["--vocab"], *SMALL]
+    run(cli_train.command, *given, "--out", tmp_path / "run")
+    assert (tmp_path / "run" / "tokenizer.json").exists()
+    other = train_bpe(["quite another text " * 20], 262)
+    other.save(tmp_path / "other.json")
+    with pytest.raises(UsageError, match="--shards was made with the tokenizer"):
+        run(cli_train.command, *given, "--out", tmp_path / "no", "--tokenizer", tmp_path / "other.json")
 
 
 def test_an_unknown_device_is_a_usage_error(mined, tmp_path):

@@ -15,6 +15,7 @@ from torch_cases import DECODER, plain, scone, tagged
 
 from ngramstore.errors import FormatError, UsageError
 from ngramstore_torch import checkpoint
+from ngramstore_torch import train as train_module
 from ngramstore_torch.data import TrainingBatches
 from ngramstore_torch.decoder import DecoderConfig
 from ngramstore_torch.hashed import HashedConfig, HashedModel
@@ -205,3 +206,26 @@ def test_a_folder_without_a_checkpoint_says_so(tmp_path):
 def test_a_corpus_smaller_than_a_batch_says_so(data):
     with pytest.raises(UsageError, match="do not fill one batch of 4096 x 16"):
         train_model(scone(), data, replace(CONFIG, batch_size=4096))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_weights_that_are_no_numbers_never_replace_a_checkpoint(data, tmp_path, monkeypatch, device):
+    """On an accelerator losses are read ten at a time: one that is due before a checkpoint is read before it."""
+    config = replace(CONFIG, tokens=9 * CONFIG.tokens_per_step, checkpoint_every=2, device=device)
+    step_of = train_module.train_step
+
+    def spoiled(model, optimizer, feed, config, step):
+        loss = step_of(model, optimizer, feed, config, step)
+        return loss * torch.nan if step >= 3 else loss
+
+    monkeypatch.setattr(train_module, "train_step", spoiled)
+    with pytest.raises(UsageError, match="the loss became nan at step 4"):
+        train_model(plain(), data, config, out=tmp_path)
+    assert checkpoint.load(tmp_path).step == 2
+
+
+def test_what_a_run_left_that_was_killed_while_it_saved_goes_with_the_next_save(data, tmp_path):
+    part = tmp_path / "model-00000003.safetensors.part"
+    part.write_bytes(b"half")
+    train_model(plain(), data, CONFIG, out=tmp_path, stop_after=1)
+    assert not part.exists() and checkpoint.load(tmp_path).step == 1
