@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import say
+from ngramstore_torch.cli_data import require_tokenizer, say
 
 
 @click.command(name="generate", short_help="Generate text from a checkpoint served by a store.")
@@ -21,7 +21,7 @@ from ngramstore_torch.cli_data import say
 @click.option("--max-new-tokens", default=100, show_default=True, type=click.IntRange(1))
 @click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0), help="0: the likeliest token.")
 @click.option("--top-k", default=50, show_default=True, type=click.IntRange(1))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
 @click.option("--candidates", default=0, show_default=True, type=click.IntRange(0), help="Fetch ahead for so many.")
 @click.option("--cache-bytes", default=256 << 20, show_default=True, type=click.IntRange(0), help="Row cache.")
 @click.option(
@@ -52,10 +52,14 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
     if saved.model.kind != "scone":
         raise UsageError(f"{run} holds a model of kind {saved.model.kind!r}; a store serves one of kind 'scone'")
     words = load_tokenizer(tokenizer or run)
+    require_tokenizer(str(run), saved.description["data"], words.id)
     tokens = words.encode(prompt)
     decoder = saved.model.decoder.to(choose_device(o["device"])).eval()
     with ngramstore.open(path, cache_bytes=o["cache_bytes"]) as store:
         _require_source(store, saved, o["any_store"])
+        require_tokenizer(str(store.path), store.metadata, words.id)
+        if len(tokens):
+            _load_kernels(path, decoder, tokens)
         embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])
         made: list[int] = []
         shown = ""
@@ -99,6 +103,23 @@ def _require_source(store: Any, saved: Any, any_store: bool) -> None:
             f"{store.path} was exported from checkpoint {str(source)[:12]}.., this is {saved.identity[:12]}..",
             hint="export the table again, or give --any-store",
         )
+
+
+def _load_kernels(path: Path, decoder: Any, tokens: Any) -> None:
+    """Compile or load what look-ups call, through a handle of its own, so that statistics show look-ups alone. It reads the
+    prompt's rows: on a cold disk their pages are then in memory, those of the tokens to come are not."""
+    import torch
+
+    import ngramstore
+    from ngramstore_torch.embedding import NGramEmbedding
+
+    with ngramstore.open(path) as store, torch.inference_mode():
+        embedding = NGramEmbedding(store, decoder.tokens)
+        line = torch.from_numpy(tokens.astype("int64"))[None].to(decoder.tokens.weight.device)
+        embedding(line, ticket=embedding.prefetch(line))
+        history = embedding.new_history(1, max_rollback=0)
+        for token_11 in line[:, -8:].split(1, dim=1):
+            embedding(token_11, history=history)
 
 
 def _statistics(embedding: Any, prompt_tokens: int, made: list[int], seconds: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Shapes: T tokens so far, S new tokens, D row width, K tokens of the longest f-gr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -43,6 +44,7 @@ def generate(
         raise UsageError("a prompt has at least one token")
     if len(tokens) + max_new_tokens > room:
         raise UsageError(f"{len(tokens)} prompt tokens and {max_new_tokens} new ones do not fit into {room} positions")
+    check_sampling(temperature, top_k)
     device = decoder.tokens.weight.device
     cache = KVCache(decoder.config, 1, device=device)
     random = torch.Generator().manual_seed(seed)
@@ -53,6 +55,14 @@ def generate(
         tokens.append(choose(logits_V, temperature, top_k, random))
         num_new = 1
         yield tokens[-1]
+
+
+def check_sampling(temperature: float, top_k: int) -> None:
+    """UsageError for what no token can be drawn with."""
+    if not 0 <= temperature < math.inf or top_k < 1:
+        raise UsageError(
+            f"temperature {temperature}, top_k {top_k}", hint="a temperature is a number from 0, top_k is at least 1"
+        )
 
 
 def choose(logits_V: Tensor, temperature: float, top_k: int, random: torch.Generator) -> int:

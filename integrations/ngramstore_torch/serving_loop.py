@@ -16,7 +16,7 @@ import torch
 from ngramstore.errors import UsageError
 from ngramstore_torch.decoder import Decoder, KVCache
 from ngramstore_torch.embedding import NGramEmbedding
-from ngramstore_torch.generation import choose
+from ngramstore_torch.generation import check_sampling, choose
 
 
 @torch.inference_mode()
@@ -43,6 +43,7 @@ def generate_served(
         raise UsageError(f"{len(prompt)} prompt tokens and {max_new_tokens} new ones: both are at least 1")
     if len(prompt) + max_new_tokens > room:
         raise UsageError(f"{len(prompt)} prompt tokens and {max_new_tokens} new ones do not fit into {room} positions")
+    check_sampling(temperature, top_k)
     device = decoder.tokens.weight.device
     cache, history = KVCache(decoder.config, 1, device=device), embedding.new_history(1, max_rollback=0)
     random = torch.Generator().manual_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib import import_module
 
 import click
@@ -21,6 +22,7 @@ _INTEGRATIONS = {
     "train": "ngramstore_torch.cli_train",
     "export": "ngramstore_torch.cli_export",
     "evaluate": "ngramstore_torch.cli_evaluate",
+    "generate": "ngramstore_torch.cli_generate",
 }
 
 
@@ -34,6 +36,8 @@ def document() -> str:
 
 
 def _section(name: str, command: click.Command) -> str:
+    command = copy.copy(command)
+    vars(command)["_help_option"] = None  # click keeps the one of the context that asked first, and its names
     settings = {"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH, "terminal_width": _WIDTH}
     parent = click.Context(cli, info_name="ngramstore")
     context = click.Context(command, info_name=name, parent=parent, **settings)  # type: ignore[arg-type]

@@ -43,6 +43,7 @@ _OTHERS = {
     "train": "Train a decoder and its f-gram model (SCONE).",
     "export": "Compute the f-gram table of a trained model into a store.",
     "evaluate": "Measure held-out perplexity, live or served from a store.",
+    "generate": "Generate text from a checkpoint served by a store.",
 }
 _EXTRAS = {"ngramstore_torch": "torch", "ngramstore_transformers": "transformers"}
 _EXIT_WRONG_USE = 2

@@ -12,7 +12,7 @@ from torch_cases import DECODER, language, plain, scone, shaken, vocabulary
 
 import ngramstore
 from ngramstore.errors import UsageError
-from ngramstore.mine.tokenizers import train_bpe
+from ngramstore.mine.tokenizers import load_tokenizer, train_bpe
 from ngramstore_torch import NGramEmbedding, checkpoint, cli_generate, export_table, generate
 from ngramstore_torch.decoder import DecoderConfig
 from ngramstore_torch.export import SconeRows
@@ -100,3 +100,42 @@ def test_a_store_of_another_checkpoint_and_a_plain_model_are_refused(folder):
     assert run(folder, "--any-store", store="foreign").exit_code == 0
     with pytest.raises(UsageError, match="kind 'plain'"):
         raise run(folder, run="plain").exception
+
+
+def test_another_tokenizer_is_refused(folder, tmp_path):
+    """Also with --any-store: token ids would mean something else."""
+    saved = checkpoint.load(folder / "run")
+    tokenizer_id = load_tokenizer(folder / "run").id
+    known = {"tokenizer_id": tokenizer_id, "tokenizer_name": "mine"}
+    checkpoint.save(tmp_path / "run", saved.model, step=1, optimizer={}, train={}, data=known)
+    other = train_bpe(["quite another text " * 20], 262)
+    other.save(tmp_path / "other.json")
+    (tmp_path / "run" / "tokenizer.json").write_bytes((folder / "run" / "tokenizer.json").read_bytes())
+    given = ["--checkpoint", str(tmp_path / "run"), "--prompt", "a store", "--max-new-tokens", "3", "--any-store"]
+    run = CliRunner().invoke
+    assert run(cli_generate.command, [*given, "--store", str(folder / "store")]).exit_code == 0
+    with pytest.raises(UsageError, match="was made with the tokenizer 'mine'"):
+        raise run(
+            cli_generate.command,
+            [*given, "--store", str(folder / "store"), "--tokenizer", str(tmp_path / "other.json")],
+        ).exception
+    with ngramstore.build(tmp_path / "store", dim=32, max_n=2, metadata={"tokenizer_id": other.id}) as build:
+        build.add([(1, 2)], np.zeros((1, 32)))
+    with pytest.raises(UsageError, match="was made with the tokenizer"):
+        raise run(cli_generate.command, [*given, "--store", str(tmp_path / "store")]).exception
+
+
+@pytest.mark.parametrize("options", [["--temperature", "nan"], ["--timeout", "0"], ["--timeout", "nan"]])
+def test_numbers_that_mean_nothing_are_refused(folder, options):
+    with pytest.raises(UsageError):
+        raise run(folder, *options).exception
+
+
+def test_statistics_leave_out_the_loading_of_kernels(folder, monkeypatch):
+    """A first call compiles them or loads them, a fifth of a second at least."""
+    calls = []
+    load = cli_generate._load_kernels
+    monkeypatch.setattr(cli_generate, "_load_kernels", lambda *given: calls.append(load(*given)))
+    found = json.loads(run(folder, "--json").stdout)
+    assert len(calls) == 1
+    assert found["lookups_per_s"] * found["seconds"] == pytest.approx(found["prompt_tokens"] + 19)
