@@ -7,6 +7,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ngramstore.errors import UsageError
-from ngramstore.files import clear_errors, publish
+from ngramstore.errors import UsageError, WriterLocked
+from ngramstore.files import WriterLock, clear_errors, publish
 from ngramstore.mine.inputs import RECORD_SUFFIXES, TOKEN_SUFFIXES, Piece, drop_binary, find_files, read_documents
 from ngramstore.mine.shards import MANIFEST_NAME, TokenShards, file_crc, manifest_bytes
 from ngramstore.mine.token_files import open_token_files
@@ -74,7 +75,10 @@ def open_corpus(
     found = _trained(tokenizer, text, cache / f"tokenizer-{identity[:16]}")
     entry = cache / f"tokens-{identity[:16]}-{found.id[:16]}-{shard_tokens}"
     if not (entry / MANIFEST_NAME).exists():
-        with tqdm(unit="token", unit_scale=True, desc="tokenise", disable=not progress) as bar:
+        with (
+            _sole_writer(entry),
+            tqdm(unit="token", unit_scale=True, desc="tokenise", disable=not progress) as bar,
+        ):
             _tokenise(text, identity, found, entry, shard_tokens, bar.update)
     corpus = TokenShards.load(entry)
     corpus.tokenizer = found
@@ -128,6 +132,25 @@ def _tokenizer(tokenizer: Tokenizer | str | Path, texts: Iterator[str]) -> Token
             raise UsageError(f"tokenizer {tokenizer!r}: {size!r} is no number", hint="for example train:4096")
         return train_bpe(texts, int(size))
     return load_tokenizer(tokenizer)
+
+
+@contextmanager
+def _sole_writer(entry: Path) -> Iterator[None]:
+    """Hold the lock of a cache entry that is to be written, and remove what processes left that were killed at it. Where another
+    process holds it, both write, and the first to end wins."""
+    path = entry.with_name(f"{entry.name}.lock")
+    try:
+        lock = WriterLock(path)
+    except WriterLocked:
+        yield
+        return
+    try:
+        for left in entry.parent.glob(f"{entry.name}.tmp-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def _tokenise(

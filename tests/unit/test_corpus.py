@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from ngramstore.errors import DamagedStore, FormatError, MissingExtra, UsageError
+from ngramstore.files import WriterLock
 from ngramstore.mine import TokenShards, load_tokenizer, open_corpus, train_bpe
 from ngramstore.mine import inputs as inputs_module
 
@@ -390,3 +391,27 @@ def test_a_corpus_that_changes_while_it_is_tokenised_is_refused(tmp_path, tokeni
         open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
     monkeypatch.undo()
     assert decoded(open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c"), tokenizer) == [TEXTS[1]]
+
+
+def test_what_a_process_left_that_was_killed_while_it_tokenised_goes_with_the_next_run(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    cache = tmp_path / "c"
+    open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache)
+    (entry,) = cache.iterdir()
+    entry.rename(entry.with_name(entry.name + ".tmp-1"))  # process 1 runs, but does not tokenise
+    other = cache / "tokens-of-another-corpus.tmp-1"
+    other.mkdir()
+    assert decoded(open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache), tokenizer) == TEXTS[:1]
+    assert sorted(path.name for path in cache.iterdir()) == sorted([entry.name, other.name])
+
+
+def test_two_processes_may_tokenise_one_corpus(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    cache = tmp_path / "c"
+    open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache)
+    (entry,) = cache.iterdir()
+    busy = entry.rename(entry.with_name(entry.name + ".tmp-1"))
+    lock = WriterLock(entry.with_name(entry.name + ".lock"))
+    assert decoded(open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache), tokenizer) == TEXTS[:1]
+    assert busy.exists()
+    lock.release()
