@@ -1,27 +1,13 @@
-"""What the quality grid found: differences to the plain decoder, seed by seed, as text and as a picture.
-
-`python -m bench.quality_report` draws docs/images/quality.png from bench/results/quality.json.
-"""
+"""What the quality grid found: differences to the plain decoder, seed by seed, and where they cross zero; as lines of text."""
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 RESULT = Path(__file__).parent / "results" / "quality.json"
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "quality.png"
-LABELS = {
-    "plain": "plain",
-    "scone": "SCONE",
-    "wide": "plain, 2x FLOPs\na token (wider)",
-    "deep": "plain, 2x FLOPs\na token (deeper)",
-    "equal": "plain, equal\ntraining FLOPs",
-    "hashed": "hashed table of\nas many rows",
-}
 
 
 def differences(cells: Sequence[Mapping]) -> list[dict]:
@@ -79,8 +65,8 @@ def lines(found: Sequence[Mapping]) -> Iterator[str]:
             sizes += f" {curve['start']}"
         gains = "  ".join(f"{int(tokens):,}: {_spread(gain)}" for tokens, gain in curve["difference"].items())
         where = curve["crossover"]
-        where = f"at {where:,.0f} tokens" if isinstance(where, float) else where + " tokens"
-        yield f"{curve['text']} V={curve['tokenizer']:,} {curve['model']}{sizes}: {gains}  crossover {where}"
+        where = f"from {where:,.0f} tokens" if isinstance(where, float) else where + " tokens"
+        yield f"{curve['text']} V={curve['tokenizer']:,} {curve['model']}{sizes}: {gains}  ahead for good {where}"
 
 
 def _spread(gain: Mapping) -> str:
@@ -88,61 +74,7 @@ def _spread(gain: Mapping) -> str:
     return f"{gain['mean']:+.3f}{spread} ({len(gain['seeds'])})"
 
 
-def picture(result: Mapping, path: Path) -> None:
-    """Two panels as a PNG: the difference to plain by tokens trained, and every model at the tokens most of them were trained on."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    curves = result["differences"]
-    figure, (growth, rivals) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-    for curve in (c for c in curves if c["model"] == "scone" and _is_usual(c)):
-        tokens = [int(t) for t in curve["difference"]]
-        points = list(curve["difference"].values())
-        name = f"{curve['text']}, vocabulary {curve['tokenizer']:,}"
-        growth.errorbar(
-            tokens,
-            [p["mean"] for p in points],
-            [p["deviation"] or 0 for p in points],
-            marker="o",
-            capsize=3,
-            label=name,
-        )
-    growth.axhline(0, color="0.5", linewidth=1)
-    growth.set(
-        xscale="log",
-        xlabel="tokens trained on",
-        ylabel="held-out nats, SCONE - plain",
-        title="SCONE against the plain decoder",
-    )
-    growth.legend(fontsize=8)
-
-    tokens, tokenizer = _most_compared(curves)
-    shown = [c for c in curves if c["tokenizer"] == tokenizer and str(tokens) in c["difference"] and _is_usual(c)]
-    texts = sorted({c["text"] for c in shown})
-    models = [m for m in ("scone", "hashed", "equal", "wide", "deep") if any(c["model"] == m for c in shown)]
-    for number, text in enumerate(texts):
-        for place, model in enumerate(models):
-            for c in shown:
-                if (c["text"], c["model"]) == (text, model):
-                    gain = c["difference"][str(tokens)]
-                    rivals.bar(
-                        place + 0.38 * (number - (len(texts) - 1) / 2), gain["mean"], 0.36, yerr=gain["deviation"],
-                        color=f"C{number}", capsize=3, label=text if place == 0 else None,
-                    )  # fmt: skip
-    rivals.set_xticks(range(len(models)), [LABELS[model] for model in models], fontsize=8)
-    rivals.axhline(0, color="0.5", linewidth=1)
-    rivals.set(
-        ylabel="held-out nats, model - plain",
-        title=f"After {tokens:,} tokens, vocabulary {tokenizer:,} (lower is better)",
-    )
-    rivals.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
-def _is_usual(curve: Mapping) -> bool:
+def is_usual(curve: Mapping) -> bool:
     """Not one of the cells that vary the f-gram model, its start, or the number of f-grams."""
     return (
         curve["fgram_layers"] in (0, 1)
@@ -150,14 +82,3 @@ def _is_usual(curve: Mapping) -> bool:
         and curve["start"] in ("", "identity")
         and curve["num_fgrams"] in (0, 100_000)
     )
-
-
-def _most_compared(curves: Sequence[Mapping]) -> tuple[int, int]:
-    """Tokens and tokenizer at which the most models were measured."""
-    counts = Counter((int(tokens), c["tokenizer"]) for c in curves for tokens in c["difference"])
-    return max(counts, key=lambda point: (counts[point], point))
-
-
-if __name__ == "__main__":
-    picture(json.loads(RESULT.read_text()), PICTURE)
-    print(f"wrote {PICTURE.name}")

@@ -12,10 +12,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
-from bench import quality, quality_cells
+from bench import quality, quality_cells, quality_page
 from bench.quality import GRID, STAGES, Stage
 from bench.quality_cells import MODELS, Cell, Data
-from bench.quality_report import crossover, differences, lines, picture
+from bench.quality_picture import picture
+from bench.quality_report import RESULT, crossover, differences, lines
 from ngramstore_torch.train import TrainConfig
 
 TOY = replace(
@@ -160,5 +161,13 @@ def test_the_picture_and_the_lines_are_drawn_from_the_file(tmp_path):
     picture({"differences": found}, tmp_path / "q.png")
     assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
     assert list(lines(found)) == [
-        "t V=1 scone: 10: -0.100 +- 0.000 (2)  20: -0.200 +- 0.000 (2)  crossover below 10 tokens"
+        "t V=1 scone: 10: -0.100 +- 0.000 (2)  20: -0.200 +- 0.000 (2)  ahead for good below 10 tokens"
     ]
+
+
+def test_the_tables_of_the_page_are_made_from_the_file():
+    result = json.loads(RESULT.read_text())
+    assert quality_page.section(result) in quality_page.PAGE.read_text(), "run `python -m bench.quality_page`"
+    shown = quality_page.section(result)
+    curve = next(c for c in result["differences"] if c["model"] == "deep")
+    assert f"{curve['difference']['400000']['mean']:+.3f}" in shown

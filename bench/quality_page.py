@@ -1,0 +1,91 @@
+"""`python -m bench.quality_page`: the tables of docs/scone.md between its marks, and docs/images/quality.png, from quality.json.
+
+Each number is a difference in held-out nats to the plain decoder of the same text, tokenizer, tokens and seed: below zero is better.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bench.quality_picture import PICTURE, picture
+from bench.quality_report import RESULT, is_usual
+
+PAGE = Path(__file__).parent.parent / "docs" / "scone.md"
+BEGIN, END = "<!-- quality -->", "<!-- quality end -->"
+RIVALS = {
+    "scone": "SCONE",
+    "deep": "plain, twice the FLOPs a token, by depth",
+    "wide": "plain, twice the FLOPs a token, by width",
+    "equal": "plain, equal training FLOPs",
+    "hashed": "hashed n-gram tables, as many rows",
+}
+
+
+def main() -> None:
+    """Write the tables and the picture."""
+    result = json.loads(RESULT.read_text())
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text(before + section(result) + after)
+    picture(result, PICTURE)
+    print(f"wrote {PAGE.name} and {PICTURE.name}")
+
+
+def section(result: Mapping) -> str:
+    """What stands between the marks, with them."""
+    curves = result["differences"]
+    tables = ("\n".join(table) for table in (_by_tokens(curves), _rivals(curves), _shapes(curves)))
+    return f"{BEGIN}\n" + "\n\n".join(tables) + f"\n{END}"
+
+
+def _by_tokens(curves: Sequence[Mapping]) -> Iterator[str]:
+    """SCONE of the usual shape by tokens trained on."""
+    shown = [c for c in curves if c["model"] == "scone" and is_usual(c)]
+    tokens = sorted({int(t) for c in shown for t in c["difference"]})
+    yield "| SCONE less plain, after tokens | " + " | ".join(f"{t:,}" for t in tokens) + " |"
+    yield "|---|" + "---:|" * len(tokens)
+    for c in shown:
+        yield f"| {_name(c)} | " + " | ".join(_cell(c["difference"].get(str(t))) for t in tokens) + " |"
+
+
+def _rivals(curves: Sequence[Mapping]) -> Iterator[str]:
+    """Every model after the tokens that most of them were trained on, vocabulary of 4,096."""
+    shown = [c for c in curves if c["tokenizer"] == 4096 and is_usual(c)]
+    texts = sorted({c["text"] for c in shown})
+    yield "| vocabulary 4,096, 400,000 tokens | " + " | ".join(texts) + " |"
+    yield "|---|" + "---:|" * len(texts)
+    for model, label in RIVALS.items():
+        of_text = {c["text"]: c["difference"].get("400000") for c in shown if c["model"] == model}
+        yield f"| {label} | " + " | ".join(_cell(of_text.get(text)) for text in texts) + " |"
+
+
+def _shapes(curves: Sequence[Mapping]) -> Iterator[str]:
+    """SCONE with other numbers of f-grams, other f-gram models and the other start."""
+    shown = [c for c in curves if c["model"] == "scone" and c["tokenizer"] == 4096 and c["text"] == "code"]
+    tokens = sorted({int(t) for c in shown if not is_usual(c) for t in c["difference"]})
+    yield "| code, vocabulary 4,096: f-grams, A_f, start | " + " | ".join(f"{t:,} tokens" for t in tokens) + " |"
+    yield "|---|" + "---:|" * len(tokens)
+    for c in sorted(shown, key=lambda c: (c["start"], c["fgram_layers"], c["fgram_width"], c["num_fgrams"])):
+        width = f", {c['fgram_width']} wide" if c["fgram_width"] else ""
+        layers = f"{c['fgram_layers']} layer" + "s" * (c["fgram_layers"] > 1)
+        label = f"{c['num_fgrams']:,}, {layers}{width}, {c['start']}"
+        yield f"| {label} | " + " | ".join(_cell(c["difference"].get(str(t))) for t in tokens) + " |"
+
+
+def _name(curve: Mapping) -> str:
+    return f"{curve['text']}, vocabulary {curve['tokenizer']:,}"
+
+
+def _cell(gain: Mapping | None) -> str:
+    if gain is None:
+        return "-"
+    spread = "" if gain["deviation"] is None else f" ± {gain['deviation']:.3f}"
+    seeds = len(gain["seeds"])
+    return f"{gain['mean']:+.3f}{spread} ({seeds} seed{'s' * (seeds > 1)})"
+
+
+if __name__ == "__main__":
+    main()
