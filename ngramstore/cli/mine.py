@@ -37,7 +37,12 @@ class ByteSize(click.ParamType[int]):
 @click.option(
     "--memory", default="1GiB", show_default=True, type=ByteSize(), help="For counting, over the program itself."
 )
-@click.option("--workers", default=1, show_default=True, help="Processes; at most one a shard is of use.")
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    help="Threads; processes, at most one a shard, if the tokens outgrow --memory.",
+)
 @click.option("--held-out", default=0.0, show_default=True, help="Fraction of the corpus to leave out and measure on.")
 @click.option("--eos-id", type=int, help="Token files: the token that ends a document.")
 @click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds.")

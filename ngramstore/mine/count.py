@@ -52,7 +52,7 @@ def mask_shard(shard: Shard, spans: np.ndarray, out_path: Path) -> None:
 
 def count_shard(
     shard: Shard,
-    ids: Path | np.ndarray | None,
+    ids: Path | None,
     out_path: Path,
     *,
     min_count: int = 1,
@@ -62,7 +62,7 @@ def count_shard(
 ) -> None:
     """Count every key of a shard into the sorted run out_path, dropping those counted less than min_count times.
 
-    ids: numbers of the frequent (n-1)-grams by position, (T,) u32 or its file; None for n = 2, where they are the tokens.
+    ids: numbers of the frequent (n-1)-grams by position; None for n = 2, where they are the tokens.
     min_count: above 1 only where the shard is the whole corpus.
     Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged. Those are never used after a power cut, so
     they are not synced; sync=False says the same of out_path.
@@ -130,26 +130,6 @@ def assign_ids(
                 file.write(np.full(min(1 << 16, shard.num_tokens - begin), NO_ID, np.uint32).data)
 
 
-def assign_ids_in_memory(
-    shard: Shard,
-    ids: Path | np.ndarray | None,
-    frequent_path: Path,
-    *,
-    memory_bytes: int,
-    on_progress: _ON_PROGRESS | None = None,
-) -> np.ndarray:
-    """What assign_ids writes, as an array (T,) u32, which comes on top of the memory."""
-    out_T = np.full(shard.num_tokens, NO_ID, np.uint32)
-    is_first = True
-    for table_C2 in _number_tables(frequent_path, memory_bytes):
-        at = 0
-        for keys_T in _keys(shard, ids, memory_bytes, on_progress if is_first else None):
-            native.find_ids(keys_T, table_C2, out_T[at : at + len(keys_T)])
-            at += len(keys_T)
-        is_first = False
-    return out_T
-
-
 def _number_tables(frequent_path: Path, memory_bytes: int) -> Iterator[np.ndarray]:
     """Tables from key to number: one, or as many as it takes to stay in the memory."""
     run = RunReader(frequent_path)
@@ -163,23 +143,18 @@ def _number_tables(frequent_path: Path, memory_bytes: int) -> Iterator[np.ndarra
         first_id += len(pairs_N2)
 
 
-def _keys(
-    shard: Shard, ids: Path | np.ndarray | None, memory_bytes: int, on_progress: _ON_PROGRESS | None
-) -> Iterator[np.ndarray]:
+def _keys(shard: Shard, ids: Path | None, memory_bytes: int, on_progress: _ON_PROGRESS | None) -> Iterator[np.ndarray]:
     """The keys of a shard in order, a chunk at a time; the array is used again for the next chunk."""
     chunk = min(1 << 16, max(16, memory_bytes // 256))
     starts = shard.starts()
     keys_T = np.empty(min(chunk, shard.num_tokens), np.uint64)
     before = NO_ID
-    if isinstance(ids, Path) and (size := os.path.getsize(ids)) != 4 * shard.num_tokens:
+    if ids is not None and (size := os.path.getsize(ids)) != 4 * shard.num_tokens:
         raise DamagedStore(f"{ids}: {size} bytes for {shard.num_tokens} positions", hint="mine again with restart=True")
     for begin in range(0, shard.num_tokens, chunk):
         end = min(begin + chunk, shard.num_tokens)
         tokens_T = shard.read(begin, end)
-        if isinstance(ids, Path):
-            ids_T = np.fromfile(ids, "<u4", end - begin, offset=4 * begin)
-        else:
-            ids_T = tokens_T if ids is None else ids[begin:end]
+        ids_T = tokens_T if ids is None else np.fromfile(ids, "<u4", end - begin, offset=4 * begin)
         out_T = keys_T[: end - begin]
         native.pack_keys(np.uint32(before), ids_T, tokens_T, out_T)
         before = ids_T[-1]

@@ -1,7 +1,8 @@
 """Mining: the most frequent n-grams of a corpus, exactly, in bounded memory (arXiv 2502.01637, Algorithm 3).
 
-For n = 2, 3, ... K one scan counts the n-grams whose prefix and suffix of length n-1 are frequent; frequent means counted at
-least min_count times. Then all lengths compete in one ranking by count, and the first `size` stay.
+For n = 2, 3, ... K the n-grams are counted whose prefix and suffix of length n-1 are frequent; frequent means counted at least
+min_count times. Then all lengths compete in one ranking by count, and the first `size` stay. Counting goes length by length through
+files (count.py), or, where the tokens and some more fit the memory, all lengths at once in it (refine.py): the same runs.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.hashing import MAX_N
-from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, assign_ids_in_memory, count_shard, mask_shard
+from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, count_shard, mask_shard
 from ngramstore.mine.merge import merge_runs
+from ngramstore.mine.refine import is_in_reach, refine
 from ngramstore.mine.select import select_top
 from ngramstore.mine.shards import Shard, TokenShards, check_held_out, held_out_spans, num_held_out
 from ngramstore.mine.vocab import Vocabulary
@@ -48,10 +49,12 @@ def mine_ngrams(
 ) -> Vocabulary:
     """Mine the `size` most frequent n-grams of length 2..max_n that occur at least min_count times.
 
-    work: directory for intermediate files, about 4 bytes a token and 16 a distinct n-gram; a run that was killed goes on from
-    what it finds there, and it is removed at the end. The result does not depend on memory_bytes, workers or shards.
+    work: directory for intermediate files, about 4 bytes a token and 16 a distinct n-gram (with much memory, 16 a frequent n-gram
+    only); a run that was killed goes on from what it finds there, and it is removed at the end. The result does not depend on
+    memory_bytes, workers or shards.
     memory_bytes: for counting and merging, over what the interpreter itself takes, shared by the workers; the vocabulary
-    (about 13 max_n + 80 bytes an n-gram) comes on top. workers: processes; more than there are shards do not help.
+    (about 13 max_n + 80 bytes an n-gram) comes on top. With 25 bytes a token counting is several times as fast as with less.
+    workers: threads where the tokens fit the memory; else processes, of which more than there are shards do not help.
     held_out: fraction of the corpus left out, see `held_out_spans`.
     Raises UsageError for options out of range and for a work directory begun with others, WriterLocked where another process
     mines there, DiskFull, DamagedStore where an intermediate file changed, NgramStoreError where a worker was killed.
@@ -64,14 +67,10 @@ def mine_ngrams(
         )
     options = {"corpus": corpus.identity, "tokenizer": corpus.tokenizer_id, "min_count": min_count}
     options |= {"held_out": held_out, "num_shards": len(corpus.shards), "num_tokens": corpus.num_tokens}
-    is_small = (
-        min(workers, len(corpus.shards)) == 1 and 8 * corpus.num_tokens <= memory_bytes // 4
-    )  # numbers of two lengths
-    space = WorkDirectory(work, options, restart=restart, sync=not is_small)
+    in_memory = is_in_reach(corpus.shards, memory_bytes)
+    space = WorkDirectory(work, options, restart=restart, sync=not in_memory)
     try:
-        _Miner(corpus, space, max_n, min_count, memory_bytes, min(workers, len(corpus.shards)), held_out, is_small).run(
-            progress
-        )
+        _Miner(corpus, space, max_n, min_count, memory_bytes, workers, held_out).run(in_memory, progress)
         selection = select_top([space.frequent(n) for n in range(2, max_n + 1)], size)
     except BaseException:
         space.close()
@@ -119,27 +118,45 @@ class _Miner:
     memory_bytes: int
     workers: int
     held_out: float
-    is_small: bool
-    """Numbers of positions are kept in memory, not in files: a killed run numbers them again. Nothing is synced: counting it all again
-    after a power cut is a matter of seconds, and waiting for the disk would take as long."""
     pool: ProcessPoolExecutor | None = None
-    small_ids: list[np.ndarray] = field(default_factory=list)
 
-    def run(self, progress: bool) -> None:
+    def run(self, in_memory: bool, progress: bool) -> None:
         passes = 2 * self.max_n - 3  # each length is counted, and each but the last numbered
         finished = 2 * (self.space.finished_n - 1)
         total = self.corpus.num_tokens * passes
-        self.is_small &= self.space.finished_n == 1  # else files are there to go on with
-        self.space.sync = not self.is_small
-        self.memory_bytes -= 8 * self.corpus.num_tokens if self.is_small else 0
+        with tqdm(total=total, unit="token", unit_scale=True, desc="mine", disable=not progress) as bar:
+            if not (in_memory and finished == 0 and self._refine(bar, passes)):
+                bar.update(min(finished, passes) * self.corpus.num_tokens)
+                self._levels(bar)
+
+    def _refine(self, bar: Any, passes: int) -> bool:
+        """Count all lengths in memory; False if it does not suffice.
+
+        Nothing is kept of a killed run and nothing synced: counting it all again is a matter of seconds, and waiting for the disk would
+        take as long.
+        """
+        return refine(
+            self.corpus.shards,
+            held_out_spans(self.corpus, self.held_out) if self.held_out else None,
+            [self.space.frequent(n) for n in range(2, self.max_n + 1)],
+            min_count=self.min_count,
+            memory_bytes=self.memory_bytes,
+            workers=self.workers,
+            on_progress=lambda num_positions: bar.update(passes * num_positions),
+        )
+
+    def _levels(self, bar: Any) -> None:
+        """Count length by length, from the first that is not finished."""
+        if not self.space.sync:
+            self.space.sync = True
+            self.space.finish(self.space.finished_n)
+        self.workers = min(self.workers, len(self.corpus.shards))
         if self.workers > 1:  # spawn: a fork would inherit threads and locks of the caller
             self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
         try:
-            with tqdm(total=total, unit="token", unit_scale=True, desc="mine", disable=not progress) as bar:
-                bar.update(min(finished, passes) * self.corpus.num_tokens)
-                self._mask()
-                for n in range(self.space.finished_n + 1, self.max_n + 1):
-                    self._level(n, bar)
+            self._mask()
+            for n in range(self.space.finished_n + 1, self.max_n + 1):
+                self._level(n, bar)
         finally:
             if self.pool is not None:
                 self.pool.shutdown(cancel_futures=True)
@@ -156,8 +173,6 @@ class _Miner:
         space, numbers = self.space, range(len(self.corpus.shards))
         bar.set_postfix_str(f"length {n} of {self.max_n}")
         before: list[Any] = [None if n == 2 and not self.held_out else space.ids(n - 1, i) for i in numbers]
-        if n > 2 and self.is_small:
-            before = self.small_ids
         if space.frequent(n).exists():
             bar.update(self.corpus.num_tokens)
         elif len(before) == 1:
@@ -172,15 +187,6 @@ class _Miner:
         for i in numbers:
             space.counts(n, i).unlink(missing_ok=True)
         if n == self.max_n:
-            return
-        if self.is_small:
-            shards = zip(self.corpus.shards, before, strict=True)
-            self.small_ids = [
-                assign_ids_in_memory(
-                    shard, path, space.frequent(n), memory_bytes=self.memory_bytes, on_progress=bar.update
-                )
-                for shard, path in shards
-            ]
             return
         ids = [space.ids(n, i) for i in numbers]
         rows = zip(self.corpus.shards, before, ids, strict=True)

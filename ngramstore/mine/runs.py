@@ -51,9 +51,8 @@ class RunWriter:
         pairs_N2 = np.empty((len(keys_N), 2), "<u8")
         pairs_N2[:, 0] = keys_N
         pairs_N2[:, 1] = counts_N
-        data = pairs_N2.tobytes()
-        self._crc = zlib.crc32(data, self._crc)
-        self._file.write(data)
+        self._crc = zlib.crc32(pairs_N2.data, self._crc)
+        self._file.write(pairs_N2.data)
         self.num_pairs += len(keys_N)
 
     def finish(self) -> None:
@@ -101,7 +100,7 @@ class RunReader:
             file.seek(RUN_HEADER.size)
             while left:
                 pairs_N2 = np.fromfile(file, "<u8", 2 * min(left, num_pairs)).reshape(-1, 2)
-                crc = zlib.crc32(pairs_N2.tobytes(), crc)
+                crc = zlib.crc32(pairs_N2.data, crc)
                 left -= len(pairs_N2)
                 if not len(pairs_N2) or (not left and crc != self._crc):
                     raise DamagedStore(f"{self.path}: the pairs of this run are damaged", hint=_HINT)

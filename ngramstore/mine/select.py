@@ -18,6 +18,8 @@ import numpy as np
 from ngramstore.mine.runs import RunReader
 
 _BLOCK_PAIRS = 1 << 16
+_SMALL_COUNTS = 1 << 12
+"""Counts below are counted in an array: nearly all of them."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,14 @@ def _cut(paths: Sequence[Path], size: int, block_pairs: int) -> tuple[_Cut, int]
     """Where the ranking ends. Distinct counts are few (about the square root of the corpus), so they fit in memory."""
     found: dict[tuple[int, int], int] = {}
     for n, path in enumerate(paths, 2):
+        small_C = np.zeros(_SMALL_COUNTS, np.int64)
         for pairs_N2 in RunReader(path).blocks(block_pairs):
-            for count, num in zip(*map(np.ndarray.tolist, np.unique(pairs_N2[:, 1], return_counts=True)), strict=True):
-                found[-count, n] = found.get((-count, n), 0) + num
+            counts_N = pairs_N2[:, 1].astype(np.int64)
+            is_small_N = counts_N < _SMALL_COUNTS
+            small_C += np.bincount(counts_N[is_small_N], minlength=_SMALL_COUNTS)
+            for count in counts_N[~is_small_N].tolist():
+                found[-count, n] = found.get((-count, n), 0) + 1
+        found |= {(-count, n): int(small_C[count]) for count in np.flatnonzero(small_C).tolist()}
     num_frequent, left = sum(found.values()), size
     for (minus_count, n), num in sorted(found.items()):
         if num >= left:
