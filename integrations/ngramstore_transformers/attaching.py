@@ -117,15 +117,12 @@ def _embed(model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: 
 
     ids are the whole sequence, or what follows the cache's content (then the record says what came before).
     """
-    embedding = attached(model)
-    assert embedding is not None
+    embedding = _up_to_date(model)
     past_length = 0 if past is None else int(past.get_seq_length())
     if past_length and ids_BS.shape[1] != past_length + num_new:
         ids_BS, mask_BS = record.continued(past, past_length, ids_BS[:, ids_BS.shape[1] - num_new :], mask)
     else:
         mask_BS = _ones_or(mask, ids_BS)
-    if past is not None:
-        record.write(past, ids_BS, mask_BS)
     begin = ids_BS.shape[1] - num_new
     recent = max(0, begin - embedding.max_n + 1)
     is_masked = mask_BS is not None and not bool(mask_BS[:, recent:].all())
@@ -134,7 +131,24 @@ def _embed(model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: 
     history = embedding.new_history(len(ids_BS), max_rollback=0)
     if begin:
         history.push(ids_BS[:, recent:begin].cpu().numpy(), mask_BS[:, recent:begin] if is_masked else None)
-    return embedding(ids_BS[:, begin:], history=history, attention_mask=mask_BS[:, begin:] if is_masked else None)
+    made_BTD = embedding(ids_BS[:, begin:], history=history, attention_mask=mask_BS[:, begin:] if is_masked else None)
+    if past is not None:  # last: after an error the cache and its record stand as they were
+        record.write(past, ids_BS, mask_BS)
+    return made_BTD
+
+
+def _up_to_date(model: Any) -> NGramEmbedding:
+    """The look-up module, reading T where the model has it now: `set_input_embeddings` may have put another there."""
+    embedding, own = attached(model), model.get_input_embeddings()
+    assert embedding is not None
+    if embedding.token_embedding is not own:
+        if own.weight.shape[1] != embedding.dim:
+            raise UsageError(
+                f"the model's token embedding is {own.weight.shape[1]} wide now, the store's rows are {embedding.dim}",
+                hint="call detach(model), or attach a store of that width",
+            )
+        embedding.token_embedding = own
+    return embedding
 
 
 def _ones_or(mask: Tensor | None, ids_BS: Tensor) -> Tensor | None:

@@ -17,7 +17,7 @@ import torch
 from serving_cases import table, vectors, write
 
 import ngramstore
-from ngramstore.errors import FormatError, StaleStore, UsageError
+from ngramstore.errors import FormatError, LookupTimeout, StaleStore, UsageError
 
 transformers = pytest.importorskip("transformers")
 
@@ -343,3 +343,41 @@ def test_what_cannot_work_is_refused(store):
     )
     with pytest.raises(UsageError, match="encoder-decoder"):
         attach(t5, store)
+
+
+def test_a_step_whose_look_up_failed_can_be_tried_again(store, monkeypatch):
+    model = make("llama")
+    embedding = attach(model, store)
+    ids = prompts(1)["input_ids"]
+    with torch.no_grad():
+        past = model(ids[:, :6], use_cache=True).past_key_values
+        with monkeypatch.context() as broken:
+            broken.setattr(embedding, "_fetch", raise_timeout)
+            with pytest.raises(LookupTimeout):
+                model(ids[:, 6:8], past_key_values=past)
+        got = model(ids[:, 6:8], past_key_values=past).logits
+        want = from_scratch(make("llama"))(ids[:, :8]).logits[:, 6:]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def raise_timeout(*arguments):
+    raise LookupTimeout("a slow disk")
+
+
+def test_the_model_s_token_embedding_may_be_replaced(store):
+    model, ids = make("llama"), prompts(1)["input_ids"]
+    attach(model, store)
+    model.set_input_embeddings(torch.nn.Embedding(VOCAB, DIM))
+    with torch.no_grad():
+        got = model(ids).logits
+        want = from_scratch(detached(model))(ids).logits
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    model.set_input_embeddings(torch.nn.Embedding(VOCAB, DIM + 1))
+    with pytest.raises(UsageError, match="is 33 wide now"):
+        model(ids)
+
+
+def detached(model):
+    twin = copy.deepcopy(model)
+    detach(twin)
+    return twin
