@@ -101,8 +101,15 @@ def _of_store(store: Store, inputs: tuple[Path, ...], quiet: bool, options: dict
             )
         return _of_keys(None, spec, inputs, quiet, options)
     with tempfile.TemporaryDirectory(prefix="ngramstore-trace-") as cache:
-        documents = _corpus(inputs, cache, quiet, options).documents()
-        return record_matches(store, documents, max_entries=options["max_entries"])
+        corpus = _corpus(inputs, cache, quiet, options)
+        known = store.metadata.get("tokenizer_id")
+        if known and corpus.tokenizer_id and known != corpus.tokenizer_id:
+            raise UsageError(
+                f"{store.path} was made with the tokenizer {store.metadata.get('tokenizer_name')!r} ({known[:12]}), "
+                f"this is {corpus.tokenizer_id[:12]}",
+                hint="use that tokenizer: token ids mean something else here",
+            )
+        return record_matches(store, corpus.documents(), max_entries=options["max_entries"])
 
 
 def _of_keys(

@@ -133,15 +133,21 @@ class Keys(ABC):
         )
 
 
-def number(config: Mapping[str, Any], *names: str, least: int = 0, default: int | None = None) -> int:
+MOST_HEADS = 1024
+"""Of heads, orders or splits in a config; shipped models have 8 at most. A billion would be worked on for ever."""
+
+
+def number(
+    config: Mapping[str, Any], *names: str, least: int = 0, most: int = (1 << 62) - 1, default: int | None = None
+) -> int:
     """An integer of a config, under the first of the names that is there. UsageError names what was found."""
     for name in names:
         if config.get(name) is not None:
             value = config[name]
             if isinstance(value, float) and value.is_integer():
                 value = int(value)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 62:
-                raise UsageError(f"the config says {name} = {value!r}, expected an integer from {least} up")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise UsageError(f"the config says {name} = {value!r}, expected an integer from {least} to {most}")
             return value
     if default is not None:
         return default

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
-from ngramstore.keys.base import NOTHING, Keys, Table, number, numbers, require_no_overflow
+from ngramstore.keys.base import MOST_HEADS, NOTHING, Keys, Table, number, numbers, require_no_overflow
 from ngramstore.keys.mixing import Mixer
 from ngramstore.keys.primes import next_prime
 from ngramstore.keys.token_map import token_map_of
@@ -53,8 +53,8 @@ class EngramKeys(Keys):
         another compressed size.
         """
         layer_ids = numbers(config, "engram_layer_ids")
-        max_n = number(config, "engram_max_ngram_size", least=2)
-        heads = number(config, "engram_n_heads", least=1)
+        max_n = number(config, "engram_max_ngram_size", least=2, most=MOST_HEADS)
+        heads = number(config, "engram_n_heads", least=1, most=MOST_HEADS)
         base = number(config, "engram_vocab_size", least=1)
         compressed = number(config, "engram_compressed_vocab_size", least=1)
         sizes = head_sizes(len(layer_ids), max_n, heads, base)
@@ -87,8 +87,8 @@ class EngramKeys(Keys):
         return cls(
             vocab_size=number(spec, "vocab_size"),
             layer_ids=numbers(spec, "layer_ids"),
-            max_n=number(spec, "max_n", least=2),
-            heads_per_order=number(spec, "heads_per_order", least=1),
+            max_n=number(spec, "max_n", least=2, most=MOST_HEADS),
+            heads_per_order=number(spec, "heads_per_order", least=1, most=MOST_HEADS),
             compressed_vocab_size=number(spec, "compressed_vocab_size", least=1),
             pad_token_id=number(spec, "pad_token_id"),
             multipliers=tuple(numbers({"multipliers": line}, "multipliers", 1) for line in spec["multipliers"]),
@@ -144,12 +144,16 @@ class EngramKeys(Keys):
             first += sum(sizes)
         return tuple(tables)
 
-    def _rows(self, back: list[np.ndarray]) -> np.ndarray:
-        if self.token_map is None:
+    def _arguments(self, *arguments: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+        if self.token_map is None:  # before ids are compared with a vocabulary that is not known
             raise UsageError(
                 "Engram keys need the token map, which the checkpoint does not hold",
-                hint="give tokenizer=... (the model's own) or token_map=... (a saved integer array)",
+                hint="give tokenizer=... (the model's own, `--tokenizer`) or token_map=... (a saved integer array, `--token-map`)",
             )
+        return super()._arguments(*arguments)
+
+    def _rows(self, back: list[np.ndarray]) -> np.ndarray:
+        assert self.token_map is not None
         pad = int(self.token_map[self.pad_token_id])
         blocked = np.zeros(back[0].shape, bool)
         values = []

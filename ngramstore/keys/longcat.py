@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ngramstore.errors import UsageError
-from ngramstore.keys.base import Keys, Table, number, numbers, token
+from ngramstore.keys.base import MOST_HEADS, Keys, Table, number, numbers, token
 from ngramstore.keys.polynomial import Polynomial, check_polynomial
 
 _CHANGES_THE_HASH = (
@@ -50,8 +50,8 @@ class LongcatKeys(Keys):
             )
         vocab_size = number(config, "vocab_size", least=1)
         ratio = number(config, "ngram_vocab_size_ratio", "oe_vocab_size_ratio", least=1)
-        max_n = number(config, "emb_neighbor_num", "oe_neighbor_num", least=2)
-        splits = number(config, "emb_split_num", "oe_split_num", least=1)
+        max_n = number(config, "emb_neighbor_num", "oe_neighbor_num", least=2, most=MOST_HEADS)
+        splits = number(config, "emb_split_num", "oe_split_num", least=1, most=MOST_HEADS)
         return cls(
             vocab_size=vocab_size,
             max_n=max_n,
@@ -65,8 +65,8 @@ class LongcatKeys(Keys):
         """From what `spec` returned."""
         return cls(
             vocab_size=number(spec, "vocab_size", least=1),
-            max_n=number(spec, "max_n", least=2),
-            splits=number(spec, "splits", least=1),
+            max_n=number(spec, "max_n", least=2, most=MOST_HEADS),
+            splits=number(spec, "splits", least=1, most=MOST_HEADS),
             eos_token_id=number(spec, "eos_token_id"),
             sizes=numbers(spec, "sizes", 1),
         )

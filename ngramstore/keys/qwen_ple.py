@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ngramstore.errors import UsageError
-from ngramstore.keys.base import Keys, Table, number, numbers, require_no_overflow, token
+from ngramstore.keys.base import MOST_HEADS, Keys, Table, number, numbers, require_no_overflow, token
 from ngramstore.keys.mixing import Mixer
 from ngramstore.keys.primes import next_prime
 
@@ -43,8 +43,8 @@ class QwenPleKeys(Keys):
         """From the model's config (the text part). Raises UsageError: keys missing or wrong."""
         vocab_size = number(config, "vocab_size", least=1)
         layer_ids = tuple(sorted(numbers(config, "ple_layer_ids")))
-        max_n = number(config, "ngram_size", least=2)
-        heads = number(config, "heads_per_ngram", least=1)
+        max_n = number(config, "ngram_size", least=2, most=MOST_HEADS)
+        heads = number(config, "heads_per_ngram", least=1, most=MOST_HEADS)
         base = number(config, "ngram_vocab_size_base", least=1)
         multiple = number(config, "make_ngram_vocab_size_divisible_by", least=1, default=1)
         seed = number(config, "seed", default=DEFAULT_SEED)
@@ -73,8 +73,8 @@ class QwenPleKeys(Keys):
         return cls(
             vocab_size=number(spec, "vocab_size", least=1),
             layer_ids=numbers(spec, "layer_ids"),
-            max_n=number(spec, "max_n", least=2),
-            heads_per_order=number(spec, "heads_per_order", least=1),
+            max_n=number(spec, "max_n", least=2, most=MOST_HEADS),
+            heads_per_order=number(spec, "heads_per_order", least=1, most=MOST_HEADS),
             eos_token_id=number(spec, "eos_token_id"),
             multipliers=tuple(numbers({"multipliers": line}, "multipliers", 1) for line in spec["multipliers"]),
             sizes=tuple(numbers({"sizes": line}, "sizes", 1) for line in spec["sizes"]),

@@ -311,3 +311,26 @@ def test_the_command_takes_engram_s_token_map_from_a_tokenizer_or_from_a_file(tm
     assert [table["name"] for table in answers[0]["tables"]] == ["layer 1", "layer 14"]
     keys = keys_from_config(config, token_map=[0, 0, 1, 2, 3])
     assert answers[0]["rows"] == keys.rows([1, 0, 2]).tolist()
+
+
+def test_engram_without_a_tokenizer_says_so_whatever_the_ids():
+    keys = keys_from_config(V41)
+    for ask in (keys.rows, keys.advance):
+        with pytest.raises(UsageError, match=r"need the token map.*\n.*--tokenizer"):
+            ask([1, 2])
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (V41, "engram_n_heads"),
+        (V41, "engram_max_ngram_size"),
+        (QWEN, "heads_per_ngram"),
+        (QWEN, "ngram_size"),
+        (LONGCAT, "emb_neighbor_num"),
+        (LONGCAT, "emb_split_num"),
+    ],
+)
+def test_a_config_that_asks_for_a_billion_heads_is_refused_at_once(config, name):
+    with pytest.raises(UsageError, match=rf"{name} = 1000000000, expected an integer from \d to 1024"):
+        keys_from_config(config | {name: 10**9})

@@ -309,3 +309,19 @@ def test_damage_is_told_apart_from_other_files(tmp_path):
     (tmp_path / "t").write_bytes(data)
     with pytest.raises(DamagedStore, match="checksum"):
         Trace.load(tmp_path / "t")
+
+
+def test_the_command_refuses_text_of_another_tokenizer_than_the_store_s(tmp_path):
+    pytest.importorskip("tokenizers")
+    from ngramstore.mine import load_tokenizer, train_bpe
+
+    (tmp_path / "a.txt").write_text("the cat sat on the mat " * 20)
+    for name, text in (("its", "the cat sat on the mat"), ("other", "quite another text")):
+        train_bpe([text] * 9, 270).save(tmp_path / f"{name}.json")
+    tokenizer = load_tokenizer(tmp_path / "its.json")
+    names = {"tokenizer_id": tokenizer.id, "tokenizer_name": tokenizer.name}
+    store = build(tmp_path / "store", some_ngrams(50, vocabulary=20), some_rows(50), metadata=names)
+    words = ["trace", str(store), str(tmp_path / "a.txt"), "--out", str(tmp_path / "t"), "--quiet", "--tokenizer"]
+    assert CliRunner().invoke(cli, [*words, str(tmp_path / "its.json")]).exit_code == 0
+    result = CliRunner().invoke(cli, [*words, str(tmp_path / "other.json")])
+    assert result.exit_code == 2 and "was made with the tokenizer 'its'" in result.stderr
