@@ -239,8 +239,8 @@ class FileWriter:
     def close(self) -> None:
         """Close without promising anything; `finish` is the good end."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # first: Ctrl-C between the two must not close a number twice
+            os.close(fd)
 
     def _drain(self) -> None:
         if self._aligned is not None:
@@ -339,8 +339,8 @@ class WriterLock:
     def release(self) -> None:
         """Let another writer in."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # first: Ctrl-C between the two must not close a number twice
+            os.close(fd)
 
     def __del__(self) -> None:
         self.release()

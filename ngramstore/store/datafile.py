@@ -167,8 +167,8 @@ class DataFile:
     def close(self) -> None:
         """Let go of the file (and of the lock that keeps a writer from removing it)."""
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
+            os.close(fd)
 
     def __del__(self) -> None:
         self.close()

@@ -105,8 +105,8 @@ class Source:
     def close(self) -> None:
         """Let go of the file."""
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
+            os.close(fd)
 
     def __del__(self) -> None:
         self.close()

@@ -129,8 +129,8 @@ class AckFile:
 
     def close(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
+            os.close(fd)
 
 
 def read_ack(path: Path) -> Ack:
