@@ -18,6 +18,7 @@ import torch
 
 import ngramstore
 from ngramstore.errors import UsageError
+from ngramstore.files import publish
 from ngramstore.mine import TokenShards, Vocabulary, mine_ngrams, open_corpus, report
 from ngramstore_torch.corpus import tag_corpus
 from ngramstore_torch.data import TaggedTokens
@@ -114,7 +115,7 @@ def run(
         **identity,
         "threads": torch.get_num_threads(),
     }
-    (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
+    publish(folder / "report.json", (json.dumps(result, indent=1) + "\n").encode())
     plot_demo(result, folder / "report.png")
     say(f"\nSCONE served from disk is {verdict(result['gain_nats'])} than the plain decoder on held-out text.")
     say(f"{result['seconds']:.0f} s in all; {folder / 'report.json'} and {folder / 'report.png'} have the rest.")
@@ -124,7 +125,7 @@ def run(
 def _same_demo(path: Path, identity: dict[str, str]) -> None:
     """Remember what this folder's demo is about; refuse to mix two."""
     if not path.exists():
-        path.write_text(json.dumps(identity, indent=1) + "\n")
+        publish(path, (json.dumps(identity, indent=1) + "\n").encode())
     elif json.loads(path.read_text()) != identity:
         raise UsageError(
             f"{path.parent} holds a demo of other text or settings", hint="give another --out, or delete that folder"
@@ -135,16 +136,15 @@ def _mined(corpus: TokenShards, preset: Preset, folder: Path, progress: bool) ->
     path = folder / "vocabulary.ngv"
     if path.exists():
         return Vocabulary.load(path)
-    vocabulary = mine_ngrams(
+    return mine_ngrams(
         corpus,
         work=folder / "mining",
         max_n=preset.max_n,
         size=preset.num_fgrams,
         held_out=preset.held_out,
+        save_to=path,
         progress=progress,
     )
-    vocabulary.save(path)
-    return vocabulary
 
 
 def _hit_rates(path: Path, held: TaggedTokens, preset: Preset) -> dict[float, float]:

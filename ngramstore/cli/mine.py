@@ -88,11 +88,15 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
     # Imported here so that --help needs no numba.
     from ngramstore.mine.corpus import open_corpus
     from ngramstore.mine.miner import check_options, mine_ngrams
-    from ngramstore.mine.reports import report
+    from ngramstore.mine.reports import check_plot, report
     from ngramstore.mine.shards import num_held_out
 
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
+    if out.is_dir():
+        raise UsageError(f"--out {str(out)!r} is a folder", hint="name a file in it")
+    if plot is not None:
+        check_plot(plot)
     check_options(*(options[name] for name in ("max_n", "size", "min_count", "memory", "workers", "held_out")))
     progress = not options["quiet"]
     corpus = open_corpus(
@@ -120,9 +124,9 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
         workers=options["workers"],
         held_out=options["held_out"],
         restart=not options["resume"],
+        save_to=out,
         progress=progress,
     )
-    vocabulary.save(out)
     if len(vocabulary) < options["size"]:
         _say(f"note: only {len(vocabulary):,} n-grams occur {options['min_count']} times; all of them are kept")
     paths = {"vocabulary": str(out)}

@@ -20,6 +20,9 @@ _WORKING_COPIES = 10
 _LEAST_BLOCK = 64
 """Pairs. With so many runs that a block would be smaller, groups of runs are merged first."""
 
+_MOST_OPEN = 128
+"""Runs read at a time: a process may open 1,024 files (256 on macOS), and a corpus may have more shards than that."""
+
 
 def merge_runs(
     paths: Sequence[Path], out_path: Path, min_count: int = 1, *, memory_bytes: int = 64 << 20, sync: bool = True
@@ -30,7 +33,7 @@ def merge_runs(
     Raises DamagedStore for a run that is not as it was written.
     """
     out_path = Path(out_path)
-    fan_in = max(2, memory_bytes // (_LEAST_BLOCK * PAIR_BYTES * _WORKING_COPIES))
+    fan_in = min(_MOST_OPEN, max(2, memory_bytes // (_LEAST_BLOCK * PAIR_BYTES * _WORKING_COPIES)))
     paths = list(paths)
     made: list[Path] = []
     while len(paths) > fan_in:

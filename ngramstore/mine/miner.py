@@ -44,6 +44,7 @@ def mine_ngrams(
     workers: int = 1,
     held_out: float = 0.0,
     restart: bool = False,
+    save_to: str | Path | None = None,
     keep_work: bool = False,
     progress: bool = False,
 ) -> Vocabulary:
@@ -56,6 +57,7 @@ def mine_ngrams(
     (about 13 max_n + 80 bytes an n-gram) comes on top. With 25 bytes a token counting is several times as fast as with less.
     workers: threads where the tokens fit the memory; else processes, of which more than there are shards do not help.
     held_out: fraction of the corpus left out, see `held_out_spans`.
+    save_to: write the vocabulary file there before the work directory goes, so that nothing is lost in between.
     Raises UsageError for options out of range and for a work directory begun with others, WriterLocked where another process
     mines there, DiskFull, DamagedStore where an intermediate file changed, NgramStoreError where a worker was killed.
     """
@@ -72,22 +74,24 @@ def mine_ngrams(
     try:
         _Miner(corpus, space, max_n, min_count, memory_bytes, workers, held_out).run(in_memory, progress)
         selection = select_top([space.frequent(n) for n in range(2, max_n + 1)], size)
+        vocabulary = Vocabulary(
+            selection.tokens_MK,
+            selection.lengths_M,
+            selection.counts_M,
+            max_n=max_n,
+            min_count=min_count,
+            num_frequent=selection.num_frequent,
+            tokenizer_id=corpus.tokenizer_id,
+            tokenizer_name=corpus.tokenizer_name,
+            corpus_id=corpus.identity,
+            corpus_tokens=corpus.num_tokens,
+            held_out=held_out,
+        )
+        if save_to is not None:
+            vocabulary.save(save_to)
     except BaseException:
         space.close()
         raise
-    vocabulary = Vocabulary(
-        selection.tokens_MK,
-        selection.lengths_M,
-        selection.counts_M,
-        max_n=max_n,
-        min_count=min_count,
-        num_frequent=selection.num_frequent,
-        tokenizer_id=corpus.tokenizer_id,
-        tokenizer_name=corpus.tokenizer_name,
-        corpus_id=corpus.identity,
-        corpus_tokens=corpus.num_tokens,
-        held_out=held_out,
-    )
     if keep_work:
         space.close()
     else:

@@ -91,6 +91,19 @@ class Report:
             raise UsageError(f"the plot cannot be written to {str(path)!r}: {error}") from None
 
 
+def check_plot(path: Path) -> None:
+    """Raise what `Report.plot` would for a path of this name, before there is anything to draw."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise MissingExtra("matplotlib", "mine") from None
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix[1:].lower() not in known:
+        raise UsageError(f"the plot cannot be written to {str(path)!r}", hint=f"its ending is one of {' '.join(known)}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"the plot cannot be written to {str(path)!r}: there is no folder {str(path.parent)!r}")
+
+
 def report(vocabulary: Vocabulary, corpus: TokenShards, held_out: float | None = None) -> Report:
     """Tag the corpus and count: held_out is the fraction that mining left out (None: what the vocabulary says).
 

@@ -217,3 +217,48 @@ def test_memory_stays_in_its_budget(tmp_path, budget):
         check=True,
     )
     assert int(run.stdout) < 1.25 * budget
+
+
+def test_a_vocabulary_that_cannot_be_saved_loses_no_count(corpus, tmp_path, monkeypatch):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "fresh").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        mine_ngrams(corpus, work=tmp_path / "work", save_to=tmp_path / "taken", **OPTIONS)
+    monkeypatch.setattr("ngramstore.mine.miner.count_shard", None)  # nothing is counted again
+    mine_ngrams(corpus, work=tmp_path / "work", save_to=tmp_path / "v", **OPTIONS)
+    assert not (tmp_path / "work").exists()
+    monkeypatch.undo()
+    assert (tmp_path / "v").read_bytes() == mined_bytes(corpus, tmp_path / "fresh")
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+    shards = []
+    for i in range(300):
+        (tmp_path / f"{i}.bin").write_bytes(np.array([1, 2, 3, i], "<u2").tobytes())
+        shards.append(Shard(tmp_path / f"{i}.bin", "<u2", 4, 1, starts_array=np.array([0, 4], np.uint64)))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))  # what macOS allows
+    try:
+        found = mine_ngrams(TokenShards(shards, "many"), work=tmp_path / "work", max_n=3, min_count=300)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    tokens_MK, lengths_M = found.ngrams
+    ngrams = [tuple(line[:n].tolist()) for line, n in zip(tokens_MK, lengths_M, strict=True)]
+    assert ngrams == [(1, 2), (2, 3), (1, 2, 3)]
+
+
+def test_ctrl_c_while_a_lock_is_let_go_closes_its_file_once(tmp_path, monkeypatch):
+    """Python may raise right after os.close: by then the number must be forgotten, or it is closed when another has it."""
+    lock, real = WriterLock(tmp_path / "LOCK"), os.close
+
+    def interrupted(fd):
+        real(fd)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lock.release()
+    monkeypatch.undo()
+    with open(tmp_path / "other", "wb") as other:
+        lock.release()
+        os.fstat(other.fileno())

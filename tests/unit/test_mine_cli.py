@@ -69,12 +69,16 @@ def test_wrong_use_is_explained(corpus, tmp_path):
     assert "2GiB" in run(corpus, "--out", "v", "--memory", "lots", fails=True).stderr
     for arguments, message in (
         (["--out", tmp_path / "no" / "v"], "there is no folder"),
+        (["--out", tmp_path], "is a folder"),
+        (["--out", tmp_path / "v", "--plot", tmp_path / "v.bad"], "the plot cannot be written"),
+        (["--out", tmp_path / "v", "--plot", tmp_path / "no" / "v.png"], "there is no folder"),
         (["--out", tmp_path / "v"], "text needs a tokenizer"),
         (["--out", tmp_path / "v", "--tokenizer", "train:280", "--max-n", 1], "max_n is 1"),
     ):
         error = run(corpus, *arguments, fails=True).exception
         assert isinstance(error, UsageError)
         assert message in str(error)
+    assert not list(tmp_path.glob("v*"))
 
 
 def test_help_teaches_by_examples():
