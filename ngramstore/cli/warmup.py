@@ -86,6 +86,11 @@ def _exercise_rows(path: Path) -> None:
         store.put([3], np.zeros((1, 8), np.float32))
         store.flush()
         store.rows([[1, 3], [5, 3]])
+        store.compact()
+    with ngs.open(path) as store:
+        for dtype in ("f32", "f16", "bf16"):
+            store.rows(np.array([1, 3]), dtype=dtype)
+        store.rows_encoded(np.array([1, 3]))
 
 
 def _exercise_mining(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""A handful of look-ups whose rows are all in the cache: one call into a kernel, as little Python around it as there can be.
+"""A handful of look-ups that need no disk: one call into a kernel, as little Python around it as there can be.
 
-Whatever is unusual (another type, a row that is not cached, a damaged page) is left to the long way: None, and nothing has
+Whatever is unusual (another type, an n-gram's row that is not cached, damage) is left to the long way: None, and nothing has
 happened.
 
 Shapes: M n-grams, B lines of S tokens, T positions wanted of each, D row width.
@@ -15,14 +15,21 @@ from typing import Any
 import numpy as np
 
 from ngramstore.kernels.native import few as native
+from ngramstore.kernels.native import few_rows as native_rows
+from ngramstore.kernels.native import index as columns
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES
 from ngramstore.serve.row_cache import RowCache
 from ngramstore.store.view import View
 
 FEW_ROWS = 8
 _MOST_TOKENS = 256
-_U8, _U32 = np.dtype(np.uint8), np.dtype(np.uint32)
-_DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
+_U8, _U32, _I64 = np.dtype(np.uint8), np.dtype(np.uint32), np.dtype(np.int64)
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "bf16": np.dtype(np.uint16),
+}
+_serve_numbers = native_rows.serve_numbers
 
 
 class Few:
@@ -32,7 +39,7 @@ class Few:
         self._alive = view, cache, counts
         spec = view.manifest.spec
         self._max_n, self._dim = spec.max_n, spec.dim
-        self._calls = _Calls(view, cache, counts)
+        self._calls = _Calls(_ngram_call(view, cache, counts), view)
 
     def get(self, ngrams: np.ndarray, out: np.ndarray | None, dtype: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Rows (M, D) and found (M,) bool of an array of n-grams (M, N), as `Lookups.get` gives them."""
@@ -75,22 +82,79 @@ class Few:
         return lengths
 
 
+class FewRows:
+    """Rows by number of one view without changes, with or without a cache. Threads: any number."""
+
+    def __init__(self, view: View, cache: RowCache | None, counts: np.ndarray) -> None:
+        self._alive = view, cache, counts
+        self._dim, self._row_bytes = view.manifest.spec.dim, view.manifest.spec.codec.row_bytes
+        self._calls = _Calls(_row_call(view, cache, counts), view)
+
+    def rows(self, numbers: np.ndarray, out: np.ndarray | None, dtype: str) -> np.ndarray | None:
+        """Rows (*S, D) of numbers of any shape S, as `Lookups.rows` gives them."""
+        if numbers.dtype is not _I64 or not 0 < numbers.size <= native_rows.MOST_ROWS:
+            return None
+        shape = (*numbers.shape, self._dim)
+        if out is None:
+            if dtype not in _DTYPES:
+                return None
+            out = np.empty(shape, _DTYPES[dtype])
+        elif type(out) is not np.ndarray or out.shape != shape or not out.flags.carray or not out.dtype.isnative:
+            return None
+        kind = out.dtype.char
+        call = self._calls[kind]
+        if call is None or kind == "B":
+            return None
+        flat = out.reshape(-1)  # one type for the compiler, whatever the shape
+        if _serve_numbers(call, numbers.ravel(), flat.view(np.uint16) if kind == "e" else flat) < 0:
+            return None
+        return out
+
+    def encoded(self, numbers: np.ndarray) -> np.ndarray | None:
+        """Rows as they are stored, (*S, B) u8."""
+        if numbers.dtype is not _I64 or not 0 < numbers.size <= native_rows.MOST_ROWS:
+            return None
+        out = np.empty((*numbers.shape, self._row_bytes), np.uint8)
+        if _serve_numbers(self._calls["B"], numbers.ravel(), out.reshape(-1)) < 0:
+            return None
+        return out
+
+
+def _ngram_call(view: View, cache: RowCache, counts: np.ndarray) -> np.ndarray:
+    """CALL of the kernels for n-grams, but for the plan."""
+    call = np.zeros(native.NUM_CALL, np.int64)
+    manifest = view.manifest
+    call[native.STATE] = cache.state.ctypes.data
+    call[native.LAYERS] = view.probe_table.ctypes.data
+    call[native.NUM_LAYERS] = len(view.probe_table)
+    call[native.COUNTS] = counts.ctypes.data
+    call[native.SEED] = np.uint64(manifest.spec.seed).astype(np.int64)
+    call[native.MAX_N] = manifest.spec.max_n
+    call[native.LENGTHS_MASK] = view.lengths_mask
+    call[native.STOP_AT_MISS] = manifest.suffix_closed
+    return call
+
+
+def _row_call(view: View, cache: RowCache | None, counts: np.ndarray) -> np.ndarray:
+    """CALL of the kernel for rows by number, but for the plan."""
+    call = np.zeros(native_rows.NUM_CALL, np.int64)
+    line = view.base.lines[0]
+    is_plain = not line[columns.FIRST_BYTES] and not line[columns.OFFSETS_AT]  # neither in place nor compressed
+    call[native_rows.STATE] = 0 if cache is None else cache.state.ctypes.data
+    call[native_rows.COUNTS] = counts.ctypes.data
+    call[native_rows.NUM_ROWS] = view.base.num_rows
+    call[native_rows.FIRST_KEY] = view.base.serial << columns.RANK_BITS
+    call[native_rows.ROWS_FD] = line[columns.ROWS_FD] if is_plain else -1
+    call[native_rows.ROWS_DATA_AT] = line[columns.ROWS_DATA_AT]
+    return call
+
+
 class _Calls(dict[str, Any]):
     """dtype char of the output -> CALL of the kernels, None where rows cannot be written so; made on first use."""
 
-    def __init__(self, view: View, cache: RowCache, counts: np.ndarray) -> None:
+    def __init__(self, call: np.ndarray, view: View) -> None:
         super().__init__()
-        call = np.zeros(native.NUM_CALL, np.int64)
-        manifest = view.manifest
-        call[native.STATE] = cache.state.ctypes.data
-        call[native.LAYERS] = view.probe_table.ctypes.data
-        call[native.NUM_LAYERS] = len(view.probe_table)
-        call[native.COUNTS] = counts.ctypes.data
-        call[native.SEED] = np.uint64(manifest.spec.seed).astype(np.int64)
-        call[native.MAX_N] = manifest.spec.max_n
-        call[native.LENGTHS_MASK] = view.lengths_mask
-        call[native.STOP_AT_MISS] = manifest.suffix_closed
-        self._call, self._codec = call, manifest.spec.codec
+        self._call, self._codec = call, view.manifest.spec.codec
 
     def __missing__(self, kind: str) -> np.ndarray | None:
         call = None
@@ -105,13 +169,13 @@ _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def forget_in_forks(owner: Any) -> None:
-    """From now on `owner._few` is None in every process forked from this one, so that the short way need not ask."""
+    """From now on `owner._few` and `_few_rows` are None in every process forked from this one, so that the short way need not ask."""
     _owners.add(owner)
 
 
 def _forget() -> None:
     for owner in list(_owners):
-        owner._few = None
+        owner._few = owner._few_rows = None
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ngramstore.errors import StaleStore, StoreClosed, UsageError, WrongProcess
-from ngramstore.serve.few import Few, forget_in_forks
+from ngramstore.serve.few import Few, FewRows, forget_in_forks
 from ngramstore.serve.lookup import Counts, Resident, RowSource
 from ngramstore.serve.options import OpenOptions
 from ngramstore.serve.row_cache import RowCache
@@ -47,6 +47,7 @@ class Handle:
             self._resident: Resident | None = None
             self._source: RowSource | None = None
             self._few: Few | None = None
+            self._few_rows: FewRows | None = None
             self._use(self._view)
             forget_in_forks(self)
         except BaseException:
@@ -131,7 +132,7 @@ class Handle:
             if self._writer is not None:
                 self._writer.close()
         finally:  # files close, and their locks go, with the last look-up that is still under way
-            self._few = self._source = self._cache = self._resident = self._pending_view = None
+            self._few = self._few_rows = self._source = self._cache = self._resident = self._pending_view = None
             del self._view
 
     def __enter__(self) -> Self:
@@ -193,6 +194,9 @@ class Handle:
         self._source = RowSource(view, self._cache, self._resident, None)
         if self._writer is None and self._cache is not None and self.spec.is_ngram:
             self._few = Few(view, self._cache, self._counts.shared)
+        is_unchanged = self._writer is None and not len(view.probe_table)  # by number, without an overlay
+        is_short = is_unchanged and self._resident is None
+        self._few_rows = FewRows(view, self._cache, self._counts.shared) if is_short else None
         self._stale = self._writer is not None and self._writer.num_pending > 0
 
     def _follow(self, writer: Writer) -> None:

@@ -264,8 +264,8 @@ class Counts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.shared = np.zeros(3, np.int64)
-        """Calls, positions, found of look-ups that one kernel served."""
+        self.shared = np.zeros(5, np.int64)
+        """Calls, positions, found, rows and bytes read of look-ups that one kernel served."""
         self.calls = 0
         self.positions = 0
         self.found = 0
@@ -288,11 +288,11 @@ class Counts:
     def as_dict(self) -> dict[str, int]:
         """For `stats`."""
         with self._lock:
-            calls, positions, found = self.shared.tolist()
+            calls, positions, found, rows_read, bytes_read = self.shared.tolist()
             return {
                 "calls": self.calls + calls,
                 "positions": self.positions + positions,
                 "found": self.found + found,
-                "rows_read": self.rows_read,
-                "bytes_read": self.bytes_read,
+                "rows_read": self.rows_read + rows_read,
+                "bytes_read": self.bytes_read + bytes_read,
             }

@@ -169,6 +169,11 @@ class Lookups(Handle):
         A damaged row raises DamagedRows; with on_damage="missing" it is zeros, and False in `found`, a bool array of shape
         S that is filled if it is given.
         """
+        few = self._few_rows
+        if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
+            few_rows = few.rows(numbers, out, dtype)
+            if few_rows is not None:
+                return few_rows
         self._check()
         flat, shape = self._numbers(numbers, "rows")
         rows = output_array(out, (*shape, self.dim), dtype)
@@ -177,6 +182,11 @@ class Lookups(Handle):
 
     def rows_encoded(self, numbers: ArrayLike, *, found: np.ndarray | None = None) -> np.ndarray:
         """As `rows`, as they are stored: (*S, B) u8."""
+        few = self._few_rows
+        if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
+            few_rows = few.encoded(numbers)
+            if few_rows is not None:
+                return few_rows
         self._check()
         flat, shape = self._numbers(numbers, "rows_encoded")
         rows = np.empty((len(flat), self.spec.codec.row_bytes), np.uint8)

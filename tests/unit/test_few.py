@@ -34,7 +34,7 @@ def copied(store) -> tuple[Few, RowCache]:
     for name in ("_arena", "_links", "_table"):
         getattr(cache, name)[:] = getattr(store._cache, name)
     cache.state[: cache_kernels.NUM_SLOTS] = store._cache.state[: cache_kernels.NUM_SLOTS]
-    return Few(store._view, cache, np.zeros(3, np.int64)), cache
+    return Few(store._view, cache, np.zeros(5, np.int64)), cache
 
 
 def ran(kernels, store, name, *arguments):

@@ -245,6 +245,41 @@ def serve_if_all_are_here(state, plan, keys, count, target):
     return True
 
 
+@inline
+def pin_those_here(state, keys, count, held):
+    """Slots of `count` keys, at most BLOCK, as most recently used, until `let_go`; -1: not here. Returns how many are here.
+
+    state: the address of STATE.
+    """
+    anchor, places = load_i64(state + 8 * NUM_SLOTS), load_i64(state + 8 * TABLE_PLACES)
+    row_bytes, arena = load_i64(state + 8 * SLOT_BYTES), load_i64(state + 8 * ARENA_ADDRESS)
+    records = load_i64(state + 8 * SLOTS_ADDRESS)
+    table = i32_array(load_i64(state + 8 * TABLE_ADDRESS), places)
+    links, slot_keys = i32_array(records, 8 * (anchor + 1)), i64_array(records, 4 * (anchor + 1))
+    hits = 0
+    lock(state + 8 * LOCK)
+    for i in range(count):
+        held[i] = _slot_of(table, slot_keys, keys[i])
+        if held[i] >= 0:
+            hits += 1
+            _prefetch_row(arena + held[i] * row_bytes, row_bytes)
+            links[8 * held[i] + PINS] += np.int32(1)
+            _move_to_front(links, anchor, held[i])
+    unlock(state + 8 * LOCK)
+    return hits
+
+
+@inline
+def let_go(state, held, count, hits, misses):
+    """Unpin the slots of `pin_those_here`, and count hits and misses."""
+    links = i32_array(load_i64(state + 8 * SLOTS_ADDRESS), 8 * (load_i64(state + 8 * NUM_SLOTS) + 1))
+    lock(state + 8 * LOCK)
+    _unpin(links, held, count)
+    _count(state, HITS, hits)
+    _count(state, MISSES, misses)
+    unlock(state + 8 * LOCK)
+
+
 @kernel
 def insert(state, rows, rows_at_U, keys_U):
     """Put U rows in as most recently used, evicting the least recently used; a key that is here already stays as it is.

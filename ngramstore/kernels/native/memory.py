@@ -5,6 +5,7 @@ An address is an int64; whoever passes one keeps its buffer alive and has checke
 
 from __future__ import annotations
 
+import ctypes
 import sys
 
 from llvmlite import ir
@@ -17,6 +18,9 @@ from ngramstore.kernels.jit import inline
 HAS_READ_HINT = sys.platform.startswith("linux")
 """posix_fadvise exists: a batch can ask for all its pages before it waits for one."""
 WILLNEED = 3
+HAS_READ_AT_ONCE = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "preadv2")
+"""preadv2 exists: a read can be told not to wait for the disk."""
+NOWAIT = 8  # RWF_NOWAIT
 
 pread = types.ExternalFunction("pread", types.intp(types.int32, types.int64, types.uint64, types.int64))
 """ssize_t pread(fd, address, count, offset), without the GIL."""
@@ -25,6 +29,11 @@ if HAS_READ_HINT:
         "posix_fadvise", types.int32(types.int32, types.int64, types.int64, types.int32)
     )
     """int posix_fadvise(fd, offset, length, advice), without the GIL."""
+if HAS_READ_AT_ONCE:
+    preadv2 = types.ExternalFunction(
+        "preadv2", types.intp(types.int32, types.int64, types.int32, types.int64, types.int32)
+    )
+    """ssize_t preadv2(fd, address of (address, bytes) pairs, pairs, offset, flags), without the GIL."""
 
 
 def _load(bits: int, result: types.Type):

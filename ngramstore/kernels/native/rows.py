@@ -25,7 +25,16 @@ from ngramstore.kernels.native.index import (
     SUMS_FD,
     row_place,
 )
-from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED, copy_bytes, load_u32, pread
+from ngramstore.kernels.native.memory import (
+    HAS_READ_AT_ONCE,
+    HAS_READ_HINT,
+    NOWAIT,
+    WILLNEED,
+    copy_bytes,
+    load_u32,
+    pread,
+    store_i64,
+)
 
 if HAS_READ_HINT:
     from ngramstore.kernels.native.memory import posix_fadvise
@@ -54,6 +63,24 @@ def _read(fd, target, size, place):
             break
         done += got
     return done == size
+
+
+if HAS_READ_AT_ONCE:
+    from ngramstore.kernels.native.memory import preadv2
+
+    @inline
+    def read_at_once(fd, target, size, place, pair):
+        """As `_read`, and False too where the disk would have to be waited for. pair: address of 16 bytes of scratch."""
+        store_i64(pair, target)
+        store_i64(pair + 8, size)
+        return preadv2(np.int32(fd), pair, np.int32(1), place, np.int32(NOWAIT)) == size
+
+else:
+
+    @inline
+    def read_at_once(fd, target, size, place, pair):
+        """As `_read`: this system cannot tell whether it would wait."""
+        return _read(fd, target, size, place)
 
 
 @inline

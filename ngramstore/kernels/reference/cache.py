@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ngramstore.kernels.reference.dequantize import OUT_BYTES, WRITER, write_row
 from ngramstore.kernels.reference.hashing import mix64
 
 LOCK, HITS, MISSES, INSERTED, EVICTED, USED = 0, 1, 2, 3, 4, 5
@@ -21,7 +22,6 @@ NUM_STATE = 12
 PREVIOUS, NEXT, PINS = 0, 1, 2
 KEY = 2
 RECORD_BYTES = 32
-WRITER, OUT_BYTES, DIM, INTEGER, BITS = 0, 2, 3, 4, 5
 _LEAST_RECENT_TRIED = 9
 
 
@@ -76,12 +76,6 @@ def memory(address: int, num_bytes: int) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
 
 
-def _write_row(plan: np.ndarray, source: int, target: int) -> None:
-    """One row by plan, from an address to an address: the row writer is called as a C function."""
-    writer = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(int(plan[WRITER]))
-    writer(source, target, int(plan[DIM]), int(plan[INTEGER]), int(plan[BITS]))
-
-
 def serve(state: np.ndarray, plan: np.ndarray, keys_M: np.ndarray, out: np.ndarray, miss_M: np.ndarray) -> int:
     """Copy the rows of M row keys (-1: none, zeros) out of the cache, as most recently used. Returns how many are absent.
 
@@ -133,7 +127,30 @@ def _put_out(cache: _Cache, plan: np.ndarray, slot: int, target: int) -> None:
     if slot < 0:
         memory(target, int(plan[OUT_BYTES]))[:] = 0
     else:
-        _write_row(plan, cache.arena.ctypes.data + slot * cache.row_bytes, target)
+        write_row(plan, cache.arena.ctypes.data + slot * cache.row_bytes, target)
+
+
+def pin_those_here(state: int, keys: np.ndarray, count: int, held: np.ndarray) -> int:
+    """Slots of `count` keys, as most recently used; -1: not here. Returns how many are here. One thread: nothing is pinned.
+
+    state: the address of STATE.
+    """
+    cache = _Cache(memory(state, 8 * NUM_STATE).view(np.int64))
+    order = cache.order()
+    for m, key in enumerate(keys[:count].tolist()):
+        held[m] = cache.find(key)
+        if held[m] >= 0:
+            order.remove(int(held[m]))
+            order.insert(0, int(held[m]))
+    cache.set_order(order)
+    return int(np.count_nonzero(held[:count] >= 0))
+
+
+def let_go(state: int, held: np.ndarray, count: int, hits: int, misses: int) -> None:
+    """Count hits and misses."""
+    array: Any = memory(state, 8 * NUM_STATE).view(np.int64)
+    array[HITS] += hits
+    array[MISSES] += misses
 
 
 def insert(state: np.ndarray, rows: np.ndarray, rows_at_U: np.ndarray, keys_U: np.ndarray) -> None:

@@ -10,6 +10,7 @@ Shapes: M wanted rows, W rows of those that are there, B bytes in a row, D row w
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import numpy as np
@@ -41,6 +42,12 @@ def scatter(plan: np.ndarray, source: np.ndarray, offsets_M: np.ndarray, places_
 def row_writer(codec: str, output: str) -> int:
     """Number of the row writer of a codec ("copy": bytes as they are) for an output type."""
     return _WRITERS.index((codec, "copy" if codec == "copy" else output))
+
+
+def write_row(plan: np.ndarray, source: int, target: int) -> None:
+    """One row by a plan of the native kernels, from an address to an address: their row writer is called as a C function."""
+    writer = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(int(plan[WRITER]))
+    writer(source, target, int(plan[DIM]), int(plan[INTEGER]), int(plan[BITS]))
 
 
 # From the bytes of rows to values.

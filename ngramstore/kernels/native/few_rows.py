@@ -1,0 +1,107 @@
+"""A handful of rows by number in one call: out of the row cache, or read where no disk is waited for.
+Meaning: kernels/reference/few_rows.py.
+
+As in `few`, all that stays the same from call to call is in one array, CALL: the plan of the output rows, then the columns below.
+STATE is the address of the cache's, 0 without a cache. COUNTS is that of five counters of the handle that threads add to: calls,
+positions, found, rows and bytes read. Row i is ROW_BYTES and its checksum at ROWS_DATA_AT + i * (ROW_BYTES + 4) of ROWS_FD;
+ROWS_FD is -1 where rows lie otherwise, and are not read here.
+
+Shapes: M wanted rows, U rows read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ngramstore.kernels.jit import inline, kernel
+from ngramstore.kernels.native.cache import ARENA_ADDRESS, NUM_STATE, distinct, insert, let_go, pin_those_here
+from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES, ROW_BYTES, write_row
+from ngramstore.kernels.native.hashing import checksum32
+from ngramstore.kernels.native.memory import add_atomic, i64_array, load_i64, load_u32
+from ngramstore.kernels.native.rows import read_at_once
+
+STATE, COUNTS, NUM_ROWS, FIRST_KEY = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PLAN + 3
+ROWS_FD, ROWS_DATA_AT = NUM_PLAN + 4, NUM_PLAN + 5
+NUM_CALL = NUM_PLAN + 6
+MOST_ROWS = 64
+"""Of one call: a block of the cache."""
+_CHECKSUM_BYTES = 4
+
+
+@inline
+def _read(call, keys_U, count, staging):
+    """Rows of keys, checked, each with its checksum behind it; False where one has to be waited for, or is not good."""
+    row_bytes, first_key = call[ROW_BYTES], call[FIRST_KEY]
+    size = row_bytes + _CHECKSUM_BYTES
+    pair = np.empty(2, np.int64)
+    target = np.int64(staging.ctypes.data)
+    for u in range(count):
+        rank = keys_U[u] - first_key
+        if not read_at_once(call[ROWS_FD], target, size, call[ROWS_DATA_AT] + rank * size, np.int64(pair.ctypes.data)):
+            return False
+        if checksum32(target, row_bytes, np.uint64(rank)) != load_u32(target + row_bytes):
+            return False
+        target += size
+    return True
+
+
+@inline
+def _add_call(call, positions):
+    add_atomic(call[COUNTS], np.int64(1))
+    add_atomic(call[COUNTS] + 8, positions)
+    add_atomic(call[COUNTS] + 16, positions)
+
+
+@kernel
+def serve_numbers(call, numbers_M, out):
+    """Rows by number, at most MOST_ROWS -> out (C-contiguous). Returns how many are read, each of them once and kept.
+
+    -1: a number is out of range, or a row is not in the cache and not read here, not good or not in memory. Nothing is counted
+    then, and nothing kept.
+    """
+    count = np.int64(numbers_M.shape[0])
+    state, target = call[STATE], np.int64(out.ctypes.data)
+    keys_M, held_M = np.empty(count, np.int64), np.empty(count, np.int64)
+    for m in range(count):
+        number = numbers_M[m]
+        if number < 0 or number >= call[NUM_ROWS]:
+            return -1
+        keys_M[m] = call[FIRST_KEY] + number
+        held_M[m] = -1
+    arena = np.int64(0)
+    hits = 0
+    if state != 0:
+        arena = load_i64(state + 8 * ARENA_ADDRESS)
+        hits = pin_those_here(state, keys_M, count, held_M)
+    if hits == count:
+        for m in range(count):
+            write_row(call, arena + held_M[m] * call[ROW_BYTES], target + m * call[OUT_BYTES])
+        let_go(state, held_M, count, hits, 0)
+        _add_call(call, count)
+        return 0
+    slot_bytes = call[ROW_BYTES] + _CHECKSUM_BYTES
+    absent_M, place_M = np.empty(count, np.int64), np.empty(count, np.int32)
+    keys_U, seeds_U, seeds_M = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint64)
+    for m in range(count):
+        absent_M[m] = keys_M[m] if held_M[m] < 0 else -1
+        seeds_M[m] = numbers_M[m]
+    num_read = distinct(np.zeros(2 * MOST_ROWS, np.int32), absent_M, seeds_M, place_M, keys_U, seeds_U)
+    staging = np.empty(num_read * slot_bytes, np.uint8)
+    if call[ROWS_FD] < 0 or not _read(call, keys_U, num_read, staging):
+        if state != 0:
+            let_go(state, held_M, count, 0, 0)
+        return -1
+    source = np.int64(staging.ctypes.data)
+    for m in range(count):
+        row = arena + held_M[m] * call[ROW_BYTES] if held_M[m] >= 0 else source + place_M[m] * slot_bytes
+        write_row(call, row, target + m * call[OUT_BYTES])
+    if state != 0:
+        let_go(state, held_M, count, hits, count - hits)
+        at_U = np.empty(num_read, np.int64)
+        for u in range(num_read):
+            at_U[u] = u * slot_bytes
+        insert(i64_array(state, NUM_STATE), staging, at_U, keys_U[:num_read])
+    add_atomic(call[COUNTS] + 24, num_read)
+    add_atomic(call[COUNTS] + 32, num_read * slot_bytes)
+    _add_call(call, count)
+    return num_read
