@@ -199,8 +199,9 @@ def test_a_cut_file_is_damage(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no way to drop pages here")
-def test_rows_that_left_the_page_cache_are_waited_for(store):
-    numbers = np.array([80, 3, 80, 41])
+@pytest.mark.parametrize("numbers", [[80, 3, 80, 41], [*range(NUM_ROWS)]], ids=["few", "many"])
+def test_rows_that_left_the_page_cache_are_waited_for(store, numbers):
+    numbers = np.array(numbers)
     for _ in range(3):
         fd = os.open(store._view.base.rows.path, os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,7 +1,8 @@
-"""Reading stored rows without the GIL: hint every page of a batch, then read, then check. Meaning: kernels/reference/rows.py.
+"""Reading stored rows without the GIL: hint the pages of a batch, then read, then check. Meaning: kernels/reference/rows.py.
 
-Queue depth is what makes a cold batch fast: all reads are under way before the first is waited for. Rows are taken in the
-order of the file: what shares a page costs one call, and pages side by side are asked for as one.
+Queue depth is what makes a cold batch fast: all reads are under way before the first is waited for. As long as nothing has to be
+waited for, nothing is hinted: rows in the page cache cost one system call, not two. Rows are taken in the order of the file: what
+shares a page costs one call, and pages side by side are asked for as one.
 """
 
 from __future__ import annotations
@@ -133,11 +134,30 @@ def _run_end(layers, order, lines, places, lengths_U, status_U, i, number, reach
     return j, end
 
 
+@inline
+def _hint_from(layers, order, lines, places, lengths_U, status_U, i, number, pieces):
+    """Ask for the pages of all pieces that come after, order[i]'s piece of that number the first."""
+    while number < pieces:
+        while i < order.shape[0]:
+            u = order[i]
+            size = np.int64(0)
+            if status_U[u] == GOOD:
+                fd, begin, size, _ = _piece(layers, lines[u], places[u], lengths_U[u], number)
+            if size == 0:
+                i += 1
+                continue
+            i, end = _run_end(layers, order, lines, places, lengths_U, status_U, i, number, 1, _HINT_BYTES)
+            posix_fadvise(np.int32(fd), begin, end - begin, np.int32(WILLNEED))
+        i = 0
+        number += 1
+
+
 @kernel
 def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, status_U):
     """Stored bytes of U rows -> staging[u * slot_bytes :], checked against the checksum behind each.
 
-    keys: row keys of file layers. seeds: what each checksum is seeded with (the ID). hint: ask for all pages first.
+    keys: row keys of file layers. seeds: what each checksum is seeded with (the ID). hint: from the first page on that has to
+    be waited for, ask for all of them first.
     lengths[u] = stored bytes; status[u] = GOOD or what is wrong. Rows read in place without checksums are not checked.
     Returns how many are not good.
     """
@@ -171,20 +191,10 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
         places[u] = place
         lengths_U[u] = size
     pieces = _PIECES if has_pieces else 1
-    if hint and HAS_READ_HINT:
-        for number in range(pieces):
-            i = 0
-            while i < count:
-                u = order[i]
-                if status_U[u] == GOOD:
-                    fd, begin, size, _ = _piece(layers, lines[u], places[u], lengths_U[u], number)
-                    if size > 0:
-                        i, end = _run_end(layers, order, lines, places, lengths_U, status_U, i, number, 1, _HINT_BYTES)
-                        posix_fadvise(np.int32(fd), begin, end - begin, np.int32(WILLNEED))
-                        continue
-                i += 1
     scratch = np.empty(_SPAN_BYTES, np.uint8)
     middle = np.int64(scratch.ctypes.data)
+    pair = np.empty(2, np.int64)
+    is_ahead = not hint  # whatever is still to be read has been asked for
     for number in range(pieces):
         i = 0
         while i < count:
@@ -197,14 +207,25 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
                 i += 1
                 continue
             j, end = _run_end(layers, order, lines, places, lengths_U, status_U, i, number, 0, _SPAN_BYTES)
-            is_read = j > i + 1 and _read(fd, middle, end - begin, begin)
+            run = middle if j > i + 1 else base + u * slot_bytes + inside
+            is_read = False
+            if not is_ahead:
+                if HAS_READ_AT_ONCE:
+                    is_read = read_at_once(fd, run, end - begin, begin, np.int64(pair.ctypes.data))
+                if not is_read:
+                    if HAS_READ_HINT:
+                        _hint_from(layers, order, lines, places, lengths_U, status_U, i, number, pieces)
+                    is_ahead = True
+            if not is_read:
+                is_read = _read(fd, run, end - begin, begin)
             for k in range(i, j):
                 u = order[k]
                 fd, place, size, inside = _piece(layers, lines[u], places[u], lengths_U[u], number)
                 target = base + u * slot_bytes + inside
                 if is_read:
-                    copy_bytes(target, middle + place - begin, size)
-                elif not _read(fd, target, size, place):  # alone, or in a run that a cut file does not hold whole
+                    if run == middle:
+                        copy_bytes(target, middle + place - begin, size)
+                elif not _read(fd, target, size, place):  # in a run that a cut file does not hold whole
                     status_U[u] = CUT_SHORT
             i = j
     faults = 0
