@@ -31,6 +31,8 @@ class Setup:
     warmup_s: float = 4.0
     say: Callable[[str], None] = lambda text: None
     warnings: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Subjects whose files could not be written; those that are not installed are warnings only."""
 
     def pick(self, full: _T, quick: _T) -> _T:
         """`quick` in a quick run, else `full`."""
@@ -67,7 +69,8 @@ class Setup:
             spawn("bench.peers:ensure_built", {"subject": name, "source_folder": str(source)})
             return None
         except WorkerFailed as error:
-            self.warnings.append(f"{name} left out: its files for {source.name} could not be written: {error}")
+            self.failures.append(f"{name} left out: its files for {source.name} could not be written: {error}")
+            self.warnings.append(self.failures[-1])
             return folder, name
 
     def subjects(self, subjects: Iterable[str], source: Path, arguments: dict) -> dict[str, dict]:

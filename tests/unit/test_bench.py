@@ -338,6 +338,26 @@ def test_a_round_runs_in_a_fresh_process(source):
     assert found["metrics"]["us_per_key@64"] > 0
 
 
+@needs_linux
+@pytest.mark.parametrize("function", ["bench.workloads.store_files:opening", "bench.peers:ensure_built"])
+def test_a_run_ends_with_an_error_that_names_the_subject_that_failed(tmp_path, monkeypatch, function):
+    """Be it in a round or when its files are written; the others' numbers are saved all the same."""
+
+    def spawn(name, arguments, *rest):
+        if name == function and arguments["subject"] == "sqlite":
+            raise harness.WorkerFailed("broke on purpose")
+        return _in_this_process(name, arguments)
+
+    monkeypatch.setattr(harness, "spawn", spawn)
+    monkeypatch.setattr(setup, "spawn", spawn)
+    target = tmp_path / "result.json"
+    options = "store --quick --keys 300 --dim 16 --warmup 0.02 --only open --subject sqlite --subject memmap".split()
+    done = CliRunner().invoke(main, [*options, "--dir", str(tmp_path / "stores"), "--json", str(target)])
+    assert done.exit_code == 1
+    assert "sqlite" in done.output.split("failed\n")[1] and "broke on purpose" in done.output
+    assert set(json.loads(target.read_text())["cases"][0]["subjects"]) == {"memmap"}
+
+
 def test_an_unknown_case_is_wrong_use(tmp_path):
     done = CliRunner().invoke(
         main, ["store", "--only", "nothing", "--dir", str(tmp_path), "--json", str(tmp_path / "x")]
