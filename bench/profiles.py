@@ -2,6 +2,7 @@
 
 Each case runs in a process of its own, compiled and warmed up before, under the sampler (bench/sampler.py): time goes to the
 innermost function of the product that is on the main thread's stack, a compiled kernel to the Python function that calls it.
+With --only, what the JSON says of other cases stays; each case says when and of which commit it was measured.
 
 Shapes: M rows of a call, D row width, K longest n-gram.
 """
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -26,13 +28,19 @@ from bench.sampler import Sampler
 from bench.workloads import scale_keys as keys
 from ngramstore.files import publish
 
+if TYPE_CHECKING:
+    from ngramstore.mine import TokenShards
+
 RESULT = Path(__file__).parent / "results" / "profiles.json"
 PAGE = Path(__file__).parent.parent / "docs" / "profiles.md"
 BEGIN, END = "<!-- profiles -->", "<!-- end -->"
 DIM = 1024
 _CALL_ROWS = 4096
 _LARGEST_SHOWN = 8
+_VOCABULARY = 1024
+_STEPS = 36
 Step = Callable[[], object]
+"""What is watched. A text that it returns is printed with the profile."""
 
 
 @click.command()
@@ -47,14 +55,26 @@ def main(num_rows: int, seconds: float, only: tuple[str, ...], page_only: bool, 
         if unknown := set(only) - set(CASES):
             raise click.UsageError(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
         about = machine.describe()
-        result = {"workload": "profiles", "machine": about, "warnings": machine.warnings(about, 5), "cases_by_name": {}}
+        kept = json.loads(path.read_text())["cases_by_name"] if only and path.exists() else {}
+        result = {
+            "workload": "profiles",
+            "machine": about,
+            "warnings": machine.warnings(about, 5),
+            "cases_by_name": kept,
+        }
         for name in only or CASES:
             print(f"{name} ...", file=sys.stderr, flush=True)
             try:
                 found = spawn("bench.profiles:profile", {"case": name, "num_rows": num_rows, "seconds": seconds}, {})
             except WorkerFailed as error:
                 raise click.ClickException(f"{name}: {error}") from error
-            result["cases_by_name"][name] = found["facts"]
+            measured = machine.describe()
+            result["cases_by_name"][name] = {
+                "measured": {what: measured[what] for what in ("time", "commit", "load")}, **found["facts"]
+            }  # fmt: skip
+        result["cases_by_name"] = {
+            name: result["cases_by_name"][name] for name in CASES if name in result["cases_by_name"]
+        }
         publish(path, (json.dumps(result, indent=1) + "\n").encode())
         print(text(result))
     if path == RESULT:
@@ -66,14 +86,15 @@ def profile(*, case: str, num_rows: int, seconds: float) -> dict:
     """One case. The worker function."""
     with tempfile.TemporaryDirectory(prefix="ngramstore-bench-") as folder:
         step, repeats = CASES[case](Path(folder), num_rows)
-        steps = 0
+        steps, said = 0, None
         with Sampler() as sampler:
             started, cpu = time.perf_counter(), time.process_time()
             while steps == 0 or (repeats and time.perf_counter() - started < seconds):
-                step()
+                said = step()
                 steps += 1
             wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     facts = {"steps": steps, "wall_s": wall, "cpu_s": cpu, "functions": sampler.functions, "stages": sampler.stages}
+    facts["said"] = said if isinstance(said, str) else ""
     return {"metrics": {"wall_s": wall}, "facts": facts}
 
 
@@ -120,38 +141,65 @@ def _cold(folder: Path, num_rows: int) -> tuple[Step, bool]:
     return step, True
 
 
-def _mine(folder: Path, _num_rows: int) -> tuple[Step, bool]:
-    from ngramstore.mine import mine_ngrams, open_corpus
-    from ngramstore_torch.experiment import python_sources
+def _mining(folder: Path, _num_rows: int) -> tuple[Step, bool]:
+    from ngramstore.mine import mine_ngrams
 
-    def step(max_bytes: int = 12_000_000, name: str = "all") -> None:
-        corpus = open_corpus(
-            python_sources(max_bytes), tokenizer="train:1024", cache=folder / f"cache-{name}", errors="replace"
-        )
-        mine_ngrams(corpus, work=folder / f"work-{name}", max_n=5, size=100_000, held_out=0.05)
+    corpus = _corpus(folder, 12_000_000)
 
-    step(300_000, "first")
-    return step, False
+    def step() -> str:
+        cpu = time.process_time()
+        mine_ngrams(corpus, work=folder / "work", max_n=5, size=100_000, held_out=0.05)
+        cpu = time.process_time() - cpu
+        return f"{corpus.num_tokens:,} tokens, {corpus.num_tokens / cpu / 1e6:.1f} million a second of CPU in the last run."
+
+    step()
+    return step, True
 
 
-def _train(folder: Path, _num_rows: int) -> tuple[Step, bool]:
+def _training(folder: Path, _num_rows: int) -> tuple[Step, bool]:
     import torch
 
-    from ngramstore.mine import mine_ngrams, open_corpus
+    from ngramstore.mine import mine_ngrams
     from ngramstore_torch.corpus import tag_corpus
-    from ngramstore_torch.experiment import python_sources
-    from ngramstore_torch.presets import QUICK
+    from ngramstore_torch.presets import DEMO
     from ngramstore_torch.scone import SconeModel
     from ngramstore_torch.train import train_model
 
-    corpus = open_corpus(python_sources(2_000_000), tokenizer="train:1024", cache=folder / "cache", errors="replace")
-    vocabulary = mine_ngrams(corpus, work=folder / "work", max_n=5, size=20_000, held_out=0.05)
-    train, _ = tag_corpus(corpus, vocabulary, held_out=0.05)
+    corpus = _corpus(folder, 6_000_000)
+    vocabulary = mine_ngrams(
+        corpus, work=folder / "work", max_n=DEMO.max_n, size=DEMO.num_fgrams, held_out=DEMO.held_out
+    )
+    vocabulary.tag(np.arange(9), np.zeros(1, np.int64))  # compiles
+    started = time.process_time()
+    train, _ = tag_corpus(corpus, vocabulary, held_out=DEMO.held_out)
+    tag_s = (time.process_time() - started) / corpus.num_tokens
+    torch.set_num_threads(1)  # threads that wait for each other burn processor time on a busy machine
     torch.manual_seed(0)
-    model = SconeModel(QUICK.decoder(1024), QUICK.fgram())
-    config = replace(QUICK.train, tokens=40 * QUICK.train.tokens_per_step)
+    model = SconeModel(DEMO.decoder(_VOCABULARY), DEMO.fgram())
+    config = replace(DEMO.train, tokens=_STEPS * DEMO.train.tokens_per_step)
     train_model(model, train, replace(config, tokens=1))
-    return lambda: train_model(model, train, config), False
+
+    def step() -> str:
+        cpu = time.process_time()
+        result = train_model(model, train, config)
+        cpu = time.process_time() - cpu
+        matching, batches = tag_s * result.tokens, result.batch_seconds
+        return (
+            f"{result.tokens:,} tokens, {1e3 * cpu / _STEPS:.0f} ms of CPU a step. Finding f-grams ahead of time takes "
+            f"{1e9 * tag_s:.0f} ns a token, {matching / (cpu + matching):.2%} of the whole; batches, with the distinct f-grams of each, "
+            f"{1e3 * batches / _STEPS:.2f} ms a step in a thread, {batches / cpu:.1%}."
+        )
+
+    return step, False
+
+
+def _corpus(folder: Path, max_bytes: int) -> TokenShards:
+    """Python's standard library, tokenised."""
+    from ngramstore.mine import open_corpus
+    from ngramstore_torch.experiment import python_sources
+
+    tokenizer = f"train:{_VOCABULARY}"
+    return open_corpus(python_sources(max_bytes), tokenizer=tokenizer, cache=folder / "cache", errors="replace")
 
 
 CASES: dict[str, Callable[[Path, int], tuple[Step, bool]]] = {
@@ -159,8 +207,8 @@ CASES: dict[str, Callable[[Path, int], tuple[Step, bool]]] = {
     "warm look-up": _warm,
     "batch 1": _one,
     "cold look-up": _cold,
-    "mine": _mine,
-    "train": _train,
+    "mining": _mining,
+    "training": _training,
 }
 """Case -> what to watch (after warming up), and whether to repeat it."""
 
@@ -169,17 +217,15 @@ WHAT = {
     "warm look-up": "1,024 keys a call, Zipf, 20 % absent, every row in the cache",
     "batch 1": "one key a call, as above",
     "cold look-up": "1,024 keys a call, uniform, no cache; `(caller)` drops the pages",
-    "mine": "12 MB of Python: tokenizer trained, text tokenised, 100,000 f-grams of up to 5 tokens",
-    "train": "40 steps of SCONE, the quick demo's model; backward passes count to `train_step`",
+    "mining": "12 MB of Python in token shards, 100,000 f-grams of up to 5 tokens, one thread; `refine._refined` splits groups of positions",
+    "training": f"{_STEPS} steps of SCONE, decoder and f-gram model of the demo; one thread; backward passes count to `train_step`",
 }
 
 
 def section(result: dict) -> str:
     """What stands between the marks of docs/profiles.md, with them."""
     about = result["machine"]
-    head = (
-        f"{about['time']}, {about['cpu']}, {about['cores']} cores, commit {about['commit']}, load {about['load'][0]}."
-    )
+    head = f"{about['cpu']}, {about['cores']} cores."
     return f"{BEGIN}\n{head}\n\n{text(result)}\n{END}"
 
 
@@ -188,7 +234,11 @@ def text(result: dict) -> str:
     parts = []
     for name, found in result["cases_by_name"].items():
         total = sum(found["functions"].values())
-        parts.append(f"**{name}**: {WHAT[name]}. {found['wall_s']:.1f} s, {found['cpu_s']:.1f} s of CPU.\n")
+        parts.append(
+            f"**{name}**: {WHAT[name]}. {found['wall_s']:.1f} s, {found['cpu_s']:.1f} s of CPU. {found['said']}\n"
+        )
+        measured = found["measured"]
+        parts.append(f"{measured['time']}, commit {measured['commit']}, load {measured['load'][0]}.\n")
         parts += ["| function | % |\n|---|---:|"]
         shown = list(found["functions"].items())[:_LARGEST_SHOWN]
         parts += [f"| `{function}` | {100 * seconds / total:.0f} |" for function, seconds in shown]

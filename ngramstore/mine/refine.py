@@ -11,7 +11,7 @@ S spans of positions, N n-grams of one length.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -90,16 +90,10 @@ def refine(
     ranges = _ranges(text.counts_V, most)
     with ExitStack() as stack:
         writers = [stack.enter_context(run_writer(path, sync=False)) for path in paths]
-        pool = stack.enter_context(ThreadPoolExecutor(workers))
-        waiting: deque[Future[list[_Found]]] = deque()
-        for at, (first, stop) in enumerate([*ranges, *[(0, 0)] * workers]):
-            if at >= workers:  # so many at a time are in memory, one of them being written
-                _append(writers, waiting.popleft().result(), chunk)
-            if first < stop:
-                on_progress(int(text.counts_V[first:stop].sum()))
-                waiting.append(pool.submit(_refined, text, first, stop, len(paths), min_count))
-            elif not waiting:
-                break
+        for number, found in enumerate(_each(text, ranges, len(paths), min_count, workers)):
+            _append(writers, found, chunk)
+            on_progress(int(text.counts_V[slice(*ranges[number])].sum()))
+            del found  # before the next range is worked on
     return True
 
 
@@ -158,6 +152,24 @@ def _ranges(counts_V: np.ndarray, most: int) -> list[tuple[int, int]]:
         ranges.append((first, stop))
         first = stop
     return ranges
+
+
+def _each(
+    text: _Text, ranges: Sequence[tuple[int, int]], num_lengths: int, min_count: int, workers: int
+) -> Iterator[list[_Found]]:
+    """What `_refined` finds in each range, in order; as many ranges as workers are in memory, with the one that was given last."""
+    if workers == 1:
+        for first, stop in ranges:
+            yield _refined(text, first, stop, num_lengths, min_count)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[list[_Found]]] = deque()
+        for first, stop in ranges:
+            if len(waiting) == workers:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(_refined, text, first, stop, num_lengths, min_count))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _refined(text: _Text, first: int, stop: int, num_lengths: int, min_count: int) -> list[_Found]:

@@ -351,8 +351,9 @@ def test_a_run_ends_with_an_error_that_names_the_subject_that_failed(tmp_path, m
     monkeypatch.setattr(harness, "spawn", spawn)
     monkeypatch.setattr(setup, "spawn", spawn)
     target = tmp_path / "result.json"
-    options = "store --quick --keys 300 --dim 16 --warmup 0.02 --only open --subject sqlite --subject memmap".split()
-    done = CliRunner().invoke(main, [*options, "--dir", str(tmp_path / "stores"), "--json", str(target)])
+    arguments = "store --quick --keys 300 --dim 16 --warmup 0.02 --only open --subject sqlite --subject memmap"
+    options = ["--dir", str(tmp_path / "stores"), "--json", str(target)]
+    done = CliRunner().invoke(main, arguments.split() + options)
     assert done.exit_code == 1
     assert "sqlite" in done.output.split("failed\n")[1] and "broke on purpose" in done.output
     assert set(json.loads(target.read_text())["cases"][0]["subjects"]) == {"memmap"}
