@@ -104,6 +104,11 @@ def open_text(
         )
     if held_out is None:
         held_out = 0.0 if vocabulary is None else vocabulary.held_out
+    if vocabulary is not None and vocabulary.corpus_id not in ("", corpus.identity) and held_out:
+        say(
+            f"note: {vocab} was mined from another corpus, or cut into documents in another way (--documents, --eos-id, "
+            "--errors): what is held out here is not what mining left out"
+        )
     return Text(corpus, vocabulary, held_out)
 
 

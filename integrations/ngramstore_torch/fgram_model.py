@@ -41,7 +41,7 @@ class FgramConfig:
             raise UsageError(f"max_n must be 2..16, got {self.max_n}")
         if self.num_layers < 1:
             raise UsageError(f"num_layers must be at least 1, got {self.num_layers}")
-        if self.num_heads < 1 or self.own_width % self.num_heads:
+        if self.own_width < 1 or self.num_heads < 1 or self.own_width % self.num_heads:
             raise UsageError(f"an f-gram model {self.own_width} wide does not split into {self.num_heads} heads")
 
     @property

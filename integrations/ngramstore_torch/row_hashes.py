@@ -61,6 +61,11 @@ class OverEncodingHash:
 
     def rows(self, windows: Windows) -> np.ndarray:
         T = windows.room_BT.shape[1]
+        largest = int(windows.tokens_BS.max(initial=0))
+        if largest >= self.vocab_size:
+            raise UsageError(
+                f"token id {largest} is out of range", hint=f"this hash's ids are 0 to {self.vocab_size - 1}"
+            )
         out_BTJ = np.empty((*windows.room_BT.shape, self.rows_per_token), np.int64)
         begin = windows.tokens_BS.shape[1] - T
         first = 0

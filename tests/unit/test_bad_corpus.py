@@ -107,3 +107,13 @@ def test_a_store_of_another_checkpoint_is_not_measured(place):
 def test_a_learning_rate_is_a_positive_number(lr):
     with pytest.raises(UsageError, match="lr must be above 0"):
         TrainConfig(lr=lr)
+
+
+def test_a_vocabulary_of_another_corpus_is_told(place):
+    """What is held out is chosen by place in the corpus: with other documents it is other text than mining left out."""
+    assert run("mine many --out lines.ngv --tokenizer train:280 --documents line --held-out 0.2 --quiet").exit_code == 0
+    told = "what is held out here is not what mining left out"
+    other = run("train --corpus many --vocab lines.ngv --out r2 --documents file", SMALL)
+    assert other.exit_code == 0 and told in other.stderr
+    same = run("train --corpus many --vocab lines.ngv --out r3 --documents line", SMALL)
+    assert same.exit_code == 0 and told not in same.stderr

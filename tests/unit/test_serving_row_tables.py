@@ -13,7 +13,7 @@ from torch_cases import DECODER, language
 
 import ngramstore
 from ngramstore.errors import UsageError
-from ngramstore_torch import OverEncodingHash, RowTableEmbedding
+from ngramstore_torch import NGramHistory, OverEncodingHash, RowTableEmbedding
 from ngramstore_torch.data import tag
 from ngramstore_torch.hashed import HashedConfig, HashedModel
 from ngramstore_torch.row_tables import TrainedTableHash
@@ -135,3 +135,12 @@ def test_what_cannot_work_is_refused(case, tmp_path):
     other = write(tmp_path / "store", {(1, 2): np.ones(DIM, np.float32)})
     with ngramstore.open(other) as ngrams, pytest.raises(UsageError, match="by n-gram"):
         RowTableEmbedding(ngrams, OverEncodingHash(VOCAB, SIZES))
+
+
+def test_ids_that_the_hash_does_not_have_are_refused():
+    """Row numbers would come out all the same: those of other n-grams."""
+    hasher = OverEncodingHash(vocab_size=10, sizes=[97, 101])
+    history = NGramHistory(1, hasher.max_n)
+    assert hasher.rows(history.windows(np.array([[1, 9]]))).shape == (1, 2, 2)
+    with pytest.raises(UsageError, match=r"token id 10 is out of range.*\n.*0 to 9"):
+        hasher.rows(history.windows(np.array([[1, 10]])))
