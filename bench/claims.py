@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import saved
+from bench.quality_report import is_usual
 from bench.saved import Found
 
 Cases = dict[tuple[str, str], Found]
@@ -129,8 +130,7 @@ def _quality_gain(result: dict, text: str) -> float:
     """Mean over the seeds at the number of tokens with the most seeds, the largest of these; as in `bench.quality`, 100,000 f-grams."""
     (curve,) = (
         curve for curve in result["differences"]
-        if (curve["text"], curve["model"], curve["tokenizer"], curve["num_fgrams"]) == (text, "scone", 4096, 100_000)
-        and (curve["fgram_layers"], curve["fgram_width"], curve["start"]) == (1, 0, "identity")
+        if (curve["text"], curve["model"], curve["tokenizer"]) == (text, "scone", 4096) and is_usual(curve)
     )  # fmt: skip
     points = curve["difference"]
     tokens = max(points, key=lambda at: (len(points[at]["seeds"]), int(at)))

@@ -28,7 +28,9 @@ from ngramstore_torch.cli_data import Count
 from ngramstore_torch.presets import QUICK, Preset
 
 RESULT = Path(__file__).parent / "results" / "quality.json"
-GRID = replace(QUICK, name="grid", corpus_bytes=0, num_fgrams=100_000, max_windows=400)
+GRID = replace(
+    QUICK, name="grid", corpus_bytes=0, num_fgrams=100_000, max_windows=400, train=replace(QUICK.train, fgram_lr=0.1)
+)
 """The quick demo's decoder (one layer, 128 wide) on a whole corpus: a cell of 400,000 tokens takes one or two minutes of one core."""
 
 
@@ -44,13 +46,14 @@ class Stage:
     fgram_layers: tuple[int, ...] = (1,)
     fgram_widths: tuple[int, ...] = (0,)
     starts: tuple[str, ...] = ("identity",)
+    fgram_lrs: tuple[float, ...] = (GRID.train.fgram_lr,)
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def cells(self, texts: Sequence[str]) -> Iterator[Cell]:
         """In order; a cell that several combinations share comes up several times."""
-        for seed, tokens, tokenizer, text, size, layers, width, start, model in itertools.product(
+        for seed, tokens, tokenizer, text, size, layers, width, start, rate, model in itertools.product(
             self.seeds, self.tokens, self.tokenizers, texts, self.num_fgrams, self.fgram_layers,
-            self.fgram_widths, self.starts, self.models,
+            self.fgram_widths, self.starts, self.fgram_lrs, self.models,
         ):  # fmt: skip
             has_fgrams = model in ("scone", "equal")
             yield Cell(
@@ -62,6 +65,7 @@ class Stage:
                 fgram_layers=layers if has_fgrams else 0,
                 fgram_width=width if has_fgrams else 0,
                 start=start if has_fgrams else "",
+                fgram_lr=rate if model == "scone" else 0,
                 seed=seed,
             )
 
@@ -74,6 +78,7 @@ STAGES = (
     Stage(name="f-gram model", models=("scone",), fgram_layers=(2, 4)),
     Stage(name="number of f-grams", models=("scone",), num_fgrams=(10_000, 30_000, 300_000)),
     Stage(name="start", models=("scone",), starts=("random",)),
+    Stage(name="rate", models=("scone",), tokens=(400_000, 1_600_000), fgram_lrs=(0.3, 1.0)),
     Stage(name="long", tokens=(3_200_000,)),
 )
 """The published grid, the most important first."""
@@ -141,6 +146,7 @@ def _texts(values: Sequence[str]) -> dict[str, list[Path]]:
 @click.option("--fgram-layers", multiple=True, type=int, help="Own grid: layers of the f-gram model.")
 @click.option("--fgram-width", "fgram_widths", multiple=True, type=int, help="Own grid: its widths, 0 the decoder's.")
 @click.option("--start", "starts", multiple=True, type=click.Choice(["identity", "random"]), help="Own grid.")
+@click.option("--fgram-lr", "fgram_lrs", multiple=True, type=float, help="Own grid: rates of the f-gram model.")
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="Own grid: models.")
 @click.option("--seed", "seeds", multiple=True, type=int, help="Own grid, or in place of a stage's 0, 1 and 2.")
 @click.option("--threads", default=0, help="Of PyTorch.  [default: as PyTorch chooses]")

@@ -45,6 +45,8 @@ class Cell:
     fgram_width: int = 0
     """0: as wide as the decoder."""
     start: str = ""
+    fgram_lr: float = 0
+    """Rate of the f-gram model, as a fraction of the decoder's."""
     seed: int = 0
 
     @property
@@ -124,7 +126,7 @@ def measure(cell: Cell, preset: Preset, data: Data) -> dict:
     uses_fgrams = cell.model in ("scone", "equal")
     train, held, vocab_size = data.tagged(cell.text, cell.tokenizer, cell.num_fgrams if uses_fgrams else 0)
     model = make(cell, preset, vocab_size)
-    config = replace(preset.train, tokens=cell.tokens, seed=cell.seed)
+    config = replace(preset.train, tokens=cell.tokens, seed=cell.seed, fgram_lr=cell.fgram_lr or preset.train.fgram_lr)
     load = fgram_load(train, config) if uses_fgrams else {}
     cost = cost_of(model, **load)
     if cell.model == "equal":

@@ -66,12 +66,14 @@ def _shapes(curves: Sequence[Mapping]) -> Iterator[str]:
     """SCONE with other numbers of f-grams, other f-gram models and the other start."""
     shown = [c for c in curves if c["model"] == "scone" and c["tokenizer"] == 4096 and c["text"] == "code"]
     tokens = sorted({int(t) for c in shown if not is_usual(c) for t in c["difference"]})
-    yield "| code, vocabulary 4,096: f-grams, A_f, start | " + " | ".join(f"{t:,} tokens" for t in tokens) + " |"
+    yield "| code, vocabulary 4,096: f-grams, A_f, start, rate | " + " | ".join(f"{t:,} tokens" for t in tokens) + " |"
     yield "|---|" + "---:|" * len(tokens)
-    for c in sorted(shown, key=lambda c: (c["start"], c["fgram_layers"], c["fgram_width"], c["num_fgrams"])):
+    for c in sorted(
+        shown, key=lambda c: (c["start"], -c["fgram_lr"], c["fgram_layers"], c["fgram_width"], c["num_fgrams"])
+    ):
         width = f", {c['fgram_width']} wide" if c["fgram_width"] else ""
         layers = f"{c['fgram_layers']} layer" + "s" * (c["fgram_layers"] > 1)
-        label = f"{c['num_fgrams']:,}, {layers}{width}, {c['start']}"
+        label = f"{c['num_fgrams']:,}, {layers}{width}, {c['start']}, {c['fgram_lr']:g}"
         yield f"| {label} | " + " | ".join(_cell(c["difference"].get(str(t))) for t in tokens) + " |"
 
 

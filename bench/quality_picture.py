@@ -72,7 +72,7 @@ def _sizes(axes: Any, curves: Sequence[Mapping]) -> None:
     """By number of f-grams, a line for each f-gram model and number of tokens with more than one point."""
     lines: dict[tuple, dict[int, Mapping]] = {}
     for c in curves:
-        if c["model"] == "scone" and c["start"] == "identity" and not c["fgram_width"]:
+        if c["model"] == "scone" and is_usual({**c, "num_fgrams": 0, "fgram_layers": 0}):
             for tokens, gain in c["difference"].items():
                 kind = (c["text"], c["tokenizer"], c["fgram_layers"], int(tokens))
                 lines.setdefault(kind, {})[c["num_fgrams"]] = gain

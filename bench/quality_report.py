@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+FGRAM_LR = 0.1
+"""Rate of the f-gram model where nothing else is said: TrainConfig's."""
 RESULT = Path(__file__).parent / "results" / "quality.json"
 
 
@@ -16,7 +18,7 @@ def differences(cells: Sequence[Mapping]) -> list[dict]:
     `difference` is by tokens: the mean over seeds, the seeds themselves, and their deviation (None for one seed).
     """
     plain = {_base(c): c["nats"] for c in cells if c["model"] == "plain"}
-    names = ("text", "model", "tokenizer", "num_fgrams", "fgram_layers", "fgram_width", "start")
+    names = ("text", "model", "tokenizer", "num_fgrams", "fgram_layers", "fgram_width", "start", "fgram_lr")
     curves: dict[tuple, dict[int, list[float]]] = {}
     for c in cells:
         if c["model"] != "plain" and _base(c) in plain:
@@ -62,7 +64,7 @@ def lines(found: Sequence[Mapping]) -> Iterator[str]:
             sizes += f" A_f={curve['fgram_layers']} layer(s)" + (
                 f" {curve['fgram_width']} wide" if curve["fgram_width"] else ""
             )
-            sizes += f" {curve['start']}"
+            sizes += f" {curve['start']}" + (f" rate {curve['fgram_lr']:g}" if curve["fgram_lr"] else "")
         gains = "  ".join(f"{int(tokens):,}: {_spread(gain)}" for tokens, gain in curve["difference"].items())
         where = curve["crossover"]
         where = f"from {where:,.0f} tokens" if isinstance(where, float) else where + " tokens"
@@ -81,4 +83,5 @@ def is_usual(curve: Mapping) -> bool:
         and curve["fgram_width"] == 0
         and curve["start"] in ("", "identity")
         and curve["num_fgrams"] in (0, 100_000)
+        and curve["fgram_lr"] in (0, FGRAM_LR)
     )

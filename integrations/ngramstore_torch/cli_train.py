@@ -41,6 +41,12 @@ from ngramstore_torch.cli_data import Count, Text, open_text, say, text_options
 @click.option(
     "--lr", default=2e-3, show_default=True, help="Peak learning rate: 2e-3 for millions of parameters, less for more."
 )
+@click.option(
+    "--fgram-lr",
+    default=0.1,
+    show_default=True,
+    help="Rate of the f-gram model, as a fraction of --lr; short runs want more.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16; saves time where the hardware has them.")
 @click.option("--compile", is_flag=True, help="torch.compile; pays on long runs on a GPU.")
@@ -100,7 +106,7 @@ def command(
         )
     config = TrainConfig(
         device=choose_device(o["device"]),
-        **_of(o, "tokens batch_size seq_len accumulate lr seed bf16 compile checkpoint_every"),
+        **_of(o, "tokens batch_size seq_len accumulate lr fgram_lr seed bf16 compile checkpoint_every"),
     )
     model = _model(text, o)
     started = time.perf_counter()

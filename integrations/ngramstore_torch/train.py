@@ -43,6 +43,9 @@ class TrainConfig:
     """Forward passes a step; raise it where the batch you want does not fit."""
     lr: float = 2e-3
     """Peak of the cosine; 2e-3 suits some million parameters, 2e-4 the paper's hundreds of millions."""
+    fgram_lr: float = 0.1
+    """Rate of A_f, as a fraction of `lr`. At the decoder's own rate the gain melts away as training goes on; a run of a few
+    hundred steps wants 0.3 or more (docs/scone.md has both)."""
     final_lr: float = 0.1
     """Where the cosine ends, as a fraction of the peak."""
     warmup: float = 0.05
@@ -62,7 +65,7 @@ class TrainConfig:
     """Steps between checkpoints; 0 saves at the end (and on Ctrl-C) only."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "batch_size", "seq_len", "accumulate", "lr", "clip"):
+        for name in ("tokens", "batch_size", "seq_len", "accumulate", "lr", "fgram_lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be above 0, and a number, got {getattr(self, name)}")
         for name, most in (("seed", 2**63 - 1), ("checkpoint_every", math.inf)):
@@ -199,7 +202,7 @@ def train_step(
 ) -> Tensor:
     """One optimizer step; returns the mean loss of its tokens, still on the device."""
     for group in optimizer.param_groups:
-        group["lr"] = config.lr_at(step)
+        group["lr"] = config.lr_at(step) * group["share"]
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=config.device)
     for _ in range(config.accumulate):
@@ -219,15 +222,28 @@ def token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; only matrices of linear layers decay. A parameter that gets no gradient keeps a zero state."""
+    """AdamW; only matrices of linear layers decay. A parameter that gets no gradient keeps a zero state.
+
+    A group's `share` is its part of the learning rate: fgram_lr for A_f, 1 for all else, the token table included.
+    """
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    decayed = [p for p in model.parameters() if id(p) in matrices]
-    others = [p for p in model.parameters() if id(p) not in matrices]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    of_fgrams = {id(p) for p in model.fgram_model.parameters()} if isinstance(model, SconeModel) else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        groups.setdefault((id(parameter) in matrices, id(parameter) in of_fgrams), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": config.weight_decay if is_matrix else 0.0,
+                "share": config.fgram_lr if is_fgram else 1.0,
+            }
+            for (is_matrix, is_fgram), parameters in groups.items()
+        ],
+        lr=config.lr,
+        betas=config.betas,
+        fused=True,
+    )
 
 
 @contextmanager

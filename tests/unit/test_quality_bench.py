@@ -16,7 +16,7 @@ from bench import quality, quality_cells, quality_page
 from bench.quality import GRID, STAGES, Stage
 from bench.quality_cells import MODELS, Cell, Data
 from bench.quality_picture import picture
-from bench.quality_report import RESULT, crossover, differences, lines
+from bench.quality_report import FGRAM_LR, RESULT, crossover, differences, lines
 from ngramstore_torch.train import TrainConfig
 
 TOY = replace(
@@ -99,7 +99,7 @@ def test_another_preset_or_text_is_refused(data, tmp_path, monkeypatch):
 def made(model: str, tokens: int, seed: int, nats: float) -> dict:
     return {
         "text": "t", "model": model, "tokenizer": 1, "tokens": tokens, "seed": seed, "nats": nats,
-        "num_fgrams": 0, "fgram_layers": 0, "fgram_width": 0, "start": "",
+        "num_fgrams": 0, "fgram_layers": 0, "fgram_width": 0, "start": "", "fgram_lr": 0,
     }  # fmt: skip
 
 
@@ -163,6 +163,10 @@ def test_the_picture_and_the_lines_are_drawn_from_the_file(tmp_path):
     assert list(lines(found)) == [
         "t V=1 scone: 10: -0.100 +- 0.000 (2)  20: -0.200 +- 0.000 (2)  ahead for good below 10 tokens"
     ]
+
+
+def test_the_usual_rate_is_that_of_training():
+    assert TrainConfig().fgram_lr == FGRAM_LR
 
 
 def test_the_tables_of_the_page_are_made_from_the_file():

@@ -22,7 +22,7 @@ from ngramstore_torch.hashed import HashedConfig, HashedModel
 from ngramstore_torch.train import TrainConfig, train_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scone_loss_50_steps.json"
-CONFIG = TrainConfig(tokens=50 * 8 * 16, batch_size=8, seq_len=16, lr=3e-3)
+CONFIG = TrainConfig(tokens=50 * 8 * 16, batch_size=8, seq_len=16, lr=3e-3, fgram_lr=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,16 @@ def test_gradient_accumulation_is_the_larger_batch(data):
     large = train_model(scone(), data, replace(CONFIG, tokens=4 * 256, batch_size=16)).losses
     small = train_model(scone(), data, replace(CONFIG, tokens=4 * 256, batch_size=4, accumulate=4)).losses
     np.testing.assert_allclose(small, large, atol=1e-4)
+
+
+def test_the_fgram_model_has_a_rate_of_its_own(data):
+    model = scone()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train_model(model, data, replace(CONFIG, fgram_lr=1e-9), stop_after=3)
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
+    assert all(change < 1e-9 for name, change in moved.items() if name.startswith("fgram_model."))
+    assert all(change > 1e-4 for name, change in moved.items() if not name.startswith("fgram_model."))
+    assert sum(name.startswith("fgram_model.") for name in moved) > 5
 
 
 def test_bf16_training_follows_the_float32_curve(data):
