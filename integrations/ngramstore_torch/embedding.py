@@ -75,13 +75,14 @@ class NGramEmbedding(StoreModule):
         if self.timeout_s is not None or not like.is_cpu or like.dtype not in HOST_DTYPES:
             return None
         began = time.perf_counter_ns()
-        tokens_1K, room_11 = history.one_window(tokens_11.item())
-        row_11D, bits_11D = history.scratch or (None, None)
-        if row_11D is None or row_11D.dtype is not like.dtype or row_11D.shape[2] != self.dim:
-            row_11D = torch.empty((1, 1, self.dim), dtype=like.dtype)
-            bits_11D = (row_11D.view(torch.uint16) if like.dtype is torch.bfloat16 else row_11D).numpy()
-            history.scratch = row_11D, bits_11D
-        length = int(self.handle.store().lookup_tail(tokens_1K, room_11, out=bits_11D)[0, 0])
+        tokens_S, end, room = history.next_one(tokens_11.item())
+        row_11D, bits_D, dtype, dim = history.scratch or (None, None, None, 0)
+        if dtype is not like.dtype or dim != self.dim:
+            dtype, dim = like.dtype, self.dim
+            row_11D = torch.empty((1, 1, dim), dtype=dtype)
+            bits_D = (row_11D.view(torch.uint16) if dtype is torch.bfloat16 else row_11D).numpy()[0, 0]
+            history.scratch = row_11D, bits_D, dtype, dim
+        length = self.handle.store().lookup_one(tokens_S, end, room, out=bits_D)
         is_found = length >= self.min_length
         self.stats.add_call(1, int(is_found), time.perf_counter_ns() - began)
         if is_found:

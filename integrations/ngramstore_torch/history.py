@@ -110,21 +110,22 @@ class NGramHistory:
         self._hold(tokens[:, num_new:].copy(), room[:, num_new:].copy())
         self._num_B += num_new if mask_BT is None else mask_BT.sum(1)
 
-    def one_window(self, token: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (1, K) and room (1, 1) as `windows` has them, for one token of one sequence; views, until the next call."""
+    def next_one(self, token: int) -> tuple[np.ndarray, int, int]:
+        """What `Store.lookup_one` needs for one token more of one sequence: tokens (S,) u32, where they end, and room."""
         if type(token) is not int or not 0 <= token < 1 << 32:
             raise UsageError(f"token {token!r}", hint="token ids are integers 0 .. 2**32 - 1")
-        end = self._end
-        if end == self._wide_room.shape[1]:  # room for the next tokens, so that holding them moves nothing
-            spare = ((0, 0), (0, _SPARE))
-            tokens, room, end = np.pad(self._tokens, spare), np.pad(self._room, spare), self._tokens.shape[1]
-            self._wide_tokens, self._wide_room, self._end = tokens, room, end
-        self._wide_tokens[0, end] = token
-        self._wide_room[0, end] = min(int(self._wide_room[0, end - 1]) + 1, self.max_n)
-        return self._wide_tokens[:, end + 1 - self.max_n : end + 1], self._wide_room[:, end : end + 1]
+        end, line = self._end, self._line
+        if line is None or end == len(line[0]):
+            line = self._lengthened()
+            end = self._end
+        tokens, room = line
+        tokens[end] = token
+        longest = min(room.item(end - 1) + 1, self.max_n)
+        room[end] = longest
+        return tokens, end + 1, longest
 
     def push_one(self) -> None:
-        """The token of the last `one_window` is part of the sequence now."""
+        """The token of the last `next_one` is part of the sequence now."""
         self._end += 1
         self._num_more += 1
 
@@ -181,13 +182,24 @@ class NGramHistory:
         return f"<NGramHistory of {self.batch_size} sequences, max_n {self.max_n}, lengths {self._num_B.tolist()}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "scratch": None}
+        return {**self.__dict__, "scratch": None, "_line": None}  # a line is a view
 
     # Inside
 
     def _hold(self, tokens_BC: np.ndarray, room_BC: np.ndarray) -> None:
-        """These are the tokens held now. Behind them `one_window` makes room for more, so they are a part of wider arrays."""
+        """These are the tokens held now. Behind them `next_one` makes room for more, so they are a part of wider arrays."""
         self._wide_tokens, self._wide_room, self._end = tokens_BC, room_BC, tokens_BC.shape[1]
+        self._line: tuple[np.ndarray, np.ndarray] | None = None
+
+    def _lengthened(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and room of the one sequence as lines, with room for the next tokens, so that holding them moves nothing."""
+        if self._end == self._wide_room.shape[1]:
+            spare = ((0, 0), (0, _SPARE))
+            tokens, room = np.pad(self._tokens, spare), np.pad(self._room, spare)
+            self._hold(tokens, room)
+            self._end -= _SPARE
+        self._line = self._wide_tokens[0], self._wide_room[0]
+        return self._line
 
     @property
     def _tokens(self) -> np.ndarray:

@@ -210,8 +210,12 @@ class StoreModule(nn.Module, ABC):
         return history.windows(ids_BT, mask, starts)
 
     def _like_weight(self) -> Tensor:
-        embed = self._modules.get("token_embedding")  # a third of the cost of the attribute, at every call
-        return self._buffers["_like"] if embed is None else embed.weight
+        # Through the dictionaries: an attribute of a module costs a microsecond or two, at every call.
+        embed = self._modules.get("token_embedding")
+        if embed is None:
+            return self._buffers["_like"]
+        weight = embed._parameters.get("weight")
+        return embed.weight if weight is None else weight
 
     def _stored_shape(self, windows: Windows) -> tuple[int, ...]:
         return (*windows.room_BT.shape, *self._row_shape(), self.row_bytes)

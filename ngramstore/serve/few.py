@@ -29,6 +29,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(np.uint16),
 }
+_serve_one = native.serve_one
 _serve_numbers = native_rows.serve_numbers
 
 
@@ -80,6 +81,18 @@ class Few:
         if native.serve_tail(call, tokens, room, out.view(np.uint16) if kind == "e" else out, lengths) < 0:
             return None
         return lengths
+
+    def one(self, tokens: np.ndarray, end: int, room: int, out: np.ndarray) -> int:
+        """Length of the longest match at tokens[end - 1], its row in out, as `Lookups.lookup_one` gives them; -1: the long way."""
+        if tokens.dtype is not _U32 or type(out) is not np.ndarray or not out.flags.carray:
+            return -1
+        if tokens.ndim != 1 or not 0 <= room <= end <= len(tokens) or end == 0 or room > _MOST_TOKENS:
+            return -1
+        kind = out.dtype.char
+        call = self._calls[kind]
+        if call is None or out.ndim != 1 or out.nbytes != call.item(OUT_BYTES) or not out.dtype.isnative:
+            return -1
+        return _serve_one(call, tokens, end, room, out.view(np.uint16) if kind == "e" else out)
 
 
 class FewRows:

@@ -116,6 +116,28 @@ class Lookups(Handle):
         self._counts.add_call(len(lengths), int(np.count_nonzero(lengths)))
         return lengths.reshape(num_lines, count)
 
+    def lookup_one(self, tokens: np.ndarray, end: int, room: int, *, out: np.ndarray) -> int:
+        """`lookup_tail` at one position of one line: the length of the longest stored n-gram that ends at tokens[end - 1].
+
+        tokens (S,) u32; those from `end` on are not looked at. room <= end: how many tokens the n-gram may have. `out` gets its row,
+        zeros where nothing matched: (D,) f32, f16 or u16 bits of bf16, or u8 (row_bytes,), as stored. Raises as `lookup_tail`.
+        """
+        few = self._few
+        if few is not None and self._recorder is None and type(tokens) is np.ndarray:
+            length = few.one(tokens, end, room, out)
+            if length >= 0:
+                return length
+        self._check()
+        if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or not 0 < end <= len(tokens) or not 0 <= room <= end:
+            raise UsageError(
+                f"tokens of shape {np.shape(tokens)}, end {end}, room {room}", hint="(S,), room <= end <= S"
+            )
+        if not isinstance(out, np.ndarray) or out.ndim != 1:
+            raise UsageError(f"out must be an array (D,), got {getattr(out, 'shape', type(out).__name__)}")
+        room = min(room, self.max_n)
+        begin = end - max(1, room)
+        return int(self.lookup_tail(tokens[None, begin:end], np.array([[room]], np.uint8), out=out[None, None])[0, 0])
+
     def match(self, tokens: ArrayLike, *, starts: np.ndarray | None = None) -> np.ndarray:
         """As `lookup`, the lengths alone: (B, T) integers -> (B, T) u8. Reads no rows."""
         self._check()

@@ -69,6 +69,22 @@ def test_native_and_reference_agree_on_tails(store, tokens, last, most):
     assert (one[0] == -2) == (most > 1 and last == 2)  # at the first token of a line there is room for one
 
 
+@pytest.mark.parametrize("room", [0, 1, 2, 200])
+@pytest.mark.parametrize("end", [1, 2, 5, 6])
+def test_native_and_reference_agree_on_one_position(store, end, room):
+    store.get(NGRAMS[:10])
+    tokens = np.array([0, 2, 1, 1, 5, 3], np.uint32)
+    results = []
+    for kernels in (native, reference):
+        few, cache = copied(store)
+        out = np.full(4, 9, np.float32)
+        answer = kernels.serve_one(few._calls["f"], tokens, end, min(room, end), out)
+        state = (cache._links.tolist(), cache.state[: cache_kernels.NUM_SLOTS].tolist(), few._alive[2].tolist())
+        results.append((answer, state, out.tolist() if answer >= 0 else None))
+    assert results[0] == results[1]
+    assert (results[0][0] == -1) == (end == 6 and room >= 2)  # (5, 3) is stored and not cached
+
+
 def test_what_is_unusual_goes_the_long_way_and_says_what_is_wrong(store):
     store.get(NGRAMS[:10])
     wrong = [

@@ -277,3 +277,20 @@ def test_a_time_limit_is_a_number_above_zero(embed, timeout_s):
         NGramEmbedding(embed.store, embed.token_embedding, timeout_s=timeout_s)
     with pytest.raises(UsageError, match="timeout_s is"):
         embed.prefetch(some_tokens(), timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda history: pickle.loads(pickle.dumps(history))])
+def test_a_copied_history_goes_on_from_where_it_was(embed, copied):
+    """Single tokens are written into a line kept at hand, which a copy must not share or lose."""
+    tokens = torch.from_numpy(np.random.default_rng(8).integers(0, VOCAB, (1, 40)))
+    history = embed.new_history(1)
+    for t in range(20):
+        embed(tokens[:, t : t + 1], history=history)
+    twin = copied(history)
+    for t in range(20, 40):
+        embed(tokens[:, t : t + 1], history=twin)
+    whole = embed.new_history(1)
+    embed(tokens, history=whole)
+    assert twin.lengths.tolist() == [40]
+    assert np.array_equal(twin.context, whole.context)
+    assert history.lengths.tolist() == [20]

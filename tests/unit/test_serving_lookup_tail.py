@@ -74,3 +74,44 @@ def test_room_that_reaches_before_the_line_is_refused(store):
                 np.full((shape[0], 1), 4, np.uint8),
                 out=np.empty((shape[0], 1, DIM), np.float32),
             )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint16, np.uint8])
+def test_one_position_gets_what_the_tail_gets(store, dtype):
+    tokens = np.random.default_rng(4).integers(0, 5, 30).astype(np.uint32)
+    width = store.spec.codec.row_bytes if dtype == np.uint8 else DIM
+    for _ in range(2):  # cached the second time
+        for end in range(1, 31):
+            for room in range(min(end, MAX_N + 2) + 1):
+                begin = end - max(1, room)
+                rows, row = np.empty((1, 1, width), dtype), np.empty(width, dtype)
+                lengths = store.lookup_tail(tokens[None, begin:end], np.array([[room]], np.uint8), out=rows)
+                assert store.lookup_one(tokens, end, room, out=row) == lengths[0, 0]
+                assert np.array_equal(rows[0, 0], row)
+
+
+def test_one_position_counts_as_one(tmp_path, store):
+    tokens, out = np.array([1, 2, 3], np.uint32), np.empty(DIM, np.float32)
+    before = store.stats()
+    found = [store.lookup_one(tokens, 3, 3, out=out) > 0 for _ in range(4)]
+    after = store.stats()
+    assert after["calls"] - before["calls"] == after["positions"] - before["positions"] == 4
+    assert after["found"] - before["found"] == sum(found)
+    with store.trace() as recorder:
+        assert (store.lookup_one(tokens, 3, 3, out=out) > 0) == found[0]
+    assert recorder.result().num_lookups == 1
+
+
+def test_one_position_outside_the_line_is_refused(store):
+    tokens, out = np.zeros(3, np.uint32), np.empty(DIM, np.float32)
+    for end, room in ((0, 0), (4, 1), (-1, 0), (2, 3), (2, -1)):
+        with pytest.raises(UsageError, match="room"):
+            store.lookup_one(tokens, end, room, out=out)
+    for wrong in (tokens.tolist(), tokens[None]):
+        with pytest.raises(UsageError, match="tokens"):
+            store.lookup_one(wrong, 1, 1, out=out)
+    with pytest.raises(UsageError, match="int64"):
+        store.lookup_one(tokens.astype(np.int64), 1, 1, out=out)
+    for wrong in (None, out[None], out[:-1], out.tolist(), np.empty(2 * DIM, np.float32)[::2]):
+        with pytest.raises(UsageError, match="out"):
+            store.lookup_one(tokens, 1, 1, out=wrong)

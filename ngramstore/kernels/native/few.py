@@ -13,7 +13,7 @@ from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.cache import serve_if_all_are_here
 from ngramstore.kernels.native.dequantize import NUM_PLAN
 from ngramstore.kernels.native.hashing import extend_state, seed_state
-from ngramstore.kernels.native.index import NUM_COLUMNS, find, match
+from ngramstore.kernels.native.index import NUM_COLUMNS, find, match, match_one
 from ngramstore.kernels.native.memory import add_atomic, i64_array
 
 STATE, LAYERS, NUM_LAYERS, COUNTS = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PLAN + 3
@@ -103,3 +103,22 @@ def serve_tail(call, tokens_BS, room_BT, out, lengths_BT):
             num_found += length > 0
     _add_call(call, count, num_found)
     return num_found
+
+
+@kernel
+def serve_one(call, tokens_S, end, room, out):
+    """Longest match that ends at tokens[end - 1], of `room` tokens at most, room <= end <= S -> its row in out; returns its length.
+
+    -1: as in `serve_ngrams`.
+    """
+    key, length = match_one(
+        _layers(call), tokens_S, end, min(room, call[MAX_N]), np.uint64(call[SEED]), call[LENGTHS_MASK], call[STOP_AT_MISS] != 0
+    )  # fmt: skip
+    if key < -1:
+        return -1
+    keys_M = np.empty(1, np.int64)
+    keys_M[0] = key
+    if not serve_if_all_are_here(call[STATE], call, keys_M, 1, np.int64(out.ctypes.data)):
+        return -1
+    _add_call(call, 1, length > 0)
+    return length

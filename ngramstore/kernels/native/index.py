@@ -282,6 +282,36 @@ def match(layers, tokens_W, room_W, seed, lengths_mask, stop_at_miss, keys_W, id
     return count
 
 
+@inline
+def match_one(layers, tokens_S, end, room, seed, lengths_mask, stop_at_miss):
+    """(row key, length) of the longest stored n-gram that ends at tokens[end - 1], as `match`; a key below -1: a bad page.
+
+    The index is asked for all lengths before the first is looked at.
+    """
+    states_N = np.empty(room, np.uint64)
+    state = seed_state(np.uint64(seed))
+    for n in range(room):
+        state = extend_state(state, tokens_S[end - 1 - n])
+        states_N[n] = state
+        if (lengths_mask >> (n + 1)) & 1:
+            _prefetch_directory(layers, state)
+    for n in range(room):
+        if (lengths_mask >> (n + 1)) & 1:
+            _prefetch_bucket(layers, states_N[n])
+    longest = np.int64(-1)
+    length = np.int64(0)
+    for n in range(room):
+        if (lengths_mask >> (n + 1)) & 1:
+            key = _key(layers, states_N[n])
+            if key < -1:
+                return key, np.int64(0)
+            if key >= 0:
+                longest, length = key, np.int64(n + 1)
+            elif stop_at_miss:
+                break
+    return longest, length
+
+
 @kernel
 def ids_of_ranks(layers, line, first, ids_M):
     """ids[m] = ID of rank first + m, read back from the planes. Returns -1, or the first bad page."""

@@ -82,3 +82,15 @@ def serve_tail(
     num_found = int(np.count_nonzero(lengths_BT))
     memory(int(call[COUNTS]), 24).view(np.int64)[:] += [1, len(keys_M), num_found]
     return num_found
+
+
+def serve_one(call: np.ndarray, tokens_S: np.ndarray, end: int, room: int, out: np.ndarray) -> int:
+    """Longest match that ends at tokens[end - 1], of `room` tokens at most, room <= end <= S -> its row in out; returns its length.
+
+    -1: as in `serve_ngrams`.
+    """
+    begin = end - max(1, room)  # without room the line is one token, and nothing is looked for
+    lengths_11 = np.empty((1, 1), np.uint8)
+    room_11 = np.array([[room]], np.uint8)
+    num_found = serve_tail(call, tokens_S[None, begin:end], room_11, out[None, None], lengths_11)
+    return int(lengths_11[0, 0]) if num_found >= 0 else -1
