@@ -217,7 +217,7 @@ WHAT = {
     "warm look-up": "1,024 keys a call, Zipf, 20 % absent, every row in the cache",
     "batch 1": "one key a call, as above",
     "cold look-up": "1,024 keys a call, uniform, no cache; `(caller)` drops the pages",
-    "mining": "12 MB of Python in token shards, 100,000 f-grams of up to 5 tokens, one thread; `refine._refined` splits groups of positions",
+    "mining": "12 MB of Python in token shards, 100,000 f-grams of up to 5 tokens, one thread",
     "training": f"{_STEPS} steps of SCONE, decoder and f-gram model of the demo; one thread; backward passes count to `train_step`",
 }
 
