@@ -44,6 +44,7 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
     import ngramstore
     from ngramstore.mine import load_tokenizer
     from ngramstore_torch import checkpoint
+    from ngramstore_torch.data import require_ids
     from ngramstore_torch.device import choose_device
     from ngramstore_torch.embedding import NGramEmbedding
     from ngramstore_torch.serving_loop import generate_served
@@ -58,6 +59,7 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
     with ngramstore.open(path, cache_bytes=o["cache_bytes"]) as store:
         _require_source(store, saved, o["any_store"])
         require_tokenizer(str(store.path), store.metadata, words.id)
+        require_ids(tokens, decoder.config.vocab_size, "the tokens of the prompt")
         if len(tokens):
             _load_kernels(path, decoder, tokens)
         embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])

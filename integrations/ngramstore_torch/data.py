@@ -147,6 +147,16 @@ class TaggedTokens:
             yield replace(batch, documents=documents)
 
 
+def require_ids(tokens: np.ndarray, vocab_size: int, what: str) -> None:
+    """UsageError where a token id is beyond a model's vocabulary: an embedding would only say that an index is out of range."""
+    largest = int(np.max(tokens, initial=0))
+    if largest >= vocab_size:
+        raise UsageError(
+            f"{what} hold token id {largest}, the model has ids 0 to {vocab_size - 1}",
+            hint="they are of another tokenizer than the model's, or read with another dtype",
+        )
+
+
 def document_windows(starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """[begin, end) of the input windows that cover every document's tokens but its last, which has no target."""
     begins, ends = [np.empty(0, np.int64)], [np.empty(0, np.int64)]

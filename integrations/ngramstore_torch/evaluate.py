@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ngramstore.errors import UsageError
 from ngramstore_torch.checkpoint import LanguageModel
-from ngramstore_torch.data import IGNORE, Batch, TaggedTokens
+from ngramstore_torch.data import IGNORE, Batch, TaggedTokens, require_ids
 from ngramstore_torch.decoder import Decoder
 from ngramstore_torch.scone import replace_matched
 
@@ -59,9 +59,10 @@ def evaluate_model(
 
     store: serve f-gram rows from it instead of computing them; only the model's decoder is used then.
     seq_len: window length, 0 means the decoder's max_positions. max_windows: 0 means all.
-    Raises UsageError where the data has no target.
+    Raises UsageError where the data has no target, or tokens that the model does not have.
     """
     started = time.perf_counter()
+    require_ids(data.tokens_P, model.decoder.config.vocab_size, "the held-out tokens")
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

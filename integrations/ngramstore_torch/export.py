@@ -27,7 +27,7 @@ from ngramstore.codec import Codec, codec_from_spec
 from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.files import remove
 from ngramstore_torch.cli_data import vocabulary_identity
-from ngramstore_torch.data import VocabularyLike
+from ngramstore_torch.data import VocabularyLike, require_ids
 from ngramstore_torch.scone import SconeModel
 from ngramstore_torch.spool import Spool, spool_path
 
@@ -123,7 +123,8 @@ def export_table(
     metadata: kept in the store's manifest (identities of tokenizer, vocabulary and checkpoint belong there).
     An export that was killed or interrupted leaves `path`.export; the same call goes on from there and removes it in the end.
     restart: begin anew, whatever was left. build_options go to `ngramstore.build`.
-    Raises UsageError where the vocabulary has longer n-grams than the source takes, or what was left is of another export.
+    Raises UsageError where the vocabulary has longer n-grams than the source takes or tokens that the model does not have, or what
+    was left is of another export.
     """
     tokens_NK, lengths_N = vocabulary.ngrams
     if int(lengths_N.max(initial=0)) > source.max_n:
@@ -134,6 +135,8 @@ def export_table(
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     if len(lengths_N) == 0:
         raise UsageError("the vocabulary holds no n-gram, there is nothing to export")
+    if isinstance(source, SconeRows):
+        require_ids(tokens_NK, source.model.decoder.config.vocab_size, "the n-grams of the vocabulary")
     encoder = codec_from_spec(codec, source.dim)
     if restart:
         remove(spool_path(path))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ngramstore.errors import UsageError
 from ngramstore_torch.checkpoint import LanguageModel
-from ngramstore_torch.data import VocabularyLike, tag
+from ngramstore_torch.data import VocabularyLike, require_ids, tag
 from ngramstore_torch.decoder import Decoder, KVCache
 from ngramstore_torch.evaluate import StoreLike
 from ngramstore_torch.scone import replace_matched
@@ -45,6 +45,7 @@ def generate(
     if len(tokens) + max_new_tokens > room:
         raise UsageError(f"{len(tokens)} prompt tokens and {max_new_tokens} new ones do not fit into {room} positions")
     check_sampling(temperature, top_k)
+    require_ids(np.array(tokens), decoder.config.vocab_size, "the tokens of the prompt")
     device = decoder.tokens.weight.device
     cache = KVCache(decoder.config, 1, device=device)
     random = torch.Generator().manual_seed(seed)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ngramstore.errors import UsageError
+from ngramstore_torch.data import require_ids
 from ngramstore_torch.decoder import Decoder, KVCache
 from ngramstore_torch.embedding import NGramEmbedding
 from ngramstore_torch.generation import check_sampling, choose
@@ -44,6 +45,7 @@ def generate_served(
     if len(prompt) + max_new_tokens > room:
         raise UsageError(f"{len(prompt)} prompt tokens and {max_new_tokens} new ones do not fit into {room} positions")
     check_sampling(temperature, top_k)
+    require_ids(np.asarray(prompt), decoder.config.vocab_size, "the tokens of the prompt")
     device = decoder.tokens.weight.device
     cache, history = KVCache(decoder.config, 1, device=device), embedding.new_history(1, max_rollback=0)
     random = torch.Generator().manual_seed(seed)

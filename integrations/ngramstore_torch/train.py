@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ngramstore.errors import UsageError
 from ngramstore_torch import checkpoint
 from ngramstore_torch.checkpoint import LanguageModel
-from ngramstore_torch.data import Batch, TaggedTokens, TrainingBatches
+from ngramstore_torch.data import Batch, TaggedTokens, TrainingBatches, require_ids
 from ngramstore_torch.scone import SconeModel
 
 
@@ -128,6 +128,7 @@ def train_model(
     data_identity: JSON values about corpus, tokenizer and vocabulary; kept in the checkpoint, compared on resume.
     stop_after: stop (and save) at this step, as Ctrl-C would; the learning rate still plans for config.tokens.
     """
+    require_ids(data.tokens_P, model.decoder.config.vocab_size, "the training tokens")
     device = torch.device(config.device)
     model.to(device).train()
     optimizer = make_optimizer(model, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +14,10 @@ from ngramstore.errors import UsageError
 from ngramstore_torch.costs import cost_of
 from ngramstore_torch.data import tag
 from ngramstore_torch.evaluate import evaluate_model
-from ngramstore_torch.export import SconeRows
+from ngramstore_torch.export import SconeRows, export_table
 from ngramstore_torch.generation import generate, live_embedding, served_embedding
 from ngramstore_torch.hashed import HashedConfig, HashedModel
+from ngramstore_torch.train import TrainConfig, train_model
 
 
 class DictStore:
@@ -112,3 +114,21 @@ def test_costs_count_what_serves_and_what_trains():
     assert (joint.table_rows, joint.decoder_parameters) == (1000, base.parameters)
     hashed = cost_of(HashedModel(DECODER, HashedConfig(num_rows=1000, max_n=5)))
     assert hashed.table_rows == 1000 and hashed.parameters == base.parameters + 1000 * 32
+
+
+def test_ids_beyond_the_model_s_vocabulary_are_refused_by_name(tmp_path):
+    """Wherever tokens meet a model: an embedding would say that an index is out of range, and not which."""
+    data, vocab = tagged()
+    largest = int(data.tokens_P.max())
+    decoder = replace(DECODER, vocab_size=largest)
+    small = scone(decoder=decoder)
+    message = f"hold token id {largest}, the model has ids 0 to {largest - 1}"
+    with pytest.raises(UsageError, match=message):
+        evaluate_model(small, data)
+    with pytest.raises(UsageError, match=message):
+        train_model(small, data, TrainConfig(tokens=100, batch_size=2, seq_len=8))
+    with pytest.raises(UsageError, match=message):
+        export_table(SconeRows(small), vocab, tmp_path / "store")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=message):
+        next(generate(small.decoder, live_embedding(small), np.array([1, largest]), 3))
