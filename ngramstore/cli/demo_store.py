@@ -21,6 +21,7 @@ import ngramstore as ngs
 from ngramstore.cli.common import bytes_text
 from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids, row_ids
+from ngramstore.mine.inputs import TEXT_SUFFIXES, find_files
 from ngramstore.store.check import verify
 
 _MAX_N = 5
@@ -86,13 +87,11 @@ def _read_text(texts: tuple[Path, ...], words: dict[str, int]) -> tuple[dict[str
 
 
 def _files(texts: tuple[Path, ...]) -> Iterator[Path]:
-    for path in texts or (Path(sysconfig.get_paths()["stdlib"]),):
-        if path.is_dir():
-            yield from sorted(file for file in path.rglob("*.py") if "site-packages" not in file.parts)
-        elif path.is_file():
-            yield path
-        else:
-            raise UsageError(f"there is no file {str(path)!r}")
+    if texts:
+        yield from find_files(texts, TEXT_SUFFIXES)
+        return
+    library = Path(sysconfig.get_paths()["stdlib"])
+    yield from sorted(file for file in library.rglob("*.py") if "site-packages" not in file.parts)
 
 
 def _frequent(tokens_T: np.ndarray) -> tuple[dict[str, Any], str, tuple[np.ndarray, np.ndarray]]:

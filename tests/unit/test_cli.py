@@ -152,8 +152,9 @@ def test_compact_backup_verify_and_repair(tmp_path, stores):
 def test_demo_of_the_store_is_right_in_every_step(tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(3):
-        (tmp_path / "text" / f"{i}.py").write_text("a b c d, e f\n" * 200 + f"x{i}\n" * 20)
+        (tmp_path / "text" / f"{i}{['.py', '.txt', '.md'][i]}").write_text("a b c d, e f\n" * 200 + f"x{i}\n" * 20)
     result = run_json("demo", "--store", tmp_path / "text", "--out", tmp_path / "out")
+    assert result["text"]["files"] == 3
     assert result["get"]["found"] == result["get"]["asked"] == result["build"]["rows"] > 30
     assert result["change"] == result["change"] | {"put": 1000, "reader_sees_it_after_refresh": True}
     assert result["verify"]["faults"] == []
