@@ -49,6 +49,8 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
     from ngramstore_torch.embedding import NGramEmbedding
     from ngramstore_torch.serving_loop import generate_served
 
+    if o["candidates"] and not o["cache_bytes"]:
+        raise UsageError("--candidates fetches into the row cache, and --cache-bytes is 0", hint="give the cache room")
     saved = checkpoint.load(run)
     if saved.model.kind != "scone":
         raise UsageError(f"{run} holds a model of kind {saved.model.kind!r}; a store serves one of kind 'scone'")

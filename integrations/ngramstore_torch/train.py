@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ngramstore.errors import UsageError
+from ngramstore.files import clear_errors
 from ngramstore_torch import checkpoint
 from ngramstore_torch.checkpoint import LanguageModel
 from ngramstore_torch.data import Batch, TaggedTokens, TrainingBatches, require_ids
@@ -138,6 +139,8 @@ def train_model(
         if out is None:
             raise UsageError("there is nothing to resume without a run folder", hint="give out= (--out)")
         losses = _resume(model, optimizer, Path(out), settings, identity)
+    if out is not None:
+        _make_folder(Path(out))  # now: at the end it would take the whole training along
     first_step = len(losses)
     last_step = min(config.num_steps, config.num_steps if stop_after is None else stop_after)
     if config.compile:
@@ -332,6 +335,13 @@ def _resume(
     if saved.step == 0:
         return []
     return checkpoint.restore_optimizer(model, optimizer, saved.optimizer)
+
+
+def _make_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file", hint="give a folder for the checkpoints")
+    with clear_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _require_finite(loss: float, step: int) -> None:

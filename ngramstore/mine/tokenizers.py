@@ -32,9 +32,16 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Texts -> one (T_i,) u32 each."""
+        """Texts -> one (T_i,) u32 each. Raises UsageError for half a character (a surrogate)."""
         encode = getattr(self._backend, "encode_batch_fast", self._backend.encode_batch)
-        return [np.array(e.ids, np.uint32) for e in encode(list(texts), add_special_tokens=False)]
+        try:
+            encoded = encode(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            bad = next((text for text in texts if not _is_unicode(text)), None)
+            if bad is None:
+                raise
+            raise UsageError(f"the text holds bytes that are no UTF-8, or half a character: {bad!r:.200}") from None
+        return [np.array(e.ids, np.uint32) for e in encoded]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Token ids -> text."""
@@ -43,6 +50,15 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Write a Hugging Face tokenizer.json, whole or not at all."""
         publish(Path(path), self._backend.to_str().encode())
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8: halves of characters (surrogates) cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -139,3 +139,10 @@ def test_statistics_leave_out_the_loading_of_kernels(folder, monkeypatch):
     found = json.loads(run(folder, "--json").stdout)
     assert len(calls) == 1
     assert found["lookups_per_s"] * found["seconds"] == pytest.approx(found["prompt_tokens"] + 19)
+
+
+def test_candidates_without_a_cache_and_prompts_that_are_no_text_are_refused(folder):
+    with pytest.raises(UsageError, match="--cache-bytes is 0"):
+        raise run(folder, "--candidates", "4", "--cache-bytes", "0").exception
+    with pytest.raises(UsageError, match="no UTF-8, or half a character"):
+        raise run(folder, "--prompt", "a \udcff").exception

@@ -239,3 +239,9 @@ def test_what_a_run_left_that_was_killed_while_it_saved_goes_with_the_next_save(
     part.write_bytes(b"half")
     train_model(plain(), data, CONFIG, out=tmp_path, stop_after=1)
     assert not part.exists() and checkpoint.load(tmp_path).step == 1
+
+
+def test_a_run_folder_that_cannot_be_is_refused_before_the_first_step(data, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(UsageError, match="run is a file"):
+        train_model(plain(), data, CONFIG, out=tmp_path / "run", on_step=lambda step, loss: pytest.fail("trained"))
