@@ -129,7 +129,9 @@ class _Miner:
         finished = 2 * (self.space.finished_n - 1)
         total = self.corpus.num_tokens * passes
         with tqdm(total=total, unit="token", unit_scale=True, desc="mine", disable=not progress) as bar:
-            if not (in_memory and finished == 0 and self._refine(bar, passes)):
+            if in_memory and finished == 0 and self._refine(bar, passes):
+                bar.update(total - bar.n)  # what is held out has no positions
+            else:
                 bar.update(min(finished, passes) * self.corpus.num_tokens)
                 self._levels(bar)
 
