@@ -149,10 +149,15 @@ def _texts(values: Sequence[str]) -> dict[str, list[Path]]:
 @click.option("--fgram-lr", "fgram_lrs", multiple=True, type=float, help="Own grid: rates of the f-gram model.")
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="Own grid: models.")
 @click.option("--seed", "seeds", multiple=True, type=int, help="Own grid, or in place of a stage's 0, 1 and 2.")
+@click.option(
+    "--lr", default=GRID.train.lr, show_default=True, help="Another rate of everything; needs another --json."
+)
 @click.option("--threads", default=0, help="Of PyTorch.  [default: as PyTorch chooses]")
 @click.option("--json", "path", default=RESULT, show_default=True, type=click.Path(path_type=Path))
 @click.option("--cache", required=True, type=click.Path(path_type=Path), help="Keep corpora and vocabularies here.")
-def main(texts: tuple[str, ...], stages: tuple[str, ...], threads: int, path: Path, cache: Path, **grid: tuple) -> None:
+def main(
+    texts: tuple[str, ...], stages: tuple[str, ...], lr: float, threads: int, path: Path, cache: Path, **grid: tuple
+) -> None:
     """Run the stages of the published grid, or a grid of one's own, without the cells that the JSON has."""
     if threads:
         import torch
@@ -165,7 +170,8 @@ def main(texts: tuple[str, ...], stages: tuple[str, ...], threads: int, path: Pa
         chosen = [replace(stage, **given) for stage in STAGES if not stages or stage.name in stages]
     named = _texts(texts)
     cells = [cell for stage in chosen for cell in stage.cells(list(named))]
-    saved = run(path, cells, GRID, Data(cache, GRID, named))
+    preset = replace(GRID, train=replace(GRID.train, lr=lr))
+    saved = run(path, cells, preset, Data(cache, preset, named))
     print("\n".join(lines(differences(list(saved["cells"].values())))))
 
 
