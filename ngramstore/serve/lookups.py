@@ -423,10 +423,8 @@ def _mask(found: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None
 
 def published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """What `Store.batches` yields, of one view."""
-    if view.manifest.spec.is_ngram:
+    is_ngram = view.manifest.spec.is_ngram
+    if is_ngram:
         view.require_tokens()
-        for batch in live_batches(view):
-            yield batch.tokens, batch.lengths, batch.rows
-    else:
-        for batch in live_batches(view):
-            yield batch.ids.astype(np.int64), batch.lengths, batch.rows
+    for batch in live_batches(view):
+        yield batch.tokens if is_ngram else batch.ids.astype(np.int64), batch.lengths, batch.rows
