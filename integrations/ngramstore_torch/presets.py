@@ -60,7 +60,7 @@ QUICK = Preset(
     dim=128,
     num_layers=1,
     num_heads=2,
-    train=TrainConfig(tokens=250_000, batch_size=8, seq_len=128, lr=2e-3, fgram_lr=0.3),
+    train=TrainConfig(tokens=250_000, batch_size=8, seq_len=128, lr=2e-3, fgram_lr=1.0),
     max_windows=400,
 )
 """For two minutes. One decoder layer: with so few tokens a second one has only just begun to pay, and an f-gram model that
