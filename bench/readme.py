@@ -26,8 +26,8 @@ def table(folder: Path = saved.RESULTS) -> str:
     """One line a case that was measured."""
     cases = saved.cases(folder)
     lines = ["| case | ours | beside |", "|---|---|---|"]
-    for where, line in _LINES:
-        found = cases.get(("store", where))
+    for workload, case, line in _LINES:
+        found = cases.get((workload, case))
         if found is not None:
             what, ours, beside = line(found)
             lines.append(f"| {what} (`{found.file}`) | {ours} | {beside} |")
@@ -106,12 +106,51 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 4 else f"{value:.2f}"
 
 
-_LINES: tuple[tuple[str, Callable[[Found], tuple[str, str, str]]], ...] = (
-    ("warm", _warm),
-    ("match", _match),
-    ("small_cache", _small),
-    ("cold_rows", _cold),
-    ("warm", _single),
-    ("build", _build),
-    ("disk", _disk),
+def _rows(found: Found) -> tuple[str, str, str]:
+    return (
+        "48 rows of 264 B by number, cached, one token a call",
+        f"{_short(found.value('ngramstore', 'us_1'))} us",
+        _others(found, "us_1", {"engramdb": "engramdb-python's `fetch`"}),
+    )
+
+
+def _hot(found: Found) -> tuple[str, str, str]:
+    small, *_, large = found.subjects
+    metric = "us_per_key@1024"
+    return (
+        f"hot rows among {large}, 1,024 a call",
+        f"{_short(found.value(large, metric))} us a key",
+        f"among {small} {_short(found.value(small, metric))}",
+    )
+
+
+def _step(found: Found) -> tuple[str, str, str]:
+    return (
+        "decoding step of a 50M decoder on a CPU, batch 1",
+        f"{found.value('batch_1', 'longer_cached'):.3f} x cached, {found.value('batch_1', 'longer_cold'):.3f} x cold",
+        "the same decoder with `nn.Embedding` 1",
+    )
+
+
+def _call(found: Found) -> tuple[str, str, str]:
+    dim = "dim_512"
+    return (
+        "one call of `NGramEmbedding`, one token",
+        f"{_short(found.value(dim, 'call_us'))} us",
+        f"`nn.Embedding` {_short(found.value(dim, 'nn_embedding_us'))}",
+    )
+
+
+_LINES: tuple[tuple[str, str, Callable[[Found], tuple[str, str, str]]], ...] = (
+    ("store", "warm", _warm),
+    ("store", "match", _match),
+    ("store", "small_cache", _small),
+    ("store", "cold_rows", _cold),
+    ("store", "warm", _single),
+    ("tables", "engramdb_fetch_264", _rows),
+    ("scale", "hot", _hot),
+    ("decode", "step_50M", _step),
+    ("decode", "overhead", _call),
+    ("store", "build", _build),
+    ("store", "disk", _disk),
 )
