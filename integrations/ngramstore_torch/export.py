@@ -137,6 +137,9 @@ def export_table(
         raise UsageError("the vocabulary holds no n-gram, there is nothing to export")
     if isinstance(source, SconeRows):
         require_ids(tokens_NK, source.model.decoder.config.vocab_size, "the n-grams of the vocabulary")
+    parent = Path(path).absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{path}: {parent} is no folder", hint="create it first")
     encoder = codec_from_spec(codec, source.dim)
     if restart:
         remove(spool_path(path))

@@ -162,6 +162,14 @@ def numbers(config: Mapping[str, Any], name: str, least: int = 0) -> tuple[int, 
     return tuple(number({name: int(item) if _is_decimal(item) else item}, name, least=least) for item in value)
 
 
+def layers(config: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """The layers that have a table, as the config lists them, each once."""
+    found = numbers(config, name)
+    if len(set(found)) < len(found):
+        raise UsageError(f"the config says {name} = {list(found)}, expected each layer once")
+    return found
+
+
 def token(config: Mapping[str, Any], name: str, vocab_size: int) -> int:
     """A token id of a config; a list of several is refused, the table knows one."""
     value = config.get(name)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
-from ngramstore.keys.base import MOST_HEADS, NOTHING, Keys, Table, number, numbers, require_no_overflow
+from ngramstore.keys.base import MOST_HEADS, NOTHING, Keys, Table, layers, number, numbers, require_no_overflow
 from ngramstore.keys.mixing import Mixer
 from ngramstore.keys.primes import next_prime
 from ngramstore.keys.token_map import token_map_of
@@ -52,7 +52,7 @@ class EngramKeys(Keys):
         Raises UsageError: keys missing or wrong, published row counts that do not come out, a tokenizer that gives
         another compressed size.
         """
-        layer_ids = numbers(config, "engram_layer_ids")
+        layer_ids = layers(config, "engram_layer_ids")
         max_n = number(config, "engram_max_ngram_size", least=2, most=MOST_HEADS)
         heads = number(config, "engram_n_heads", least=1, most=MOST_HEADS)
         base = number(config, "engram_vocab_size", least=1)

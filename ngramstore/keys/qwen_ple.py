@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ngramstore.errors import UsageError
-from ngramstore.keys.base import MOST_HEADS, Keys, Table, number, numbers, require_no_overflow, token
+from ngramstore.keys.base import MOST_HEADS, Keys, Table, layers, number, numbers, require_no_overflow, token
 from ngramstore.keys.mixing import Mixer
 from ngramstore.keys.primes import next_prime
 
@@ -42,7 +42,7 @@ class QwenPleKeys(Keys):
     def from_config(cls, config: Mapping[str, Any]) -> QwenPleKeys:
         """From the model's config (the text part). Raises UsageError: keys missing or wrong."""
         vocab_size = number(config, "vocab_size", least=1)
-        layer_ids = tuple(sorted(numbers(config, "ple_layer_ids")))
+        layer_ids = tuple(sorted(layers(config, "ple_layer_ids")))
         max_n = number(config, "ngram_size", least=2, most=MOST_HEADS)
         heads = number(config, "heads_per_ngram", least=1, most=MOST_HEADS)
         base = number(config, "ngram_vocab_size_base", least=1)

@@ -55,6 +55,12 @@ def all_keys():
     return [small_engram(), *(keys_from_config(config) for config in (QWEN, LONGCAT, OVER, BYTES))]
 
 
+@pytest.mark.parametrize(("config", "name"), [(V41, "engram_layer_ids"), (QWEN, "ple_layer_ids")])
+def test_a_layer_that_is_listed_twice_is_refused(config, name):
+    with pytest.raises(UsageError, match=f"{name} = .*, expected each layer once"):
+        keys_from_config(config | {name: [2, 5, 2], "engram_num_embeddings": None}, token_map=np.arange(40) % 10)
+
+
 def test_primes_agree_with_a_sieve_and_with_known_hard_numbers():
     sieve = [n for n in range(2000) if n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))]
     assert [n for n in range(2000) if is_prime(n)] == sieve

@@ -117,6 +117,18 @@ def test_a_model_without_fgrams_has_nothing_to_export():
         SconeRows(plain())
 
 
+def test_an_export_into_a_folder_that_is_not_there_says_so(tmp_path):
+    class Two:
+        dim, max_n = 4, 8
+
+        def rows(self, tokens, lengths):
+            raise AssertionError("nothing is computed")
+
+    with pytest.raises(UsageError, match="is no folder"):
+        export_table(Two(), tagged()[1], tmp_path / "no" / "store")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_vocabulary_with_longer_ngrams_than_the_model_takes_is_refused(tmp_path):
     class Short:
         dim, max_n = 8, 2
