@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.quality_picture import PICTURE, picture
-from bench.quality_report import RESULT, is_usual
+from bench.quality_report import FGRAM_LR, RESULT, has_usual_shape
 
 PAGE = Path(__file__).parent.parent / "docs" / "scone.md"
 BEGIN, END = "<!-- quality -->", "<!-- quality end -->"
 RIVALS = {
-    "scone": "SCONE",
-    "deep": "plain, twice the FLOPs a token, by depth",
-    "wide": "plain, twice the FLOPs a token, by width",
-    "equal": "plain, equal training FLOPs",
-    "hashed": "hashed n-gram tables, as many rows",
+    ("scone", FGRAM_LR): f"SCONE, A_f at {FGRAM_LR:g} of the decoder's rate",
+    ("scone", 1.0): "SCONE, A_f at the decoder's rate",
+    ("deep", 0): "plain, twice the FLOPs a token, by depth",
+    ("wide", 0): "plain, twice the FLOPs a token, by width",
+    ("equal", 0): "plain, equal training FLOPs",
+    ("hashed", 0): "hashed n-gram tables, as many rows",
 }
 
 
@@ -42,8 +43,9 @@ def section(result: Mapping) -> str:
 
 
 def _by_tokens(curves: Sequence[Mapping]) -> Iterator[str]:
-    """SCONE of the usual shape by tokens trained on."""
-    shown = [c for c in curves if c["model"] == "scone" and is_usual(c)]
+    """SCONE of the usual shape by tokens trained on, and by the rate of A_f."""
+    shown = [c for c in curves if c["model"] == "scone" and has_usual_shape(c)]
+    shown.sort(key=lambda c: (c["text"], -c["tokenizer"], c["fgram_lr"]))
     tokens = sorted({int(t) for c in shown for t in c["difference"]})
     yield "| SCONE less plain, after tokens | " + " | ".join(f"{t:,}" for t in tokens) + " |"
     yield "|---|" + "---:|" * len(tokens)
@@ -53,19 +55,23 @@ def _by_tokens(curves: Sequence[Mapping]) -> Iterator[str]:
 
 def _rivals(curves: Sequence[Mapping]) -> Iterator[str]:
     """Every model after the tokens that most of them were trained on, vocabulary of 4,096."""
-    shown = [c for c in curves if c["tokenizer"] == 4096 and is_usual(c)]
+    shown = [c for c in curves if c["tokenizer"] == 4096 and has_usual_shape(c)]
     texts = sorted({c["text"] for c in shown})
     yield "| vocabulary 4,096, 400,000 tokens | " + " | ".join(texts) + " |"
     yield "|---|" + "---:|" * len(texts)
-    for model, label in RIVALS.items():
-        of_text = {c["text"]: c["difference"].get("400000") for c in shown if c["model"] == model}
+    for (model, rate), label in RIVALS.items():
+        of_text = {
+            c["text"]: c["difference"].get("400000") for c in shown if (c["model"], c["fgram_lr"]) == (model, rate)
+        }
         yield f"| {label} | " + " | ".join(_cell(of_text.get(text)) for text in texts) + " |"
 
 
 def _shapes(curves: Sequence[Mapping]) -> Iterator[str]:
-    """SCONE with other numbers of f-grams, other f-gram models and the other start."""
-    shown = [c for c in curves if c["model"] == "scone" and c["tokenizer"] == 4096 and c["text"] == "code"]
-    tokens = sorted({int(t) for c in shown if not is_usual(c) for t in c["difference"]})
+    """SCONE with other numbers of f-grams, other f-gram models and the other start, all at one rate of A_f."""
+    found = [c for c in curves if c["model"] == "scone" and c["tokenizer"] == 4096 and c["text"] == "code"]
+    rates = {c["fgram_lr"] for c in found if not has_usual_shape(c)}
+    shown = [c for c in found if c["fgram_lr"] in rates]
+    tokens = sorted({int(t) for c in shown if not has_usual_shape(c) for t in c["difference"]})
     yield "| code, vocabulary 4,096: f-grams, A_f, start, rate | " + " | ".join(f"{t:,} tokens" for t in tokens) + " |"
     yield "|---|" + "---:|" * len(tokens)
     for c in sorted(
@@ -78,7 +84,7 @@ def _shapes(curves: Sequence[Mapping]) -> Iterator[str]:
 
 
 def _name(curve: Mapping) -> str:
-    return f"{curve['text']}, vocabulary {curve['tokenizer']:,}"
+    return f"{curve['text']}, vocabulary {curve['tokenizer']:,}, A_f at rate {curve['fgram_lr']:g}"
 
 
 def _cell(gain: Mapping | None) -> str:

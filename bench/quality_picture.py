@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.quality_report import is_usual
+from bench.quality_report import has_usual_shape, is_usual
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "quality.png"
 LABELS = {
@@ -40,8 +40,8 @@ def picture(result: Mapping, path: Path) -> None:
 
 
 def _growth(axes: Any, curves: Sequence[Mapping]) -> None:
-    for curve in (c for c in curves if c["model"] == "scone" and is_usual(c)):
-        _line(axes, curve["difference"], f"{curve['text']}, vocabulary {curve['tokenizer']:,}")
+    for curve in (c for c in curves if c["model"] == "scone" and has_usual_shape(c)):
+        _line(axes, curve["difference"], f"{curve['text']} {curve['tokenizer']:,}, A_f at rate {curve['fgram_lr']:g}")
     axes.set(
         xscale="log",
         xlabel="tokens trained on",
@@ -72,13 +72,17 @@ def _sizes(axes: Any, curves: Sequence[Mapping]) -> None:
     """By number of f-grams, a line for each f-gram model and number of tokens with more than one point."""
     lines: dict[tuple, dict[int, Mapping]] = {}
     for c in curves:
-        if c["model"] == "scone" and is_usual({**c, "num_fgrams": 0, "fgram_layers": 0}):
+        if c["model"] == "scone" and has_usual_shape({**c, "num_fgrams": 0, "fgram_layers": 0}):
             for tokens, gain in c["difference"].items():
-                kind = (c["text"], c["tokenizer"], c["fgram_layers"], int(tokens))
+                kind = (c["text"], c["tokenizer"], c["fgram_layers"], int(tokens), c["fgram_lr"])
                 lines.setdefault(kind, {})[c["num_fgrams"]] = gain
-    for (text, tokenizer, layers, tokens), points in sorted(lines.items()):
+    for (text, tokenizer, layers, tokens, rate), points in sorted(lines.items()):
         if len(points) > 1:
-            _line(axes, dict(sorted(points.items())), f"{text} {tokenizer:,}, A_f {layers} layer, {tokens:,} tokens")
+            _line(
+                axes,
+                dict(sorted(points.items())),
+                f"{text} {tokenizer:,}, A_f {layers} layer, rate {rate:g}, {tokens:,} tokens",
+            )
     axes.set(
         xscale="log",
         xlabel="f-grams",

@@ -77,11 +77,15 @@ def _spread(gain: Mapping) -> str:
 
 
 def is_usual(curve: Mapping) -> bool:
-    """Not one of the cells that vary the f-gram model, its start, or the number of f-grams."""
+    """Not one of the cells that vary the f-gram model, its start or rate, or the number of f-grams."""
+    return has_usual_shape(curve) and curve["fgram_lr"] in (0, FGRAM_LR)
+
+
+def has_usual_shape(curve: Mapping) -> bool:
+    """As `is_usual`, whatever the rate of the f-gram model."""
     return (
         curve["fgram_layers"] in (0, 1)
         and curve["fgram_width"] == 0
         and curve["start"] in ("", "identity")
         and curve["num_fgrams"] in (0, 100_000)
-        and curve["fgram_lr"] in (0, FGRAM_LR)
     )
