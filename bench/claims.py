@@ -261,7 +261,7 @@ def table(folder=saved.RESULTS) -> str:
         f"| {a.claim.what} | {_number(a)} | {'at least' if a.claim.at_least else 'at most'} {a.claim.limit:.3g} | {_verdict(a)} | `{a.file}` |"
         for a in found
     ]
-    head = f"{met} of {len(found)} targets are met as measured, {len(found) - met - missing} are not, {missing} were not measured here yet."
+    head = f"{met} of {len(found)} targets are met as measured; not met: {len(found) - met - missing}; not measured here yet: {missing}."
     return "\n".join([head, "", "| what | measured | target | | file |", "|---|---:|---:|---|---|", *rows])
 
 
