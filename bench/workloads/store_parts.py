@@ -74,7 +74,7 @@ def _makers() -> dict[str, Callable]:
 
 
 def _finder(origin: data.Dataset) -> Callable[[np.ndarray, np.ndarray], int]:
-    from ngramstore.kernels.native.index import find
+    from ngramstore.kernels.native.probe import find
 
     index = Index.from_ids(np.sort(origin.ids_N))
     layers = index.layer[None].copy()

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids
-from ngramstore.kernels.native import index as native_index
+from ngramstore.kernels.native import probe
 from ngramstore.serve.handle import Handle
 from ngramstore.serve.lookup import KEEP, RowSource
 from ngramstore.serve.output import output_array
@@ -334,7 +334,7 @@ class Lookups(Handle):
         keys, ids, lengths = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
         has_pending = bool(view.pending)
         mask = (1 << (self.max_n + 1)) - 2 if has_pending else view.lengths_mask
-        done = native_index.match(
+        done = probe.match(
             view.probe_table,
             tokens_W,
             room_W,

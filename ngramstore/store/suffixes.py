@@ -9,6 +9,7 @@ import numpy as np
 
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import index as native_index
+from ngramstore.kernels.native import probe
 from ngramstore.store.index import Index
 
 
@@ -17,7 +18,7 @@ def suffixes_are_stored(index: Index, tokens_MN: np.ndarray, lengths_M: np.ndarr
     longer = lengths_M > shortest
     ids = ngram_ids(tokens_MN[longer, 1:], lengths_M[longer] - 1, seed)
     keys = np.empty(len(ids), np.int64)
-    done = native_index.find(index.layer[None], ids, keys)
+    done = probe.find(index.layer[None], ids, keys)
     if done < len(ids):
         raise index.damaged(int(-2 - keys[done]) // native_index.MAX_LINES)
     return bool((keys >= 0).all())

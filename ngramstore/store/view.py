@@ -14,6 +14,7 @@ import numpy as np
 from ngramstore.errors import DamagedStore, FormatError
 from ngramstore.hashing import row_ids
 from ngramstore.kernels.native import index as native
+from ngramstore.kernels.native import probe
 from ngramstore.store.datafile import DataFile
 from ngramstore.store.external import ExternalLayer
 from ngramstore.store.external_entry import ExternalEntry
@@ -184,7 +185,7 @@ class View:
     def find(self, ids_M: np.ndarray) -> np.ndarray:
         """Row keys of IDs (M,) u64 -> (M,) i64, -1 where absent. DamagedStore names a bad index page."""
         keys_M = np.empty(len(ids_M), np.int64)
-        done = native.find(self.probe_table, ids_M, keys_M)
+        done = probe.find(self.probe_table, ids_M, keys_M)
         if done < len(ids_M):
             raise self.index_damage(int(keys_M[done]))
         return keys_M

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.kernels.native import index as native
+from ngramstore.kernels.native import probe
 from ngramstore.layout import (
     BLOCK_ROWS,
     CHECKSUM_BYTES,
@@ -155,7 +155,7 @@ class WornIndex:
                 )
                 return
             keys = np.empty(len(ids), np.int64)
-            done = native.find(self.index.layer[None], ids, keys)
+            done = probe.find(self.index.layer[None], ids, keys)
             if done < len(ids) or (keys != np.arange(first, first + len(ids))).any():
                 self.file.fault(
                     self._sections["directory"][0], f"IDs from rank {first} on are not found by the directory"

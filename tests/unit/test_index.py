@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
 from ngramstore.kernels.native import index as native
+from ngramstore.kernels.native import probe
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES
 from ngramstore.store.datafile import FileEntry, FileStamp
 from ngramstore.store.index import Index, IndexBuilder, IndexPlan
@@ -44,7 +45,7 @@ def opened(directory, entry, *, is_keyed=True, is_sized=False, lock=False) -> In
 
 def find(index: Index, ids: np.ndarray) -> tuple[int, np.ndarray]:
     keys = np.empty(len(ids), np.int64)
-    return native.find(index.layer[None], ids, keys), keys
+    return probe.find(index.layer[None], ids, keys), keys
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 31, 32, 1000])

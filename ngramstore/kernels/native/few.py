@@ -13,8 +13,9 @@ from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.cache import serve_if_all_are_here
 from ngramstore.kernels.native.dequantize import NUM_PLAN
 from ngramstore.kernels.native.hashing import extend_state, seed_state
-from ngramstore.kernels.native.index import NUM_COLUMNS, find, match, match_one
+from ngramstore.kernels.native.index import NUM_COLUMNS
 from ngramstore.kernels.native.memory import add_atomic, i64_array
+from ngramstore.kernels.native.probe import find, match, match_one
 
 STATE, LAYERS, NUM_LAYERS, COUNTS = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PLAN + 3
 SEED, MAX_N, LENGTHS_MASK, STOP_AT_MISS = NUM_PLAN + 4, NUM_PLAN + 5, NUM_PLAN + 6, NUM_PLAN + 7

@@ -1,4 +1,4 @@
-"""What numba does not offer: memory at an address, prefetch, a lock between threads, calls by address, two system calls.
+"""What numba does not offer: memory at an address, prefetch, compares of vectors, a lock between threads, calls by address, two system calls.
 
 An address is an int64; whoever passes one keeps its buffer alive and has checked its bounds.
 """
@@ -92,6 +92,35 @@ def prefetch(typingctx, address):
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
+
+
+_NUM_LANES = 16
+
+
+@intrinsic
+def which_of_16_equal(typingctx, address, value):
+    """Bit i: number i of the sixteen u32 at an address, aligned or not, equals `value`. A few vector compares."""
+
+    def codegen(context, builder, signature, arguments):
+        lanes = ir.VectorType(ir.IntType(32), _NUM_LANES)
+        nothing = ir.Constant(lanes, ir.Undefined)
+        numbers = builder.load(builder.inttoptr(arguments[0], lanes.as_pointer()), align=1)
+        first = builder.insert_element(nothing, arguments[1], ir.IntType(32)(0))
+        values = builder.shuffle_vector(first, nothing, ir.Constant(lanes, [0] * _NUM_LANES))
+        equal = builder.bitcast(builder.icmp_unsigned("==", numbers, values), ir.IntType(_NUM_LANES))
+        return builder.zext(equal, ir.IntType(64))
+
+    return types.int64(types.int64, types.uint32), codegen
+
+
+@intrinsic
+def trailing_zeros(typingctx, value):
+    """Zero bits below the lowest set bit of an i64; 64 of 0."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.int64(types.int64), codegen
 
 
 @intrinsic

@@ -17,7 +17,7 @@ from ngramstore.kernels.native.few import (
 from ngramstore.kernels.native.index import NUM_COLUMNS
 from ngramstore.kernels.reference.cache import memory, serve_if_all_are_here
 from ngramstore.kernels.reference.hashing import ngram_ids_of_width
-from ngramstore.kernels.reference.index import find, match
+from ngramstore.kernels.reference.probe import find, match
 
 
 def _layers(call: np.ndarray) -> np.ndarray:
