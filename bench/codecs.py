@@ -25,7 +25,7 @@ from bench import codecs_report, machine
 from bench.codec_ways import ways
 from bench.codecs_plot import plot
 from bench.trained import Trained, trained
-from ngramstore.codec import codec_from_spec, compress
+from ngramstore.codec import SecondOrderInt4, codec_from_spec, compress
 from ngramstore.files import publish
 from ngramstore_torch.cli_data import Count
 from ngramstore_torch.experiment import python_sources
@@ -36,6 +36,7 @@ PLOT = Path(__file__).parent.parent / "docs" / "images" / "codecs.png"
 SPECS: tuple[str | dict, ...] = (
     "f32", "f16", "bf16", "int8", "e4m3", "int4", {"name": "int4", "group": 16}, {"name": "int4", "group": 64},
 )  # fmt: skip
+SECOND_ORDER: tuple[str | dict, ...] = ("int4", {"name": "int4", "group": 64})
 WIDE_VALUES = 1024
 """Small frames cost zstd more: each way is also compressed with that many values in a frame, as wide rows would be."""
 _SAMPLE_ROWS = 24_000
@@ -73,6 +74,7 @@ def main(
         preset, seeds = replace(QUICK, max_windows=60), (0,)
     corpora = {"code": tuple(python_sources(preset.corpus_bytes))} | ({"text": texts} if texts else {})
     settings = {"preset": preset.name, "tokens": preset.train.tokens, "dim": preset.dim, "windows": preset.max_windows}
+    settings["fgram_lr"] = preset.train.fgram_lr
     saved = json.loads(path.read_text()) if path.exists() else {"settings": settings, "tables": {}}
     if saved["settings"] != settings:
         raise click.UsageError(f"{path.name} was made with other settings; give another --json")
@@ -115,6 +117,10 @@ def measured(table: Trained, preset: Preset, with_ways: bool) -> dict:
     for spec in SPECS:
         lines.append(_codec(table, spec, f32))
         _say(lines[-1])
+    sensitivity_DD = table.sensitivity()
+    for spec in SECOND_ORDER:
+        lines.append(_codec(table, spec, f32, sensitivity_DD))
+        _say(lines[-1])
     for family, name, way in ways() if with_ways else ():
         started = time.process_time()
         decoded_ND, stored_NB = way(table.rows_ND)
@@ -138,12 +144,13 @@ def statistics(rows_ND: np.ndarray) -> dict[str, float]:
     }
 
 
-def _codec(table: Trained, spec: str | dict, f32_nats: float) -> dict:
-    """One codec, served from a store."""
+def _codec(table: Trained, spec: str | dict, f32_nats: float, sensitivity_DD: np.ndarray | None = None) -> dict:
+    """One codec, served from a store; with a sensitivity its rows are rounded by it."""
     rows_ND = table.rows_ND
     tokens_NK, lengths_N = table.vocabulary.ngrams
     codec = codec_from_spec(spec, rows_ND.shape[1])
-    stored_NB = codec.encode(rows_ND)
+    encoder = codec if sensitivity_DD is None else SecondOrderInt4(codec, sensitivity_DD)
+    stored_NB = encoder.encode(rows_ND)
     with tempfile.TemporaryDirectory(prefix="ngramstore-bench-") as folder:
         files = {}
         for compression in ("none", "zstd"):
@@ -159,7 +166,8 @@ def _codec(table: Trained, spec: str | dict, f32_nats: float) -> dict:
             nats = table.served_nats(store) - f32_nats
     options = {key: value for key, value in codec.spec().items() if key != "name"}
     name = ", ".join(f"{key} {value}" for key, value in options.items()) or f"{codec.row_bytes} B a row"
-    line = {"family": f"codec {codec.name}", "name": name, "is_codec": True} | _errors(rows_ND, codec.decode(stored_NB))
+    family = f"codec {codec.name}" + ("" if sensitivity_DD is None else " rounded by sensitivity")
+    line = {"family": family, "name": name, "is_codec": True} | _errors(rows_ND, codec.decode(stored_NB))
     return line | _bits(stored_NB, codec.dim) | {"nats": nats, "rows_file_bytes_per_row": files}
 
 

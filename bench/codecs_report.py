@@ -80,7 +80,8 @@ def text(result: dict[str, Any], *, is_page: bool = False) -> str:
     about, settings = result["machine"], result["settings"]
     lines = [
         f"{about['time']}, {about['cpu']}, commit {about['commit']}; models of preset {settings['preset']}, "
-        f"{settings['tokens']:,} tokens, D = {settings['dim']}, {settings['windows']} held-out windows."
+        f"{settings['tokens']:,} tokens, D = {settings['dim']}, {settings['windows']} held-out windows, "
+        f"learning rate of the f-gram model {settings.get('fgram_lr', 1):g} of the decoder's."
     ]
     lines += [f"warning: {warning}" for warning in result["warnings"] if not is_page]
     for name, found in result["tables"].items():

@@ -24,6 +24,7 @@ from ngramstore_torch.evaluate import evaluate_model
 from ngramstore_torch.export import SconeRows
 from ngramstore_torch.presets import Preset
 from ngramstore_torch.scone import SconeModel
+from ngramstore_torch.sensitivity import input_sensitivity
 from ngramstore_torch.train import train_model
 
 _EXPORT_ROWS = 4096
@@ -34,10 +35,15 @@ class Trained:
     """A trained model, what it is measured on, and its table (N, D) f32 in the order of the vocabulary."""
 
     model: SconeModel
+    train: TaggedTokens
     held: TaggedTokens
     vocabulary: Vocabulary
     rows_ND: np.ndarray
     preset: Preset
+
+    def sensitivity(self) -> np.ndarray:
+        """What the decoder minds in its input: (D, D)."""
+        return input_sensitivity(self.model, self.train, seq_len=self.preset.train.seq_len)
 
     def nats(self, rows_ND: np.ndarray) -> float:
         """Held-out loss with these rows in place of the table's."""
@@ -88,7 +94,7 @@ def trained(folder: Path, texts: Sequence[Path], preset: Preset, seed: int, *, p
     resume = (out / checkpoint.FILE_NAME).exists()
     if train_model(model, train, config, out=out, resume=resume, progress=progress).interrupted:
         raise KeyboardInterrupt
-    return Trained(model.eval(), held, vocabulary, _rows(out / "rows.npy", model, vocabulary), preset)
+    return Trained(model.eval(), train, held, vocabulary, _rows(out / "rows.npy", model, vocabulary), preset)
 
 
 def _vocabulary(folder: Path, corpus: TokenShards, preset: Preset) -> Vocabulary:

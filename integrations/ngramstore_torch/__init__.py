@@ -36,6 +36,7 @@ _HOME = {
     "evaluate_model": "evaluate",
     "export_table": "export",
     "generate": "generation",
+    "input_sensitivity": "sensitivity",
     "load_checkpoint": "checkpoint",
     "tag": "data",
     "train_model": "train",

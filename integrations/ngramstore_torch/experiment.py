@@ -26,6 +26,7 @@ from ngramstore_torch.export import SconeRows, export_table
 from ngramstore_torch.hashed import HashedConfig, HashedModel
 from ngramstore_torch.presets import Preset
 from ngramstore_torch.scone import PlainModel, SconeModel
+from ngramstore_torch.sensitivity import input_sensitivity
 from ngramstore_torch.train import TrainConfig, TrainResult, train_model
 
 
@@ -92,16 +93,30 @@ class Experiment:
         return self._train(name, lambda: HashedModel(self.decoder, config))
 
     def served(self, model: SconeModel, codec: str, name: str | None = None) -> Path:
-        """Export a model's table with a codec, replacing an earlier one, and measure the decoder served from it."""
+        """Export a model's table with a codec, replacing an earlier one, and measure the decoder served from it.
+
+        int4 is rounded by what the decoder minds, measured on the text it was trained on.
+        """
         path = self.folder / f"store-{codec}"
         if path.exists():
             shutil.rmtree(path)
         source = SconeRows(model, device=self.preset.train.device)
-        export_table(source, self.vocabulary, path, codec=codec, metadata=self.identity, progress=self.progress)
+        export_table(
+            source,
+            self.vocabulary,
+            path,
+            codec=codec,
+            sensitivity=self._sensitivity(model) if codec == "int4" else None,
+            metadata=self.identity,
+            progress=self.progress,
+        )
         with ngramstore.open(path) as store:
             num_bytes = sum(file.stat().st_size for file in store.files)
             self._measure(name or f"scone, {codec} store", model, None, store=store, table_bytes=num_bytes)
         return path
+
+    def _sensitivity(self, model: SconeModel) -> np.ndarray:
+        return input_sensitivity(model, self.train_tokens, seq_len=self.preset.train.seq_len)
 
     def report(self) -> dict[str, Any]:
         """Everything measured, as JSON values; `difference` is to the first line, negative is better."""

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 import ngramstore
-from ngramstore.codec import Codec, codec_from_spec
+from ngramstore.codec import Codec, SecondOrderInt4, codec_from_spec
 from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.files import remove
 from ngramstore_torch.cli_data import vocabulary_identity
@@ -112,6 +112,7 @@ def export_table(
     path: str | os.PathLike[str],
     *,
     codec: str | Mapping[str, Any] = "int8",
+    sensitivity: np.ndarray | None = None,
     batch_size: int = 4096,
     metadata: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -120,6 +121,7 @@ def export_table(
 ) -> Exported:
     """Write the row of every f-gram of a vocabulary into a new store at `path`.
 
+    sensitivity: (D, D), of `input_sensitivity`: int4 rounds so that this decoder notices least (codec.second_order).
     metadata: kept in the store's manifest (identities of tokenizer, vocabulary and checkpoint belong there).
     An export that was killed or interrupted leaves `path`.export; the same call goes on from there and removes it in the end.
     restart: begin anew, whatever was left. build_options go to `ngramstore.build`.
@@ -140,7 +142,9 @@ def export_table(
     parent = Path(path).absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{path}: {parent} is no folder", hint="create it first")
-    encoder = codec_from_spec(codec, source.dim)
+    encoder: Codec | SecondOrderInt4 = codec_from_spec(codec, source.dim)
+    if sensitivity is not None:
+        encoder = SecondOrderInt4(encoder, sensitivity)
     if restart:
         remove(spool_path(path))
     with ExitStack() as stack:
@@ -167,12 +171,14 @@ def export_table(
 
 
 def _open_spool(
-    source: RowSource, vocabulary: VocabularyLike, path: str | os.PathLike[str], encoder: Codec
+    source: RowSource, vocabulary: VocabularyLike, path: str | os.PathLike[str], encoder: Codec | SecondOrderInt4
 ) -> Spool | None:
     identity = getattr(source, "identity", None)
     if identity is None:
         return None
     job = {"model": identity, "vocabulary": vocabulary_identity(vocabulary), "codec": encoder.spec()}
+    if isinstance(encoder, SecondOrderInt4):
+        job["rounding"] = encoder.identity
     return Spool(spool_path(path), job, encoder.row_bytes)
 
 
@@ -199,7 +205,7 @@ def _begin(
 def _fill(
     build: ngramstore.Builder,
     spool: Spool | None,
-    encoder: Codec,
+    encoder: Codec | SecondOrderInt4,
     source: RowSource,
     tokens_NK: np.ndarray,
     lengths_N: np.ndarray,

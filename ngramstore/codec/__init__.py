@@ -2,5 +2,6 @@
 
 from ngramstore.codec.base import Codec
 from ngramstore.codec.quantize import CODECS, codec_from_spec
+from ngramstore.codec.second_order import SecondOrderInt4
 
-__all__ = ["CODECS", "Codec", "codec_from_spec"]
+__all__ = ["CODECS", "Codec", "SecondOrderInt4", "codec_from_spec"]

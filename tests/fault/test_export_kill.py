@@ -132,6 +132,7 @@ def test_other_batches_go_on_with_the_same_spool(quick_path, whole):
         ({"source": Source("b")}, "another model: 'a', this one has 'b'"),
         ({"vocabulary": vocabulary(extra=1)}, "another vocabulary"),
         ({"codec": "f16"}, r"another codec: \{'name': 'int8'\}"),
+        ({"codec": "int4", "sensitivity": np.eye(Source.dim)}, "another codec|another rounding"),
     ],
 )
 def test_what_is_left_of_another_export_is_refused_until_restart(quick_path, change, message):

@@ -86,6 +86,11 @@ def test_from_text_to_a_served_table(mined, tmp_path):
         assert store.metadata["checkpoint_id"] == checkpoint.load(tmp_path / "scone").identity
         assert store.metadata["tokenizer_id"] == vocabulary.tokenizer_id
 
+    fitted = [*export, "--store", tmp_path / "fitted", "--codec", "int4", "--corpus", mined["--corpus"]]
+    assert run(cli_export.command, *fitted)["rounding"] == "second-order"
+    with ngramstore.open(tmp_path / "fitted") as store:
+        assert store.metadata["rounding"] == "second-order" and store.spec.codec.name == "int4"
+
     runs = ["--checkpoint", tmp_path / "plain", "--checkpoint", tmp_path / "scone", "--store", tmp_path / "table"]
     plain, live, served = run(cli_evaluate.command, *flat(mined), *runs, "--device", "cpu", "--quiet", "--json")[
         "results"
@@ -157,6 +162,14 @@ def test_token_shards_bring_their_tokenizer_into_the_run_folder(mined, tmp_path)
     other.save(tmp_path / "other.json")
     with pytest.raises(UsageError, match="--shards was made with the tokenizer"):
         run(cli_train.command, *given, "--out", tmp_path / "no", "--tokenizer", tmp_path / "other.json")
+
+
+def test_text_is_for_rounding_int4_only(mined, tmp_path):
+    run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "scone")
+    export = ["--checkpoint", tmp_path / "scone", "--vocab", mined["--vocab"], "--store", tmp_path / "table"]
+    with pytest.raises(UsageError, match="for rounding int4, not for int8"):
+        run(cli_export.command, *export, "--quiet", "--json", "--corpus", mined["--corpus"])
+    assert not (tmp_path / "table").exists()
 
 
 def test_an_unknown_device_is_a_usage_error(mined, tmp_path):

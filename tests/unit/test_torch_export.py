@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from torch_cases import plain, scone, shaken, tagged
 
 import ngramstore
 from ngramstore.errors import UsageError
-from ngramstore_torch.evaluate import evaluate_model
+from ngramstore_torch.data import IGNORE
+from ngramstore_torch.evaluate import evaluate_model, served_inputs
 from ngramstore_torch.export import SconeRows, export_table
 from ngramstore_torch.generation import generate, live_embedding, served_embedding
+from ngramstore_torch.sensitivity import input_sensitivity
 from ngramstore_torch.train import TrainConfig, train_model
 
 
@@ -69,6 +73,75 @@ def test_served_perplexity_is_the_live_one(trained, tmp_path, codec, tolerance):
         served = evaluate_model(model, held, store=store)
     assert served.perplexity == pytest.approx(live.perplexity, rel=tolerance)
     assert live.nats < evaluate_model(plain(), held).nats - 0.3
+
+
+@torch.no_grad()
+def divergence(model, data, store) -> float:
+    """Of the live predictions from those of the decoder served from a store: nats a position."""
+    served, total, count = served_inputs(model.decoder, store), 0.0, 0
+    for batch in data.evaluation_batches(16, 16):
+        is_scored_BT = batch.targets_BT != IGNORE
+        live, other = (
+            model.decoder(inputs_BTD=inputs)[is_scored_BT].double().log_softmax(-1)
+            for inputs in (model.inputs(batch), served(batch))
+        )
+        total += float((live.exp() * (live - other)).sum())
+        count += int(is_scored_BT.sum())
+    return total / count
+
+
+def test_int4_rounded_by_sensitivity_costs_less_than_plain_int4(trained, tmp_path):
+    """Measured by the divergence of the predictions: the loss itself moves more by chance than by a rounding."""
+    model, data, vocab = trained
+    costs = []
+    for name, sensitivity in (("plain", None), ("fitted", input_sensitivity(model, data, seq_len=16, max_windows=0))):
+        export_table(SconeRows(model), vocab, tmp_path / name, codec="int4", sensitivity=sensitivity)
+        with ngramstore.open(tmp_path / name) as store:
+            costs.append(divergence(model, data, store))
+    sizes = [sum(f.stat().st_size for f in (tmp_path / name).glob("base-*.rows")) for name in ("plain", "fitted")]
+    assert sizes[0] == sizes[1]
+    assert costs[1] < 0.9 * costs[0]
+
+
+def test_sensitivity_is_the_second_moments_of_the_gradient_at_the_input(trained):
+    """Against one backward pass a position, of the expected loss: E over drawn tokens of g g^T, written out."""
+    model, data, _ = trained
+    (batch,) = list(data.evaluation_batches(8, 4, max_windows=4))
+    with torch.no_grad():
+        inputs_BTD = model.inputs(batch)
+    wanted, count = torch.zeros(32, 32, dtype=torch.float64), int((batch.fgram_at_BT >= 0).sum())
+    inputs_BTD = inputs_BTD.detach().requires_grad_()
+    logits_BTV = model.decoder(inputs_BTD=inputs_BTD)
+    log_BTV, chance_BTV = logits_BTV.log_softmax(-1), logits_BTV.detach().softmax(-1)
+    # Tokens of different positions are drawn independently and have mean gradient 0: their cross terms vanish.
+    for b, t in torch.nonzero(batch.targets_BT != IGNORE).tolist():
+        for v in range(logits_BTV.shape[2]):
+            (gradient,) = torch.autograd.grad(log_BTV[b, t, v], inputs_BTD, retain_graph=True)
+            used_MD = gradient[batch.fgram_at_BT >= 0].double()
+            wanted += float(chance_BTV[b, t, v]) * used_MD.T @ used_MD
+    wanted /= count
+    drawn = sum(
+        torch.from_numpy(input_sensitivity(model, data, seq_len=8, batch_size=4, max_windows=4, seed=seed))
+        for seed in range(300)
+    )
+    error = (drawn / 300 - wanted).norm() / wanted.norm()
+    assert error < 0.1, float(error)
+    assert torch.equal(drawn, drawn.T)
+
+
+def test_sensitivity_needs_fgrams_and_leaves_the_model_as_it_was(trained):
+    model, data, _ = trained
+    model.train()
+    model.zero_grad(set_to_none=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, again = (input_sensitivity(model, data, max_windows=8, seed=3) for _ in range(2))
+    assert np.array_equal(first, again) and np.linalg.eigvalsh(first).min() > -1e-12
+    assert model.training and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model.eval()
+    none = replace(data, rows_P=np.full_like(data.rows_P, -1))
+    with pytest.raises(UsageError, match="no f-gram ends"):
+        input_sensitivity(model, none)
 
 
 def test_generation_from_an_f32_store_is_generation_with_the_live_model(trained, tmp_path):

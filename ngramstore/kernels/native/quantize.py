@@ -102,6 +102,27 @@ def quantize_int4(rows_MD, group, codes_MB, scales_MG):
                 codes_MB[m, at + half - 1] = codes[half - 1]
 
 
+@kernel
+def compensate_int4(values_MS, scales_M, factor_SS, codes_MS, errors_MS):
+    """A group of S values of M rows -> codes (M, S) i8, each error made good by the values that follow. values: changed.
+
+    scales (M,) f32 of the group. factor (S, S) f32: upper triangular, as in `SecondOrderInt4`. errors (M, S) f32 become
+    what is to be made good in the groups that follow: the error of each code by factor[s, s].
+    """
+    M, S = values_MS.shape
+    for m in range(M):
+        scale = scales_M[m]
+        divisor = scale if scale != np.float32(0) else np.float32(np.inf)
+        for s in range(S):
+            code = _int4_code(np.float32(values_MS[m, s] / divisor))
+            codes_MS[m, s] = code
+            level = np.int32(code * np.int32(np.int32(8) + abs(code)))
+            error = np.float32((values_MS[m, s] - np.float32(level) * scale) / factor_SS[s, s])
+            errors_MS[m, s] = error
+            for t in range(s + 1, S):
+                values_MS[m, t] -= np.float32(error * factor_SS[s, t])
+
+
 @inline
 def _e4m3_code(value):
     """f32 of magnitude 464 at most -> E4M3FN code, to nearest even."""

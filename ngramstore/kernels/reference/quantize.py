@@ -86,6 +86,23 @@ def quantize_int4(rows_MD: np.ndarray, group: int, codes_MB: np.ndarray, scales_
         codes_MB[:, at : at + n - half] |= (codes_MGS[:, g, half:n] << 4).astype(np.uint8)
 
 
+def compensate_int4(
+    values_MS: np.ndarray, scales_M: np.ndarray, factor_SS: np.ndarray, codes_MS: np.ndarray, errors_MS: np.ndarray
+) -> None:
+    """A group of S values of M rows -> codes (M, S) i8, each error made good by the values that follow. values: changed.
+
+    Value by value: take the nearest level; what it misses, divided by factor[s, s], is errors[:, s]; take errors[:, s] times
+    factor[s, t] from every value t that follows. A scale of 0 gives codes 0.
+    """
+    divisor_M = np.where(scales_M == 0, np.float32(np.inf), scales_M)
+    for s in range(values_MS.shape[1]):
+        codes_M = _int4_codes(values_MS[:, s] / divisor_M)
+        codes_MS[:, s] = codes_M
+        levels_M = (codes_M * (8 + np.abs(codes_M))).astype(np.float32)
+        errors_MS[:, s] = (values_MS[:, s] - levels_M * scales_M) / factor_SS[s, s]
+        values_MS[:, s + 1 :] -= errors_MS[:, s, None] * factor_SS[s, s + 1 :]
+
+
 def quantize_e4m3(rows_MD: np.ndarray, block: int, codes_MD: np.ndarray, scales_MG: np.ndarray) -> None:
     """(M, D) f32 -> E4M3FN codes (M, D) u8 and ue8m0 scales (M, G) u8. block 0: no scales, rows are divided already.
 
