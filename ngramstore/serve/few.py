@@ -18,6 +18,7 @@ from ngramstore.kernels.native import few as native
 from ngramstore.kernels.native import few_rows as native_rows
 from ngramstore.kernels.native import index as columns
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES
+from ngramstore.serve.lookup import Resident
 from ngramstore.serve.row_cache import RowCache
 from ngramstore.store.view import View
 
@@ -34,13 +35,13 @@ _serve_numbers = native_rows.serve_numbers
 
 
 class Few:
-    """Look-ups of one view through one cache. It holds what the kernels' addresses point to. Threads: any number."""
+    """Look-ups of one view in its cache, or in memory. It holds what the kernels' addresses point to. Threads: any number."""
 
-    def __init__(self, view: View, cache: RowCache, counts: np.ndarray) -> None:
-        self._alive = view, cache, counts
+    def __init__(self, view: View, rows: RowCache | Resident, counts: np.ndarray) -> None:
+        self._alive = view, rows, counts
         spec = view.manifest.spec
         self._max_n, self._dim = spec.max_n, spec.dim
-        self._calls = _Calls(_ngram_call(view, cache, counts), view)
+        self._calls = _Calls(_ngram_call(view, rows, counts), view)
 
     def get(self, ngrams: np.ndarray, out: np.ndarray | None, dtype: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Rows (M, D) and found (M,) bool of an array of n-grams (M, N), as `Lookups.get` gives them."""
@@ -96,12 +97,12 @@ class Few:
 
 
 class FewRows:
-    """Rows by number of one view without changes, with or without a cache. Threads: any number."""
+    """Rows by number of one view without changes: in memory, or read, with or without a cache. Threads: any number."""
 
-    def __init__(self, view: View, cache: RowCache | None, counts: np.ndarray) -> None:
-        self._alive = view, cache, counts
+    def __init__(self, view: View, rows: RowCache | Resident | None, counts: np.ndarray) -> None:
+        self._alive = view, rows, counts
         self._dim, self._row_bytes = view.manifest.spec.dim, view.manifest.spec.codec.row_bytes
-        self._calls = _Calls(_row_call(view, cache, counts), view)
+        self._calls = _Calls(_row_call(view, rows, counts), view)
 
     def rows(self, numbers: np.ndarray, out: np.ndarray | None, dtype: str) -> np.ndarray | None:
         """Rows (*S, D) of numbers of any shape S, as `Lookups.rows` gives them."""
@@ -133,11 +134,18 @@ class FewRows:
         return out
 
 
-def _ngram_call(view: View, cache: RowCache, counts: np.ndarray) -> np.ndarray:
+def _addresses(rows: RowCache | Resident | None) -> tuple[int, int]:
+    """Of the cache's state and of the rows in memory; 0: there is none."""
+    if isinstance(rows, Resident):
+        return 0, rows.rows[0].ctypes.data
+    return 0 if rows is None else rows.state.ctypes.data, 0
+
+
+def _ngram_call(view: View, rows: RowCache | Resident, counts: np.ndarray) -> np.ndarray:
     """CALL of the kernels for n-grams, but for the plan."""
     call = np.zeros(native.NUM_CALL, np.int64)
     manifest = view.manifest
-    call[native.STATE] = cache.state.ctypes.data
+    call[native.STATE], call[native.RESIDENT] = _addresses(rows)
     call[native.LAYERS] = view.probe_table.ctypes.data
     call[native.NUM_LAYERS] = len(view.probe_table)
     call[native.COUNTS] = counts.ctypes.data
@@ -148,12 +156,12 @@ def _ngram_call(view: View, cache: RowCache, counts: np.ndarray) -> np.ndarray:
     return call
 
 
-def _row_call(view: View, cache: RowCache | None, counts: np.ndarray) -> np.ndarray:
+def _row_call(view: View, rows: RowCache | Resident | None, counts: np.ndarray) -> np.ndarray:
     """CALL of the kernel for rows by number, but for the plan."""
     call = np.zeros(native_rows.NUM_CALL, np.int64)
     line = view.base.lines[0]
     is_plain = not line[columns.FIRST_BYTES] and not line[columns.OFFSETS_AT]  # neither in place nor compressed
-    call[native_rows.STATE] = 0 if cache is None else cache.state.ctypes.data
+    call[native_rows.STATE], call[native_rows.RESIDENT] = _addresses(rows)
     call[native_rows.COUNTS] = counts.ctypes.data
     call[native_rows.NUM_ROWS] = view.base.num_rows
     call[native_rows.FIRST_KEY] = view.base.serial << columns.RANK_BITS

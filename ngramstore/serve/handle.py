@@ -192,11 +192,13 @@ class Handle:
                 self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, 2 * num_rows)
         self._view, self._manifest = view, view.manifest
         self._source = RowSource(view, self._cache, self._resident, None)
-        if self._writer is None and self._cache is not None and self.spec.is_ngram:
-            self._few = Few(view, self._cache, self._counts.shared)
-        is_unchanged = self._writer is None and not len(view.probe_table)  # by number, without an overlay
-        is_short = is_unchanged and self._resident is None
-        self._few_rows = FewRows(view, self._cache, self._counts.shared) if is_short else None
+        self._few = self._few_rows = None
+        rows = self._cache if self._resident is None else self._resident
+        if self._writer is None and (not isinstance(rows, Resident) or rows.is_one_whole_layer):
+            if not self.spec.is_ngram and not len(view.probe_table):  # by number, without an overlay
+                self._few_rows = FewRows(view, rows, self._counts.shared)
+            elif self.spec.is_ngram and rows is not None:
+                self._few = Few(view, rows, self._counts.shared)
         self._stale = self._writer is not None and self._writer.num_pending > 0
 
     def _follow(self, writer: Writer) -> None:

@@ -157,6 +157,61 @@ def test_a_hit_of_few_counts_and_keeps_the_row_from_eviction(store):
     assert store.stats()["rows_read"] == rows_read
 
 
+@pytest.fixture
+def resident(store):
+    with ngs.open(store.path, resident=True) as handle:
+        yield handle
+
+
+def test_native_and_reference_agree_on_rows_in_memory(resident):
+    tokens, room = np.array([0, 2, 1, 1, 5, 3, 9], np.uint32), np.full((1, 6), 2, np.uint8)
+    ngrams = np.concatenate([NGRAMS[[3, 3, 23]], ABSENT])
+    results = []
+    for kernels in (native, reference):
+        few = Few(resident._view, resident._resident, np.zeros(5, np.int64))
+        call, seen = few._calls["f"], []
+        rows, found = np.full((4, 4), 9, np.float32), np.empty(4, np.bool_)
+        seen += [kernels.serve_ngrams(call, ngrams, rows, found), rows.tolist(), found.tolist()]
+        rows, lengths = np.full((1, 6, 4), 9, np.float32), np.empty((1, 6), np.uint8)
+        seen += [kernels.serve_tail(call, tokens[None], room, rows, lengths), rows.tolist(), lengths.tolist()]
+        for end in range(2, 8):
+            row = np.full(4, 9, np.float32)
+            seen += [kernels.serve_one(call, tokens, end, 2, row), row.tolist()]
+        results.append([*seen, few._alive[2].tolist()])
+    assert results[0] == results[1]
+    assert results[0][0] == 3 and results[0][3] == 4 and results[0][-1][:3] == [8, 16, 11]
+
+
+def test_rows_in_memory_take_the_short_way_and_are_the_cached_ones(store, resident):
+    assert resident._cache is None
+    ngrams = np.concatenate([NGRAMS[3:6], ABSENT])
+    short = resident._few.get(ngrams, None, "f32")
+    assert short is not None
+    for rows, found in (short, resident.get(ngrams)):
+        np.testing.assert_array_equal(rows, rows_of([3, 4, 5, 0], 4) * np.array([[1], [1], [1], [0]], np.float32))
+        assert found.tolist() == [True, True, True, False]
+    out = np.empty(4, np.float32)
+    assert resident.lookup_one(np.array([7, 2, 1], np.uint32), 3, 2, out=out) == 2
+    np.testing.assert_array_equal(out, rows_of([9], 4)[0])
+    stats = resident.stats()
+    assert (stats["calls"], stats["positions"], stats["found"], stats["rows_read"]) == (3, 9, 7, 0)
+
+
+def test_rows_in_memory_of_two_layers_or_with_damage_go_the_long_way(store):
+    with ngs.open(store.path, resident=True) as reader:
+        with ngs.open(store.path, mode="rw", resident=True) as writer:
+            assert writer._few is None
+            writer.put(NGRAMS[:1], rows_of([77], 4))
+        assert reader._few is not None
+        np.testing.assert_array_equal(reader.get(NGRAMS[:1])[0], rows_of([0], 4))
+        assert reader.refresh() and reader._few is None
+        np.testing.assert_array_equal(reader.get(NGRAMS[:2])[0], rows_of([77, 1], 4))
+        with ngs.open(store.path, mode="rw") as writer:
+            writer.compact()
+        assert reader.refresh() and reader._few is not None
+        np.testing.assert_array_equal(reader.get(NGRAMS[:2])[0], rows_of([77, 1], 4))
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 def test_few_rows_come_in_every_type(store, dtype):
     store.get(NGRAMS[:4])

@@ -91,6 +91,24 @@ def test_native_and_reference_refuse_numbers_out_of_range(store, numbers):
         store.rows(np.array(numbers))
 
 
+def test_rows_in_memory_take_the_short_way(path):
+    numbers = np.array([[3, 89], [3, 0]])
+    with ngs.open(path, resident=True) as store:
+        results = []
+        for kernels in (native, reference):
+            few = FewRows(store._view, store._resident, np.zeros(5, np.int64))
+            out = np.full((4, DIM), 9, np.float32)
+            answer = kernels.serve_numbers(few._calls["f"], numbers.ravel(), out.reshape(-1))
+            refused = [kernels.serve_numbers(few._calls["f"], np.array([0, bad]), out.reshape(-1)) for bad in (-1, 90)]
+            results.append((answer, refused, out.tolist(), few._alive[2].tolist()))
+        assert results[0] == results[1]
+        assert results[0][:2] == (0, [-1, -1]) and results[0][3] == [1, 4, 4, 0, 0]
+        for rows in (store._few_rows.rows(numbers, None, "f32"), store.rows(numbers)):
+            np.testing.assert_array_equal(rows, rows_of([3, 89, 3, 0], DIM).reshape(2, 2, DIM))
+        with pytest.raises(UsageError, match="90"):
+            store.rows(np.array([90]))
+
+
 def test_native_and_reference_leave_a_damaged_row_to_the_long_way(tmp_path):
     damage(build(tmp_path / "store"), 7)
     with ngs.open(tmp_path / "store", cache_bytes=cache_of(20, ROW_BYTES)) as store:

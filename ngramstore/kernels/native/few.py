@@ -1,8 +1,9 @@
-"""A handful of look-ups whose rows are all in the row cache, in one call. Meaning: kernels/reference/few.py.
+"""A handful of look-ups whose rows are all in memory, in one call. Meaning: kernels/reference/few.py.
 
 A call from Python costs more than its work here, and each array that it hands over 0.1 us: so all that stays the same from
 call to call is in one array, CALL: the plan of the output rows, then the columns below. Addresses point to the cache's STATE,
-to LAYERS, and to three counters of the handle (calls, positions, found) that threads add to.
+to LAYERS, and to three counters of the handle (calls, positions, found) that threads add to. RESIDENT is 0, or where the rows of the
+only layer lie one after the other; there is no cache then.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.cache import serve_if_all_are_here
-from ngramstore.kernels.native.dequantize import NUM_PLAN
+from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.native.hashing import extend_state, seed_state
-from ngramstore.kernels.native.index import NUM_COLUMNS
-from ngramstore.kernels.native.memory import add_atomic, i64_array
+from ngramstore.kernels.native.index import NUM_COLUMNS, RANK_BITS
+from ngramstore.kernels.native.memory import add_atomic, i64_array, zero_bytes
 from ngramstore.kernels.native.probe import find, match, match_one
 
 STATE, LAYERS, NUM_LAYERS, COUNTS = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PLAN + 3
 SEED, MAX_N, LENGTHS_MASK, STOP_AT_MISS = NUM_PLAN + 4, NUM_PLAN + 5, NUM_PLAN + 6, NUM_PLAN + 7
-NUM_CALL = NUM_PLAN + 8
+RESIDENT = NUM_PLAN + 8
+NUM_CALL = NUM_PLAN + 9
+
+_RANK_MASK = (1 << RANK_BITS) - 1
 
 
 @inline
@@ -32,6 +36,20 @@ def _add_call(call, positions, found):
     add_atomic(call[COUNTS], np.int64(1))
     add_atomic(call[COUNTS] + 8, np.int64(positions))
     add_atomic(call[COUNTS] + 16, np.int64(found))
+
+
+@inline
+def _serve(call, keys_M, count, target):
+    """Rows of `count` keys -> target, zeros for keys below 0; False, and nothing has changed, where one is not in the cache."""
+    if call[RESIDENT] == 0:
+        return serve_if_all_are_here(call[STATE], call, keys_M, count, target)
+    for m in range(count):
+        row = target + m * call[OUT_BYTES]
+        if keys_M[m] >= 0:
+            write_row(call, call[RESIDENT] + (keys_M[m] & _RANK_MASK) * call[ROW_BYTES], row)
+        else:
+            zero_bytes(row, call[OUT_BYTES])
+    return True
 
 
 @kernel
@@ -51,7 +69,7 @@ def serve_ngrams(call, tokens_MN, out, found_M):
         ids_M[m] = state
     if find(_layers(call), ids_M, keys_M) < count:
         return -1
-    if not serve_if_all_are_here(call[STATE], call, keys_M, count, np.int64(out.ctypes.data)):
+    if not _serve(call, keys_M, count, np.int64(out.ctypes.data)):
         return -1
     num_found = 0
     for m in range(count):
@@ -94,7 +112,7 @@ def serve_tail(call, tokens_BS, room_BT, out, lengths_BT):
     for b in range(num_lines):
         for t in range(last):
             keys_M[b * last + t] = keys_W[b * width + first + t]
-    if not serve_if_all_are_here(call[STATE], call, keys_M, count, np.int64(out.ctypes.data)):
+    if not _serve(call, keys_M, count, np.int64(out.ctypes.data)):
         return -1
     num_found = 0
     for b in range(num_lines):
@@ -119,7 +137,7 @@ def serve_one(call, tokens_S, end, room, out):
         return -1
     keys_M = np.empty(1, np.int64)
     keys_M[0] = key
-    if not serve_if_all_are_here(call[STATE], call, keys_M, 1, np.int64(out.ctypes.data)):
+    if not _serve(call, keys_M, 1, np.int64(out.ctypes.data)):
         return -1
     _add_call(call, 1, length > 0)
     return length

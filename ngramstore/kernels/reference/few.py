@@ -1,4 +1,4 @@
-"""What the kernels for a handful of cached look-ups mean: hash, find or match, serve, one after the other."""
+"""What the kernels for a handful of look-ups in memory mean: hash, find or match, serve, one after the other."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from ngramstore.kernels.native.few import (
     LENGTHS_MASK,
     MAX_N,
     NUM_LAYERS,
+    RESIDENT,
     SEED,
     STATE,
     STOP_AT_MISS,
 )
-from ngramstore.kernels.native.index import NUM_COLUMNS
+from ngramstore.kernels.native.index import NUM_COLUMNS, RANK_BITS
 from ngramstore.kernels.reference.cache import memory, serve_if_all_are_here
+from ngramstore.kernels.reference.dequantize import OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.reference.hashing import ngram_ids_of_width
 from ngramstore.kernels.reference.probe import find, match
 
@@ -29,6 +31,19 @@ def _seed(call: np.ndarray) -> int:
     return int(call[SEED]) % (1 << 64)
 
 
+def _serve(call: np.ndarray, keys_M: np.ndarray, target: int) -> bool:
+    """Rows of keys -> target, zeros for keys below 0; False, and nothing has changed, where one is not in the cache."""
+    if call[RESIDENT] == 0:
+        return serve_if_all_are_here(int(call[STATE]), call, keys_M, len(keys_M), target)
+    for m, key in enumerate(keys_M.tolist()):
+        row = target + m * int(call[OUT_BYTES])
+        if key >= 0:
+            write_row(call, int(call[RESIDENT]) + (key % (1 << RANK_BITS)) * int(call[ROW_BYTES]), row)
+        else:
+            memory(row, int(call[OUT_BYTES]))[:] = 0
+    return True
+
+
 def serve_ngrams(call: np.ndarray, tokens_MN: np.ndarray, out: np.ndarray, found_M: np.ndarray) -> int:
     """Rows of M n-grams of N tokens -> out (C-contiguous, zeros where not stored) and found; returns how many.
 
@@ -39,7 +54,7 @@ def serve_ngrams(call: np.ndarray, tokens_MN: np.ndarray, out: np.ndarray, found
     ngram_ids_of_width(tokens_MN, _seed(call), ids_M)
     if find(_layers(call), ids_M, keys_M) < count:
         return -1
-    if not serve_if_all_are_here(int(call[STATE]), call, keys_M, count, out.ctypes.data):
+    if not _serve(call, keys_M, out.ctypes.data):
         return -1
     found_M[:] = keys_M >= 0
     memory(int(call[COUNTS]), 24).view(np.int64)[:] += [1, count, int(found_M.sum())]
@@ -76,7 +91,7 @@ def serve_tail(
     if done < count:
         return -1
     keys_M = keys_W.reshape(num_lines, width)[:, first:].reshape(-1)
-    if not serve_if_all_are_here(int(call[STATE]), call, keys_M, len(keys_M), out.ctypes.data):
+    if not _serve(call, keys_M, out.ctypes.data):
         return -1
     lengths_BT[:] = lengths_W.reshape(num_lines, width)[:, first:]
     num_found = int(np.count_nonzero(lengths_BT))
