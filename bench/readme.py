@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,16 +11,38 @@ from bench.saved import Found
 
 README = Path(__file__).parent.parent / "README.md"
 _BEGIN, _END = "<!-- figures: made by `python -m bench.page` -->", "<!-- figures end -->"
+_DEMO_BEGIN, _DEMO_END = "<!-- demo: made by `python -m bench.page` -->", "<!-- demo end -->"
 Cases = dict[tuple[str, str], Found]
 
 
 def updated(text: str, folder: Path = saved.RESULTS) -> str:
-    """The README with its table made anew. Raises ValueError where the markers are not there."""
-    head, begin, rest = text.partition(_BEGIN)
-    _, end, tail = rest.partition(_END)
-    if not (begin and end):
-        raise ValueError(f"the README lacks {_BEGIN} or {_END}")
-    return f"{head}{_BEGIN}\n{table(folder)}\n{_END}{tail}"
+    """The README with what the demo found and its table made anew. Raises ValueError where the markers are not there."""
+    text = _between(text, _DEMO_BEGIN, _DEMO_END, demo(folder))
+    return _between(text, _BEGIN, _END, table(folder))
+
+
+def _between(text: str, begin: str, end: str, content: str) -> str:
+    head, has_begin, rest = text.partition(begin)
+    _, has_end, tail = rest.partition(end)
+    if not (has_begin and has_end):
+        raise ValueError(f"the README lacks {begin} or {end}")
+    return f"{head}{begin}\n{content}\n{end}{tail}"
+
+
+def demo(folder: Path = saved.RESULTS) -> str:
+    """What `ngramstore demo` found, in two sentences, from demo.json and demo_quick.json."""
+    found, quick = (json.loads((folder / f"{name}.json").read_text()) for name in ("demo", "demo_quick"))
+    plain, live, *served = (model["perplexity"] for model in found["models"])
+    stores = ", ".join(
+        f"{perplexity:.1f} from the {model['name'].split()[1]} store ({model['table_bytes'] / 1e6:.0f} MB)"
+        for perplexity, model in zip(served, found["models"][2:], strict=True)
+    )
+    return (
+        f"What that run found (`bench/results/demo.json`: one seed, a small model, {found['seconds']:.0f} s on {found['threads']} cores): "
+        f"perplexity {plain:.1f} for the plain\ndecoder, {live:.1f} for SCONE live, {stores}; "
+        f"a cache of 10 % of the rows serves\n{found['hit_rate']:.0%} of look-ups. "
+        f"`--quick` takes {quick['seconds']:.0f} s (`bench/results/demo_quick.json`)."
+    )
 
 
 def table(folder: Path = saved.RESULTS) -> str:

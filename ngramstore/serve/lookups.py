@@ -1,229 +1,31 @@
-"""Look-ups: the longest match over token ids, exact n-grams, rows by number; encoded or dequantized, into any buffer.
+"""All that a store answers: look-ups by n-gram and by row number, rows read ahead, and everything it holds.
 
-Shapes: B batch, T position, M wanted rows, D row width, K longest n-gram.
+Shapes: M wanted rows, D row width, K longest n-gram.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids
-from ngramstore.kernels.native import probe
-from ngramstore.serve.handle import Handle
-from ngramstore.serve.lookup import KEEP, RowSource
-from ngramstore.serve.output import output_array
+from ngramstore.serve.by_ngram import Hit, NgramLookups
+from ngramstore.serve.by_row import RowLookups
+from ngramstore.serve.lookup import KEEP
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore.store.compaction import live_batches
 from ngramstore.store.trace import Trace
 from ngramstore.store.view import View
-from ngramstore.windows import Ngrams, as_ngrams, as_tokens, require_rows, room
+from ngramstore.windows import as_ngrams
+
+__all__ = ["Hit", "Lookups", "published_batches"]
 
 
-@dataclass(frozen=True)
-class Hit:
-    """What `lookup` found: rows (B, T, D), zeros where nothing matched; length (B, T) u8, 0 where no n-gram ends."""
-
-    rows: np.ndarray
-    length: np.ndarray
-
-    @property
-    def found(self) -> np.ndarray:
-        """(B, T) bool: some stored n-gram ends here."""
-        return self.length > 0
-
-
-class Lookups(Handle):
+class Lookups(NgramLookups, RowLookups):
     """What a store answers. Threads: any number at once."""
-
-    def lookup(
-        self,
-        tokens: ArrayLike,
-        *,
-        starts: np.ndarray | None = None,
-        out: np.ndarray | None = None,
-        dtype: str = "f32",
-    ) -> Hit:
-        """Longest stored n-gram that ends at each token: (B, T) integers -> rows (B, T, D) and lengths (B, T) u8.
-
-        starts (B, T) bool: True where a sequence begins inside a line; no n-gram reaches across. tokens (T,) count as one
-        line and give rows (T, D). `out`: rows go there (C-contiguous f32, f16, or u16 / bfloat16 bits); else `dtype`
-        ("f32", "f16", "bf16" as u16 bits) says what to allocate. Row i depends on tokens up to i of its line only.
-        Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
-        """
-        self._check()
-        self._require_ngram("lookup")
-        tokens_BT, room_BT = self._lines(tokens, starts)
-        shape = tokens_BT.shape
-        rows = output_array(out, (*shape, self.dim), dtype)
-        flat = np.ascontiguousarray(tokens_BT).reshape(-1)
-        with self._reading as (view, source):
-            keys, ids, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
-            lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim))
-        if lost is not None:
-            lengths[lost] = 0
-        self._counts.add_call(len(flat), int(np.count_nonzero(lengths)))
-        return Hit(rows, lengths.reshape(shape))
-
-    def lookup_tail(self, tokens: np.ndarray, room: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-        """Longest stored n-gram ending at the last T of S tokens, for callers that keep each sequence's last tokens.
-
-        tokens (B, S) u32 are context and new tokens of B lines; room (B, T) u8, T <= S: how many tokens an n-gram may have
-        that ends at each of the last T, itself included (0: none is looked for). Returns lengths (B, T) u8; `out` gets the
-        rows: (B, T, D) f32, f16 or u16 bits of bf16, zeros where nothing matched; or u8 (B, T, row_bytes), as stored.
-        Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
-        """
-        few = self._few
-        if few is not None and self._recorder is None and type(tokens) is np.ndarray and type(room) is np.ndarray:
-            few_lengths = few.tail(tokens, room, out)
-            if few_lengths is not None:
-                return few_lengths
-        self._check()
-        self._require_ngram("lookup_tail")
-        _require_tail(tokens, room, self.max_n)
-        num_lines, width = tokens.shape
-        count = room.shape[1]
-        codec = self.spec.codec
-        if getattr(out, "dtype", None) == np.uint8:
-            if (
-                out.shape != (num_lines, count, codec.row_bytes)
-                or not out.flags.c_contiguous
-                or not out.flags.writeable
-            ):
-                raise UsageError(
-                    f"out must be contiguous and writeable, of shape {(num_lines, count, codec.row_bytes)}"
-                )
-            rows = out
-        elif out is None:
-            raise UsageError("lookup_tail needs out", hint="give an array (B, T, D), or (B, T, row_bytes) u8")
-        else:
-            rows = output_array(out, (num_lines, count, codec.dim), "f32")
-        room_BS = np.zeros((num_lines, width), np.uint8)
-        np.minimum(room, self.max_n, out=room_BS[:, width - count :])
-        with self._reading as (view, source):
-            keys, ids, lengths = (
-                found_W.reshape(num_lines, width)[:, width - count :].reshape(-1)
-                for found_W in self._match(view, np.ascontiguousarray(tokens).reshape(-1), room_BS.reshape(-1))
-            )
-            lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]))
-        if lost is not None:
-            lengths[lost] = 0
-        self._counts.add_call(len(lengths), int(np.count_nonzero(lengths)))
-        return lengths.reshape(num_lines, count)
-
-    def lookup_one(self, tokens: np.ndarray, end: int, room: int, *, out: np.ndarray) -> int:
-        """`lookup_tail` at one position of one line: the length of the longest stored n-gram that ends at tokens[end - 1].
-
-        tokens (S,) u32; those from `end` on are not looked at. room <= end: how many tokens the n-gram may have. `out` gets its row,
-        zeros where nothing matched: (D,) f32, f16 or u16 bits of bf16, or u8 (row_bytes,), as stored. Raises as `lookup_tail`.
-        """
-        few = self._few
-        if few is not None and self._recorder is None and type(tokens) is np.ndarray:
-            length = few.one(tokens, end, room, out)
-            if length >= 0:
-                return length
-        self._check()
-        if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or not 0 < end <= len(tokens) or not 0 <= room <= end:
-            raise UsageError(
-                f"tokens of shape {np.shape(tokens)}, end {end}, room {room}", hint="(S,), room <= end <= S"
-            )
-        if not isinstance(out, np.ndarray) or out.ndim != 1:
-            raise UsageError(f"out must be an array (D,), got {getattr(out, 'shape', type(out).__name__)}")
-        room = min(room, self.max_n)
-        begin = end - max(1, room)
-        return int(self.lookup_tail(tokens[None, begin:end], np.array([[room]], np.uint8), out=out[None, None])[0, 0])
-
-    def match(self, tokens: ArrayLike, *, starts: np.ndarray | None = None) -> np.ndarray:
-        """As `lookup`, the lengths alone: (B, T) integers -> (B, T) u8. Reads no rows."""
-        self._check()
-        self._require_ngram("match")
-        tokens_BT, room_BT = self._lines(tokens, starts)
-        flat = np.ascontiguousarray(tokens_BT).reshape(-1)
-        with self._reading as (view, _):
-            _, _, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
-        return lengths.reshape(tokens_BT.shape)
-
-    def match_ids(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The IDs that `lookup` would find on one line: (T,) integers -> (T,) u64 and lengths (T,) u8, 0: none, any ID."""
-        self._check()
-        self._require_ngram("match_ids")
-        tokens_T, room_T = self._lines(tokens, None)
-        with self._reading as (view, _):
-            _, ids, lengths = self._match(view, np.ascontiguousarray(tokens_T).reshape(-1), room_T.reshape(-1))
-        return ids, lengths
-
-    def get(
-        self, ngrams: Ngrams, *, out: np.ndarray | None = None, dtype: str = "f32"
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of exactly these n-grams: rows (M, D), zeros where absent, and found (M,) bool. Order and duplicates kept."""
-        few = self._few
-        if few is not None and self._recorder is None and type(ngrams) is np.ndarray:
-            found = few.get(ngrams, out, dtype)
-            if found is not None:
-                return found
-        self._check()
-        ids = self._ids(ngrams, "get")
-        rows = output_array(out, (len(ids), self.dim), dtype)
-        return rows, self._get_ids(ids, rows)
-
-    def get_encoded(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
-        """As `get`, rows as they are stored: (M, B) u8 and found (M,) bool; `spec.codec.unpack` takes them apart."""
-        self._check()
-        ids = self._ids(ngrams, "get_encoded")
-        rows = np.empty((len(ids), self.spec.codec.row_bytes), np.uint8)
-        return rows, self._get_ids(ids, rows)
-
-    def rows(
-        self,
-        numbers: ArrayLike,
-        *,
-        out: np.ndarray | None = None,
-        dtype: str = "f32",
-        found: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Addressing "row": rows by number: integers of any shape S -> (*S, D). UsageError for a number out of range.
-
-        A damaged row raises DamagedRows; with on_damage="missing" it is zeros, and False in `found`, a bool array of shape
-        S that is filled if it is given.
-        """
-        few = self._few_rows
-        if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
-            few_rows = few.rows(numbers, out, dtype)
-            if few_rows is not None:
-                return few_rows
-        self._check()
-        flat, shape = self._numbers(numbers, "rows")
-        rows = output_array(out, (*shape, self.dim), dtype)
-        self._get_numbers(flat, rows.reshape(len(flat), self.dim), _mask(found, shape))
-        return rows
-
-    def rows_encoded(self, numbers: ArrayLike, *, found: np.ndarray | None = None) -> np.ndarray:
-        """As `rows`, as they are stored: (*S, B) u8."""
-        few = self._few_rows
-        if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
-            few_rows = few.encoded(numbers)
-            if few_rows is not None:
-                return few_rows
-        self._check()
-        flat, shape = self._numbers(numbers, "rows_encoded")
-        rows = np.empty((len(flat), self.spec.codec.row_bytes), np.uint8)
-        self._get_numbers(flat, rows, _mask(found, shape))
-        return rows.reshape(*shape, self.spec.codec.row_bytes)
-
-    def contains(self, ngrams: Ngrams) -> np.ndarray:
-        """Which n-grams are stored: (M,) bool. Reads no rows."""
-        self._check()
-        ids = self._ids(ngrams, "contains")
-        with self._reading as (view, _):
-            return view.find(ids) >= 0
-
-    def __contains__(self, ngram: Any) -> bool:
-        return bool(self.contains([ngram])[0])
 
     def warm(self, keys: Any, *, max_bytes: int | None = None) -> int:
         """Read rows into the cache ahead of use: n-grams (most frequent first), row numbers, or a `Trace`. Returns rows now cached.
@@ -289,136 +91,6 @@ class Lookups(Handle):
                 self._publish(self._writer)
             view = self._view
         yield from published_batches(view)
-
-    def _ids(self, ngrams: Ngrams, what: str) -> np.ndarray:
-        self._require_ngram(what)
-        spec = self.spec
-        if (
-            isinstance(ngrams, np.ndarray)
-            and ngrams.dtype == np.uint32
-            and ngrams.ndim == 2
-            and 0 < ngrams.shape[1] <= spec.max_n
-        ):
-            return ngram_ids(ngrams, None, spec.seed)  # what `as_ngrams` would find fine, 4 us sooner
-        tokens, lengths = as_ngrams(ngrams, spec.max_n)
-        return ngram_ids(tokens, lengths, spec.seed)
-
-    def _numbers(self, numbers: ArrayLike, what: str) -> tuple[np.ndarray, tuple[int, ...]]:
-        if self.spec.is_ngram:
-            raise UsageError(
-                f"{what} takes n-grams here; {self.path} is not addressed by number",
-                hint="use get(ngrams), or `ngramstore get --ngram`",
-            )
-        array = np.asarray(numbers)
-        if array.dtype.kind not in "iu" and array.size:
-            raise UsageError(f"row numbers must be integers, got dtype {array.dtype}")
-        flat = np.ascontiguousarray(array).reshape(-1)
-        require_rows(flat, self._manifest.base.num_rows)
-        return flat.astype(np.int64), array.shape
-
-    def _lines(self, tokens: ArrayLike, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens as u32 of their own shape, and how many of them an n-gram may use at each: (B, T) u8."""
-        tokens_BT = as_tokens(tokens)
-        if tokens_BT.ndim not in (1, 2):
-            raise UsageError(f"tokens have shape {tokens_BT.shape}, wanted (B, T)")
-        lines = (1, *tokens_BT.shape)[-2:]
-        if starts is not None:
-            starts = np.asarray(starts)
-            if starts.shape != tokens_BT.shape:
-                raise UsageError(f"starts have shape {starts.shape}, the tokens {tokens_BT.shape}")
-            starts = starts.reshape(lines)
-        return tokens_BT, room(lines, self.max_n, starts)
-
-    def _match(self, view: View, tokens_W: np.ndarray, room_W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        count = len(tokens_W)
-        keys, ids, lengths = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
-        has_pending = bool(view.pending)
-        mask = (1 << (self.max_n + 1)) - 2 if has_pending else view.lengths_mask
-        done = probe.match(
-            view.probe_table,
-            tokens_W,
-            room_W,
-            np.uint64(self.spec.seed),  # a Python int above 2**63 would be another type, and compiled again
-            mask,
-            view.manifest.suffix_closed and not has_pending,
-            keys,
-            ids,
-            lengths,
-        )
-        if done < count:
-            raise view.index_damage(int(keys[done]))
-        return keys, ids, lengths
-
-    def _get_ids(self, ids: np.ndarray, rows: np.ndarray, plan: np.ndarray | None = None) -> np.ndarray:
-        with self._reading as (view, source):
-            keys = view.find(ids)
-            lost = self._fill(source, keys, ids, rows, plan)
-        found = keys >= 0
-        if lost is not None:
-            found[lost] = False
-        if plan is not KEEP:
-            self._counts.add_call(len(ids), int(np.count_nonzero(found)))
-        return found
-
-    def _get_numbers(
-        self, numbers: np.ndarray, rows: np.ndarray, found: np.ndarray | None, plan: np.ndarray | None = None
-    ) -> None:
-        with self._reading as (view, source):
-            keys, seeds = view.find_rows(numbers)
-            lost = self._fill(source, keys, seeds, rows, plan, numbers)
-        if found is not None:
-            found[:] = True
-            found[lost or []] = False
-        if plan is not KEEP:
-            self._counts.add_call(len(numbers), len(numbers) - len(lost or []))
-
-    def _fill(
-        self,
-        source: RowSource,
-        keys: np.ndarray,
-        seeds: np.ndarray,
-        rows: np.ndarray,
-        plan: np.ndarray | None = None,
-        numbers: np.ndarray | None = None,
-    ) -> list[int] | None:
-        """Rows of keys; positions of damaged rows if the handle treats them as missing, else DamagedRows.
-
-        plan None: as the type of `rows` says. numbers: what a row-addressed store's caller asked for; without it the seeds,
-        which then are the n-grams' IDs.
-        """
-        if plan is None:
-            plan = self.spec.codec.plan(rows.dtype.char)
-        recorder = self._recorder
-        if recorder is not None and plan is not KEEP:
-            recorder.add(seeds[keys >= 0] if numbers is None else numbers)
-        damage = source.fill(keys, seeds, rows, self._counts, plan)
-        if not damage:
-            return None
-        if self.options.on_damage == "raise":
-            raise source.damage_error(damage, keys, seeds if numbers is None else numbers)
-        return list(damage)
-
-
-def _require_tail(tokens: Any, room: Any, max_n: int) -> None:
-    """UsageError unless tokens (B, S) u32 and room (B, T) u8 fit, and no room reaches before its line."""
-    if not isinstance(tokens, np.ndarray) or not isinstance(room, np.ndarray):
-        raise UsageError(f"tokens and room are arrays, got {type(tokens).__name__} and {type(room).__name__}")
-    if tokens.dtype != np.uint32 or room.dtype != np.uint8 or tokens.ndim != 2 or room.ndim != 2:
-        raise UsageError(f"tokens are {tokens.dtype} {tokens.shape}, room is {room.dtype} {room.shape}")
-    width, count = tokens.shape[1], room.shape[1]
-    if len(room) != len(tokens) or count > width:
-        raise UsageError(f"tokens have shape {tokens.shape}, room has {room.shape}", hint="(B, S) and (B, T), T <= S")
-    if (np.minimum(room, max_n) > np.arange(width - count + 1, width + 1)).any():
-        raise UsageError(f"room reaches before the beginning of a line of {width} tokens: {int(room.max())}")
-
-
-def _mask(found: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The caller's mask as one line."""
-    if found is None:
-        return None
-    if not isinstance(found, np.ndarray) or found.dtype != np.bool_ or found.shape != shape or not found.flags.carray:
-        raise UsageError(f"found must be a bool array of shape {shape}, C-contiguous and writeable")
-    return found.reshape(-1)
 
 
 def published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
