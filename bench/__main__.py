@@ -22,6 +22,7 @@ from bench import harness, machine, report
 from bench.forked import Server
 from bench.setup import Setup
 from bench.workloads import WORKLOADS
+from ngramstore.files import publish
 
 RESULTS = Path(__file__).parent / "results"
 ALONE = {"codecs": "bench.codecs", "profiles": "bench.profiles"}
@@ -75,10 +76,9 @@ def main(
             warmup_s=warmup if warmup is not None else (0.1 if quick else 4.0),
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
-        result = run(workload, setup, rounds)
-    path = json_path or RESULTS / f"{workload}{'_quick' if quick else ''}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+        path = json_path or RESULTS / f"{workload}{'_quick' if quick else ''}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = run(workload, setup, rounds, path)
     print(f"\nsaved {path}")
     failed = setup.failures + [
         f"{case['name']}: {name}: {error}" for case in result["cases"] for name, error in case["errors"].items()
@@ -87,8 +87,11 @@ def main(
         raise click.ClickException(f"{len(failed)} failed\n" + "\n".join(failed))
 
 
-def run(workload: str, setup: Setup, rounds: int) -> dict:
-    """Run the workload's cases, print each table as it is ready, return everything for the JSON."""
+def run(workload: str, setup: Setup, rounds: int, path: Path | None = None) -> dict:
+    """Run the workload's cases, print each table as it is ready, return everything for the JSON.
+
+    path: where the JSON goes, written anew after each case: a run that is cut short keeps what it has measured.
+    """
     setup.root.mkdir(parents=True, exist_ok=True)
     about = machine.describe()
     module = importlib.import_module(WORKLOADS[workload])
@@ -110,8 +113,10 @@ def run(workload: str, setup: Setup, rounds: int) -> dict:
     for case in cases:
         result["cases"].append(harness.run_case(case, rounds, setup.seed, setup.say))
         print(report.table(result["cases"][-1]), flush=True)
+        result["load_at_end"] = machine.describe()["load"]
+        if path is not None:
+            publish(path, (json.dumps(result, indent=1) + "\n").encode())
     module.clean(setup)
-    result["load_at_end"] = machine.describe()["load"]
     return result
 
 

@@ -94,7 +94,7 @@ class Redis(Peer):
             preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
         )
         Finalize(None, self._kill, exitpriority=1)  # unlike atexit it also runs where a worker was forked
-        self._client = redis.Redis(unix_socket_path=str(socket))
+        self._client = redis.Redis(unix_socket_path=str(socket), socket_timeout=None)  # SAVE takes a while
         end = time.monotonic() + _START_S
         while True:
             try:

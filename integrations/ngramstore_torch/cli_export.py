@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ngramstore.errors import UsageError
 from ngramstore_torch.cli_data import open_text, require_tokenizer, say, text_options, vocabulary_identity
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ngramstore_torch.checkpoint import Checkpoint
+    from ngramstore_torch.cli_data import Text
+    from ngramstore_torch.scone import SconeModel
 
 
 @click.command(name="export", short_help="Compute the f-gram table of a trained model into a store.")
@@ -29,7 +38,9 @@ from ngramstore_torch.cli_data import open_text, require_tokenizer, say, text_op
 @click.option("--restart", is_flag=True, help="Begin anew, whatever an export that was cut short left.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
 def command(
+    context: click.Context,
     run: Path,
     vocab: Path,
     path: Path,
@@ -49,8 +60,9 @@ def command(
     The store remembers tokenizer, vocabulary and checkpoint. It cannot be read before it is complete. An export that was
     killed leaves STORE.export; the same command goes on behind the rows it holds.
 
-    With --codec int4, give the text that the model was trained on: what its decoder minds least is measured there, and
-    rows are rounded for that. The same bytes then cost about half the perplexity; readers see no difference.
+    With --codec int4, give the text that the model was trained on (--corpus or --shards, and how to read them): how much the
+    decoder minds which error is measured there, and rows are rounded so that it minds least. The store has the same size and the
+    same readers, and loses about a third less.
 
     \b
     Examples:
@@ -63,15 +75,19 @@ def command(
     from ngramstore.codec import codec_from_spec
     from ngramstore.mine import Vocabulary
     from ngramstore_torch import checkpoint
-    from ngramstore_torch.corpus import tag_corpus
     from ngramstore_torch.device import choose_device
     from ngramstore_torch.export import SconeRows, export_table
-    from ngramstore_torch.sensitivity import input_sensitivity
+    from ngramstore_torch.spool import spool_path
 
     spec = as_codec(codec)
+    spec_name = codec_from_spec(spec, 1).name
     has_text = bool(inputs) or shards is not None
-    if has_text and codec_from_spec(spec, 1).name != "int4":
+    if has_text and spec_name != "int4":
         raise UsageError(f"text is for rounding int4, not for {codec}", hint="leave --corpus and --shards out")
+    if given := [] if has_text else _given(context, options):
+        raise UsageError(f"{', '.join(given)} without text", hint="they say how to read --corpus or --shards")
+    if (path / "MANIFEST").exists() and not spool_path(path).exists():
+        raise UsageError(f"{path} already holds a store", hint="give another --store, or remove it first")
     saved = checkpoint.load(run)
     vocabulary = Vocabulary.load(vocab)
     data = saved.description["data"]
@@ -80,12 +96,16 @@ def command(
     if data.get("vocabulary_id") not in (identity, "", None):
         say("note: this is not the vocabulary of the training run; n-grams that were not trained get untried vectors")
     source = SconeRows(saved.model, device=choose_device(device), bf16=bf16)
+    kept = path.with_name(path.name + ".sensitivity")
+    if restart:
+        kept.unlink(missing_ok=True)
     sensitivity = None
     if has_text:
         text = open_text(inputs, shards, vocab, progress=not quiet, **options)
         require_tokenizer(str(run), data, text.corpus.tokenizer_id)
-        train, _ = tag_corpus(text.corpus, text.vocabulary, held_out=text.held_out)
-        sensitivity = input_sensitivity(source.model, train, seq_len=saved.description["train"].get("seq_len", 0))
+        sensitivity = _sensitivity(saved, source.model, text, kept)
+    elif spec_name == "int4":
+        say("note: plain rounding; with --corpus, the text it was trained on, int4 loses less")
     metadata = {
         "tokenizer_id": data.get("tokenizer_id", ""),
         "tokenizer_name": data.get("tokenizer_name", ""),
@@ -106,6 +126,7 @@ def command(
         progress=not quiet,
         restart=restart,
     )
+    kept.unlink(missing_ok=True)
     answer = {"store": str(done.path), "rows": done.num_rows, "dim": done.dim, "codec": codec} | metadata
     answer |= {"resumed_rows": done.num_resumed, "seconds": dict(done.seconds), "store_seconds": done.store_seconds}
     if as_json:
@@ -118,3 +139,27 @@ def command(
     click.echo(
         f"{done.seconds.get('model', 0.0):.1f} s in the model, {done.store_seconds:.1f} s in the store ({parts})"
     )
+
+
+def _sensitivity(saved: Checkpoint, model: SconeModel, text: Text, kept: Path) -> np.ndarray:
+    """What the decoder minds, measured on the text it was trained on, or by an export that was cut short."""
+    from ngramstore_torch.corpus import tag_corpus
+    from ngramstore_torch.sensitivity import input_sensitivity, kept_sensitivity
+
+    settings = saved.description["train"]
+
+    def measure() -> np.ndarray:
+        train, _ = tag_corpus(text.corpus, text.vocabulary, held_out=text.held_out)
+        shape = {"seq_len": settings.get("seq_len", 0), "batch_size": settings.get("batch_size", 16)}
+        return input_sensitivity(model, train, **shape)
+
+    return kept_sensitivity(kept, f"{saved.identity} {text.corpus.identity} {text.held_out}", measure)
+
+
+def _given(context: click.Context, names: Container[str]) -> list[str]:
+    """Which of these parameters were written on the command line, as they are written there."""
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]

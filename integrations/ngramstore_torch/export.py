@@ -177,8 +177,7 @@ def _open_spool(
     if identity is None:
         return None
     job = {"model": identity, "vocabulary": vocabulary_identity(vocabulary), "codec": encoder.spec()}
-    if isinstance(encoder, SecondOrderInt4):
-        job["rounding"] = encoder.identity
+    job["rounding"] = encoder.identity if isinstance(encoder, SecondOrderInt4) else None
     return Spool(spool_path(path), job, encoder.row_bytes)
 
 

@@ -24,7 +24,9 @@ def command(as_json: bool) -> None:
       ngramstore warmup
       NUMBA_CACHE_DIR=/opt/numba ngramstore warmup --json
     """
-    from ngramstore.codec.quantize import CODECS
+    import numpy as np
+
+    from ngramstore.codec import CODECS, SecondOrderInt4, codec_from_spec
     from ngramstore.kernels.jit import cache_is_on_disk
 
     begin = time.perf_counter()
@@ -32,6 +34,7 @@ def command(as_json: bool) -> None:
         for codec in CODECS:
             _exercise(Path(scratch) / codec, codec)
         _exercise_rows(Path(scratch) / "rows")
+        SecondOrderInt4(codec_from_spec("int4", 8), np.eye(8)).encode(np.ones((1, 8), np.float32))
         _exercise_mining(Path(scratch))
     seconds = time.perf_counter() - begin
     folders = sorted(_cache_folders())
@@ -61,6 +64,11 @@ def _exercise(path: Path, codec: str) -> None:
                 store.lookup(tokens[0], dtype=dtype)  # one line: its arrays are of another type for the compiler
                 store.get(tokens[:100], dtype=dtype)
                 store.get([(0, 1, 2)], dtype=dtype)
+                row = np.empty(32, {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}[dtype])
+                for _ in range(2):  # the first time read, the second time in memory
+                    store.get(tokens[:1], out=row[None])
+                    store.lookup_tail(tokens[:1], np.array([[3]], np.uint8), out=row[None, None])
+                    store.lookup_one(tokens[0], 3, 3, out=row)
             store.contains([(1,), (0, 1, 2)])
             store.warm(tokens[:10])
             with store.trace():

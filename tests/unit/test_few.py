@@ -197,7 +197,28 @@ def test_rows_in_memory_take_the_short_way_and_are_the_cached_ones(store, reside
     assert (stats["calls"], stats["positions"], stats["found"], stats["rows_read"]) == (3, 9, 7, 0)
 
 
-def test_rows_in_memory_of_two_layers_or_with_damage_go_the_long_way(store):
+def test_rows_in_memory_under_tombstones_take_the_short_way(store):
+    with ngs.open(store.path, mode="rw") as writer:
+        writer.delete([tuple(NGRAMS[1])])
+    with ngs.open(store.path, resident=True) as reader:
+        assert reader._few is not None
+        rows, found = reader._few.get(NGRAMS[:3], None, "f32")
+        assert found.tolist() == [True, False, True]
+        np.testing.assert_array_equal(rows, [rows_of([0], 4)[0], np.zeros(4), rows_of([2], 4)[0]])
+
+
+def test_rows_in_memory_with_damage_go_the_long_way(store):
+    with ngs.open(store.path) as reader:
+        at, file = int(reader._view.base.places(5, 1)[0][0]), reader._view.base.rows.path
+    content = bytearray(file.read_bytes())
+    content[at + 3] ^= 4
+    file.write_bytes(content)
+    with ngs.open(store.path, resident=True, on_damage="missing") as reader:
+        assert reader._few is None
+        assert np.count_nonzero(~reader.get(NGRAMS)[1]) == 1
+
+
+def test_rows_in_memory_of_two_layers_go_the_long_way(store):
     with ngs.open(store.path, resident=True) as reader:
         with ngs.open(store.path, mode="rw", resident=True) as writer:
             assert writer._few is None

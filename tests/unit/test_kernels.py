@@ -198,6 +198,30 @@ def test_the_newest_layer_decides_and_tombstones_hide(tmp_path):
         assert key == (-1 if gone else (1 << 40 | rank // 2) if newer else 2 << 40 | rank)
 
 
+def test_a_table_of_tombstones_alone_has_nothing(tmp_path):
+    ids = some_ids(90)
+    plan = IndexPlan(len(ids), True, False, group_bits=2)
+    data = index_bytes(plan, ids, tmp_path / "index")
+    assert (both_find(lambda: [opened(plan, data, is_tombstone=True)], ids) == -1).all()
+
+
+@pytest.mark.parametrize("bits", [3, 9])
+def test_pages_that_were_verified_before_answer_the_same(tmp_path, bits):
+    """The first pass verifies, the second believes; buckets of hundreds of IDs reach over pages."""
+    ids = some_ids(9000)
+    plan = FixedPlan(len(ids), True, False, group_bits=2, bits=bits)
+    data = index_bytes(plan, ids, tmp_path / "index")
+    index, wanted = opened(plan, data), probes(ids[::3])
+    layers, keys = index.layer[None].copy(), np.empty((3, len(wanted)), np.int64)
+    half = wanted[: len(wanted) // 2]
+    native_probe.find(layers, half, keys[0, : len(half)])  # some pages good, others not yet looked at
+    for row in keys[1:]:
+        assert native_probe.find(layers, wanted, row) == len(wanted)
+    ranks = {identity: rank for rank, identity in enumerate(ids.tolist())}
+    assert keys[1].tolist() == keys[2].tolist() == [ranks.get(identity, -1) for identity in wanted.tolist()]
+    assert keys[0, : len(half)].tolist() == keys[1, : len(half)].tolist()
+
+
 def test_every_page_of_an_index_has_its_own_fault_code(tmp_path):
     ids = some_ids(3000)
     plan = IndexPlan(len(ids), True, False, group_bits=2)

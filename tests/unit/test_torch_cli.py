@@ -88,6 +88,9 @@ def test_from_text_to_a_served_table(mined, tmp_path):
 
     fitted = [*export, "--store", tmp_path / "fitted", "--codec", "int4", "--corpus", mined["--corpus"]]
     assert run(cli_export.command, *fitted)["rounding"] == "second-order"
+    assert sorted(tmp_path.glob("fitted*")) == [tmp_path / "fitted"]
+    with pytest.raises(UsageError, match="already holds a store"):
+        run(cli_export.command, *fitted)
     with ngramstore.open(tmp_path / "fitted") as store:
         assert store.metadata["rounding"] == "second-order" and store.spec.codec.name == "int4"
 
@@ -169,6 +172,8 @@ def test_text_is_for_rounding_int4_only(mined, tmp_path):
     export = ["--checkpoint", tmp_path / "scone", "--vocab", mined["--vocab"], "--store", tmp_path / "table"]
     with pytest.raises(UsageError, match="for rounding int4, not for int8"):
         run(cli_export.command, *export, "--quiet", "--json", "--corpus", mined["--corpus"])
+    with pytest.raises(UsageError, match="--held-out, --suffix without text"):
+        run(cli_export.command, *export, "--quiet", "--codec", "int4", "--held-out", "0.1", "--suffix", ".txt")
     assert not (tmp_path / "table").exists()
 
 

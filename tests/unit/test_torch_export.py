@@ -15,7 +15,7 @@ from ngramstore_torch.data import IGNORE
 from ngramstore_torch.evaluate import evaluate_model, served_inputs
 from ngramstore_torch.export import SconeRows, export_table
 from ngramstore_torch.generation import generate, live_embedding, served_embedding
-from ngramstore_torch.sensitivity import input_sensitivity
+from ngramstore_torch.sensitivity import input_sensitivity, kept_sensitivity
 from ngramstore_torch.train import TrainConfig, train_model
 
 
@@ -109,7 +109,9 @@ def test_sensitivity_is_the_second_moments_of_the_gradient_at_the_input(trained)
     (batch,) = list(data.evaluation_batches(8, 4, max_windows=4))
     with torch.no_grad():
         inputs_BTD = model.inputs(batch)
-    wanted, count = torch.zeros(32, 32, dtype=torch.float64), int((batch.fgram_at_BT >= 0).sum())
+    is_used_BT = (batch.fgram_at_BT >= 0) & (batch.targets_BT != IGNORE)
+    assert (batch.targets_BT == IGNORE).any()  # padding counts for nothing
+    wanted, count = torch.zeros(32, 32, dtype=torch.float64), int(is_used_BT.sum())
     inputs_BTD = inputs_BTD.detach().requires_grad_()
     logits_BTV = model.decoder(inputs_BTD=inputs_BTD)
     log_BTV, chance_BTV = logits_BTV.log_softmax(-1), logits_BTV.detach().softmax(-1)
@@ -117,7 +119,7 @@ def test_sensitivity_is_the_second_moments_of_the_gradient_at_the_input(trained)
     for b, t in torch.nonzero(batch.targets_BT != IGNORE).tolist():
         for v in range(logits_BTV.shape[2]):
             (gradient,) = torch.autograd.grad(log_BTV[b, t, v], inputs_BTD, retain_graph=True)
-            used_MD = gradient[batch.fgram_at_BT >= 0].double()
+            used_MD = gradient[is_used_BT].double()
             wanted += float(chance_BTV[b, t, v]) * used_MD.T @ used_MD
     wanted /= count
     drawn = sum(
@@ -134,7 +136,8 @@ def test_sensitivity_needs_fgrams_and_leaves_the_model_as_it_was(trained):
     model.train()
     model.zero_grad(set_to_none=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    first, again = (input_sensitivity(model, data, max_windows=8, seed=3) for _ in range(2))
+    with torch.no_grad():  # which it does not mind
+        first, again = (input_sensitivity(model, data, max_windows=8, seed=3) for _ in range(2))
     assert np.array_equal(first, again) and np.linalg.eigvalsh(first).min() > -1e-12
     assert model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -142,6 +145,21 @@ def test_sensitivity_needs_fgrams_and_leaves_the_model_as_it_was(trained):
     none = replace(data, rows_P=np.full_like(data.rows_P, -1))
     with pytest.raises(UsageError, match="no f-gram ends"):
         input_sensitivity(model, none)
+
+
+def test_a_sensitivity_is_measured_once_for_an_export_that_is_cut_short(tmp_path):
+    path, measured = tmp_path / "store.sensitivity", []
+
+    def measure() -> np.ndarray:
+        measured.append(len(measured))
+        return np.eye(3) * len(measured)
+
+    for of, wanted in (("a", 1), ("a", 1), ("b", 2), ("b", 2)):
+        assert np.array_equal(kept_sensitivity(path, of, measure), np.eye(3) * wanted)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert np.array_equal(kept_sensitivity(path, "b", measure), np.eye(3) * 3)
+    path.write_bytes(b"notes")
+    assert np.array_equal(kept_sensitivity(path, "b", measure), np.eye(3) * 4)
 
 
 def test_generation_from_an_f32_store_is_generation_with_the_live_model(trained, tmp_path):
