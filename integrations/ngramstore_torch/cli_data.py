@@ -141,7 +141,9 @@ def text_options(command: Any) -> Any:
         ),
         click.option("--tokenizer", help="As for `mine`.  [default: VOCAB.tokenizer.json]"),
         click.option(
-            "--cache", type=click.Path(path_type=Path), help="Tokenised text.  [default: VOCAB.cache, as `mine`]"
+            "--cache",
+            type=click.Path(path_type=Path),
+            help="Tokenised text.  [default: VOCAB.cache, as `mine`; without --vocab OUT.cache]",
         ),
         click.option("--held-out", type=float, help="Fraction never trained on.  [default: that of the vocabulary]"),
         click.option("--documents", type=click.Choice(["file", "line"]), default="file", show_default=True),

@@ -93,6 +93,8 @@ def command(
         raise UsageError(
             "a SCONE model needs its f-grams", hint="give --vocab FILE (from `ngramstore mine`), or --plain"
         )
+    if vocab is None and o["cache"] is None:
+        o["cache"] = o["out"].with_name(o["out"].name + ".cache")
     text = open_text(
         inputs,
         shards,

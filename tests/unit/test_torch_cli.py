@@ -131,6 +131,12 @@ def test_a_flops_factor_without_plain_is_refused(mined, tmp_path):
         run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", "--flops-factor", 2)
 
 
+def test_a_plain_decoder_needs_no_vocabulary_and_no_cache(mined, tmp_path):
+    options = ["--corpus", mined["--corpus"], "--tokenizer", "train:280", *SMALL, "--out", tmp_path / "run", "--plain"]
+    assert run(cli_train.command, *options)["step"] == 16
+    assert (tmp_path / "run.cache").is_dir()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
