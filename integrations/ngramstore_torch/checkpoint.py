@@ -4,7 +4,7 @@ A run directory holds `checkpoint.json` and the files it names. New files are wr
 own first, then checkpoint.json is replaced by one rename: a crash leaves the old checkpoint or the new one.
 
     checkpoint.json             what the model is (kind, shapes), how it was trained, step, identities, files
-    model-<step>.safetensors    weights by parameter name
+    model-<step>.safetensors    weights by parameter name; <step>-1, -2, .. where a file of that name was there
     optimizer-<step>.safetensors  AdamW's state by parameter name, and the loss of every step so far
 """
 
@@ -95,8 +95,8 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     files = {
-        "model": _write(directory / f"model-{step:08d}.safetensors", weights),
-        "optimizer": _write(directory / f"optimizer-{step:08d}.safetensors", optimizer),
+        "model": _write(_unused(directory, f"model-{step:08d}"), weights),
+        "optimizer": _write(_unused(directory, f"optimizer-{step:08d}"), optimizer),
     }
     description = {
         "format": FORMAT,
@@ -162,6 +162,15 @@ def require_same(saved: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
                 f"the checkpoint was made with {what}.{name} = {old!r}, this run asks for {new!r}",
                 hint="resume with the settings of the run, or start another run in another folder",
             )
+
+
+def _unused(directory: Path, stem: str) -> Path:
+    """A name that no file has: a checkpoint saved anew at the same step must not touch what the old one names."""
+    path, number = directory / f"{stem}.safetensors", 0
+    while path.exists():
+        number += 1
+        path = directory / f"{stem}-{number}.safetensors"
+    return path
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -241,6 +241,22 @@ def test_what_a_run_left_that_was_killed_while_it_saved_goes_with_the_next_save(
     assert not part.exists() and checkpoint.load(tmp_path).step == 1
 
 
+def test_a_checkpoint_saved_again_at_its_step_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
+    def save(seed: int) -> None:
+        checkpoint.save(tmp_path, plain(seed), step=7, optimizer={"losses": torch.zeros(seed)}, train={}, data={})
+
+    save(1)
+    before = checkpoint.load(tmp_path).identity
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "publish", lambda path, data: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            save(2)
+    assert checkpoint.load(tmp_path, with_optimizer=True).identity == before
+    save(3)
+    assert checkpoint.load(tmp_path, with_optimizer=True).identity != before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_run_folder_that_cannot_be_is_refused_before_the_first_step(data, tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(UsageError, match="run is a file"):
