@@ -29,6 +29,7 @@ from ngramstore.kernels.native.memory import (
     copy_bytes,
     f32_array,
     i8_array,
+    prefetch,
     u8_array,
     u16_array,
     zero_bytes,
@@ -38,6 +39,10 @@ WRITER, ROW_BYTES, OUT_BYTES, DIM, INTEGER, BITS = 0, 1, 2, 3, 4, 5
 """Columns of a plan: address of the row writer, bytes of a stored row and of an output row, then its arguments."""
 NUM_PLAN = 6
 _WRITER = types.void(*[types.int64] * 5)
+_AHEAD = 4
+"""Rows that are asked for before they are needed."""
+_LINE_BYTES = 64
+_MAX_LINES = 32
 
 
 @inline
@@ -270,6 +275,13 @@ def write_row(plan, source, target):
     call_row_writer(plan[WRITER], source, target, plan[DIM], plan[INTEGER], plan[BITS])
 
 
+@inline
+def prefetch_row(address, row_bytes):
+    """Ask for the bytes of a row ahead of their use; nothing is read where there is none."""
+    for i in range(min(_MAX_LINES, (row_bytes + _LINE_BYTES - 1) // _LINE_BYTES)):
+        prefetch(address + _LINE_BYTES * i)
+
+
 @kernel
 def scatter(plan, source, offsets_M, places_M, out):
     """Row places[m] of `out` = the stored row at byte offsets[m] of `source`, zeros where -1. Returns bad offsets.
@@ -279,7 +291,12 @@ def scatter(plan, source, offsets_M, places_M, out):
     """
     num_bad = 0
     base, target = np.int64(source.ctypes.data), np.int64(out.ctypes.data)
-    for m in range(offsets_M.shape[0]):
+    count = offsets_M.shape[0]
+    for m in range(min(_AHEAD, count)):
+        prefetch_row(base + offsets_M[m], plan[ROW_BYTES])
+    for m in range(count):
+        if m + _AHEAD < count:
+            prefetch_row(base + offsets_M[m + _AHEAD], plan[ROW_BYTES])
         at = offsets_M[m]
         row = target + (places_M[m] if places_M.shape[0] > 0 else m) * plan[OUT_BYTES]
         if at >= 0 and at <= source.shape[0] - plan[ROW_BYTES]:
