@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,36 @@ NGram = tuple[int, ...]
 def temporary_directory() -> tempfile.TemporaryDirectory[str]:
     """In memory where possible: these tests call fsync thousands of times."""
     return tempfile.TemporaryDirectory(dir=QUICK)
+
+
+def copy_of_one_moment(source: Path, destination: Path) -> None:
+    """All files as a kill would leave them, while their owner lives: copied again when they changed meanwhile.
+
+    RocksDB merges its files on a thread of its own, and deletes the old ones.
+    """
+
+    def state() -> dict[str, tuple[int, int, int]]:
+        facts = {}
+        for folder, _, names in os.walk(source):
+            for name in names:
+                path = os.path.join(folder, name)
+                try:
+                    stat = os.stat(path)
+                except FileNotFoundError:
+                    continue
+                facts[path] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        return facts
+
+    for _ in range(100):
+        before = state()
+        try:
+            shutil.copytree(source, destination)
+            if state() == before:
+                return
+        except shutil.Error:  # one of the files is gone
+            pass
+        shutil.rmtree(destination)
+    raise AssertionError(f"{source} never stood still")
 
 
 def cache_of(num_rows: int, row_bytes: int) -> int:

@@ -13,6 +13,7 @@ from helpers import (
     assert_verifies,
     cache_of,
     contents,
+    copy_of_one_moment,
     longest_match,
     rows_of,
     stamps_of,
@@ -179,7 +180,7 @@ class StoreIsADict(RuleBasedStateMachine):
         """What a killed process leaves: its files as they are now. Nothing that was put is lost, nothing is published."""
         self.copies += 1
         new = Path(self.room.name, f"copy-{self.copies}")
-        shutil.copytree(self.path, new)
+        copy_of_one_moment(self.path, new)
         self.close()
         shutil.rmtree(self.path)
         self.path = new
@@ -279,7 +280,7 @@ class RowsAreAList(RuleBasedStateMachine):
     @rule()
     def kill(self):
         new = self.path.with_name(self.path.name + "x")
-        shutil.copytree(self.path, new)
+        copy_of_one_moment(self.path, new)
         self.writer.close()
         self.reader.close()
         self.path = new
