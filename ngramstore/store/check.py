@@ -243,8 +243,13 @@ class _Examination:
             report.notes.append(f"{manifest.journal} was not checked: {str(error).splitlines()[0]}")
             return
         try:
-            row_bytes = self._spec.codec.row_bytes
-            with Journal.open(path, row_bytes=row_bytes, width=self._spec.journal_width, create=False) as journal:
+            with Journal.open(
+                path,
+                row_bytes=self._spec.codec.row_bytes,
+                width=self._spec.journal_width,
+                store_state=manifest.state_digest,
+                create=False,
+            ) as journal:
                 for _ in journal.scan():
                     pass
                 report.notes.append(f"{manifest.journal} holds {len(journal)} changes that are not published yet")

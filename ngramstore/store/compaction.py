@@ -53,6 +53,7 @@ def write_base(view: View) -> Manifest:
         overlay=None,
         tombstones=None,
         overlay_generation=generation,
+        journal=f"journal-{generation:06d}",
         release=ngramstore.__version__,
     )
     return published.next(generation=generation, suffix_closed=is_suffix_closed(directory, published))

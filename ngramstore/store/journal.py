@@ -39,6 +39,10 @@ _log = logging.getLogger("ngramstore")
 
 MAX_APPEND_BYTES = 1 << 30
 """One append is one batch in memory, in the log and in RocksDB's write buffer."""
+_HINT_OF_ANOTHER = (
+    "was it copied here, or the store restored under it? put the journal that belongs to these files in its place, or "
+    "move it away: readers do not need it; `ngramstore repair` makes a store without its changes"
+)
 _GET_ROWS = 512  # keys a batch get: larger ones are slower, the values then leave the processor's cache
 
 
@@ -59,9 +63,13 @@ class Journal:
         _open_journals.add(self)
 
     @classmethod
-    def open(cls, path: Path, *, row_bytes: int, width: int, create: bool = True) -> Journal:
+    def open(
+        cls, path: Path, *, row_bytes: int, width: int, store_state: bytes = bytes(16), create: bool = True
+    ) -> Journal:
         """Open the journal in directory `path`, all of it read and checked; a new one where there is none and `create`.
 
+        `store_state` is the digest (16 bytes) of the published state that its changes are made to. Changes to another
+        one, of another store or of another history of this one, are damage; an empty journal is taken over.
         Nothing on disk changes unless everything checks out. After a power cut, appends that were never synced may be
         gone: that is logged, not raised. Raises DamagedJournal, DiskFull, UnsupportedVersion, WriterLocked.
         """
@@ -77,7 +85,7 @@ class Journal:
         if not (path / ACK_NAME).exists() and not _files_but_temporary(path):
             if not create:
                 raise DamagedJournal(f"{path}: the journal is missing")
-            AckFile.create(path, width=width, row_bytes=row_bytes)
+            AckFile.create(path, width=width, row_bytes=row_bytes, store_state=store_state)
         ack_file = AckFile.open(path)
         db: Rdict | None = None
         try:
@@ -95,11 +103,17 @@ class Journal:
                 state, known = _load(db, codec, path)
                 db.close()
                 db = None
+            if state.batch and ack.store_state != store_state:
+                raise DamagedJournal(
+                    f"{path}: its changes were made to another state of a store", hint=_HINT_OF_ANOTHER
+                )
             _check_nothing_went_back(ack_file, state, is_same_boot)
             db = open_rocksdb(path, is_same_boot=is_same_boot)
             if _read_state(db, path) != state:
                 raise DamagedJournal(f"{path}: the journal changed between two reads")
-            ack_file.write(acknowledged=state.batch, num_changes=state.num_changes, boot=boot_id())
+            ack_file.write(
+                acknowledged=state.batch, num_changes=state.num_changes, boot=boot_id(), store_state=store_state
+            )
         except BaseException:
             if db is not None:
                 db.close()

@@ -1,6 +1,7 @@
 """ACK: how far the journal had come, so that one that went back in time is noticed.
 
-The file ACK beside RocksDB's own files says how many appends were acknowledged and synced, on which boot of the machine.
+The file ACK beside RocksDB's own files says how many appends were acknowledged and synced, on which boot of the machine,
+and which state of the store they change.
 RocksDB opens silently with less when its write-ahead log is deleted, emptied or cut; ACK tells that apart from a power cut.
 Implements docs/journal.md, section "ACK".
 """
@@ -19,13 +20,13 @@ from ngramstore.layout import Field, Layout
 
 ACK_NAME = "ACK"
 ACK_MAGIC = b"NGSJACK\n"
-ACK_VERSION = 1
+ACK_VERSION = 2
 ACK_SLOT_BYTES = 512  # a disk sector: one torn write damages one slot
 ACK_SLOT = Layout(
     "journal ACK slot",
     (
         Field("magic", "8s", "`NGSJACK\\n`"),
-        Field("version", "H", "1"),
+        Field("version", "H", "2"),
         Field("width", "H", "tokens a value has room for"),
         Field("row_bytes", "I", "bytes of an encoded row"),
         Field("counter", "Q", "writes of this file so far; the slot is `counter % 2`"),
@@ -33,9 +34,11 @@ ACK_SLOT = Layout(
         Field("synced", "Q", "appends that a power cut cannot lose"),
         Field("num_changes", "Q", "changes of the acknowledged appends"),
         Field("boot", "16s", "the kernel's boot id, or zeros where there is none"),
+        Field("store_state", "16s", "the published state of the store that the appends change: its digest"),
         Field("checksum", "I", "CRC-32 of the bytes before"),
     ),
 )
+_CHECKSUM_AT = (64, ACK_SLOT.size - 4)  # of version 1, and of this one
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -50,6 +53,7 @@ class Ack:
     synced: int = 0
     num_changes: int = 0
     boot: bytes = bytes(16)
+    store_state: bytes = bytes(16)
 
     def pack(self) -> bytes:
         data = ACK_SLOT.pack(magic=ACK_MAGIC, version=ACK_VERSION, **vars(self), checksum=0)[:-4]
@@ -59,14 +63,18 @@ class Ack:
     def unpack(cls, slot: bytes) -> Ack | None:
         """None where the slot is torn or damaged. Raises UnsupportedVersion."""
         data = slot[: ACK_SLOT.size]
-        if len(data) != ACK_SLOT.size or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+        is_whole = [zlib.crc32(data[:end]).to_bytes(4, "little") == data[end : end + 4] for end in _CHECKSUM_AT]
+        if len(data) != ACK_SLOT.size or not any(is_whole):
             return None
         fields = ACK_SLOT.unpack(data)
         if fields.pop("magic") != ACK_MAGIC:
             return None
         version = int(fields.pop("version"))
-        if version != ACK_VERSION:
-            raise UnsupportedVersion(f"journal version {version}, this release reads {ACK_VERSION}")
+        if version != ACK_VERSION or not is_whole[-1]:
+            raise UnsupportedVersion(
+                f"journal version {version}, this release reads {ACK_VERSION}",
+                hint="publish its changes (`flush`) with the release that wrote it",
+            )
         del fields["checksum"]
         return cls(**fields)  # type: ignore[arg-type]
 
@@ -80,9 +88,9 @@ class AckFile:
         self.fd = fd
 
     @classmethod
-    def create(cls, directory: Path, *, width: int, row_bytes: int) -> None:
+    def create(cls, directory: Path, *, width: int, row_bytes: int, store_state: bytes) -> None:
         """Make the directory, if need be, and in it a first ACK: durable, whole or not at all. Raises DiskFull."""
-        ack = Ack(width=width, row_bytes=row_bytes, counter=1, boot=boot_id())
+        ack = Ack(width=width, row_bytes=row_bytes, counter=1, boot=boot_id(), store_state=store_state)
         temporary = directory / (ACK_NAME + ".tmp")
         try:
             directory.mkdir(exist_ok=True)

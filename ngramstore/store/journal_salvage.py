@@ -20,11 +20,14 @@ from ngramstore.store.journal_rocks import Rdict, salvage_options
 from ngramstore.store.journal_values import STATE_KEY, Changes, State, ValueCodec
 
 
-def salvage(path: Path, *, row_bytes: int, width: int) -> tuple[list[Changes], list[str]]:
+def salvage(
+    path: Path, *, row_bytes: int, width: int, store_state: bytes = bytes(16)
+) -> tuple[list[Changes], list[str]]:
     """What can still be read of a damaged journal, ascending by ID, and a line for each fault. Leaves `path` as it is.
 
     Works on a copy beside it, so it needs as much space again. Where the log lost records, an ID may come with an
-    earlier change than its latest: the faults say so. Raises DiskFull.
+    earlier change than its latest: the faults say so. Changes to another state than `store_state` are left out, where
+    ACK still tells. Raises DiskFull.
     """
     path = Path(path)
     codec = ValueCodec(width=width, row_bytes=row_bytes)
@@ -33,7 +36,10 @@ def salvage(path: Path, *, row_bytes: int, width: int) -> tuple[list[Changes], l
         return [], [f"{path}: the journal is missing"]
     acknowledged = 0
     try:
-        acknowledged = read_ack(path / ACK_NAME).acknowledged
+        ack = read_ack(path / ACK_NAME)
+        acknowledged = ack.acknowledged
+        if acknowledged and ack.store_state != store_state:
+            return [], [f"{path}: its {ack.num_changes} changes were made to another state of a store: left out"]
     except (DamagedJournal, UnsupportedVersion) as error:
         faults.append(error.message)
     copy = Path(tempfile.mkdtemp(dir=path.parent, prefix=path.name + ".salvage-"))

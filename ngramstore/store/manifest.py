@@ -5,6 +5,7 @@ Format: docs/format.md, section Manifest. One line `ngramstore manifest VERSION 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -102,6 +103,13 @@ class Manifest:
         """Files of others that rows are read from in place, and their bytes."""
         base = self.base
         return {source.path: source.file_bytes for source in base.sources} if isinstance(base, ExternalEntry) else {}
+
+    @property
+    def state_digest(self) -> bytes:
+        """16 bytes that stand for this published state: unpublished changes belong to one state alone."""
+        files = [[entry.name, entry.file_bytes, entry.header_crc, entry.content.hex()] for entry in self.files]
+        said = [self.identity, self.generation, self.journal, files, sorted(self.sources.items())]
+        return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).digest()
 
     def stamp(self, generation: int) -> FileStamp:
         """What the headers of a generation's files carry."""

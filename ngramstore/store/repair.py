@@ -235,7 +235,7 @@ class _Repair:
         with tempfile.TemporaryDirectory(dir=self._target, prefix=path.name + ".salvage-") as scratch:
             copy = Path(scratch) / path.name
             shutil.copytree(path, copy)
-            parts, faults = salvage(copy, row_bytes=row_bytes, width=width)
+            parts, faults = salvage(copy, row_bytes=row_bytes, width=width, store_state=self._manifest.state_digest)
         self._report.lost += [f"unpublished changes: {fault.replace(str(copy), path.name)}" for fault in faults]
         if not parts:
             return nothing

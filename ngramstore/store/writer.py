@@ -140,6 +140,7 @@ class Writer:
             return False
         with self._cleaned_after_failure():
             self._publish(write_base(self.view))
+        self._drop_journal()  # an empty one, after an append that failed
         return True
 
     def collect_garbage(self) -> list[str]:
@@ -172,8 +173,10 @@ class Writer:
         return self._directory / self.manifest.journal
 
     def _open_journal(self) -> Journal:
-        spec = self.manifest.spec
-        return Journal.open(self._journal_path, row_bytes=spec.codec.row_bytes, width=spec.journal_width)
+        spec, state = self.manifest.spec, self.manifest.state_digest
+        return Journal.open(
+            self._journal_path, row_bytes=spec.codec.row_bytes, width=spec.journal_width, store_state=state
+        )
 
     def _distinct(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ascending IDs of what is left when of equal n-grams the last stays, their tokens (M, K) and positions."""
