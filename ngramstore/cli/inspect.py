@@ -106,7 +106,7 @@ def _block(view: Any, block: int) -> dict[str, Any]:
 
 def _of_ngram(view: Any, ngram: tuple[int, ...]) -> dict[str, Any]:
     from ngramstore.hashing import ngram_ids
-    from ngramstore.kernels.native.index import RANK_BITS
+    from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
     from ngramstore.windows import as_ngrams
 
     spec = view.manifest.spec
@@ -117,7 +117,7 @@ def _of_ngram(view: Any, ngram: tuple[int, ...]) -> dict[str, Any]:
     key = int(view.find(ids)[0])
     if key < 0:
         raise UsageError(f"the n-gram {ngram} is not stored; its ID is 0x{int(ids[0]):016x}", hint="see `lookup`")
-    return _row(view, view.layer_of(key >> RANK_BITS), key & ((1 << RANK_BITS) - 1))
+    return _row(view, view.layer_of(key >> RANK_BITS), key & RANK_MASK)
 
 
 def _row(view: Any, layer: Any, number: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ngramstore.errors import DamagedRows, DamagedStore, FormatError
 from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import rows as native
 from ngramstore.kernels.native.dequantize import NUM_PLAN, scatter
-from ngramstore.kernels.native.index import RANK_BITS
+from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.serve.row_cache import Fetched, RowCache
 from ngramstore.store.layer import Layer
@@ -28,7 +28,6 @@ _FAULT = {
     native.BAD_CHECKSUM: "it fails its checksum",
     native.BAD_INDEX_PAGE: "the index does not say where it is",
 }
-_RANK_MASK = (1 << RANK_BITS) - 1
 _IN_ORDER = np.empty(0, np.int64)
 PendingRows = Callable[[np.ndarray], np.ndarray]
 """Encoded rows (U, B) u8 of the IDs (U,) u64 of unpublished puts."""
@@ -122,7 +121,7 @@ class RowSource:
         row_bytes = self._codec.row_bytes
         resident, pending = self._resident, self._pending
         if resident is not None and resident.is_one_whole_layer and pending is None:
-            offsets_M = np.where(keys_M >= 0, (keys_M & _RANK_MASK) * row_bytes, -1)
+            offsets_M = np.where(keys_M >= 0, (keys_M & RANK_MASK) * row_bytes, -1)
             if plan is not KEEP:
                 scatter(plan, resident.rows[0], offsets_M, _IN_ORDER, out_MB)
             return _IN_ORDER
@@ -146,7 +145,7 @@ class RowSource:
             for serial, rows in zip(resident.serials, resident.rows, strict=True):
                 places = np.flatnonzero(serials_M == serial)
                 if len(places):
-                    copy(rows, (keys_M[places] & _RANK_MASK) * row_bytes, places)
+                    copy(rows, (keys_M[places] & RANK_MASK) * row_bytes, places)
         return np.flatnonzero(~done)
 
     def _fetch(self, keys_U: np.ndarray, seeds_U: np.ndarray, faults: dict[int, str], counts: Counts) -> Fetched:
@@ -182,13 +181,13 @@ class RowSource:
         for m in damage:
             positions.setdefault(int(keys_M[m]), m)
         keys = list(positions)
-        serial, rank = keys[0] >> RANK_BITS, keys[0] & _RANK_MASK
+        serial, rank = keys[0] >> RANK_BITS, keys[0] & RANK_MASK
         layer = self._view.layer_of(serial)
         try:
             place = f"at byte {int(layer.places(rank, 1)[0][0]):,}"
         except DamagedStore as error:
             place = f"cannot be found ({error.message})"  # the index file and the byte in it
-        ranks = [key & _RANK_MASK for key in keys]
+        ranks = [key & RANK_MASK for key in keys]
         return DamagedRows(
             f"{layer.path_of(rank)}: row {rank:,} {place}: {damage[positions[keys[0]]]}"
             + (f" (and {len(keys) - 1} more rows of this call: {ranks[1:9]})" if len(keys) > 1 else ""),

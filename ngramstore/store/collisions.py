@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.errors import HashCollision
-from ngramstore.kernels.native.index import RANK_BITS
+from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.store.journal import Journal
 from ngramstore.store.view import View
 
@@ -34,7 +34,7 @@ def refuse_collisions(
         where = np.flatnonzero((keys_M >= 0) & (keys_M >> RANK_BITS == layer.serial) & ~is_put_M)
         if len(where):
             assert layer.tokens is not None
-            stored = layer.tokens.rows(keys_M[where] & ((1 << RANK_BITS) - 1))
+            stored = layer.tokens.rows(keys_M[where] & RANK_MASK)
             refuse_different(stored, _take(ngrams, where), seed)
     where = np.flatnonzero(is_put_M)
     if len(where):

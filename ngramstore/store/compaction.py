@@ -15,7 +15,7 @@ import numpy as np
 import ngramstore
 from ngramstore.errors import DamagedRows
 from ngramstore.files import require_space
-from ngramstore.kernels.native.index import RANK_BITS
+from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.kernels.native.rows import read_rows
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layer import Batch, LayerWriter
@@ -107,7 +107,7 @@ def _replaced_rows(view: View, keys_M: np.ndarray, seeds_M: np.ndarray) -> np.nd
     lengths, status = np.zeros(len(keys_M), np.int64), np.empty(len(keys_M), np.uint8)
     if read_rows(view.file_table, keys_M, seeds_M, stored.shape[1], True, stored.reshape(-1), lengths, status):
         assert view.overlay is not None
-        bad = (keys_M[status != 0] & ((1 << RANK_BITS) - 1)).tolist()
+        bad = (keys_M[status != 0] & RANK_MASK).tolist()
         raise DamagedRows(
             f"{view.overlay.rows.path}: {len(bad)} rows fail their checksum, first row {bad[0]:,}", keys=bad
         )

@@ -145,7 +145,7 @@ class View:
     def pending_ids(self, keys_M: np.ndarray) -> np.ndarray:
         """IDs of row keys (M,) i64 of unpublished puts: (M,) u64."""
         ids_M = np.empty(len(keys_M), np.uint64)
-        serials_M, ranks_M = keys_M >> native.RANK_BITS, keys_M & ((1 << native.RANK_BITS) - 1)
+        serials_M, ranks_M = keys_M >> native.RANK_BITS, keys_M & native.RANK_MASK
         for number, tier in enumerate(self.pending):
             here = serials_M == PENDING_SERIAL + number
             ids_M[here] = tier.put_ids[ranks_M[here]]

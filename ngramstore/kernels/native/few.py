@@ -14,7 +14,7 @@ from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.cache import serve_if_all_are_here
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.native.hashing import extend_state, seed_state
-from ngramstore.kernels.native.index import NUM_COLUMNS, RANK_BITS
+from ngramstore.kernels.native.index import NUM_COLUMNS, RANK_MASK
 from ngramstore.kernels.native.memory import add_atomic, i64_array, zero_bytes
 from ngramstore.kernels.native.probe import find, match, match_one
 
@@ -22,8 +22,6 @@ STATE, LAYERS, NUM_LAYERS, COUNTS = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PL
 SEED, MAX_N, LENGTHS_MASK, STOP_AT_MISS = NUM_PLAN + 4, NUM_PLAN + 5, NUM_PLAN + 6, NUM_PLAN + 7
 RESIDENT = NUM_PLAN + 8
 NUM_CALL = NUM_PLAN + 9
-
-_RANK_MASK = (1 << RANK_BITS) - 1
 
 
 @inline
@@ -46,7 +44,7 @@ def _serve(call, keys_M, count, target):
     for m in range(count):
         row = target + m * call[OUT_BYTES]
         if keys_M[m] >= 0:
-            write_row(call, call[RESIDENT] + (keys_M[m] & _RANK_MASK) * call[ROW_BYTES], row)
+            write_row(call, call[RESIDENT] + (keys_M[m] & RANK_MASK) * call[ROW_BYTES], row)
         else:
             zero_bytes(row, call[OUT_BYTES])
     return True

@@ -45,6 +45,7 @@ SUMS_FD = 21
 SUMS_AT = 22
 NUM_COLUMNS = 23
 RANK_BITS = 40
+RANK_MASK = (1 << RANK_BITS) - 1
 MAX_LINES = 64  # of a table: a fault code holds page and line
 
 PAGE_SHIFT = 12

@@ -16,6 +16,7 @@ from ngramstore.kernels.native.index import (
     FIRST_RANK,
     NUM_ROWS,
     RANK_BITS,
+    RANK_MASK,
     ROW_BYTES,
     ROWS_DATA_AT,
     ROWS_FD,
@@ -47,7 +48,6 @@ else:
 
 
 GOOD, CUT_SHORT, BAD_CHECKSUM, BAD_INDEX_PAGE = 0, 1, 2, 3
-_RANK_MASK = (1 << RANK_BITS) - 1
 _PIECES = 3  # of a row in place: codes, scales, checksum; a packed row is one
 _PAGE_BITS = 12
 _SPAN_BYTES = 1 << 16  # of one read
@@ -89,7 +89,7 @@ def _line_from(layers, key, line):
     """The line of a row key: of its serial, and in a layer of segments of its rank. `line`: that of a smaller key, or 0."""
     while layers[line, SERIAL] != key >> RANK_BITS:
         line = line + 1 if line + 1 < layers.shape[0] else 0
-    rank = key & _RANK_MASK
+    rank = key & RANK_MASK
     while layers[line, FIRST_BYTES] > 0 and rank >= layers[line, FIRST_RANK] + layers[line, NUM_ROWS]:
         line += 1
     return line
@@ -178,7 +178,7 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
         status_U[u] = GOOD
         line = _line_from(layers, keys_U[u], line)
         lines[u] = line
-        rank = keys_U[u] & _RANK_MASK
+        rank = keys_U[u] & RANK_MASK
         if layers[line, FIRST_BYTES] > 0:
             has_pieces = True
             places[u] = rank - layers[line, FIRST_RANK]

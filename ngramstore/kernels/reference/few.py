@@ -15,7 +15,7 @@ from ngramstore.kernels.native.few import (
     STATE,
     STOP_AT_MISS,
 )
-from ngramstore.kernels.native.index import NUM_COLUMNS, RANK_BITS
+from ngramstore.kernels.native.index import NUM_COLUMNS, RANK_MASK
 from ngramstore.kernels.reference.cache import memory, serve_if_all_are_here
 from ngramstore.kernels.reference.dequantize import OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.reference.hashing import ngram_ids_of_width
@@ -38,7 +38,7 @@ def _serve(call: np.ndarray, keys_M: np.ndarray, target: int) -> bool:
     for m, key in enumerate(keys_M.tolist()):
         row = target + m * int(call[OUT_BYTES])
         if key >= 0:
-            write_row(call, int(call[RESIDENT]) + (key % (1 << RANK_BITS)) * int(call[ROW_BYTES]), row)
+            write_row(call, int(call[RESIDENT]) + (key & RANK_MASK) * int(call[ROW_BYTES]), row)
         else:
             memory(row, int(call[OUT_BYTES]))[:] = 0
     return True

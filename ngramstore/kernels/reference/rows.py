@@ -14,6 +14,7 @@ from ngramstore.kernels.native.index import (
     FIRST_RANK,
     NUM_ROWS,
     RANK_BITS,
+    RANK_MASK,
     ROW_BYTES,
     ROWS_DATA_AT,
     ROWS_FD,
@@ -45,7 +46,7 @@ def read_rows(
     leaves its length alone. Rows read in place without checksums are not checked. `hint` changes no result.
     """
     for u, key in enumerate(keys_U.tolist()):
-        rank = key & ((1 << RANK_BITS) - 1)
+        rank = key & RANK_MASK
         line = next(line for line, layer in enumerate(layers.tolist()) if _holds(layer, key >> RANK_BITS, rank))
         layer = layers[line]
         if layer[FIRST_BYTES]:
