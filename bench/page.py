@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import codecs_report, front, plots, quality_report, readme, report
+from bench import codecs_report, front, plots, quality_report, readme, report, serving_page
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -118,5 +118,9 @@ def _codecs(result: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
-    readme.README.write_text(readme.updated(readme.README.read_text()))
-    print(f"wrote {PAGE.name}, the figures of {readme.README.name} and", *(path.name for path in plots.draw_all()))
+    for path, updated in ((readme.README, readme.updated), (serving_page.PAGE, serving_page.updated)):
+        path.write_text(updated(path.read_text()))
+    print(
+        f"wrote {PAGE.name}, the figures of {readme.README.name} and {serving_page.PAGE.name}, and",
+        *(path.name for path in plots.draw_all()),
+    )

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench import claims, exceptions, page, paper_tables, plots, readme, saved
+from bench import claims, exceptions, page, paper_tables, plots, readme, saved, serving_page
 
 
 def test_the_results_page_is_made_from_the_json_files():
@@ -22,6 +22,11 @@ def test_every_result_is_named_in_a_document():
 def test_what_the_readme_says_of_the_demo_and_its_figures_are_made_from_the_json_files():
     text = readme.README.read_text()
     assert readme.updated(text) == text, "run `python -m bench.page`"
+
+
+def test_what_the_serving_page_says_was_measured_is_made_from_the_json_files():
+    text = serving_page.PAGE.read_text()
+    assert serving_page.updated(text) == text, "run `python -m bench.page`"
 
 
 def test_every_plot_of_the_page_is_there_and_small():

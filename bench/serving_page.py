@@ -1,0 +1,84 @@
+"""What docs/serving.md says was measured, made from the JSON files between two markers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import saved
+from bench.saved import Found
+
+PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
+BEGIN, END = "<!-- measured: made by `python -m bench.page` -->", "<!-- measured end -->"
+_BATCHES = ("batch_1", "batch_8", "batch_64")
+_STEPS = (
+    ("longer_cached", "longer, all rows cached"),
+    ("longer_tenth", "longer, a tenth cached, the rest in the page cache"),
+    ("longer_cold", "longer, cold: no row cache, no page of rows in memory before any step"),
+    ("added_cold", "added, cold"),
+    ("added_candidates", "added, cold, with `prefetch_candidates` of 8 candidates a sequence"),
+)
+_TRACES = {
+    "code": "code (Python's standard library)",
+    "english": "English (WikiText-2, tinyshakespeare)",
+    "mixed": "mixed, 256 tokens of each in turn",
+}
+_SHARES = ("1%", "10%", "30%")
+
+
+def updated(text: str, folder: Path = saved.RESULTS) -> str:
+    """The page with its tables made anew. Raises ValueError where the markers are not there."""
+    head, has_begin, rest = text.partition(BEGIN)
+    _, has_end, tail = rest.partition(END)
+    if not (has_begin and has_end):
+        raise ValueError(f"{PAGE.name} lacks {BEGIN} or {END}")
+    return f"{head}{BEGIN}\n{section(folder)}\n{END}{tail}"
+
+
+def section(folder: Path = saved.RESULTS) -> str:
+    """Steps of each decoder, one call, hit rates."""
+    cases = saved.cases(folder)
+    steps = [
+        _steps(size, cases["decode", f"step_{size}"])
+        for size in ("10M", "50M", "120M")
+        if ("decode", f"step_{size}") in cases
+    ]
+    return "\n\n".join([*steps, _call(cases["decode", "overhead"]), _hit_rates(cases["decode", "hit_rate"])])
+
+
+def _steps(size: str, found: Found) -> str:
+    lines = [
+        f"| {size} decoder, one-token steps (`{found.file}`) | batch 1 | batch 8 | batch 64 |",
+        "|---|---|---|---|",
+    ]
+    for metric, label in _STEPS:
+        digits = 3 if metric.startswith("added") else 2
+        cells = (f"{found.value(batch, metric):.{digits}f}" for batch in _BATCHES)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _call(found: Found) -> str:
+    ours, theirs = (
+        [found.value(subject, metric) for subject in found.subjects] for metric in ("call_us", "nn_embedding_us")
+    )
+    return (
+        f"One call of the module, batch 1, one token, everything included (`{found.file}`): {min(ours):.1f} to {max(ours):.1f} us by width,\n"
+        f"where `nn.Embedding` takes {min(theirs):.1f} to {max(theirs):.1f}."
+    )
+
+
+def _hit_rates(found: Found) -> str:
+    lines = [
+        f"Row requests that hit (`{found.file}`), LRU / the best possible (Belady), after a warm-up of a fifth of the trace. What even Belady",
+        "misses with 30 % of the rows cached are first requests of a row:",
+        "",
+        "| trace | 1 % of the rows | 10 % | 30 % |",
+        "|---|---|---|---|",
+    ]
+    for subject, label in _TRACES.items():
+        cells = (
+            " / ".join(f"{1 - found.value(subject, f'miss_{policy}_{share}'):.2f}" for policy in ("lru", "belady"))
+            for share in _SHARES
+        )
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
