@@ -49,14 +49,18 @@ _CHUNK_BYTES = 16 << 20
     help="An n-gram given twice: refuse, or keep the last.",
 )
 @click.option(
-    "--no-tokens", is_flag=True, help="Leave out the n-grams themselves: smaller, but no listing and no repair."
+    "--no-tokens",
+    is_flag=True,
+    help="Leave out the n-grams themselves: 8 to 12 B a row less; they cannot be listed, and puts cannot see collisions.",
 )
 @click.option(
     "--memory",
     type=ByteSize(),
     help="For sorting; the rest goes to disk.  [default: a quarter of what is free]",
 )
-@click.option("--threads", type=int, help="For compression.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads that encode and pack rows.  [default: one a core, up to 4]"
+)
 @click.option("--seed", default=0, show_default=True, help="Of the IDs; another one after a hash collision.")
 @click.option("--restart", is_flag=True, help="Throw away what a build that was killed left here.")
 @json_option
@@ -72,7 +76,7 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
     Examples:
       ngramstore build store/ --vocab vocab.ngv --rows table.safetensors --tensor fgrams --codec int8
       ngramstore build store/ --vocab ngrams.txt --rows rows.npy --codec int4 --memory 8GiB
-      ngramstore build engram/ --rows model.safetensors --tensor engram.weight --codec f16
+      ngramstore build table/ --rows model.safetensors --tensor ngrams.weight --codec f16
       ngramstore build ple/ --rows ple.safetensors --tensor codes --scales scales --codec e4m3
     """
     from tqdm import tqdm

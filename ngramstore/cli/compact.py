@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import bytes_text, emit, json_option, trust_option
+from ngramstore.cli.common import bytes_text, emit, json_option, quiet_option, trust_option
 
 
 @click.command(name="compact", short_help="Merge all changes into the packed rows.")
 @click.argument("store", type=click.Path(path_type=Path))
 @trust_option
+@quiet_option
 @json_option
-def command(store: Path, trust_external: bool, as_json: bool) -> None:
+def command(store: Path, trust_external: bool, quiet: bool, as_json: bool) -> None:
     """Merge all changes, also those not published yet, into the packed rows, so that look-ups probe one index again.
 
     Needs room for a second copy of the store. Readers go on with what they have open. Rows in place are
@@ -29,7 +30,7 @@ def command(store: Path, trust_external: bool, as_json: bool) -> None:
     begin = time.perf_counter()
     with ngs.open(store, mode="rw", cache_bytes=0, trust_external=trust_external) as opened:
         before = opened.stats()
-        opened.compact()
+        opened.compact(progress=not quiet)
         after = opened.stats()
     seconds = time.perf_counter() - begin
     names = ("generation", "rows", "overlay_rows", "tombstones", "unpublished_changes", "total_bytes")

@@ -48,6 +48,7 @@ _OTHERS = {
 _EXTRAS = {"ngramstore_torch": "torch", "ngramstore_transformers": "transformers"}
 _EXIT_WRONG_USE = 2
 _EXIT_BUG = 3
+_EXIT_STOPPED = 130  # as for a program that Ctrl-C ended
 _EXIT_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 
@@ -94,7 +95,8 @@ class Commands(click.Group):
         except OSError as error:
             code = _tell(ctx, str(error), "")
         except KeyboardInterrupt:
-            raise click.Abort from None
+            click.echo("stopped", err=True)
+            code = _EXIT_STOPPED
         except Exception as error:
             _tell(ctx, f"{type(error).__name__}: {error}", "this is a bug of ours: please report what --verbose shows")
             code = _EXIT_BUG
@@ -129,7 +131,7 @@ def cli(verbose: bool) -> None:
     """An embedded key-value store for n-gram embeddings.
 
     Results go to stdout, talk and progress bars to stderr; --json prints one JSON object. Exit status: 0 all is fine, 1 a check
-    found faults, 2 wrong use or an error that the message explains.
+    found faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug of ours, 130 stopped by Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
 

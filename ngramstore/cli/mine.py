@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ngramstore.cli.common import ByteSize, Count, emit, json_option, quiet_option, say
 from ngramstore.errors import UsageError
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
-
-
-class ByteSize(click.ParamType[int]):
-    """A number of bytes with an optional unit: 800000, 512MiB, 2GiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(value).strip().lower())
-        if found is None or found[2] not in _UNITS:
-            self.fail(f"{value!r} is no size; write for example 512MiB or 2GiB", param, ctx)
-        return int(float(found[1]) * _UNITS[found[2]])
 
 
 @click.command(name="mine", short_help="Find the most frequent n-grams of a corpus.")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The vocabulary file to write.")
 @click.option("--max-n", default=5, show_default=True, help="Longest n-gram, in tokens; gains flatten at 4 to 5.")
-@click.option("--size", default=100_000, show_default=True, help="How many n-grams of all lengths to keep.")
-@click.option("--min-count", default=5, show_default=True, help="An n-gram must occur this often.")
+@click.option(
+    "--size", default="100k", show_default=True, type=Count(), help="How many n-grams of all lengths to keep."
+)
+@click.option("--min-count", default="5", show_default=True, type=Count(), help="An n-gram must occur this often.")
 @click.option("--tokenizer", help="tokenizer.json, a folder with one or with vocab.json and merges.txt, or train:SIZE.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder for tokenised text.  [default: OUT.cache]")
 @click.option(
@@ -66,8 +53,8 @@ class ByteSize(click.ParamType[int]):
     "--resume/--restart", default=True, show_default=True, help="Go on with a run that was killed, or start over."
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw the report into this file (.png, .svg, .pdf).")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@json_option
+@quiet_option
 def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None:
     """Find the most frequent n-grams (2 to K tokens) of a corpus.
 
@@ -78,12 +65,12 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
     \b
     Examples:
       ngramstore mine corpus/ --out vocab.ngv --tokenizer train:4096
-      ngramstore mine articles.jsonl.zst --out vocab.ngv --tokenizer gpt2/ --size 1000000 --memory 8GiB
+      ngramstore mine articles.jsonl.zst --out vocab.ngv --tokenizer gpt2/ --size 1M --memory 8GiB
       ngramstore mine train.bin --dtype uint16 --eos-id 50256 --out vocab.ngv --held-out 0.05 --plot vocab.png
 
     The report tells how many n-grams of each length were kept, the count of the last one kept (the cut-off), and the coverage:
     at how many positions an n-gram ends. With --held-out it is also measured on text that was not mined.
-    With train:SIZE the tokenizer is written beside the vocabulary, as OUT.tokenizer.json.
+    The tokenizer is written beside the vocabulary, as OUT.tokenizer.json: `train`, `evaluate` and `export` find it there.
     """
     # Imported here so that --help needs no numba.
     from ngramstore.mine.corpus import open_corpus
@@ -95,6 +82,10 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
         raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
     if out.is_dir():
         raise UsageError(f"--out {str(out)!r} is a folder", hint="name a file in it")
+    work = options["work"] or out.with_name(out.name + ".work")
+    for name, path in (("--out", out), ("--plot", plot)):
+        if path is not None and work.absolute() in path.absolute().parents:
+            raise UsageError(f"{name} {str(path)!r} lies in --work, which is deleted", hint="write it somewhere else")
     if plot is not None:
         check_plot(plot)
     check_options(*(options[name] for name in ("max_n", "size", "min_count", "memory", "workers", "held_out")))
@@ -110,13 +101,13 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
         errors=options["errors"],
         progress=progress,
     )
-    _say(f"corpus: {corpus.num_tokens:,} tokens in {corpus.num_documents:,} documents, {len(corpus.shards)} shards")
+    say(f"corpus: {corpus.num_tokens:,} tokens in {corpus.num_documents:,} documents, {len(corpus.shards)} shards")
     if options["held_out"]:
         held_out = num_held_out(corpus, options["held_out"])
-        _say(f"held out: {held_out:,} tokens, {held_out / max(1, corpus.num_tokens):.1%}")
+        say(f"held out: {held_out:,} tokens, {held_out / max(1, corpus.num_tokens):.1%}")
     vocabulary = mine_ngrams(
         corpus,
-        work=options["work"] or out.with_name(out.name + ".work"),
+        work=work,
         max_n=options["max_n"],
         size=options["size"],
         min_count=options["min_count"],
@@ -128,9 +119,9 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
         progress=progress,
     )
     if len(vocabulary) < options["size"]:
-        _say(f"note: only {len(vocabulary):,} n-grams occur {options['min_count']} times; all of them are kept")
+        say(f"note: only {len(vocabulary):,} n-grams occur {options['min_count']} times; all of them are kept")
     paths = {"vocabulary": str(out)}
-    if (options["tokenizer"] or "").startswith("train:") and corpus.tokenizer is not None:
+    if corpus.tokenizer is not None:
         paths["tokenizer"] = str(out.with_name(out.name + ".tokenizer.json"))
         corpus.tokenizer.save(paths["tokenizer"])
     found = report(vocabulary, corpus)
@@ -139,12 +130,8 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
         paths["plot"] = str(plot)
     names = {"tokenizer_name": vocabulary.tokenizer_name, "tokenizer_id": vocabulary.tokenizer_id}
     if as_json:
-        click.echo(json.dumps({"paths": paths} | names | found.as_dict()))
+        emit({"paths": paths} | names | found.as_dict())
     else:
         click.echo(found.text())
         for what, path in paths.items():
             click.echo(f"{what:<15}  {path}")
-
-
-def _say(message: str) -> None:
-    click.echo(message, err=True)

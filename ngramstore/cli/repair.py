@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import emit, json_option, say
+from ngramstore.cli.common import emit, json_option, quiet_option, say
 
 
 @click.command(name="repair", short_help="Save every good row of a damaged store.")
@@ -14,8 +14,9 @@ from ngramstore.cli.common import emit, json_option, say
 @click.option("--dry-run", is_flag=True, help="Only say what would be kept and what is lost.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write into this new directory and leave STORE as it is.")
 @click.option("--drop-tokens", is_flag=True, help="Keep rows whose tokens are lost: the new store keeps none at all.")
+@quiet_option
 @json_option
-def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, as_json: bool) -> None:
+def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, quiet: bool, as_json: bool) -> None:
     """Save every good row of a damaged store. A line on stdout for each row or change that is lost.
 
     A store that is well is left alone. Otherwise all good rows, with published and unpublished changes, are written as a new
@@ -32,7 +33,7 @@ def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, as_
     """
     from ngramstore.store.repair import repair
 
-    report = repair(store, out, dry_run=dry_run, drop_tokens=drop_tokens)
+    report = repair(store, out, dry_run=dry_run, drop_tokens=drop_tokens, progress=not quiet)
     if as_json:
         emit(
             {

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ngramstore.store.trace import Trace
 
 _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-_SLOT_BYTES = 32
 
 
 @click.command(name="trace", short_help="Record which rows tokens ask for, the most wanted first.")
@@ -56,16 +55,18 @@ def command(
 
     \b
     Examples:
-      ngramstore trace ple/ tokens.npy --out hot.ngt
+      ngramstore trace ple/ tokens.npy --out hot.ngt --trust-external
       ngramstore trace DeepSeek-V4.1-Flash/config.json logs/ --tokenizer DeepSeek-V4.1-Flash/ --out hot.ngt
     """
     if not (source / "MANIFEST").is_file():
-        trace, row_bytes = _of_keys(read_config(source), None, inputs, quiet, options), None
+        trace, slot_bytes = _of_keys(read_config(source), None, inputs, quiet, options), None
     else:
         import ngramstore as ngs
+        from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 
         with ngs.open(source, cache_bytes=0, trust_external=options["trust_external"]) as store:
-            trace, row_bytes = _of_store(store, inputs, quiet, options), store.spec.codec.row_bytes
+            trace = _of_store(store, inputs, quiet, options)
+            slot_bytes = store.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES
     num_distinct = len(trace.keys)
     kept = trace if top is None else trace.top(top)
     kept.save(out)
@@ -79,14 +80,17 @@ def command(
                 "kept": len(kept.keys),
                 "kept_share": kept.share(len(kept.keys)),
                 "rows_for_share": {str(share): rows for share, rows in rows_for.items()},
-                "row_bytes": row_bytes,
+                "cache_bytes_for_share": {
+                    str(share): None if slot_bytes is None or rows is None else rows * slot_bytes
+                    for share, rows in rows_for.items()
+                },
             }
         )
         return
     click.echo(f"{out}: {len(kept.keys):,} rows, {kept.share(len(kept.keys)):.1%} of {trace.num_lookups:,} look-ups")
     for share, rows in rows_for.items():
         if rows is not None:
-            held = "" if row_bytes is None else f", a cache of {bytes_text(rows * (row_bytes + _SLOT_BYTES))}"
+            held = "" if slot_bytes is None else f", a cache of {bytes_text(rows * slot_bytes)}"
             click.echo(f"  {share:4.0%} of the look-ups: {rows:,} rows{held}")
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import bytes_text, emit, json_option, say
+from ngramstore.cli.common import bytes_text, emit, json_option, quiet_option, say
 
 
 @click.command(name="verify", short_help="Read everything and list every fault.")
 @click.argument("store", type=click.Path(path_type=Path))
+@quiet_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, store: Path, as_json: bool) -> None:
+def command(ctx: click.Context, store: Path, quiet: bool, as_json: bool) -> None:
     """Read every byte of a store and check it: a line on stdout for each fault, exit status 1 if there is one.
 
     Checks the manifest, headers, index pages, the order of IDs, each row's checksum and frame, each n-gram against its ID,
@@ -28,7 +29,7 @@ def command(ctx: click.Context, store: Path, as_json: bool) -> None:
     from ngramstore.store.check import examine
 
     begin = time.perf_counter()
-    report = examine(store)
+    report = examine(store, progress=not quiet)
     seconds = time.perf_counter() - begin
     if as_json:
         faults = [{"file": fault.file, "offset": fault.offset, "what": fault.what} for fault in report.faults]

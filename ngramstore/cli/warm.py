@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ngramstore.cli.common import ByteSize, bytes_text, emit, json_option, trust_option
+from ngramstore.cli.common import ByteSize, bytes_text, emit, json_option, quiet_option, trust_option
 
 _STEP_ROWS = 1 << 16
 
@@ -17,8 +17,9 @@ _STEP_ROWS = 1 << 16
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("--max-bytes", type=ByteSize(), help="Stop when so many bytes of rows were read.  [default: all]")
 @trust_option
+@quiet_option
 @json_option
-def command(store: Path, trace: Path, max_bytes: int | None, trust_external: bool, as_json: bool) -> None:
+def command(store: Path, trace: Path, max_bytes: int | None, trust_external: bool, quiet: bool, as_json: bool) -> None:
     """Read the rows of TRACE (`ngramstore trace`) from STORE, the most wanted first.
 
     Their pages then lie in the page cache of the system, which all processes share and from which it takes them when memory runs
@@ -28,6 +29,8 @@ def command(store: Path, trace: Path, max_bytes: int | None, trust_external: boo
     Example:
       ngramstore warm ple/ hot.ngt --trust-external --max-bytes 2GiB
     """
+    from tqdm import tqdm
+
     import ngramstore as ngs
 
     begin = time.perf_counter()
@@ -36,7 +39,7 @@ def command(store: Path, trace: Path, max_bytes: int | None, trust_external: boo
         limit = len(wanted.keys) if max_bytes is None else max_bytes // opened.spec.codec.row_bytes
         kept = wanted.top(limit)
         step = min(_STEP_ROWS, opened.stats()["cache_slots"])
-        for at in range(0, len(kept.keys), step):
+        for at in tqdm(range(0, len(kept.keys), step), desc="warm", disable=quiet):
             part = slice(at, at + step)
             opened.warm(ngs.Trace(kept.addressing, kept.space, kept.num_lookups, kept.keys[part], kept.counts[part]))
         stats = opened.stats()

@@ -210,6 +210,35 @@ def test_a_bug_of_ours_is_told_apart(monkeypatch, stores):
     assert "ZeroDivisionError: impossible" in result.stderr and "bug" in result.stderr
 
 
+def test_ctrl_c_is_told_apart_from_faults_found(monkeypatch, stores):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ngramstore.store.check.examine", stop)
+    result = CliRunner().invoke(cli, ["verify", str(stores[0])])
+    assert (result.exit_code, result.stderr) == (130, "stopped\n")
+
+
+def test_long_work_shows_a_bar_on_stderr_unless_told_to_be_quiet(tmp_path, stores):
+    path = tmp_path / "store"
+    for command in (
+        ["backup", stores[0], path],
+        ["verify", path],
+        ["compact", path],
+        ["repair", path, "--out", tmp_path / "new"],
+    ):
+        if command[0] == "compact":
+            with ngs.open(path, mode="rw") as store:
+                store.put([(7,)], rows_of([7], 8))
+        if command[0] == "repair":
+            rows = next(path.glob("base-*.rows"))
+            rows.write_bytes(rows.read_bytes()[:-30])
+        result = CliRunner().invoke(cli, [str(word) for word in command])
+        assert f"{command[0]}:" in result.stderr and "100%" in result.stderr, (command, result.output)
+        if command[0] == "verify":
+            assert CliRunner().invoke(cli, ["verify", str(path), "--quiet"]).stderr == ""
+
+
 def test_a_closed_pipe_is_quiet(stores):
     command = f"{sys.executable} -m ngramstore inspect {stores[0]} --block 0 --json | true"
     done = subprocess.run(["bash", "-c", command], env=_environment(), capture_output=True, text=True, check=False)
