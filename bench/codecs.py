@@ -25,9 +25,9 @@ from bench import codecs_report, machine
 from bench.codec_ways import ways
 from bench.codecs_plot import plot
 from bench.trained import Trained, trained
+from ngramstore.cli.common import Count
 from ngramstore.codec import SecondOrderInt4, codec_from_spec, compress
 from ngramstore.files import publish
-from ngramstore_torch.cli_data import Count
 from ngramstore_torch.experiment import python_sources
 from ngramstore_torch.presets import DEMO, QUICK, Preset
 

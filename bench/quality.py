@@ -23,8 +23,8 @@ import click
 from bench import machine
 from bench.quality_cells import CODE, MODELS, Cell, Data, measure
 from bench.quality_report import differences, lines
+from ngramstore.cli.common import Count
 from ngramstore.files import publish
-from ngramstore_torch.cli_data import Count
 from ngramstore_torch.presets import QUICK, Preset
 
 RESULT = Path(__file__).parent / "results" / "quality.json"

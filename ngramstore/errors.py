@@ -48,7 +48,8 @@ class MissingExtra(UsageError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"this needs the package {package!r}, which is not installed",
-            hint=f"pip install 'ngramstore[{extra}]'",
+            hint=f"install the extra {extra!r}: pip install 'ngramstore[{extra}]', or in a checkout "
+            f"pip install -c constraints.txt '.[{extra}]'",
         )
 
 
@@ -115,6 +116,8 @@ class StaleStore(NgramStoreError):
 class FormatError(NgramStoreError):
     """The bytes on disk are not what docs/format.md says."""
 
+    default_hint = "check that the file is what you think it is, whole and unchanged"
+
 
 class NotAStore(FormatError):
     """There is no ngramstore manifest here."""
@@ -123,9 +126,12 @@ class NotAStore(FormatError):
 
 
 class IncompleteStore(FormatError):
-    """A build started here and never finished; nothing in it can be read."""
+    """A build, import, backup or repair started here and never finished; nothing in it can be read."""
 
-    default_hint = "build again with restart=True (`ngramstore build --restart`), or delete the directory"
+    default_hint = (
+        "an export goes on when the same command is given again; a build begins anew with restart=True "
+        "(`ngramstore build --restart`), or delete the directory"
+    )
 
 
 class UnsupportedVersion(FormatError):

@@ -36,8 +36,11 @@ _HOME = {
     "evaluate_model": "evaluate",
     "export_table": "export",
     "generate": "generation",
+    "generate_served": "serving_loop",
     "input_sensitivity": "sensitivity",
+    "live_embedding": "generation",
     "load_checkpoint": "checkpoint",
+    "served_embedding": "generation",
     "tag": "data",
     "train_model": "train",
 }

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ngramstore.cli.common import say
 from ngramstore.errors import UsageError
 
 if TYPE_CHECKING:
     from ngramstore.mine import TokenShards, Vocabulary
     from ngramstore_torch.data import VocabularyLike
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-
-
-class Count(click.ParamType):
-    """A whole number with an optional unit: 800000, 500k, 2.5M, 1B."""
-
-    name = "count"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", str(value).strip().lower())
-        if found is None:
-            self.fail(f"{value!r} is no count; write for example 500k or 2.5M", param, ctx)
-        return round(float(found[1]) * _UNITS[found[2]])
 
 
 @dataclass(frozen=True)
@@ -146,7 +132,13 @@ def text_options(command: Any) -> Any:
             help="Tokenised text.  [default: VOCAB.cache, as `mine`; without --vocab OUT.cache]",
         ),
         click.option("--held-out", type=float, help="Fraction never trained on.  [default: that of the vocabulary]"),
-        click.option("--documents", type=click.Choice(["file", "line"]), default="file", show_default=True),
+        click.option(
+            "--documents",
+            type=click.Choice(["file", "line"]),
+            default="file",
+            show_default=True,
+            help="As for `mine`: what a document is in text.",
+        ),
         click.option("--suffix", "suffixes", multiple=True, help="As for `mine`: files with this ending in folders."),
         click.option(
             "--errors",
@@ -181,8 +173,3 @@ def require_tokenizer(what: str, made_with: dict[str, Any] | None, tokenizer_id:
             f"{what} was made with the tokenizer {name!r} ({str(known)[:12]}), this is {tokenizer_id[:12]}",
             hint="use that tokenizer; `train` leaves it in its run folder",
         )
-
-
-def say(message: str) -> None:
-    """Talk goes to stderr, results to stdout."""
-    click.echo(message, err=True)

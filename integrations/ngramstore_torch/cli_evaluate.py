@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ngramstore.cli.common import json_option
 from ngramstore.errors import UsageError
 from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options
 
@@ -38,7 +39,7 @@ from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
+@json_option
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(
     inputs: tuple[Path, ...],

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ngramstore.cli.common import ByteSize, json_option, quiet_option, say
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import open_text, require_tokenizer, say, text_options, vocabulary_identity
+from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options, vocabulary_identity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +33,26 @@ if TYPE_CHECKING:
     help="f32, f16, bf16, int8, int4, e4m3; options as int4:group=64. int8 keeps perplexity within 0.05 %.",
 )
 @text_options
+@click.option(
+    "--compression",
+    type=click.Choice(["auto", "none", "zstd"]),
+    default="auto",
+    show_default=True,
+    help="auto: zstd where it saves 5 % of a sample.",
+)
+@click.option(
+    "--memory", type=ByteSize(), help="For sorting; the rest goes to disk.  [default: a quarter of what is free]"
+)
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads that encode and pack rows.  [default: one a core, up to 4]"
+)
+@click.option("--seed", default=0, show_default=True, help="Of the IDs; another one after a hash collision.")
 @click.option("--batch", default=4096, show_default=True, help="F-grams a forward pass.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
 @click.option("--restart", is_flag=True, help="Begin anew, whatever an export that was cut short left.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+@quiet_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -47,6 +62,10 @@ def command(
     codec: str,
     inputs: tuple[Path, ...],
     shards: Path | None,
+    compression: str,
+    memory: int | None,
+    threads: int | None,
+    seed: int,
     batch: int,
     device: str,
     bf16: bool,
@@ -77,7 +96,7 @@ def command(
     from ngramstore_torch import checkpoint
     from ngramstore_torch.device import choose_device
     from ngramstore_torch.export import SconeRows, export_table
-    from ngramstore_torch.spool import spool_path
+    from ngramstore_torch.spool import discard_spool, spool_path
 
     spec = as_codec(codec)
     spec_name = codec_from_spec(spec, 1).name
@@ -96,8 +115,9 @@ def command(
     if data.get("vocabulary_id") not in (identity, "", None):
         say("note: this is not the vocabulary of the training run; n-grams that were not trained get untried vectors")
     source = SconeRows(saved.model, device=choose_device(device), bf16=bf16)
-    kept = path.with_name(path.name + ".sensitivity")
+    kept = spool_path(path).with_suffix(".sensitivity")
     if restart:
+        discard_spool(path)
         kept.unlink(missing_ok=True)
     sensitivity = None
     if has_text:
@@ -125,6 +145,10 @@ def command(
         metadata=metadata,
         progress=not quiet,
         restart=restart,
+        compression=compression,
+        memory_bytes=memory,
+        threads=threads,
+        seed=seed,
     )
     kept.unlink(missing_ok=True)
     answer = {"store": str(done.path), "rows": done.num_rows, "dim": done.dim, "codec": codec} | metadata
@@ -153,7 +177,9 @@ def _sensitivity(saved: Checkpoint, model: SconeModel, text: Text, kept: Path) -
         shape = {"seq_len": settings.get("seq_len", 0), "batch_size": settings.get("batch_size", 16)}
         return input_sensitivity(model, train, **shape)
 
-    return kept_sensitivity(kept, f"{saved.identity} {text.corpus.identity} {text.held_out}", measure)
+    assert text.vocabulary is not None
+    parts = (saved.identity, text.corpus.identity, str(text.held_out), vocabulary_identity(text.vocabulary))
+    return kept_sensitivity(kept, " ".join(parts), measure)
 
 
 def _given(context: click.Context, names: Container[str]) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from ngramstore.cli.common import ByteSize, say
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import require_tokenizer, say
+from ngramstore_torch.cli_data import require_tokenizer
 
 
 @click.command(name="generate", short_help="Generate text from a checkpoint served by a store.")
@@ -18,12 +19,24 @@ from ngramstore_torch.cli_data import require_tokenizer, say
 @click.option("--store", "path", required=True, type=click.Path(path_type=Path), help="Store exported from it.")
 @click.option("--prompt", required=True, help="Text to continue.")
 @click.option("--tokenizer", help="A tokenizer.json.  [default: the one in the run folder]")
-@click.option("--max-new-tokens", default=100, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--max-new-tokens",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1),
+    help="With the prompt at most the --seq-len of training.",
+)
 @click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0), help="0: the likeliest token.")
-@click.option("--top-k", default=50, show_default=True, type=click.IntRange(1))
+@click.option("--top-k", default=50, show_default=True, type=click.IntRange(1), help="Draw among so many tokens.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
-@click.option("--candidates", default=0, show_default=True, type=click.IntRange(0), help="Fetch ahead for so many.")
-@click.option("--cache-bytes", default=256 << 20, show_default=True, type=click.IntRange(0), help="Row cache.")
+@click.option(
+    "--candidates",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Fetch the rows that so many likely next tokens need ahead of time; try 8.",
+)
+@click.option("--cache-bytes", default="256MiB", show_default=True, type=ByteSize(), help="Row cache; 0: none.")
 @click.option(
     "--timeout", default=None, type=float, help="Give up on a look-up after so many seconds.  [default: never]"
 )

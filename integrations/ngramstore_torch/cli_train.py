@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
+from ngramstore.cli.common import Count, json_option, quiet_option, say
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import Count, Text, open_text, say, text_options
+from ngramstore_torch.cli_data import Text, open_text, text_options
 
 
 @click.command(name="train", short_help="Train a decoder and its f-gram model (SCONE).")
@@ -51,10 +52,12 @@ from ngramstore_torch.cli_data import Count, Text, open_text, say, text_options
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16; saves time where the hardware has them.")
 @click.option("--compile", is_flag=True, help="torch.compile; pays on long runs on a GPU.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
-@click.option("--checkpoint-every", default=0, help="Steps between checkpoints.  [default: at the end and on Ctrl-C]")
+@click.option(
+    "--checkpoint-every", default=0, help="Steps between checkpoints.  [default: at the end, on Ctrl-C and on SIGTERM]"
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, with the same loss curve.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+@quiet_option
 def command(
     inputs: tuple[Path, ...], shards: Path | None, vocab: Path | None, as_json: bool, quiet: bool, **o: Any
 ) -> None:
@@ -71,7 +74,8 @@ def command(
       ngramstore export --checkpoint scone/ --vocab vocab.ngv --store table/
       ngramstore evaluate --corpus corpus/ --vocab vocab.ngv --checkpoint scone/ --store table/
 
-    Ctrl-C saves a checkpoint and says how to go on. What mining held out is never trained on, and measured at the end.
+    Ctrl-C, or SIGTERM as schedulers send it, saves a checkpoint and says how to go on; against kill -9 and power cuts give
+    --checkpoint-every. What mining held out is never trained on, and measured at the end.
     With --plain give --vocab too: tokenizer and held-out text are then the same, so that the two can be compared.
     How much f-grams gain depends on tokenizer, decoder and tokens; docs/scone.md has what was measured.
     """

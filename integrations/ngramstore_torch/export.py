@@ -25,11 +25,10 @@ from tqdm import tqdm
 import ngramstore
 from ngramstore.codec import Codec, SecondOrderInt4, codec_from_spec
 from ngramstore.errors import NgramStoreError, UsageError
-from ngramstore.files import remove
 from ngramstore_torch.cli_data import vocabulary_identity
 from ngramstore_torch.data import VocabularyLike, require_ids
 from ngramstore_torch.scone import SconeModel
-from ngramstore_torch.spool import Spool, spool_path
+from ngramstore_torch.spool import Spool, discard_spool, spool_path
 
 
 class RowSource(Protocol):
@@ -146,7 +145,7 @@ def export_table(
     if sensitivity is not None:
         encoder = SecondOrderInt4(encoder, sensitivity)
     if restart:
-        remove(spool_path(path))
+        discard_spool(path)
     with ExitStack() as stack:
         spool = _open_spool(source, vocabulary, path, encoder)
         if spool is not None:

@@ -42,8 +42,7 @@ def generate(
     room = decoder.config.max_positions
     if not tokens:
         raise UsageError("a prompt has at least one token")
-    if len(tokens) + max_new_tokens > room:
-        raise UsageError(f"{len(tokens)} prompt tokens and {max_new_tokens} new ones do not fit into {room} positions")
+    require_room(len(tokens), max_new_tokens, room)
     check_sampling(temperature, top_k)
     require_ids(np.array(tokens), decoder.config.vocab_size, "the tokens of the prompt")
     device = decoder.tokens.weight.device
@@ -56,6 +55,16 @@ def generate(
         tokens.append(choose(logits_V, temperature, top_k, random))
         num_new = 1
         yield tokens[-1]
+
+
+def require_room(num_prompt: int, num_new: int, room: int) -> None:
+    """UsageError where prompt and answer do not fit into the decoder's positions."""
+    if num_prompt + num_new > room:
+        raise UsageError(
+            f"{num_prompt} prompt tokens and {num_new} new ones do not fit into {room} positions",
+            hint=f"the model was trained with sequences of {room} tokens: shorten the prompt, ask for fewer new ones "
+            "(`--max-new-tokens`), or train with a longer `--seq-len`",
+        )
 
 
 def check_sampling(temperature: float, top_k: int) -> None:

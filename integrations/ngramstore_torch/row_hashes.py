@@ -121,6 +121,12 @@ class KeysHash:
     """
 
     def __init__(self, keys: Keys) -> None:
+        if getattr(keys, "token_map", ()) is None:
+            raise UsageError(
+                f"{keys.model} keys need the token map, which the store does not hold",
+                hint='give it with the keys: RowTableEmbedding(store, keys_from_spec(store.metadata["keys"], '
+                "token_map=token_map_of(tokenizer))); both are in ngramstore.keys",
+            )
         self.keys = keys
         self.max_n = keys.reach + 1
         self.rows_per_token = keys.num_heads

@@ -77,7 +77,7 @@ def kept_sensitivity(path: Path, of: str, measure: Callable[[], np.ndarray]) -> 
         with np.load(path, allow_pickle=False) as kept:
             if str(kept["of"]) == of:
                 return kept["sensitivity_DD"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         pass
     sensitivity_DD = measure()
     content = io.BytesIO()

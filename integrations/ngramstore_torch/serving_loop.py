@@ -17,7 +17,7 @@ from ngramstore.errors import UsageError
 from ngramstore_torch.data import require_ids
 from ngramstore_torch.decoder import Decoder, KVCache
 from ngramstore_torch.embedding import NGramEmbedding
-from ngramstore_torch.generation import check_sampling, choose
+from ngramstore_torch.generation import check_sampling, choose, require_room
 
 
 @torch.inference_mode()
@@ -42,8 +42,7 @@ def generate_served(
     room = decoder.config.max_positions
     if not len(prompt) or max_new_tokens < 1:
         raise UsageError(f"{len(prompt)} prompt tokens and {max_new_tokens} new ones: both are at least 1")
-    if len(prompt) + max_new_tokens > room:
-        raise UsageError(f"{len(prompt)} prompt tokens and {max_new_tokens} new ones do not fit into {room} positions")
+    require_room(len(prompt), max_new_tokens, room)
     check_sampling(temperature, top_k)
     require_ids(np.asarray(prompt), decoder.config.vocab_size, "the tokens of the prompt")
     device = decoder.tokens.weight.device

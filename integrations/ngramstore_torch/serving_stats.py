@@ -14,6 +14,11 @@ _KEPT_WAITS = 4096
 class ServingStats:
     """Counters of one module since it was made or `reset`. Waits are percentiles of the last 4,096 calls.
 
+    calls, positions (tokens looked up), found (of them with rows from the store); wait: what callers waited for rows.
+    tickets begun by `prefetch`, tickets_used, tickets_outdated (the store was refreshed since, or the ticket was
+    used before: looked up again), timeouts. candidate_calls
+    and candidate_rows of `prefetch_candidates`, candidates_skipped (one was still under way), candidate_errors and the last one's text.
+
     Threads: any number may add; adding takes a lock for well under a microsecond.
     """
 

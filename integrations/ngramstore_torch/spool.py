@@ -9,6 +9,7 @@ Shapes: M rows of a batch, B bytes of an encoded row.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import struct
@@ -16,12 +17,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ngramstore.errors import FormatError, UnsupportedVersion, UsageError
-from ngramstore.files import clear_errors, publish, remove, write_all
+from ngramstore.errors import FormatError, UnsupportedVersion, UsageError, WriterLocked
+from ngramstore.files import clear_errors, remove, write_all
 
 MAGIC, VERSION = b"NGXPT\0\r\n", 1
 _HEADER = struct.Struct("<8sIII")
@@ -33,19 +34,23 @@ _RECORD = struct.Struct("<III")
 class Spool:
     """The finished batches of one export. `job` says which: JSON values that must be equal for its rows to be the same.
 
-    Opening makes the file where there is none. Raises UsageError where it is of another job, FormatError where it is no spool.
-    Threads: one. Processes: one, which the lock of the store's builder sees to.
+    Opening makes the file where there is none, and locks it until it is closed. Raises UsageError where it is of another job,
+    FormatError where it is no spool, WriterLocked where another export has it. Threads: one. Processes: one.
     """
 
     def __init__(self, path: Path, job: Mapping[str, Any], row_bytes: int) -> None:
         self.path, self._row_bytes = path, row_bytes
-        self.is_new = not path.exists()
-        if self.is_new:
-            text = json.dumps(job, sort_keys=True).encode()
-            publish(path, _HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
-        self._begin = _require_same_job(path, job)
-        with clear_errors(path):
-            self._file = open(path, "r+b", buffering=0)  # noqa: SIM115
+        self._file = _locked(path, os.O_RDWR | os.O_CREAT)
+        try:
+            self.is_new = os.fstat(self._file.fileno()).st_size == 0
+            if self.is_new:
+                text = json.dumps(job, sort_keys=True).encode()
+                head = _HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(text))
+                write_all(self._file.fileno(), head + text, path)
+            self._begin = _require_same_job(self._file, path, job)
+        except BaseException:
+            self._file.close()
+            raise
 
     def batches(self) -> Iterator[np.ndarray]:
         """The encoded rows (M, B) u8 of every whole batch in order; what follows the last whole one is cut off."""
@@ -76,8 +81,8 @@ class Spool:
 
     def remove(self) -> None:
         """The export has ended: delete the file."""
-        self._file.close()
         remove(self.path)
+        self._file.close()
 
     def __enter__(self) -> Spool:
         return self
@@ -88,15 +93,45 @@ class Spool:
         self._file.close()
 
 
+def discard_spool(store: str | os.PathLike[str]) -> None:
+    """Delete what an export into `store` left. WriterLocked where it is still at work."""
+    path = spool_path(store)
+    try:
+        with _locked(path, os.O_RDWR):
+            remove(path)
+    except FileNotFoundError:
+        pass
+
+
+def _locked(path: Path, flags: int) -> BinaryIO:
+    """The file, open and locked for this process until it is closed. Raises WriterLocked, FileNotFoundError."""
+    with clear_errors(path):
+        while True:
+            file = open(os.open(path, flags | os.O_CLOEXEC, 0o644), "r+b", buffering=0)  # noqa: SIM115
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return file
+            except BlockingIOError:
+                file.close()
+                raise WriterLocked(
+                    f"{path}: another export into this store is at work", hint="wait for its end"
+                ) from None
+            except FileNotFoundError:  # removed between the opening and the lock
+                pass
+            file.close()
+
+
 def spool_path(store: str | os.PathLike[str]) -> Path:
     """Where the spool of an export into `store` lies: beside it, on the same disk."""
-    store = Path(store)
+    store = Path(store).absolute()
     return store.with_name(store.name + ".export")
 
 
-def _require_same_job(path: Path, job: Mapping[str, Any]) -> int:
+def _require_same_job(file: BinaryIO, path: Path, job: Mapping[str, Any]) -> int:
     """Offset of the first record, the header read and compared."""
-    with clear_errors(path), open(path, "rb") as file:
+    with clear_errors(path):
+        file.seek(0)
         head = file.read(_HEADER.size)
         if len(head) < _HEADER.size or head[: len(MAGIC)] != MAGIC:
             raise FormatError(

@@ -63,7 +63,7 @@ class TrainConfig:
     """torch.compile: a minute or so once, then faster steps on an accelerator."""
     device: str = "cpu"
     checkpoint_every: int = 0
-    """Steps between checkpoints; 0 saves at the end (and on Ctrl-C) only."""
+    """Steps between checkpoints; 0 saves at the end, on Ctrl-C and on SIGTERM only."""
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_size", "seq_len", "accumulate", "lr", "fgram_lr", "clip"):
@@ -252,22 +252,28 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 @contextmanager
 def interrupt_flag() -> Iterator[list[int]]:
-    """A list that the first Ctrl-C makes non-empty; a second one interrupts as usual. Main thread only."""
+    """A list that the first Ctrl-C or SIGTERM makes non-empty; a second one interrupts as usual. Main thread only."""
     flag: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler is not None}  # None: not Python's
 
-    def handler(number: int, frame: object) -> None:
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: object) -> None:
         flag.append(number)
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, handler)
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 class _Feed:

@@ -60,7 +60,10 @@ class E4M3(Codec):
         """codes (M, D) u8 or float8_e4m3fn, scales (M, num_blocks) u8 or float8_e8m0fnu (None where block is 0)."""
         codes_MD = self._codes_argument(codes_MD, "uint8", "float8_e4m3fn").view(np.uint8)
         if not self.block:
-            assert scales is None, "the scale of the table is in the spec"
+            if scales is not None:
+                raise UsageError(
+                    "e4m3 with block=0 has no scales a row", hint="its one scale is an option of the codec"
+                )
             return codes_MD.copy()
         if np.asarray(scales).dtype.name == "float8_e8m0fnu":
             scales = np.asarray(scales).view(np.uint8)
@@ -106,7 +109,8 @@ class E4M3(Codec):
 def _table_scale(scale: object) -> float:
     hint = 'block=0 needs scale, a positive f32 number, such as "0x1.8p-3"'
     try:
-        value = float.fromhex(scale) if isinstance(scale, str) else float(scale)  # type: ignore[arg-type]
+        is_hex = isinstance(scale, str) and "0x" in scale.lower()
+        value = float.fromhex(str(scale)) if is_hex else float(scale)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise UsageError(f"e4m3 with block=0 and scale={scale!r}", hint=hint) from None
     if not 2.0**-126 <= value <= 2.0**118 or value != float(np.float32(value)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.codec.base import Codec, refuse
+from ngramstore.errors import UsageError
 
 
 class _FloatCodec(Codec):
@@ -21,7 +22,10 @@ class _FloatCodec(Codec):
         return np.dtype(self._stored).itemsize * self.dim
 
     def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
-        assert scales is None, "floats have no scales"
+        if scales is not None:
+            raise UsageError(
+                f"{self.name} has no scales", hint="leave the scales out, or choose the codec they belong to"
+            )
         return self._codes_argument(codes_MD, self._codes).astype(self._stored).view(np.uint8)
 
     def unpack(self, encoded_MB: np.ndarray) -> tuple[np.ndarray, None]:

@@ -67,6 +67,10 @@ def mine_ngrams(
             f"held_out={held_out} leaves out all {corpus.num_tokens:,} tokens of this corpus",
             hint="whole documents are held out, and pieces of 8,192 tokens of long ones: give more documents, or held_out=0",
         )
+    if save_to is not None and Path(work).absolute() in Path(save_to).absolute().parents:
+        raise UsageError(
+            f"{save_to} lies in the work directory {work}, which is deleted", hint="write it somewhere else"
+        )
     options = {"corpus": corpus.identity, "tokenizer": corpus.tokenizer_id, "min_count": min_count}
     options |= {"held_out": held_out, "num_shards": len(corpus.shards), "num_tokens": corpus.num_tokens}
     in_memory = is_in_reach(corpus.shards, memory_bytes)

@@ -120,6 +120,8 @@ class Handle:
         if self._closed or os.getpid() != self._pid:
             return
         with self._lock:
+            if self._closed:
+                return
             try:
                 if self._writer is not None:
                     self._publish(self._writer)
@@ -145,7 +147,8 @@ class Handle:
             self.close()
         elif not self._closed and os.getpid() == self._pid:
             with self._lock:
-                self._shut()  # unpublished changes stay in the journal; the next writer finds them
+                if not self._closed:
+                    self._shut()  # unpublished changes stay in the journal; the next writer finds them
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check()

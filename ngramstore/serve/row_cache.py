@@ -14,8 +14,7 @@ import numpy as np
 
 from ngramstore.kernels.native import cache as native
 
-SLOT_OVERHEAD_BYTES = native.RECORD_BYTES + 16
-"""Beside its row, a slot costs its record and its places in the table: two to four, of 4 bytes."""
+SLOT_OVERHEAD_BYTES = native.SLOT_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True)

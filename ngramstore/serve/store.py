@@ -50,12 +50,14 @@ class Store(Lookups):
             tokens, lengths = as_ngrams(keys, self.max_n)
             _require_same(len(lengths), len(rows))
             with self._lock:
+                self._check()
                 self._stale = True
                 writer.put(blank_from(tokens, lengths), lengths, rows)
         else:
             numbers, _ = self._numbers(keys, "put")
             _require_same(len(numbers), len(rows))
             with self._lock:
+                self._check()
                 self._stale = True
                 writer.put_rows(numbers, rows)
 
@@ -65,6 +67,7 @@ class Store(Lookups):
         self._require_ngram("delete")
         tokens, lengths = as_ngrams(ngrams, self.max_n)
         with self._lock:
+            self._check()
             self._stale = True
             return writer.delete(blank_from(tokens, lengths), lengths)
 
@@ -72,25 +75,34 @@ class Store(Lookups):
         """Make all changes durable and visible to other processes. After it returns, no kill or power cut loses them."""
         writer = self._changing()
         with self._lock:
+            self._check()
             self._publish(writer)
 
-    def compact(self) -> None:
-        """Merge all changes into the packed rows: look-ups probe one index again. Needs room for a second copy."""
+    def compact(self, *, progress: bool = False) -> None:
+        """Merge all changes into the packed rows: look-ups probe one index again. Needs room for a second copy.
+
+        progress: a bar on stderr.
+        """
         writer = self._changing()
         with self._lock:
+            self._check()
             try:
-                writer.compact()
+                writer.compact(progress=progress)
             finally:
                 self._follow(writer)
             writer.collect_garbage()
 
-    def backup(self, path: str | os.PathLike[str]) -> None:
-        """A copy of the published state in a new directory, complete or absent. Unpublished changes are flushed first."""
+    def backup(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
+        """A copy of the published state in a new directory, complete or absent. Unpublished changes are flushed first.
+
+        progress: a bar on stderr.
+        """
         self._check()
         with self._lock:
+            self._check()
             if self._writer is not None:
                 self.flush()
-            backup(self._view, Path(path))
+            backup(self._view, Path(path), progress=progress)
 
     def trace(self, *, max_entries: int = DEFAULT_ENTRIES) -> Recorder:
         """Count which rows this handle is asked for, from now until `stop()` (or the end of a `with` block).
@@ -100,6 +112,7 @@ class Store(Lookups):
         """
         self._check()
         with self._lock:
+            self._check()
             if self._recorder is not None:
                 raise UsageError(f"{self.path} is being traced already", hint="stop() that recording first")
             recorder = Recorder(
@@ -114,7 +127,18 @@ class Store(Lookups):
                 self._recorder = None
 
     def stats(self) -> dict[str, Any]:
-        """Numbers about the store and this handle: counts, bytes on disk, cache hits and misses, rows and bytes read."""
+        """Numbers about the store and this handle, as JSON values.
+
+        Of the store: path, addressing, rows, dim, max_n, codec, row_bytes (of an encoded row), compression, generation,
+        identity, ngrams_by_length, suffix_closed (every n-gram's endings are stored too), overlay_rows and tombstones (changes since
+        the last `compact`), unpublished_changes (since the last `flush`), file_bytes by name, total_bytes, external_bytes
+        (of checkpoints that rows are read from in place).
+        Of this handle since it was opened: calls, positions and found of look-ups; rows_read and bytes_read from files.
+        Of its row cache, since it was made: cache_hits, cache_misses, cache_inserted, cache_evicted in rows; cache_rows and cache_bytes
+        that it holds; cache_budget_bytes, cache_slots (rows that fit); hit_rate = hits / (hits + misses), None before the first.
+        resident_bytes: rows held in memory by `resident=True`. kernels_cached_on_disk: False where every new process compiles
+        again (`ngramstore warmup`, NUMBA_CACHE_DIR).
+        """
         self._check()
         with self._lock:
             self._check()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ngramstore.errors import UsageError
 from ngramstore.files import (
     FileWriter,
@@ -21,10 +23,10 @@ from ngramstore.store.view import View
 _COPY_BYTES = 8 << 20
 
 
-def backup(view: View, target: Path) -> None:
+def backup(view: View, target: Path, *, progress: bool = False) -> None:
     """Copy every file of the view, then the manifest. The target must be a new or empty directory.
 
-    Bytes are copied as they are: run `verify` on the copy to know that they are good. Raises UsageError, DiskFull.
+    Bytes are copied as they are: run `verify` on the copy to know that they are good. progress: a bar on stderr. Raises UsageError, DiskFull.
     """
     with clear_errors(target):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -33,12 +35,16 @@ def backup(view: View, target: Path) -> None:
         require_space(target, sum(entry.file_bytes for entry in view.manifest.files), "the backup")
         try:
             publish(target / BUILDING_NAME, b"backup\n")
-            for file in view.files:
-                with FileWriter(target / file.path.name) as writer:
-                    size = os.fstat(file.fd).st_size
-                    for at in range(0, size, _COPY_BYTES):
-                        writer.write(file.read(at, min(_COPY_BYTES, size - at)))
-                    writer.finish()
+            total = sum(os.fstat(file.fd).st_size for file in view.files)
+            with tqdm(total=total, desc="backup", unit="B", unit_scale=True, disable=not progress) as bar:
+                for file in view.files:
+                    with FileWriter(target / file.path.name) as writer:
+                        size = os.fstat(file.fd).st_size
+                        for at in range(0, size, _COPY_BYTES):
+                            part = file.read(at, min(_COPY_BYTES, size - at))
+                            writer.write(part)
+                            bar.update(len(part))
+                        writer.finish()
             fsync_directory(target)
             view.manifest.write(target)
         except BaseException:

@@ -45,7 +45,7 @@ from ngramstore.store.index import Index
 from ngramstore.store.layer import LayerWriter
 from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, Manifest
 from ngramstore.store.memory import default_memory_bytes
-from ngramstore.store.rows_writer import CHUNK_BYTES
+from ngramstore.store.rows_writer import CHUNK_BYTES, default_threads
 from ngramstore.store.runs import RunSorter
 from ngramstore.store.stages import Stages
 from ngramstore.store.suffixes import suffixes_are_stored
@@ -102,7 +102,7 @@ class Builder:
         self.path = Path(path).absolute()  # the build goes on wherever the process changes to
         self._compression = compression
         self._duplicates = duplicates
-        self._threads = threads or min(4, os.cpu_count() or 1)
+        self._threads = threads or default_threads()
         self._progress = progress
         self._encoders: ThreadPoolExecutor | None = None
         self._next_row = 0

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from ngramstore.errors import IncompleteStore, UsageError
+from ngramstore.errors import UsageError
 from ngramstore.files import clear_errors, make_directory, remove
-from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME
+from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, unfinished
 
 _OURS = re.compile(
     r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)|journal-[0-9]+|MANIFEST(\.tmp)?|BUILDING(\.tmp)?|LOCK|runs"
@@ -27,7 +27,7 @@ def claim_directory(path: Path, restart: bool) -> bool:
             raise UsageError(f"{path} already holds a store", hint="choose another path, or delete the directory first")
         if (path / BUILDING_NAME).exists():
             if not restart:
-                raise IncompleteStore(f"an earlier build in {path} never finished")
+                raise unfinished(path)
             return False
         strangers = [name for name in os.listdir(path) if name not in (LOCK_NAME, BUILDING_NAME + ".tmp")]
         if (

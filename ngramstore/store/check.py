@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ngramstore.errors import FormatError, NgramStoreError, UnsupportedVersion
 from ngramstore.files import WriterLock
@@ -18,6 +19,7 @@ from ngramstore.layout import BLOCK_ROWS, MAGIC, PAGE_BYTES
 from ngramstore.store.journal import Journal
 from ngramstore.store.manifest import LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest, decode_manifest, read_manifest
 from ngramstore.store.merge import is_in
+from ngramstore.store.progress import over_rows
 from ngramstore.store.salvage import Fault, mended
 from ngramstore.store.suffixes import suffixes_are_stored
 from ngramstore.store.view import View
@@ -50,8 +52,8 @@ def verify(path: str | os.PathLike[str]) -> list[Fault]:
     return examine(path).faults
 
 
-def examine(path: str | os.PathLike[str]) -> Report:
-    """As `verify`, with notes and counts."""
+def examine(path: str | os.PathLike[str], *, progress: bool = False) -> Report:
+    """As `verify`, with notes and counts. progress: a bar on stderr."""
     directory = Path(path)
     for attempt in range(_ATTEMPTS):
         report = Report()
@@ -59,7 +61,7 @@ def examine(path: str | os.PathLike[str]) -> Report:
         if manifest is None:
             _examine_headers(directory, report)
             return report
-        _Examination(directory, manifest, report).run()
+        _Examination(directory, manifest, report, progress).run()
         if not report.faults or attempt == _ATTEMPTS - 1 or not _has_changed(directory, manifest):
             break
     return report
@@ -120,8 +122,9 @@ def _examine_headers(directory: Path, report: Report) -> None:
 class _Examination:
     """One pass over a store."""
 
-    def __init__(self, directory: Path, manifest: Manifest, report: Report) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, report: Report, progress: bool) -> None:
         self._directory = directory
+        self._progress = progress
         self._manifest = manifest
         self._spec = manifest.spec
         self._report = report
@@ -183,7 +186,7 @@ class _Examination:
         num_live = num_dead = 0
         is_closed = True
         shortest = next((n for n, count in enumerate(manifest.length_counts) if count), 0)
-        for chunk in layer.chunks():
+        for chunk in over_rows(layer.chunks(), manifest.base.num_rows, "verify", self._progress):
             ids = chunk.ids if spec.is_ngram else row_ids(chunk.ids)
             live = ~is_in(ids, changed)
             num_live += int(live.sum())
@@ -205,7 +208,7 @@ class _Examination:
         try:
             base = View(self._directory, self._manifest, trust_external=True).base
             step = max(BLOCK_ROWS, _CHUNK_BYTES // self._spec.codec.row_bytes)
-            for first in range(0, num_rows, step):
+            for first in tqdm(range(0, num_rows, step), desc="verify", disable=not self._progress):
                 base.read_encoded(first, min(step, num_rows - first), bad=bad)
         except (FormatError, OSError) as error:
             self._fault(f"its rows cannot be read in place: {str(error).splitlines()[0]}")

@@ -21,14 +21,16 @@ from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layer import Batch, LayerWriter
 from ngramstore.store.manifest import Manifest
 from ngramstore.store.merge import merged, without
+from ngramstore.store.progress import over_rows
+from ngramstore.store.rows_writer import default_threads
 from ngramstore.store.suffixes import suffixes_are_stored
 from ngramstore.store.view import View
 
 _TOKEN_BLOCKS = 1024  # read at once
 
 
-def write_base(view: View) -> Manifest:
-    """Write a base of the next generation, durable; returns its manifest. Raises DiskFull, DamagedStore, DamagedRows."""
+def write_base(view: View, *, progress: bool = False) -> Manifest:
+    """Write a base of the next generation, durable; returns its manifest. progress: a bar on stderr. Raises DiskFull, DamagedStore, DamagedRows."""
     manifest, directory, generation = view.manifest, view.directory, view.manifest.generation + 1
     in_place = manifest.num_rows * (manifest.spec.codec.row_bytes + CHECKSUM_BYTES) if manifest.sources else 0
     require_space(directory, sum(entry.file_bytes for entry in manifest.files) + in_place, "compaction")
@@ -40,9 +42,10 @@ def write_base(view: View) -> Manifest:
         manifest.num_rows,
         is_keyed=manifest.spec.is_ngram,
         dictionary=view.base.rows.dictionary,
+        threads=default_threads(),
     )
     try:
-        for batch in live_batches(view):
+        for batch in over_rows(live_batches(view), manifest.num_rows, "compact", progress):
             writer.add(batch)
         base = writer.finish(manifest.stamp(generation))
     finally:

@@ -130,7 +130,7 @@ class ExternalLayer(Layer):
         if not is_trusted:
             raise UsageError(
                 f"the rows of {directory} lie in files outside of it, such as {entry.sources[0].path}",
-                hint="open it with trust_external=True if you trust who wrote its manifest",
+                hint="if you trust who wrote its manifest, open it with trust_external=True (`--trust-external`)",
             )
         if spec.is_ngram or entry.row_bytes != spec.codec.row_bytes:
             raise DamagedStore(

@@ -112,7 +112,11 @@ class Journal:
             if _read_state(db, path) != state:
                 raise DamagedJournal(f"{path}: the journal changed between two reads")
             ack_file.write(
-                acknowledged=state.batch, num_changes=state.num_changes, boot=boot_id(), store_state=store_state
+                sync=ack.store_state != store_state,  # else a power cut may leave an append and the old owner
+                acknowledged=state.batch,
+                num_changes=state.num_changes,
+                boot=boot_id(),
+                store_state=store_state,
             )
         except BaseException:
             if db is not None:

@@ -34,12 +34,11 @@ def salvage(
     faults: list[str] = []
     if not path.is_dir():
         return [], [f"{path}: the journal is missing"]
-    acknowledged = 0
+    acknowledged, is_another = 0, False
     try:
         ack = read_ack(path / ACK_NAME)
         acknowledged = ack.acknowledged
-        if acknowledged and ack.store_state != store_state:
-            return [], [f"{path}: its {ack.num_changes} changes were made to another state of a store: left out"]
+        is_another = ack.store_state != store_state
     except (DamagedJournal, UnsupportedVersion) as error:
         faults.append(error.message)
     copy = Path(tempfile.mkdtemp(dir=path.parent, prefix=path.name + ".salvage-"))
@@ -54,6 +53,8 @@ def salvage(
         pairs = _salvage_pairs(path, copy, faults)
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+    if is_another and (acknowledged or STATE_KEY in pairs):
+        return [], [f"{path}: its changes were made to another state of a store, and are left out"]
     state = None
     chunks: list[Changes] = []
     checksums: list[int] = []

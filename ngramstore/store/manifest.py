@@ -32,6 +32,12 @@ MAX_METADATA_BYTES = 1 << 19
 """Of the metadata as JSON; a manifest is read whole into memory, so it has a limit."""
 _FIRST_LINE = re.compile(rb"ngramstore manifest ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
 _JOURNAL = re.compile(r"journal-[0-9]{6,20}")
+_AGAIN = "delete the directory and give the command again"
+_HINT_BY_WORK = {
+    "import": "give the same command again: `ngramstore import --pack` goes on where it was; else add --restart (restart=True)",
+    "backup": _AGAIN,
+    "repair": _AGAIN,
+}
 ADDRESSINGS = ("ngram", "row")
 
 
@@ -140,7 +146,7 @@ def read_manifest(directory: Path) -> Manifest:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe would wait for a writer
     except FileNotFoundError:
         if (directory / BUILDING_NAME).exists():
-            raise IncompleteStore(f"a build was started in {directory} and has not finished") from None
+            raise unfinished(directory) from None
         if not directory.exists():
             raise NotAStore(f"{directory} does not exist") from None
         raise NotAStore(f"{directory} holds no store: there is no file {MANIFEST_NAME} in it") from None
@@ -157,6 +163,18 @@ def read_manifest(directory: Path) -> Manifest:
     finally:
         os.close(fd)
     return decode_manifest(data, path)
+
+
+def unfinished(directory: Path) -> IncompleteStore:
+    """The error for a directory with a file BUILDING: what was at work there, as its first word says, and how it goes on."""
+    try:
+        with open(directory / BUILDING_NAME, "rb") as file:
+            words = file.read(16).split()
+    except OSError:
+        words = []
+    work = words[0].decode("ascii", "replace") if words else ""
+    hint = _HINT_BY_WORK.get(work)
+    return IncompleteStore(f"{directory}: its {work if hint else 'build'} never finished", hint=hint)
 
 
 def decode_manifest(data: bytes, path: Path) -> Manifest:

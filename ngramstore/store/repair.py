@@ -30,9 +30,11 @@ from ngramstore.store.journal import Changes, salvage
 from ngramstore.store.layer import Batch, LayerWriter
 from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest
 from ngramstore.store.merge import is_in, merged, without
+from ngramstore.store.progress import over_rows
+from ngramstore.store.rows_writer import default_threads
 from ngramstore.store.worn import Chunk, WornLayer
 from ngramstore.store.worn_index import WornIndex
-from ngramstore.store.writer import Writer
+from ngramstore.store.writer import Writer, refuse_later_journals
 
 
 @dataclass
@@ -61,17 +63,18 @@ def repair(
     *,
     dry_run: bool = False,
     drop_tokens: bool = False,
+    progress: bool = False,
 ) -> RepairReport:
     """Salvage the store at `path`, in place or, untouched, into the new directory `out`. A store that is well is left alone.
 
     The new state replaces the old one atomically. dry_run: only say what would be kept and lost. drop_tokens: the repaired store
-    keeps no tokens (as one built with tokens=False), and so loses no row for want of them. Raises NotAStore, IncompleteStore,
+    keeps no tokens (as one built with tokens=False), and so loses no row for want of them. progress: bars on stderr. Raises NotAStore, IncompleteStore,
     UnsupportedVersion, WriterLocked, DiskFull, UsageError, and DamagedStore where the manifest is beyond reading.
     """
     directory = Path(path)
     target = directory if out is None else Path(out)
     report = RepairReport(str(target), dry_run)
-    examined = examine(directory)
+    examined = examine(directory, progress=progress)
     report.faults = examined.faults
     found = open_manifest(directory, [])
     if found is None:
@@ -81,26 +84,29 @@ def repair(
         return report
     if dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            _Repair(directory, found, Path(scratch), report, drop_tokens).count()
+            _Repair(directory, found, Path(scratch), report, drop_tokens, progress).count()
         return report
     if out is not None:
-        _repair_into(directory, found, target, report, drop_tokens)
+        _repair_into(directory, found, target, report, drop_tokens, progress)
         return report
     lock = WriterLock(directory / LOCK_NAME)
     try:
         is_same = open_manifest(directory, []) == found
         if is_same:
+            refuse_later_journals(directory, found)
             with clear_errors(directory):
-                _Repair(directory, found, directory, report, drop_tokens).write()
+                _Repair(directory, found, directory, report, drop_tokens, progress).write()
     finally:
         lock.release()
     if not is_same:  # a writer has published since we looked
-        return repair(path, drop_tokens=drop_tokens)
+        return repair(path, drop_tokens=drop_tokens, progress=progress)
     Writer(directory).close()  # removes the files that no manifest names any more
     return report
 
 
-def _repair_into(directory: Path, manifest: Manifest, target: Path, report: RepairReport, drop_tokens: bool) -> None:
+def _repair_into(
+    directory: Path, manifest: Manifest, target: Path, report: RepairReport, drop_tokens: bool, progress: bool
+) -> None:
     with clear_errors(target):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UsageError(f"{target} is there already", hint="repair into a new directory")
@@ -108,7 +114,7 @@ def _repair_into(directory: Path, manifest: Manifest, target: Path, report: Repa
         make_directory(target)
         try:
             publish(target / BUILDING_NAME, b"repair\n")
-            _Repair(directory, manifest, target, report, drop_tokens).write()
+            _Repair(directory, manifest, target, report, drop_tokens, progress).write()
             remove(target / BUILDING_NAME)
         except BaseException:
             for name in os.listdir(target):
@@ -130,7 +136,16 @@ def _no_manifest(directory: Path, fault: Fault) -> DamagedStore:
 class _Repair:
     """One repair: reads `source`, writes a base into `target`."""
 
-    def __init__(self, source: Path, manifest: Manifest, target: Path, report: RepairReport, drop_tokens: bool) -> None:
+    def __init__(
+        self,
+        source: Path,
+        manifest: Manifest,
+        target: Path,
+        report: RepairReport,
+        drop_tokens: bool,
+        progress: bool,
+    ) -> None:
+        self._progress = progress
         self._source, self._target = source, target
         self._manifest = manifest
         self._spec = manifest.spec
@@ -139,8 +154,9 @@ class _Repair:
         stamp = manifest.stamp(manifest.base_generation)
         if not isinstance(manifest.base, LayerEntry):
             raise UsageError(
-                f"the rows of {source} lie in files of others: there is nothing here to repair",
-                hint="put those files back, or import them again",
+                f"the rows of {source} lie in files of others, and only such stores as hold their own are repaired",
+                hint="put those files back, or import them again; where the journal is damaged, moving "
+                f"{manifest.journal} away gives up the changes in it and nothing else",
             )
         self._base = WornLayer(source, manifest.base, stamp, self._spec, is_keyed=self._spec.is_ngram)
         stamp = manifest.stamp(manifest.overlay_generation)
@@ -185,10 +201,17 @@ class _Repair:
         stamp = manifest.stamp(generation)
         dictionary = self._base.dictionary if self._base.is_compressed else None
         writer = LayerWriter(
-            target, "base", generation, self._new_spec, num_rows, is_keyed=spec.is_ngram, dictionary=dictionary
+            target,
+            "base",
+            generation,
+            self._new_spec,
+            num_rows,
+            is_keyed=spec.is_ngram,
+            dictionary=dictionary,
+            threads=default_threads(),
         )
         try:
-            for batch in self._batches():
+            for batch in over_rows(self._batches(), num_rows, "repair", self._progress):
                 writer.add(batch)
             base = writer.finish(stamp)
             counts = writer.length_counts

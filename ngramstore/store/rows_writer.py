@@ -7,6 +7,7 @@ Shapes: M rows of a chunk, B bytes of an encoded row.
 
 from __future__ import annotations
 
+import os
 import threading
 import zlib
 from collections import deque
@@ -28,6 +29,11 @@ from ngramstore.store.stages import Stages
 CHUNK_BYTES = 4 << 20
 """What one thread packs at a time. With what is waiting to be written, about 3 (threads + 2) of these are held."""
 _EVEN_ROWS = 1024  # as many rows are whole pages, where a row is whole words: chunks can be written where they lie
+
+
+def default_threads() -> int:
+    """Threads that pack rows where nobody says: one a core, up to 4, which is more than a disk takes."""
+    return min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ngramstore.codec.quantize import CODECS, codec_from_spec
+from ngramstore.kernels.native.cache import SLOT_OVERHEAD_BYTES
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, PAGE_BYTES
 from ngramstore.store.index import IndexPlan
 
-_SLOT_OVERHEAD_BYTES = 48
 _TOKENS_PER_NGRAM_BYTES = 2.0  # a varint of a token id below 16,384 takes 2 bytes, below 2 million 3
 
 
@@ -69,7 +69,7 @@ def sizes(
                 tokens_bytes=tokens_bytes,
                 disk_bytes=rows_bytes + index_bytes + tokens_bytes,
                 resident_bytes=num_rows * chosen.row_bytes + index_bytes,
-                cache_bytes_for_all=num_rows * (chosen.row_bytes + _SLOT_OVERHEAD_BYTES),
+                cache_bytes_for_all=num_rows * (chosen.row_bytes + SLOT_OVERHEAD_BYTES),
             )
         )
     return result

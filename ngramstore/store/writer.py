@@ -18,18 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.errors import NgramStoreError
+from ngramstore.errors import DamagedJournal, NgramStoreError
 from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible, remove_unless_read
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.store.collisions import last_of_each, refuse_collisions
 from ngramstore.store.compaction import write_base
 from ngramstore.store.journal import Changes, Journal
+from ngramstore.store.journal_ack import ACK_NAME, read_ack
 from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, Manifest, read_manifest
 from ngramstore.store.overlay import write_overlay
 from ngramstore.store.view import View
 
 _log = logging.getLogger("ngramstore")
 _DATA_FILE = re.compile(r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)")
+_A_JOURNAL = re.compile(r"journal-([0-9]+)")
 _JOURNAL = re.compile(r"journal-[0-9]+(\.salvage-.*)?")
 
 
@@ -46,6 +48,7 @@ class Writer:
         self._num_moved: int | None = None  # rows more than published; None: not yet counted
         try:
             self.view = View.open(directory, lock_index=lock_index, trust_external=trust_external)
+            refuse_later_journals(directory, self.manifest)
             self.collect_garbage()
             if self._journal_path.exists():
                 self._journal = self._open_journal()
@@ -133,13 +136,13 @@ class Writer:
         self._drop_journal()
         return True
 
-    def compact(self) -> bool:
-        """Merge the overlay into a new base. True if there was one."""
+    def compact(self, *, progress: bool = False) -> bool:
+        """Merge the overlay into a new base. True if there was one. progress: a bar on stderr."""
         self.flush()
         if self.view.overlay is None and self.view.tombstones is None:
             return False
         with self._cleaned_after_failure():
-            self._publish(write_base(self.view))
+            self._publish(write_base(self.view, progress=progress))
         self._drop_journal()  # an empty one, after an append that failed
         return True
 
@@ -270,6 +273,28 @@ class Writer:
                 journal.destroy()
             except OSError as error:  # no manifest names it: `collect_garbage` tries again
                 _log.warning("%s is of no use any more but cannot be removed: %s", journal.path, str(error))
+
+
+def refuse_later_journals(directory: Path, manifest: Manifest) -> None:
+    """DamagedJournal where changes lie that were made to a later state: an older copy of the store was put back under them.
+
+    A publication leaves journals of smaller numbers alone, whose changes are published.
+    """
+    for name in sorted(os.listdir(directory)):
+        found = _A_JOURNAL.fullmatch(name)
+        if found is None or int(found[1]) <= int(manifest.journal.partition("-")[2]):
+            continue
+        if not (directory / name / ACK_NAME).exists():
+            continue  # it was being made
+        try:
+            num_changes = str(read_ack(directory / name / ACK_NAME).num_changes)
+        except NgramStoreError:
+            num_changes = "an unknown number of"
+        if num_changes != "0":
+            raise DamagedJournal(
+                f"{directory / name}: {num_changes} changes were made to a later state than the files here",
+                hint="the store was restored under them: put the files of that state back, or move this journal away",
+            )
 
 
 def _is_left_over(name: str, journal: str) -> bool:

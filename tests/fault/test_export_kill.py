@@ -203,12 +203,20 @@ def test_a_finished_store_is_not_replaced_and_no_spool_is_left(quick_path, whole
 def test_a_second_export_into_one_store_is_refused_and_disturbs_nothing(quick_path, whole):
     class Meddles(Source):
         def rows(self, tokens_MK: np.ndarray, lengths_M: np.ndarray) -> np.ndarray:
-            with pytest.raises(WriterLocked):
-                export(quick_path / "s")
+            for restart in (False, True):
+                with pytest.raises(WriterLocked):
+                    export(quick_path / "s", restart=restart)
+                assert spool_path(quick_path / "s").exists()
             return super().rows(tokens_MK, lengths_M)
 
     export(quick_path / "s", Meddles())
     assert content(quick_path / "s") == whole
+
+
+def test_the_spool_of_the_working_directory_lies_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "table").mkdir()
+    monkeypatch.chdir(tmp_path / "table")
+    assert spool_path(".") == tmp_path / "table.export"
 
 
 def test_a_source_without_an_identity_begins_again(quick_path, whole):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,8 +70,14 @@ def test_a_closed_handle_says_so(path, mode, use):
         USES[use](store)
 
 
-@pytest.mark.parametrize("mode", ["r", "rw"])
-@pytest.mark.parametrize("use", ["len", "stats", "warm", "batches"])
+_CHANGES = ["put", "delete", "flush", "compact"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "use"),
+    [(mode, use) for mode in ("r", "rw") for use in ("len", "stats", "warm", "batches", "backup")]
+    + [("rw", use) for use in _CHANGES],
+)
 def test_a_handle_closed_between_its_check_and_its_work_says_so(path, mode, use, monkeypatch):
     store = ngs.open(path, mode=mode)
     check, calls = store._check, []
@@ -88,7 +95,18 @@ def test_a_handle_closed_between_its_check_and_its_work_says_so(path, mode, use,
         USES[use](store)
 
 
-@pytest.mark.parametrize("use", ["put", "delete", "flush", "compact"])
+@pytest.mark.parametrize("mode", ["r", "rw"])
+def test_two_threads_may_close_one_handle(path, mode):
+    store = ngs.open(path, mode=mode)
+    with ThreadPoolExecutor(2) as pool:
+        with store._lock:
+            closing = [pool.submit(store.close) for _ in range(2)]
+            time.sleep(0.2)  # both have looked and wait for the lock
+        for one in closing:
+            one.result()
+
+
+@pytest.mark.parametrize("use", _CHANGES)
 def test_a_handle_opened_for_reading_refuses_changes(path, use):
     with ngs.open(path) as store, pytest.raises(ReadOnlyStore) as caught:
         USES[use](store)

@@ -335,17 +335,20 @@ def test_repair_does_not_put_back_what_a_writer_published_meanwhile(quick_path, 
     real = repair_module.examine
     published_by_others = []
 
-    def examine_and_be_late(directory):
-        report = real(directory)
+    def examine_and_be_late(directory, **options):
+        report = real(directory, **options)
         if not published_by_others:
             published_by_others.append(1)
             with ngs.open(path, mode="rw") as writer:
                 writer.put([(5,)], rows_of([700], 4))
+            left_open = ngs.open(path, mode="rw")
+            left_open.put([(6,)], rows_of([800], 4))
+            left_open._shut()  # killed: a journal of a later state than the one that was examined
         return report
 
     monkeypatch.setattr(repair_module, "examine", examine_and_be_late)
     assert repair(path).num_rows == 99
-    assert published(path)[(5,)] == 700
+    assert (published(path)[(5,)], published(path)[(6,)]) == (700, 800)
 
 
 def test_a_store_of_a_later_release_is_not_called_damaged(copy):

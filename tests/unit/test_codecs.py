@@ -205,6 +205,21 @@ def test_e4m3_codes_mean_what_ml_dtypes_says(scale):
     assert np.array_equal(scattered(codec, stored, np.float32), expected, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.5", 0.5), ("2", 2.0), ("1e3", 1000.0), ("0x1.8p-3", 0.1875), ("0X10", 16.0)]
+)
+def test_a_table_scale_in_words_is_decimal_unless_it_says_0x(text, value):
+    assert codec_from_spec({"name": "e4m3", "block": 0, "scale": text}, 8).spec()["scale"] == value.hex()
+
+
+@pytest.mark.parametrize("spec", ["f32", "f16", "bf16", {"name": "e4m3", "block": 0, "scale": 0.5}])
+def test_scales_for_a_codec_without_any_are_refused(spec):
+    codec = codec_from_spec(spec, 4)
+    codes, _ = codec.unpack(codec.encode(np.zeros((2, 4), np.float32)))
+    with pytest.raises(UsageError, match="has no scales"):
+        codec.pack(codes, np.ones((2, 1), np.float32))
+
+
 @pytest.mark.parametrize("scale", ["0x1p0", "0x1.8p-3", "0x1.a1p-13", "0x1p-126", "0x1p118"])
 def test_e4m3_with_a_table_scale_means_code_times_scale(scale):
     codes = np.arange(256, dtype=np.uint8)[None, :]

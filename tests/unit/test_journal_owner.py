@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 
@@ -11,7 +12,7 @@ from helpers import build_ngrams, published, rows_of, stamps_of
 import ngramstore as ngs
 from ngramstore.errors import DamagedJournal, UnsupportedVersion
 from ngramstore.store.check import examine
-from ngramstore.store.journal_ack import ACK_NAME, ACK_VERSION
+from ngramstore.store.journal_ack import ACK_NAME, ACK_VERSION, AckFile
 from ngramstore.store.repair import repair
 
 STORED = {(1,): 1, (1, 2): 2, (3, 4): 3}
@@ -49,7 +50,7 @@ def test_a_journal_of_another_store_is_refused_and_repair_leaves_its_changes_out
     shutil.copytree(journal, mine / journal.name)
     assert_refused(mine)
     report = repair(mine)
-    assert any("1 changes were made to another state" in line for line in report.lost)
+    assert any("its changes were made to another state" in line for line in report.lost)
     with ngs.open(mine, mode="rw") as store:
         assert not store.contains([(9,)])[0]
     assert published(mine) == STORED
@@ -70,6 +71,65 @@ def test_a_journal_of_another_history_is_refused(make, quick_path):
     with pytest.raises(DamagedJournal, match="another state"):
         ngs.open(quick_path / "older", mode="rw")
     assert published(quick_path / "older") == {**STORED, (6,): 6}
+
+
+def test_repair_leaves_anothers_changes_out_also_where_ack_has_not_counted_them(make):
+    """Killed between RocksDB's write and ACK's, of the very first append."""
+    mine, other = make("mine"), make("other", {(7,): 7})
+    journal = leave_change(other)
+    ack = AckFile.open(journal)
+    ack.write(acknowledged=0, num_changes=0)
+    ack.write()
+    ack.close()
+    shutil.copytree(journal, mine / journal.name)
+    assert_refused(mine)
+    assert any("another state" in line for line in repair(mine).lost)
+    with ngs.open(mine, mode="rw") as store:
+        assert not store.contains([(9,)])[0]
+
+
+def test_changes_to_a_later_state_are_not_thrown_away_by_a_store_that_was_restored_under_them(make, quick_path):
+    path = make("store")
+    shutil.copytree(path, quick_path / "older")
+    with ngs.open(path, mode="rw") as store:
+        store.put([(5,)], rows_of([5], 4))
+    journal = leave_change(path)
+    shutil.copytree(journal, quick_path / "older" / journal.name)
+    older = quick_path / "older"
+    for attempt in (lambda: ngs.open(older, mode="rw"), lambda: break_and_repair(older)):
+        with pytest.raises(DamagedJournal, match="1 changes were made to a later state"):
+            attempt()
+    (older / journal.name).rename(quick_path / "kept")
+    repair(older)
+    with ngs.open(older, mode="rw") as store:
+        assert not store.contains([(5,), (9,)]).any()
+    shutil.rmtree(path / journal.name)
+    (quick_path / "kept").rename(path / journal.name)
+    with ngs.open(path, mode="rw") as store:
+        assert stamps_of(store.get([(5,), (9,)])[0]) == [5, 9]
+
+
+def break_and_repair(path):
+    rows = next(path.glob("base-*.rows"))
+    data = bytearray(rows.read_bytes())
+    data[4096] ^= 1
+    rows.write_bytes(data)
+    repair(path)
+
+
+def test_a_journal_that_was_taken_over_says_so_on_disk_before_its_first_append(make, monkeypatch):
+    mine, other = make("mine"), make("other", {(7,): 7})
+    store = ngs.open(other, mode="rw")
+    store._writer._open_journal().close()
+    journal = store._writer._journal_path
+    store.close()
+    shutil.copytree(journal, mine / journal.name)
+    synced = []
+    monkeypatch.setattr(
+        "ngramstore.store.journal_ack.os.fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+    ngs.open(mine, mode="rw").close()
+    assert str(mine / journal.name / ACK_NAME) in synced
 
 
 def test_a_copy_of_the_whole_store_takes_its_journal_along(make, quick_path):

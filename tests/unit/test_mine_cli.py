@@ -73,6 +73,8 @@ def test_wrong_use_is_explained(corpus, tmp_path):
         (["--out", tmp_path / "v", "--plot", tmp_path / "v.bad"], "the plot cannot be written"),
         (["--out", tmp_path / "v", "--plot", tmp_path / "no" / "v.png"], "there is no folder"),
         (["--out", tmp_path / "v"], "text needs a tokenizer"),
+        (["--out", tmp_path / "v", "--work", tmp_path], "lies in --work, which is deleted"),
+        (["--out", tmp_path / "v", "--plot", tmp_path / "v.work" / "v.png"], "lies in --work, which is deleted"),
         (["--out", tmp_path / "v", "--tokenizer", "train:280", "--max-n", 1], "max_n is 1"),
     ):
         error = run(corpus, *arguments, fails=True).exception

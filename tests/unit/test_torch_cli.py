@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 import ngramstore
+from ngramstore.cli.common import Count
 from ngramstore.errors import UsageError
 from ngramstore.mine import Vocabulary, mine_ngrams, open_corpus, train_bpe
 from ngramstore_torch import checkpoint, cli_evaluate, cli_export, cli_train
-from ngramstore_torch.cli_data import Count
 
 SMALL = [
     "--dim",

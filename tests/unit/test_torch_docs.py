@@ -18,19 +18,6 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch):
         exec(compile(block, str(PAGE), "exec"), {})
 
 
-def test_the_commands_of_the_page_exist():
-    from ngramstore_torch import cli_evaluate, cli_export, cli_train
-
-    known = {
-        module.command.name: {option for p in module.command.params for option in p.opts}
-        for module in (cli_train, cli_export, cli_evaluate)
-    }
-    lines = re.findall(r"^ +ngramstore (train|export|evaluate) (.*)$", PAGE.read_text(), re.MULTILINE)
-    assert len(lines) == 4
-    for name, arguments in lines:
-        assert set(re.findall(r"--[a-z-]+", arguments)) <= known[name]
-
-
 def test_every_name_the_package_offers_can_be_imported():
     for name in ngramstore_torch.__all__:
         assert getattr(ngramstore_torch, name) is not None

@@ -154,12 +154,15 @@ def test_a_sensitivity_is_measured_once_for_an_export_that_is_cut_short(tmp_path
         measured.append(len(measured))
         return np.eye(3) * len(measured)
 
+    np.save(tmp_path / "plain.npy", np.eye(3))
+    npy = (tmp_path / "plain.npy").read_bytes()
     for of, wanted in (("a", 1), ("a", 1), ("b", 2), ("b", 2)):
         assert np.array_equal(kept_sensitivity(path, of, measure), np.eye(3) * wanted)
     path.write_bytes(path.read_bytes()[:-30])
     assert np.array_equal(kept_sensitivity(path, "b", measure), np.eye(3) * 3)
-    path.write_bytes(b"notes")
-    assert np.array_equal(kept_sensitivity(path, "b", measure), np.eye(3) * 4)
+    for number, notes in enumerate((b"notes", b"", b"\x93NUMPY", npy), 4):
+        path.write_bytes(notes)
+        assert np.array_equal(kept_sensitivity(path, "b", measure), np.eye(3) * number)
 
 
 def test_generation_from_an_f32_store_is_generation_with_the_live_model(trained, tmp_path):

@@ -63,18 +63,21 @@ def test_a_resumed_run_gives_the_same_losses_and_weights_to_the_last_bit(data, t
         assert torch.equal(value, model.state_dict()[name]), name
 
 
-def test_one_ctrl_c_saves_a_checkpoint_that_resumes(data, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_ctrl_c_or_sigterm_saves_a_checkpoint_that_resumes(data, tmp_path, number):
     config = replace(CONFIG, tokens=10 * CONFIG.tokens_per_step)
+    before = signal.getsignal(number)
 
     def interrupt(step: int, loss: float) -> None:
         if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     cut = train_model(scone(), data, config, out=tmp_path, on_step=interrupt)
     assert cut.interrupted and cut.step == 4
     assert checkpoint.load(tmp_path).step == 4
     resumed = train_model(scone(), data, config, out=tmp_path, resume=True)
     assert resumed.losses == train_model(scone(), data, config).losses
+    assert signal.getsignal(number) == before
 
 
 def test_gradient_accumulation_is_the_larger_batch(data):

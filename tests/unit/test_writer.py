@@ -91,6 +91,28 @@ def test_compaction_takes_every_replaced_row(tmp_path):
         assert store.stats()["overlay_rows"] == 0
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_compaction_writes_the_same_bytes_by_threads(tmp_path, monkeypatch, compression):
+    rng = np.random.default_rng(0)
+    ngrams = [(i, i + 1) for i in range(9_000)]
+    rows = rng.integers(0, 50, (9_000, 512)).astype(np.float32)  # several chunks of 4 MiB
+    written = []
+    for threads in (1, 3):
+        path = tmp_path / f"by {threads}"
+        with ngs.build(path, dim=512, max_n=2, codec="f32", compression=compression) as build:
+            build.add(ngrams, rows)
+        monkeypatch.setattr("ngramstore.store.compaction.default_threads", lambda threads=threads: threads)
+        with ngs.open(path, mode="rw") as store:
+            store.put(ngrams[::100], rows[1::100])
+            store.delete(ngrams[50::100])
+            store.compact()
+            values, found = store.get(ngrams)
+        assert found.sum() == 9_000 - 90
+        np.testing.assert_array_equal(values[::100], rows[1::100])
+        written.append({file.name: file.read_bytes() for file in path.glob("base-*")})
+    assert written[0] == written[1]
+
+
 @pytest.mark.parametrize("with_deletes", [False, True])
 def test_a_lookup_after_each_put_does_not_index_all_that_is_pending(tmp_path, monkeypatch, with_deletes):
     """Keys are indexed again a logarithmic number of times: four times the keys, not sixteen times the work."""

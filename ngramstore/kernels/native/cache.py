@@ -37,6 +37,8 @@ PREVIOUS, NEXT, PINS = 0, 1, 2
 KEY = 2
 """Place of the key in a record, counted in i64."""
 RECORD_BYTES = 32
+SLOT_OVERHEAD_BYTES = RECORD_BYTES + 16
+"""Beside its row, a slot costs its record and its places in the table: two to four, of 4 bytes."""
 BLOCK = 64
 """Rows that are found under one hold of the lock, then copied out without it."""
 _PATIENCE = 8
