@@ -83,9 +83,9 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
     if out.is_dir():
         raise UsageError(f"--out {str(out)!r} is a folder", hint="name a file in it")
     work = options["work"] or out.with_name(out.name + ".work")
-    for name, path in (("--out", out), ("--plot", plot)):
-        if path is not None and work.absolute() in path.absolute().parents:
-            raise UsageError(f"{name} {str(path)!r} lies in --work, which is deleted", hint="write it somewhere else")
+    for name, file in (("--out", out), ("--plot", plot)):
+        if file is not None and work.absolute() in file.absolute().parents:
+            raise UsageError(f"{name} {str(file)!r} lies in --work, which is deleted", hint="write it somewhere else")
     if plot is not None:
         check_plot(plot)
     check_options(*(options[name] for name in ("max_n", "size", "min_count", "memory", "workers", "held_out")))
