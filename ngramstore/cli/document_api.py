@@ -181,8 +181,8 @@ def _signature(name: str, found: Any) -> list[str]:
         if parameter.kind is parameter.KEYWORD_ONLY and not is_keyword:
             words.append("*")
         is_keyword = is_keyword or parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
-        stars = "*" * [parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD].count(parameter.kind)
-        stars += "*" * (parameter.kind is parameter.VAR_KEYWORD)
+        stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
+        stars = "**" if parameter.kind is parameter.VAR_KEYWORD else stars
         has_type, has_default = (value is not parameter.empty for value in (parameter.annotation, parameter.default))
         kind = f": {_type(parameter.annotation)}" if has_type else ""
         default = f" = {parameter.default!r}" if has_default else ""
