@@ -22,8 +22,8 @@ build = Builder
 def open(path: str | os.PathLike[str], **options: Any) -> Store:
     """Open a store. Options, keyword only, are those of `ngramstore.serve.options.OpenOptions`:
 
-    mode="r" | "rw", cache_bytes=256 MiB, resident=False, lock_index=False, on_damage="raise" | "missing", identity=None,
-    trust_external=False.
+    mode="r" | "rw", cache_bytes=256 MiB, resident=False, lock_index=False, threads=1, on_damage="raise" | "missing",
+    identity=None, trust_external=False.
 
     Opening reads the manifest and the headers, no rows. Raises NotAStore, IncompleteStore, UnsupportedVersion,
     DamagedStore, WriterLocked, UsageError.

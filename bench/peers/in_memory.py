@@ -45,15 +45,15 @@ class Floor(_InMemory):
         self._place_N = np.empty(source.num_keys + 1, np.int64)  # source row number -> place; the last entry answers -1
         self._place_N[np.argsort(source.ids_N)] = np.arange(source.num_keys)
         self._place_N[-1] = -1
-        self._known: dict[int, np.ndarray] = {}
+        self._known: dict[int, tuple[Batch, np.ndarray]] = {}
 
     def know(self, batches: list[Batch]) -> None:
         """Take the row numbers of batches to come; this is not timed."""
-        self._known = {id(batch): self._place_N[batch.numbers_B] for batch in batches}
+        self._known = {id(batch): (batch, self._place_N[batch.numbers_B]) for batch in batches}
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
-        places_B = self._known.get(id(batch))
-        if places_B is None:
+        known, places_B = self._known.get(id(batch), (None, None))
+        if known is not batch:  # a number is given again when its batch is gone
             places_B = self._place_N[batch.numbers_B]
         self._gather(self._stored_NR, places_B, out_BD)
         return places_B >= 0

@@ -69,7 +69,15 @@ class Plain(Peer):
 
     def open(self, folder: Path, source: Dataset, cache_bytes: int) -> None:
         self._max_n = source.ngrams_NK.shape[1]
+        self._folder, self._cache_bytes = folder, cache_bytes
         self._store = ngs.open(folder / "store", cache_bytes=cache_bytes, resident=self.resident)
+
+    def split(self, threads: int) -> None:
+        """From here on large calls are split over so many threads; the cache is empty again."""
+        self._store.close()
+        self._store = ngs.open(
+            self._folder / "store", cache_bytes=self._cache_bytes, resident=self.resident, threads=threads
+        )
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         if self._max_n == 3:  # the exact look-ups: all keys are 3-grams

@@ -2,6 +2,7 @@
 
 The loop says what two threads can gain on this machine at this moment: where it does not scale, the rest means nothing. The floor
 says what is left of that gain when rows are only gathered from memory, with nothing to share but the memory itself.
+A store opened with threads=2 splits one large call over both: the same work, asked for by one caller.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def threads_case(setup: Setup) -> Case:
         function="bench.workloads.store_threads:threads",
         subjects=setup.subjects(SUBJECTS, source, arguments),
         baseline="floor",
-        headline=("us_per_key@1thread", "us_per_key@2threads", "speedup", "control_speedup"),
+        headline=("us_per_key@1thread", "us_per_key@2threads", "speedup", "speedup_of_one_call", "control_speedup"),
         notes=(
             "speedup: throughput of two threads by that of one, in turns, the median; larger is better",
+            "speedup_of_one_call: of a store opened with threads=2 by the same store opened as usual, one caller each",
             f"control_speedup: the same of a loop that only computes; void below {SCALES}",
         ),
     )
@@ -63,12 +65,25 @@ def threads(*, subject: str, source: str, batch: int, calls: int, turns: int, se
     shares = [pool[:calls], pool[calls:]]
     outs = [np.zeros((batch, origin.dim), np.float32) for _ in shares]
 
+    splits = None
+    if hasattr(peer, "split"):
+        splits = peers.opened(subject, origin)
+        splits.split(2)
+        store_get.check_answers(splits, origin, batch, seed)
+        store_get.ask_for_every_row(splits, origin, batch)
+
     def look_up(number: int) -> None:
         for one in shares[number]:
             peer.get(one, outs[number])
 
+    def look_up_split(number: int) -> None:
+        if splits is not None:
+            for one in shares[number]:
+                splits.get(one, outs[number])
+
     look_up(0)
     look_up(1)
+    look_up_split(0)
     steps = _steps_like(look_up)
     sums = np.zeros((2, 64), np.uint64)
 
@@ -77,7 +92,10 @@ def threads(*, subject: str, source: str, batch: int, calls: int, turns: int, se
             sums[number, 0] = mix_for(steps // calls, sums[number, 0])
 
     times = np.array(
-        [[_wall(look_up, 1), _wall(look_up, 2), _wall(compute, 1), _wall(compute, 2)] for _ in range(turns)]
+        [
+            [_wall(look_up, 1), _wall(look_up, 2), _wall(compute, 1), _wall(compute, 2), _wall(look_up_split, 1)]
+            for _ in range(turns)
+        ]
     )
     speedup, control = (float(np.median(2 * times[:, at] / times[:, at + 1])) for at in (0, 2))
     per_key = np.median(times, axis=0) * 1e6 / (calls * batch)
@@ -90,6 +108,7 @@ def threads(*, subject: str, source: str, batch: int, calls: int, turns: int, se
             "us_per_key@2threads": float(per_key[1] / 2),
             "speedup": speedup,
             "control_speedup": control,
+            **({} if splits is None else {"speedup_of_one_call": float(np.median(times[:, 0] / times[:, 4]))}),
         },
         "facts": {
             "settings": peer.settings,

@@ -179,7 +179,7 @@ class NgramLookups(Filling):
         self._check()
         ids = self._ids(ngrams, "contains")
         with self._reading as (view, _):
-            return view.find(ids) >= 0
+            return self._find(view, ids) >= 0
 
     def __contains__(self, ngram: Any) -> bool:
         return bool(self.contains([ngram])[0])
@@ -211,6 +211,24 @@ class NgramLookups(Filling):
         return tokens_BT, room(lines, self.max_n, starts)
 
     def _match(self, view: View, tokens_W: np.ndarray, room_W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row keys, IDs and lengths (W,) of the longest matches: room (W,) u8 tokens may be used at each position."""
+        parts = self._workers.parts(len(tokens_W))
+        if len(parts) == 1:
+            return self._match_part(view, tokens_W, room_W)
+
+        def match(part: slice) -> list[np.ndarray]:
+            before = min(part.start, self.max_n - 1)  # tokens that its first n-grams may reach back to
+            some = slice(part.start - before, part.stop)
+            room = room_W[some].copy()
+            room[:before] = 0
+            return [found[before:] for found in self._match_part(view, tokens_W[some], room)]
+
+        keys, ids, lengths = zip(*self._workers.run(match, parts), strict=True)
+        return np.concatenate(keys), np.concatenate(ids), np.concatenate(lengths)
+
+    def _match_part(
+        self, view: View, tokens_W: np.ndarray, room_W: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count = len(tokens_W)
         keys, ids, lengths = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
         has_pending = bool(view.pending)
@@ -230,9 +248,16 @@ class NgramLookups(Filling):
             raise view.index_damage(int(keys[done]))
         return keys, ids, lengths
 
+    def _find(self, view: View, ids_M: np.ndarray) -> np.ndarray:
+        """Row keys of IDs: (M,) u64 -> (M,) i64, -1 where absent."""
+        parts = self._workers.parts(len(ids_M))
+        if len(parts) == 1:
+            return view.find(ids_M)
+        return np.concatenate(self._workers.run(lambda part: view.find(ids_M[part]), parts))
+
     def _get_ids(self, ids: np.ndarray, rows: np.ndarray, plan: np.ndarray | None = None) -> np.ndarray:
         with self._reading as (view, source):
-            keys = view.find(ids)
+            keys = self._find(view, ids)
             lost = self._fill(source, keys, ids, rows, plan)
         found = keys >= 0
         if lost is not None:

@@ -14,6 +14,7 @@ from ngramstore.serve.few import Few, FewRows, forget_in_forks
 from ngramstore.serve.lookup import Counts, Resident, RowSource
 from ngramstore.serve.options import OpenOptions
 from ngramstore.serve.row_cache import RowCache
+from ngramstore.serve.split import Workers
 from ngramstore.serve.trace import Recorder
 from ngramstore.store.manifest import Spec
 from ngramstore.store.view import View
@@ -21,6 +22,9 @@ from ngramstore.store.writer import Writer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_ALONE = Workers(1)
 
 
 class Handle:
@@ -33,6 +37,7 @@ class Handle:
         self._closed = False
         self._lock = threading.RLock()
         self._counts = Counts()
+        self._workers = Workers(options.threads)
         self._reading = _Reading(self)
         self._recorder: Recorder | None = None
         where = {"lock_index": options.lock_index, "trust_external": options.trust_external}
@@ -130,6 +135,7 @@ class Handle:
 
     def _shut(self) -> None:
         self._closed = True
+        self._workers.close()
         try:
             if self._writer is not None:
                 self._writer.close()
@@ -194,7 +200,7 @@ class Handle:
             elif self._cache.is_outgrown_by(num_rows):  # an empty one, twice as large: a growing store does it seldom
                 self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, 2 * num_rows)
         self._view, self._manifest = view, view.manifest
-        self._source = RowSource(view, self._cache, self._resident, None)
+        self._source = RowSource(view, self._cache, self._resident, None, self._workers)
         self._few = self._few_rows = None
         rows = self._cache if self._resident is None else self._resident
         if self._writer is None and (not isinstance(rows, Resident) or rows.is_one_whole_layer):
@@ -244,7 +250,7 @@ class _Reading:
             view = store._current_view()
             if view is store._view:
                 return view, store._source
-            return view, RowSource(view, store._cache, store._resident, store._writer.pending_rows)
+            return view, RowSource(view, store._cache, store._resident, store._writer.pending_rows, _ALONE)
         except BaseException:
             self._lock.release()
             raise

@@ -18,6 +18,7 @@ from ngramstore.kernels.native.dequantize import NUM_PLAN, scatter
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.serve.row_cache import Fetched, RowCache
+from ngramstore.serve.split import Workers
 from ngramstore.store.layer import Layer
 from ngramstore.store.view import PENDING_SERIAL, View
 
@@ -39,8 +40,14 @@ class RowSource:
     """Serves rows of one view. Threads: any number; counters are exact under the lock."""
 
     def __init__(
-        self, view: View, cache: RowCache | None, resident: Resident | None, pending: PendingRows | None
+        self,
+        view: View,
+        cache: RowCache | None,
+        resident: Resident | None,
+        pending: PendingRows | None,
+        workers: Workers,
     ) -> None:
+        self._workers = workers
         self.view = self._view = view
         self.cache = self._cache = cache
         self._resident = resident
@@ -57,10 +64,21 @@ class RowSource:
         Returns what is wrong with damaged rows, by position; those are zeros.
         """
         out_MB = out_MD.view(np.uint8)
+        parts = self._workers.parts(len(keys_M)) if plan is not KEEP else [slice(0, len(keys_M))]
+        if len(parts) == 1:
+            return self._fill_part(keys_M, seeds_M, out_MB, counts, plan)
+        found = self._workers.run(
+            lambda part: self._fill_part(keys_M[part], seeds_M[part], out_MB[part], counts, plan), parts
+        )
+        return {part.start + m: what for part, faults in zip(parts, found, strict=True) for m, what in faults.items()}
+
+    def _fill_part(
+        self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MB: np.ndarray, counts: Counts, plan: np.ndarray
+    ) -> dict[int, str]:
         if self._in_memory:
             places = self._fill_from_memory(keys_M, out_MB, plan)
             if len(places) and self._cache is not None:
-                rest = RowSource(self._view, self._cache, None, None)
+                rest = RowSource(self._view, self._cache, None, None, self._workers)
                 return rest._fill_some(places, keys_M, seeds_M, out_MB, counts, plan)
         elif self._cache is not None:
             places = self._cache.serve(plan, keys_M, out_MB)
@@ -80,7 +98,7 @@ class RowSource:
     ) -> dict[int, str]:
         """`fill` for some positions of a batch."""
         rest = np.empty((len(places), out_MB.shape[1]), np.uint8)
-        wrong = self.fill(keys_M[places], seeds_M[places], rest, counts, plan)
+        wrong = self._fill_part(keys_M[places], seeds_M[places], rest, counts, plan)
         if plan is not KEEP:
             out_MB[places] = rest
         return {int(places[position]): fault for position, fault in wrong.items()}

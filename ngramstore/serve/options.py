@@ -26,6 +26,10 @@ class OpenOptions:
     lock_index: bool = False
     """Copy the index into memory and verify all of it at open, instead of mapping it and verifying pages on first touch."""
 
+    threads: int = 1
+    """Large look-ups, from 4,096 positions or rows on, are split over so many threads, the caller's among them. Worth it for
+    prompts where cores are idle; small look-ups never leave the caller's thread."""
+
     on_damage: str = "raise"
     """A damaged row raises DamagedRows (after the rest of the batch is served), or counts as "missing"."""
 
@@ -40,6 +44,8 @@ class OpenOptions:
             raise UsageError(f"mode is {self.mode!r}", hint='choose "r" or "rw"')
         if self.on_damage not in ("raise", "missing"):
             raise UsageError(f"on_damage is {self.on_damage!r}", hint='choose "raise" or "missing"')
+        if not isinstance(self.threads, (int, np.integer)) or not 1 <= self.threads <= 256:
+            raise UsageError(f"threads is {self.threads!r}", hint="give a number from 1 to 256")
         if not isinstance(self.cache_bytes, (int, np.integer)) or self.cache_bytes < 0:
             raise UsageError(f"cache_bytes is {self.cache_bytes!r}", hint="give a number of bytes, 0 for no cache")
 
