@@ -160,6 +160,14 @@ CLAIMS: tuple[Claim, ...] = (
         _ratio(f"warm, {size:,} keys a call, beside the floor", 1.3, "store/warm", "floor", f"us_per_key@{size}")
         for size in (1024, 8192)
     ),
+    *(
+        _ratio(
+            f"warm, {size:,} keys a call, {kind}, beside a floor that gathers with our own prefetching kernel", 1.3, "store/warm_floors",
+            "floor_ahead", f"us_per_key@{size}", subject=subject,
+        )
+        for subject, kind in (("ngramstore_resident", "rows in memory"), ("ngramstore", "row cache"))
+        for size in (1024, 8192)
+    ),
     Claim(what="two threads, batches of 8,192, by one thread", limit=1.7, at_least=True, file_of="store/threads", read=_two_threads),
     _ratio("one key a call, cached, beside LMDB", 1.0, "store/warm", "lmdb", "us_per_key@1"),
     _ratio("longest match beside an exact get of as many keys", 1.5, "store/match", "ngramstore_exact", "us_per_position"),

@@ -58,17 +58,22 @@ def decoder(codec: str) -> Callable[[np.ndarray, np.ndarray], None]:
 
 def gatherer(codec: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
     """`f(stored_NR, numbers_M, out_MD)` for peers whose rows lie in one array; number -1 gives zeros."""
-    return _gather_f16 if codec == "f16" else gather_rows
+    return gatherer_ahead(codec) if codec == "f16" else gather_rows
+
+
+def gatherer_ahead(codec: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    """As `gatherer`, by the product's own kernel, which asks for rows ahead of time."""
+
+    def gather(stored_NR: np.ndarray, numbers_M: np.ndarray, out_MD: np.ndarray) -> None:
+        offsets_M = np.where(numbers_M < 0, -1, numbers_M * stored_NR.shape[1])
+        codec_from_spec(codec, out_MD.shape[1]).scatter(stored_NR.reshape(-1), offsets_M, out_MD)
+
+    return gather
 
 
 def _decode_f16(stored_MR: np.ndarray, out_MD: np.ndarray) -> None:
     offsets_M = np.arange(len(stored_MR)) * stored_MR.shape[1]
     codec_from_spec("f16", out_MD.shape[1]).scatter(stored_MR.reshape(-1), offsets_M, out_MD)
-
-
-def _gather_f16(stored_NR: np.ndarray, numbers_M: np.ndarray, out_MD: np.ndarray) -> None:
-    offsets_M = np.where(numbers_M < 0, -1, numbers_M * stored_NR.shape[1])
-    codec_from_spec("f16", out_MD.shape[1]).scatter(stored_NR.reshape(-1), offsets_M, out_MD)
 
 
 @kernel

@@ -16,6 +16,7 @@ SUBJECTS: dict[str, str] = {
     "ngramstore_resident": "bench.peers.ngramstore_peer:Resident",
     "ngramstore_exact": "bench.peers.ngramstore_peer:Exact",
     "floor": "bench.peers.in_memory:Floor",
+    "floor_ahead": "bench.peers.in_memory:FloorAhead",
     "dict": "bench.peers.in_memory:DictOfRows",
     "nn_embedding": "bench.peers.embedding:NnEmbedding",
     "memmap": "bench.peers.memmap:Memmap",
@@ -38,6 +39,7 @@ SUBJECTS: dict[str, str] = {
 
 ALWAYS = (
     "floor",
+    "floor_ahead",
     "dict",
     "memmap",
     "memmap_numba",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from bench import data, text
@@ -23,6 +24,7 @@ WARM_F16 = (
     "ngramstore", "ngramstore_resident", "floor", "memmap", "memmap_numba", "dict", "nn_embedding", "fbgemm", "lmdb",
     "rocks_tuned", "rocks_default", "sqlite", "redis", "safetensors", "lance",
 )  # fmt: skip
+FLOORS = ("ngramstore", "ngramstore_resident", "floor", "floor_ahead")
 SMALL_CACHE = ("ngramstore", "ngramstore_zstd", "rocks_zstd", "rocks_tuned")
 COLD = (
     "ngramstore", "ngramstore_zstd", "flat_hint_pread", "flat_hint_pread_numba", "flat_pread", "memmap", "lmdb", "rocks_tuned",
@@ -45,6 +47,7 @@ def cases(setup: Setup) -> list[Case]:
     makers = {
         "warm": _warm,
         "warm_f16": _warm_f16,
+        "warm_floors": _warm_floors,
         "traces": traces_case,
         "traces_small": traces_small_case,
         "match": _match,
@@ -87,6 +90,15 @@ def _warm(setup: Setup) -> Case:
 
 def _warm_f16(setup: Setup) -> Case:
     return _warm_case(setup, "warm_f16", WARM_F16, "f16")
+
+
+def _warm_floors(setup: Setup) -> Case:
+    case = _warm_case(setup, "warm_floors", FLOORS, "int8")
+    notes = (
+        *case.notes,
+        "floor: a plain gather in numba; floor_ahead: the product's own kernel, which asks for rows ahead",
+    )
+    return replace(case, baseline="floor_ahead", notes=notes)
 
 
 def _warm_case(setup: Setup, name: str, subjects: tuple[str, ...], codec: str) -> Case:

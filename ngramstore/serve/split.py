@@ -38,7 +38,7 @@ class Workers:
         try:
             if len(parts) > 1:
                 self._ask_for_help(share, len(parts) - 1)
-            share.help()
+            share.work_on()
         except BaseException:
             share.give_up()
             raise
@@ -81,10 +81,20 @@ class _Share(Generic[Result]):
         self._parts = parts
         self._results: list[Any] = [None] * len(parts)
         self._errors: dict[int, BaseException] = {}
-        self._claimed = self._ended = 0
+        self._claimed = 0
+        self._helpers = 0  # at work; the caller, who alone can be interrupted, is not counted
         self._change = threading.Condition()
 
     def help(self) -> None:
+        """For other threads: as `work_on`, counted."""
+        with self._change:
+            self._helpers += 1
+        self.work_on()
+        with self._change:
+            self._helpers -= 1
+            self._change.notify_all()
+
+    def work_on(self) -> None:
         """Work on parts until none is left, or one has failed."""
         while True:
             with self._change:
@@ -102,8 +112,6 @@ class _Share(Generic[Result]):
                 self._results[number] = result
                 if error is not None:
                     self._errors[number] = error
-                self._ended += 1
-                self._change.notify_all()
             del result, error
 
     def give_up(self) -> None:
@@ -112,12 +120,12 @@ class _Share(Generic[Result]):
             self._work = None
 
     def wait(self) -> None:
-        """Until no part is at work; Ctrl-C comes afterwards."""
+        """Until nobody is at work; Ctrl-C comes afterwards. For the caller, when its own parts have ended."""
         interrupt: BaseException | None = None
         while True:
             try:
                 with self._change:
-                    self._change.wait_for(lambda: self._ended == self._claimed)
+                    self._change.wait_for(lambda: self._helpers == 0)
                     self._work = None
                 break
             except KeyboardInterrupt as caught:
