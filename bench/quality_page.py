@@ -54,16 +54,15 @@ def _by_tokens(curves: Sequence[Mapping]) -> Iterator[str]:
 
 
 def _rivals(curves: Sequence[Mapping]) -> Iterator[str]:
-    """Every model after the tokens that most of them were trained on, vocabulary of 4,096."""
+    """Every model after the tokens that most of them were trained on, and after the most; vocabulary of 4,096."""
     shown = [c for c in curves if c["tokenizer"] == 4096 and has_usual_shape(c)]
-    texts = sorted({c["text"] for c in shown})
-    yield "| vocabulary 4,096, 400,000 tokens | " + " | ".join(texts) + " |"
-    yield "|---|" + "---:|" * len(texts)
+    columns = [(text, tokens) for text in sorted({c["text"] for c in shown}) for tokens in (400_000, 1_600_000)]
+    yield "| vocabulary 4,096 | " + " | ".join(f"{text}, {tokens:,} tokens" for text, tokens in columns) + " |"
+    yield "|---|" + "---:|" * len(columns)
     for (model, rate), label in RIVALS.items():
-        of_text = {
-            c["text"]: c["difference"].get("400000") for c in shown if (c["model"], c["fgram_lr"]) == (model, rate)
-        }
-        yield f"| {label} | " + " | ".join(_cell(of_text.get(text)) for text in texts) + " |"
+        found = {c["text"]: c["difference"] for c in shown if (c["model"], c["fgram_lr"]) == (model, rate)}
+        cells = (_cell(found.get(text, {}).get(str(tokens))) for text, tokens in columns)
+        yield f"| {label} | " + " | ".join(cells) + " |"
 
 
 def _shapes(curves: Sequence[Mapping]) -> Iterator[str]:
