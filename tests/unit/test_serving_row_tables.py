@@ -13,7 +13,8 @@ from torch_cases import DECODER, language
 
 import ngramstore
 from ngramstore.errors import UsageError
-from ngramstore_torch import NGramHistory, OverEncodingHash, RowTableEmbedding
+from ngramstore.keys import keys_from_config, keys_from_spec
+from ngramstore_torch import KeysHash, NGramHistory, OverEncodingHash, RowTableEmbedding
 from ngramstore_torch.data import tag
 from ngramstore_torch.hashed import HashedConfig, HashedModel
 from ngramstore_torch.row_tables import TrainedTableHash
@@ -144,3 +145,23 @@ def test_ids_that_the_hash_does_not_have_are_refused():
     assert hasher.rows(history.windows(np.array([[1, 9]]))).shape == (1, 2, 2)
     with pytest.raises(UsageError, match=r"token id 10 is out of range.*\n.*0 to 9"):
         hasher.rows(history.windows(np.array([[1, 10]])))
+
+
+def test_engrams_keys_without_their_token_map_are_refused_when_the_module_is_made():
+    """The store does not hold the map: the error says how to give it, before a first token comes."""
+    config = {
+        "engram_layer_ids": [1, 14],
+        "engram_max_ngram_size": 4,
+        "engram_vocab_size": 50,
+        "engram_n_heads": 8,
+        "engram_head_dim": 256,
+        "engram_pad_token_id": 2,
+        "engram_compressed_vocab_size": 10,
+    }
+    token_map = np.arange(40) % 10
+    keys = keys_from_config(config, token_map=token_map)
+    assert KeysHash(keys).rows_per_token == keys.num_heads
+    with pytest.raises(UsageError, match="token map") as caught:
+        KeysHash(keys_from_spec(keys.spec()))
+    assert "token_map_of(tokenizer)" in caught.value.hint
+    assert KeysHash(keys_from_spec(keys.spec(), token_map=token_map)).num_rows == keys.num_rows
