@@ -249,6 +249,9 @@ def test_the_commands_trace_and_warm(tmp_path, ngram_store):
     again = run("trace", store, tmp_path / "t.npy", "--out", tmp_path / "b.ngt", "--top", 30, "--json", "--quiet")
     assert (tmp_path / "b.ngt").read_bytes() == out.read_bytes()
     assert again["rows_for_share"]["0.5"] == Trace.load(out).rows_for(0.5) or again["rows_for_share"]["0.5"] > 30
+    wanted = again["rows_for_share"]["0.5"]
+    with ngs.open(store, cache_bytes=again["cache_bytes_for_share"]["0.5"]) as opened:
+        assert opened.stats()["cache_slots"] == wanted  # a cache of the size that is said holds them all
     assert run("warm", store, out, "--json")["rows_read"] == 30
     assert run("warm", store, out, "--max-bytes", 24 * 9, "--json")["rows_read"] == 9
     run("trace", ngram_store, tmp_path / "t.npy", "--out", tmp_path / "n.ngt", "--json", "--quiet")
