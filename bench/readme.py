@@ -17,15 +17,16 @@ Cases = dict[tuple[str, str], Found]
 
 def updated(text: str, folder: Path = saved.RESULTS) -> str:
     """The README with what the demo found and its table made anew. Raises ValueError where the markers are not there."""
-    text = _between(text, _DEMO_BEGIN, _DEMO_END, demo(folder))
-    return _between(text, _BEGIN, _END, table(folder))
+    text = between(text, _DEMO_BEGIN, _DEMO_END, demo(folder))
+    return between(text, _BEGIN, _END, table(folder))
 
 
-def _between(text: str, begin: str, end: str, content: str) -> str:
+def between(text: str, begin: str, end: str, content: str) -> str:
+    """The text with other content between two markers. Raises ValueError where they are not there."""
     head, has_begin, rest = text.partition(begin)
     _, has_end, tail = rest.partition(end)
     if not (has_begin and has_end):
-        raise ValueError(f"the README lacks {begin} or {end}")
+        raise ValueError(f"the page lacks {begin} or {end}")
     return f"{head}{begin}\n{content}\n{end}{tail}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import saved
+from bench.readme import between
 from bench.saved import Found
 
 PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
@@ -27,11 +28,7 @@ _SHARES = ("1%", "10%", "30%")
 
 def updated(text: str, folder: Path = saved.RESULTS) -> str:
     """The page with its tables made anew. Raises ValueError where the markers are not there."""
-    head, has_begin, rest = text.partition(BEGIN)
-    _, has_end, tail = rest.partition(END)
-    if not (has_begin and has_end):
-        raise ValueError(f"{PAGE.name} lacks {BEGIN} or {END}")
-    return f"{head}{BEGIN}\n{section(folder)}\n{END}{tail}"
+    return between(text, BEGIN, END, section(folder))
 
 
 def section(folder: Path = saved.RESULTS) -> str:

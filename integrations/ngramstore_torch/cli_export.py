@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ngramstore.cli.common import ByteSize, json_option, quiet_option, say
+from ngramstore.cli.common import build_options, json_option, quiet_option, say
 from ngramstore.errors import UsageError
 from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options, vocabulary_identity
 
@@ -33,20 +33,7 @@ if TYPE_CHECKING:
     help="f32, f16, bf16, int8, int4, e4m3; options as int4:group=64. int8 keeps perplexity within 0.05 %.",
 )
 @text_options
-@click.option(
-    "--compression",
-    type=click.Choice(["auto", "none", "zstd"]),
-    default="auto",
-    show_default=True,
-    help="auto: zstd where it saves 5 % of a sample.",
-)
-@click.option(
-    "--memory", type=ByteSize(), help="For sorting; the rest goes to disk.  [default: a quarter of what is free]"
-)
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads that encode and pack rows.  [default: one a core, up to 4]"
-)
-@click.option("--seed", default=0, show_default=True, help="Of the IDs; another one after a hash collision.")
+@build_options
 @click.option("--batch", default=4096, show_default=True, help="F-grams a forward pass.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ngramstore.cli.common import ByteSize, as_codec, bytes_text, emit, json_option, quiet_option
+from ngramstore.cli.common import as_codec, build_options, bytes_text, emit, json_option, quiet_option
 from ngramstore.errors import UsageError
 
 _CHUNK_BYTES = 16 << 20
@@ -35,13 +35,6 @@ _CHUNK_BYTES = 16 << 20
 @click.option("--dim", type=int, help="Row width.  [default: that of the tensor]")
 @click.option("--max-n", type=int, help="Longest n-gram the store takes, up to 16.  [default: that of the vocabulary]")
 @click.option(
-    "--compression",
-    type=click.Choice(["auto", "none", "zstd"]),
-    default="auto",
-    show_default=True,
-    help="auto: zstd where it saves 5 % of a sample.",
-)
-@click.option(
     "--duplicates",
     type=click.Choice(["error", "last"]),
     default="error",
@@ -53,15 +46,7 @@ _CHUNK_BYTES = 16 << 20
     is_flag=True,
     help="Leave out the n-grams themselves: 8 to 12 B a row less; they cannot be listed, and puts cannot see collisions.",
 )
-@click.option(
-    "--memory",
-    type=ByteSize(),
-    help="For sorting; the rest goes to disk.  [default: a quarter of what is free]",
-)
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads that encode and pack rows.  [default: one a core, up to 4]"
-)
-@click.option("--seed", default=0, show_default=True, help="Of the IDs; another one after a hash collision.")
+@build_options
 @click.option("--restart", is_flag=True, help="Throw away what a build that was killed left here.")
 @json_option
 @quiet_option

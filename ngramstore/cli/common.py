@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -46,6 +46,33 @@ trust_option = click.option(
     "--trust-external", is_flag=True, help="Also read rows in the files outside of the store that its manifest names."
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
+
+
+def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command that builds a store lets one choose: compression, memory, threads, seed."""
+    options = (
+        click.option(
+            "--compression",
+            type=click.Choice(["auto", "none", "zstd"]),
+            default="auto",
+            show_default=True,
+            help="auto: zstd where it saves 5 % of a sample.",
+        ),
+        click.option(
+            "--memory",
+            type=ByteSize(),
+            help="For sorting; the rest goes to disk.  [default: a quarter of what is free]",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="Threads that encode and pack rows.  [default: one a core, up to 4]",
+        ),
+        click.option("--seed", default=0, show_default=True, help="Of the IDs; another one after a hash collision."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def say(message: str) -> None:
