@@ -90,7 +90,8 @@ def open_table(path: str | os.PathLike[str], tensor: str | None = None) -> Table
     path = Path(path)
     if not path.is_file():
         raise UsageError(
-            f"there is no file {str(path)!r}", hint="give a .safetensors, .npy or PyTorch file with the rows"
+            f"{str(path)!r} is a folder" if path.is_dir() else f"there is no file {str(path)!r}",
+            hint="give a .safetensors, .npy or PyTorch file with the rows",
         )
     if path.suffix == ".npy":
         if tensor is not None:

@@ -185,3 +185,10 @@ def test_wrong_arrays_of_ngrams_are_one_usage_error(tmp_path):
 def _listed(chunk: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, ...]]:
     tokens, lengths = chunk
     return [tuple(line[:n].tolist()) for line, n in zip(tokens, lengths, strict=True)]
+
+
+def test_a_folder_for_a_file_is_called_one(tmp_path):
+    with pytest.raises(UsageError, match="is a folder"):
+        open_table(tmp_path)
+    with pytest.raises(UsageError, match="there is no file"):
+        open_table(tmp_path / "rows.npy")
