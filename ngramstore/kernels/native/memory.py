@@ -50,6 +50,7 @@ def _load(bits: int, result: types.Type):
 
 load_u8 = _load(8, types.uint8)
 load_u16 = _load(16, types.uint16)
+load_i32 = _load(32, types.int32)
 load_u32 = _load(32, types.uint32)
 load_i64 = _load(64, types.int64)
 load_u64 = _load(64, types.uint64)
