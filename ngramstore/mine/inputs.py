@@ -20,11 +20,13 @@ TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".text")
 RECORD_SUFFIXES = (".jsonl", ".jsonl.zst", ".parquet")
 TOKEN_SUFFIXES = (".bin", ".npy")
 PIECE_BYTES = 1 << 20
-"""A longer text is handed on in pieces of about this size, cut at a single newline between two words, or before a single space
-where twice this size has no such newline (one long line, or lines that end in CR LF)."""
+"""A longer text is handed on in pieces of about this size, cut at a single newline between two words; where twice this size has no
+such newline (one long line, or lines that end in CR LF), before a single space; where four times this size has neither, before
+any white space; and at last anywhere."""
 
 _NEWLINE = re.compile(r"(?<=\S)\n(?=\S)")
 _NEWLINE_OR_SPACE = re.compile(r"(?<=\S)\n(?=\S)|(?<=\S)(?= \S)")
+_WHITE_SPACE = re.compile(r"(?<=\S)(?=\s)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HINT = 'convert the file, or pass errors="replace" (`--errors replace`)'
 
@@ -101,12 +103,17 @@ def _cut(blocks: Iterable[str]) -> Iterator[Piece]:
 
 def _end_of_piece(text: str, at: int) -> int:
     """Where the piece that begins at `at` is cut; 0: nowhere in what is here."""
-    if len(text) - at <= PIECE_BYTES:
+    size, begin, most = len(text) - at, at + PIECE_BYTES // 2, 4 * PIECE_BYTES
+    if size <= PIECE_BYTES:
         return 0
-    cut = _NEWLINE.search(text, at + PIECE_BYTES // 2, at + 2 * PIECE_BYTES)
-    if cut is None and len(text) - at >= 2 * PIECE_BYTES:
-        cut = _NEWLINE_OR_SPACE.search(text, at + PIECE_BYTES // 2)
-    return cut.end() if cut else 0
+    cut = _NEWLINE.search(text, begin, at + 2 * PIECE_BYTES)
+    if cut is None and size >= 2 * PIECE_BYTES:
+        cut = _NEWLINE_OR_SPACE.search(text, begin, at + most)
+    if cut is None and size >= most:
+        cut = _WHITE_SPACE.search(text, begin, at + most)
+    if cut is None:
+        return at + most if size >= most else 0
+    return cut.end()
 
 
 def _blocks(path: Path, errors: str) -> Iterator[str]:

@@ -25,7 +25,8 @@ class Tokenizer:
         self._backend = backend
         self.name = name
         self.id = _identity(backend.to_str())
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        """The largest token ID, plus 1: some tokenizers leave IDs out."""
 
     def encode(self, text: str) -> np.ndarray:
         """Text -> (T,) u32."""

@@ -312,7 +312,7 @@ def test_gpt2_gives_its_published_ids():
     assert gpt2.vocab_size == 50257
 
 
-@pytest.mark.parametrize("newline", ["\r\n", " "])
+@pytest.mark.parametrize("newline", ["\r\n", " ", "\r\n\r\n"])
 def test_a_long_text_without_plain_newlines_is_read_in_pieces_too(tmp_path, monkeypatch, newline):
     """Lines that end in CR LF, or one long line: whole, it would be held in memory and searched again for each block."""
     text = newline.join(["the cat sat on the mat, he's there", "naïve 12 ☕  and more"] * 60)
@@ -324,6 +324,34 @@ def test_a_long_text_without_plain_newlines_is_read_in_pieces_too(tmp_path, monk
     assert "".join(piece.text for piece in pieces) == text
     corpus = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
     assert np.array_equal(next(corpus.documents()), tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("separator", ["", "\u3000", "\n\n", "\r\n\r\n"])
+def test_a_long_text_in_a_script_without_spaces_is_read_in_pieces_too(tmp_path, monkeypatch, separator):
+    text = separator.join(["吾輩は猫である。名前はまだ無い。", "どこで生れたかとんと見当がつかぬ。"] * 60)
+    tokenizer = train_bpe([text], 290)
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    monkeypatch.setattr(inputs_module, "PIECE_BYTES", 64)
+    pieces = list(inputs_module.read_documents(tmp_path / "a.txt", "file", "strict"))
+    assert len(pieces) > 5 and max(len(piece.text) for piece in pieces) <= 4 * 64
+    assert "".join(piece.text for piece in pieces) == text
+    if separator:  # else there is no good place
+        corpus = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+        assert np.array_equal(next(corpus.documents()), tokenizer.encode(text))
+
+
+def test_ids_that_a_tokenizer_leaves_out_still_count(tmp_path):
+    """Ids must fit the shards' type and the model's table: the number of entries does not say how large they are."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 70_000}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.save(str(tmp_path / "gaps.json"))
+    tokenizer = load_tokenizer(tmp_path / "gaps.json")
+    assert tokenizer.vocab_size == 70_001
+    (tmp_path / "a.txt").write_text("a b c", "utf-8")
+    corpus = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=tmp_path / "c")
+    assert next(corpus.documents()).tolist() == [0, 1, 70_000]
 
 
 def test_half_a_character_in_json_is_an_error_with_its_line_unless_replaced(tmp_path, tokenizer):
