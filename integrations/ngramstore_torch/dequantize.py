@@ -28,7 +28,7 @@ def dequantize(codec: Any, stored_MR: Tensor, dtype: torch.dtype) -> Tensor:
     if codec.name in _WIDE:
         return stored_MR.contiguous().view(_WIDE[codec.name]).to(dtype)
     if codec.name == "int8":
-        scale_M1 = stored_MR[:, D:].contiguous().view(torch.float32)
+        scale_M1 = _copied(stored_MR[:, D:]).view(torch.float32)
         return (stored_MR[:, :D].view(torch.int8).float() * scale_M1).to(dtype)
     if codec.name == "int4":
         return _int4(stored_MR, D, codec.group).to(dtype)
@@ -48,7 +48,7 @@ def codes_and_scales(codec: Any, stored: Tensor) -> tuple[Tensor, Tensor]:
     """
     codes, rest = stored[..., : codec.dim], stored[..., codec.dim :]
     if codec.name == "int8":
-        return codes.view(torch.int8), rest.contiguous().view(torch.float32)
+        return codes.view(torch.int8), _copied(rest).view(torch.float32)
     assert codec.name == "e4m3", codec.name
     if codec.block:
         return codes.view(torch.float8_e4m3fn), _ue8m0(rest)
@@ -56,9 +56,14 @@ def codes_and_scales(codec: Any, stored: Tensor) -> tuple[Tensor, Tensor]:
     return codes.view(torch.float8_e4m3fn), table_scale.expand(*stored.shape[:-1], 1)
 
 
+def _copied(part: Tensor) -> Tensor:
+    """Bytes that begin where wider numbers may: `contiguous` leaves a part of a single row where it is."""
+    return part.clone(memory_format=torch.contiguous_format)
+
+
 def _int4(stored_MR: Tensor, D: int, group: int) -> Tensor:
     code_bytes = (D + 1) // 2
-    scale_MG = (stored_MR[:, code_bytes:].contiguous().view(torch.int16).int() << 16).view(torch.float32)
+    scale_MG = (_copied(stored_MR[:, code_bytes:]).view(torch.int16).int() << 16).view(torch.float32)
     full = D // group
     bytes_MGH = stored_MR[:, : full * group // 2].unflatten(1, (full, group // 2)) if full else None
     parts = []

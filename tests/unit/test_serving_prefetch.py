@@ -222,6 +222,18 @@ def test_torch_dequantizes_to_the_same_bits_as_the_store(spec, dim, dtype):
     assert torch.equal(dequantize(codec, torch.from_numpy(stored), wide), want)
 
 
+@pytest.mark.parametrize("num_rows", [0, 1])
+@pytest.mark.parametrize("dim", [1, 6, 30, 33])
+@pytest.mark.parametrize("spec", CODECS, ids=str)
+def test_one_row_dequantizes_wherever_its_scales_stand(spec, dim, num_rows):
+    """A part of a single row is contiguous as it is, and its scales need not stand where a float may."""
+    codec = codec_from_spec(spec, dim)
+    rows = np.random.default_rng(dim).standard_normal((3, dim)).astype(np.float32)
+    stored = torch.from_numpy(codec.encode(rows))
+    want = dequantize(codec, stored, torch.float32)[:num_rows]
+    assert torch.equal(dequantize(codec, stored[:num_rows].clone(), torch.float32), want)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("codec", ["f32", "int8", "int4", "e4m3"])

@@ -209,6 +209,24 @@ def test_codes_and_scales_multiply_to_the_rows(codec, tmp_path):
         assert torch.equal(rows, want) and not want[2, 3:9].any() and want[2, 9:].any()
 
 
+@pytest.mark.parametrize("dim", [6, 8, 33])
+@pytest.mark.parametrize("codec", ["int8", {"name": "e4m3", "block": 4}])
+def test_one_token_of_one_row_has_codes_and_scales(codec, dim, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((10, dim)).astype(np.float32)
+    with ngramstore.build(tmp_path / "store", dim=dim, addressing="row", codec=codec) as build:
+        build.add_rows(rows)
+    with ngramstore.open(tmp_path / "store") as store:
+        hasher = TrainedTableHash(10, 2)
+        embed = RowTableEmbedding(store, hasher, combine="codes")
+        history = embed.new_history(1)
+        for token in (3, 1, 4):
+            codes, scales = embed(torch.tensor([[token]]), history=history)
+        assert codes.shape == (1, 1, 1, dim)
+        got = codes.float() * scales.repeat_interleave(-(-dim // scales.shape[-1]), -1)[..., :dim]
+        want = RowTableEmbedding(store, hasher, combine="none")(torch.tensor([[3, 1, 4]]))[:, -1:]
+        assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_rows_come_in_the_type_of_the_module(dtype, tmp_path):
     write_rows(tmp_path / "store", {"name": "e4m3", "block": 4})
