@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ngramstore.cli.common import say
 from ngramstore.errors import UsageError
@@ -15,6 +17,9 @@ from ngramstore.errors import UsageError
 if TYPE_CHECKING:
     from ngramstore.mine import TokenShards, Vocabulary
     from ngramstore_torch.data import VocabularyLike
+
+
+_OF_TEXT = ("cache", "documents", "suffixes", "errors", "dtype", "eos_id")
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ def open_text(
 
     if bool(inputs) == (shards is not None):
         raise UsageError("give the text either as --corpus or as --shards", hint="--corpus takes files and folders")
+    if shards is not None and (given := written_options(_OF_TEXT)):
+        raise UsageError(f"{', '.join(given)} with --shards", hint="they say how to read text; shards are read already")
     vocabulary = None if vocab is None else Vocabulary.load(vocab)
     is_given = tokenizer is not None
     if tokenizer is None and vocab is not None:
@@ -110,6 +117,18 @@ def _with_tokenizer(corpus: TokenShards, tokenizer: str | None, is_given: bool) 
         if found.id == corpus.tokenizer_id:
             corpus.tokenizer = found
     return corpus
+
+
+def written_options(names: Container[str]) -> list[str]:
+    """Which of these parameters of the running command were written on its command line, as they are written there."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return []
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def text_options(command: Any) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import json_option
+from ngramstore.cli.common import json_option, say
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options
+from ngramstore_torch.cli_data import Text, open_text, require_tokenizer, text_options
+
+if TYPE_CHECKING:
+    from ngramstore_torch.checkpoint import Checkpoint
 
 
 @click.command(name="evaluate", short_help="Measure held-out perplexity, live or served from a store.")
@@ -75,23 +78,20 @@ def command(
     place = choose_device(device)
     loaded = {str(run): checkpoint.load(run) for run in runs}
     for name, saved in loaded.items():
-        trained_on = saved.description["data"]
-        require_tokenizer(name, trained_on, text.corpus.tokenizer_id)
-        if trained_on.get("corpus_id") == text.corpus.identity and trained_on.get("held_out", 0.0) < text.held_out:
-            raise UsageError(
-                f"{name} was trained with held_out={trained_on.get('held_out', 0.0)}: it has seen some of what "
-                f"held_out={text.held_out} would measure it on",
-                hint="give the --held-out that it was trained with, or train again",
-            )
+        _require_fit(name, saved, text)
+    lengths = {name: saved.description["train"].get("seq_len", 0) for name, saved in loaded.items()}
+    seq_len = min((length for length in lengths.values() if length), default=0)
+    if len({*lengths.values()}) > 1:
+        say(f"note: windows of {seq_len} tokens for all, the shortest that a run was trained with: {lengths}")
     scones = [saved for saved in loaded.values() if saved.model.kind == "scone"]
     if stores and len(scones) != 1:
         raise UsageError(f"--store belongs to one SCONE checkpoint, {len(scones)} are given")
     kind = {"max_windows": max_windows, "bf16": bf16}
+    identity = text.identity()["vocabulary_id"]
     results: list[dict[str, Any]] = []
 
     def add(name: str, saved: checkpoint.Checkpoint, **more: Any) -> None:
         model = saved.model.to(place)
-        seq_len = saved.description["train"].get("seq_len", 0)
         found = evaluate_model(model, held, seq_len=seq_len, **kind, **more)
         cost = cost_of(model)
         results.append(
@@ -112,6 +112,8 @@ def command(
         with ngramstore.open(path) as store:
             origin = (store.metadata or {}).get("checkpoint_id")
             require_tokenizer(str(path), store.metadata, text.corpus.tokenizer_id)
+            if (store.metadata or {}).get("vocabulary_id", identity) != identity:
+                say(f"note: {path} holds the f-grams of another vocabulary than {vocab}, which the live line uses")
             if origin not in (None, scones[0].identity) or store.dim != scones[0].model.decoder.config.dim:
                 raise UsageError(
                     f"{path} holds rows of {store.dim} numbers of the checkpoint {str(origin)[:16]}, not of this one "
@@ -129,3 +131,26 @@ def command(
             f"{r['name']:{width}}  {r['nats']:.4f}  {r['difference']:+10.4f}  {r['perplexity']:10.3f}"
             f"  {r['parameters']:10,}  {r['flops_per_token'] / 1e6:12.2f}"
         )
+
+
+def _require_fit(name: str, saved: Checkpoint, text: Text) -> None:
+    """UsageError where a run cannot be measured on this text; a note where its f-grams are not those that it was trained with."""
+    data = saved.description["data"]
+    require_tokenizer(name, data, text.corpus.tokenizer_id)
+    if data.get("corpus_id") == text.corpus.identity and data.get("held_out", 0.0) < text.held_out:
+        raise UsageError(
+            f"{name} was trained with held_out={data.get('held_out', 0.0)}: it has seen some of what "
+            f"held_out={text.held_out} would measure it on",
+            hint="give the --held-out that it was trained with, or train again",
+        )
+    assert text.vocabulary is not None
+    if saved.model.kind != "scone":
+        return
+    most = saved.model.fgram_model.config.max_n
+    if text.vocabulary.max_n > most:
+        raise UsageError(
+            f"the vocabulary has n-grams of {text.vocabulary.max_n} tokens, {name} takes up to {most}",
+            hint="give the vocabulary that it was trained with",
+        )
+    if data.get("vocabulary_id") not in (text.identity()["vocabulary_id"], "", None):
+        say(f"note: {name} was trained with another vocabulary; n-grams that were not trained get untried vectors")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from ngramstore.cli.common import build_options, json_option, quiet_option, say
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options, vocabulary_identity
+from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options, vocabulary_identity, written_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,9 +38,7 @@ if TYPE_CHECKING:
 @click.option("--restart", is_flag=True, help="Begin anew, whatever an export that was cut short left.")
 @json_option
 @quiet_option
-@click.pass_context
 def command(
-    context: click.Context,
     run: Path,
     vocab: Path,
     path: Path,
@@ -90,7 +86,7 @@ def command(
     has_text = bool(inputs) or shards is not None
     if has_text and spec_name != "int4":
         raise UsageError(f"text is for rounding int4, not for {codec}", hint="leave --corpus and --shards out")
-    if given := [] if has_text else _given(context, options):
+    if given := [] if has_text else written_options(options):
         raise UsageError(f"{', '.join(given)} without text", hint="they say how to read --corpus or --shards")
     if (path / "MANIFEST").exists() and not spool_path(path).exists():
         raise UsageError(f"{path} already holds a store", hint="give another --store, or remove it first")
@@ -167,12 +163,3 @@ def _sensitivity(saved: Checkpoint, model: SconeModel, text: Text, kept: Path) -
     assert text.vocabulary is not None
     parts = (saved.identity, text.corpus.identity, str(text.held_out), vocabulary_identity(text.vocabulary))
     return kept_sensitivity(kept, " ".join(parts), measure)
-
-
-def _given(context: click.Context, names: Container[str]) -> list[str]:
-    """Which of these parameters were written on the command line, as they are written there."""
-    return [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-    ]

@@ -27,7 +27,7 @@ from ngramstore_torch.cli_data import Text, open_text, text_options
 @click.option("--layers", default=2, show_default=True, help="Layers of the decoder.")
 @click.option("--heads", default=0, help="Attention heads.  [default: dim / 64]")
 @click.option(
-    "--flops-factor", default=1.0, help="With --plain: widen the decoder to that many times the FLOPs a token."
+    "--flops-factor", default=1.0, help="With --plain: widen the decoder to about that many times the FLOPs a token."
 )
 @click.option(
     "--fgram-layers", default=1, show_default=True, help="Layers of the f-gram model; none remain when serving."
@@ -120,11 +120,24 @@ def command(
     tag_seconds = time.perf_counter() - started
     matched = f", an f-gram ends at {(train.rows_P >= 0).mean():.0%} of them" if with_fgrams and len(train) else ""
     say(f"{len(train):,} tokens to train on{matched}; {len(held):,} held out")
+    unsaved = [] if text.corpus.tokenizer is None else [text.corpus.tokenizer]
+
+    def keep_tokenizer(step: int, loss: float) -> None:
+        del step, loss
+        while unsaved:  # after the first step: before any checkpoint, and not where the settings are refused
+            unsaved.pop().save(o["out"] / "tokenizer.json")
+
     result = train_model(
-        model, train, config, out=o["out"], resume=o["resume"], data_identity=text.identity(), progress=progress
+        model,
+        train,
+        config,
+        out=o["out"],
+        resume=o["resume"],
+        data_identity=text.identity(),
+        progress=progress,
+        on_step=keep_tokenizer,
     )
-    if text.corpus.tokenizer is not None:
-        text.corpus.tokenizer.save(o["out"] / "tokenizer.json")
+    keep_tokenizer(result.step, 0.0)
     if result.interrupted:
         arguments = [word for word in sys.argv[1:] if word != "--resume"]
         say(
@@ -181,8 +194,13 @@ def _model(text: Text, o: dict[str, Any]) -> Any:
     )
     max_n = 5 if text.vocabulary is None else text.vocabulary.max_n
     torch.manual_seed(o["seed"])
+    if o["plain"] and o["flops_factor"] != 1:
+        wide = decoder.scaled(o["flops_factor"])
+        ratio = wide.flops_per_token() / decoder.flops_per_token()
+        say(f"a decoder of width {wide.dim} with {wide.num_heads} heads: {ratio:.2f} times the FLOPs a token")
+        return PlainModel(wide)
     if o["plain"]:
-        return PlainModel(decoder if o["flops_factor"] == 1 else decoder.scaled(o["flops_factor"]))
+        return PlainModel(decoder)
     if o["hashed"] is not None:
         return HashedModel(decoder, HashedConfig(num_rows=o["hashed"], max_n=max_n))
     fgram = FgramConfig(

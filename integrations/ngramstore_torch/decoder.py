@@ -71,20 +71,30 @@ class DecoderConfig:
     def scaled(self, factor: float, *, by: str = "width") -> DecoderConfig:
         """The decoder of the same family whose `flops_per_token` comes nearest to `factor` times this one's.
 
-        by="width" adds heads of the same width, by="depth" adds layers. The fair plain rival of a SCONE model.
+        by="width" adds heads, of the same width where that comes within 5 %, else of another; by="depth" adds layers, and
+        can come no nearer than a layer. The fair plain rival of a SCONE model.
         """
         if not 0 < factor < math.inf:
             raise UsageError(f"factor must be above 0, and a number, got {factor}")
-        if by == "width":
-            family = [
-                replace(self, dim=self.head_dim * n, num_heads=n, mlp_dim=0) for n in range(1, 8 * self.num_heads)
-            ]
-        elif by == "depth":
-            family = [replace(self, num_layers=n) for n in range(1, 16 * self.num_layers)]
-        else:
-            raise UsageError(f'by must be "width" or "depth", got {by!r}')
         target = factor * self.flops_per_token()
-        return min(family, key=lambda config: abs(config.flops_per_token() - target))
+
+        def error(config: DecoderConfig) -> float:
+            return abs(config.flops_per_token() - target)
+
+        if by == "depth":
+            of_one = replace(self, num_layers=2).flops_per_token() - replace(self, num_layers=1).flops_per_token()
+            return min((replace(self, num_layers=n) for n in range(1, 2 + math.ceil(target / of_one))), key=error)
+        if by != "width":
+            raise UsageError(f'by must be "width" or "depth", got {by!r}')
+        most = math.ceil(max(factor, 1) * self.dim) + 2 * self.head_dim
+        same = min((self._of_width(dim, self.head_dim) for dim in range(self.head_dim, most, self.head_dim)), key=error)
+        if error(same) <= 0.05 * target:
+            return same
+        widths = (2 * width for width in range(max(1, self.head_dim // 3), self.head_dim + 1))
+        return min((self._of_width(dim, width) for width in widths for dim in range(width, most, width)), key=error)
+
+    def _of_width(self, dim: int, head_dim: int) -> DecoderConfig:
+        return replace(self, dim=dim, num_heads=dim // head_dim, mlp_dim=0)
 
 
 def block_weights(dim: int, hidden_dim: int) -> int:

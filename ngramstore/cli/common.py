@@ -17,7 +17,7 @@ _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
-class ByteSize(click.ParamType[int]):
+class ByteSize(click.ParamType):
     """A number of bytes with an optional unit: 800000, 512MiB, 2GiB."""
 
     name = "size"
@@ -29,7 +29,7 @@ class ByteSize(click.ParamType[int]):
         return int(float(found[1]) * _BYTES[found[2].removesuffix("b")])
 
 
-class Count(click.ParamType[int]):
+class Count(click.ParamType):
     """A count with an optional unit: 20000, 100k, 2.5M, 1B."""
 
     name = "count"

@@ -6,6 +6,8 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,15 @@ def run(command, *arguments: object) -> dict:
     result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+@contextmanager
+def checkpoint_description(folder: Path) -> Iterator[dict]:
+    """What checkpoint.json says, to be changed in place."""
+    path = folder / "checkpoint.json"
+    description = json.loads(path.read_text())
+    yield description
+    path.write_text(json.dumps(description))
 
 
 def flat(options: dict[str, str]) -> list[str]:
@@ -160,6 +171,78 @@ def test_a_model_is_not_measured_on_what_it_was_trained_on(mined, tmp_path):
     with pytest.raises(UsageError, match=r"was trained with held_out=0\.05: it has seen"):
         run(cli_evaluate.command, *evaluate)
     assert run(cli_evaluate.command, *evaluate, "--held-out", 0.05)["results"][0]["tokens"] > 0
+
+
+def test_what_is_compared_is_measured_on_the_same_windows(mined, tmp_path, capfd):
+    for name, seq_len in {"long": 32, "short": 16}.items():
+        run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / name, "--plain", "--seq-len", seq_len)
+    evaluate = [*flat(mined), "--device", "cpu", "--quiet", "--json", "--max-windows", 5]
+    found = [["--checkpoint", tmp_path / name] for name in ("long", "short")]
+    long, short = run(cli_evaluate.command, *evaluate, *found[0], *found[1])["results"]
+    assert long["tokens"] == short["tokens"]
+    assert short == run(cli_evaluate.command, *evaluate, *found[1])["results"][0] | {"difference": short["difference"]}
+    assert run(cli_evaluate.command, *evaluate, *found[0])["results"][0]["nats"] != long["nats"]
+
+
+def test_another_vocabulary_is_told_or_refused(mined, tmp_path):
+    run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "scone")
+    run(
+        cli_export.command,
+        "--checkpoint",
+        tmp_path / "scone",
+        "--vocab",
+        mined["--vocab"],
+        "--store",
+        tmp_path / "t",
+        "--json",
+    )
+    corpus = open_corpus(
+        mined["--corpus"], tokenizer=mined["--vocab"] + ".tokenizer.json", cache=mined["--vocab"] + ".cache"
+    )
+    for max_n, message in {4: "another vocabulary", 5: "n-grams of 5 tokens"}.items():
+        vocab = tmp_path / f"{max_n}.ngv"
+        mine_ngrams(corpus, work=tmp_path / f"work{max_n}", max_n=max_n, size=100, held_out=0.2).save(vocab)
+        options = ["--corpus", mined["--corpus"], "--vocab", vocab, "--tokenizer", mined["--vocab"] + ".tokenizer.json"]
+        options += [
+            "--cache",
+            mined["--vocab"] + ".cache",
+            "--checkpoint",
+            tmp_path / "scone",
+            "--store",
+            tmp_path / "t",
+        ]
+        result = CliRunner().invoke(cli_evaluate.command, [str(o) for o in [*options, "--device", "cpu", "--quiet"]])
+        assert message in (str(result.exception) if max_n == 5 else result.stderr), result
+        assert isinstance(result.exception, UsageError) == (max_n == 5)
+        assert result.stderr.count("note:") == (2 if max_n == 4 else 0)
+
+
+def test_a_run_resumes_whatever_its_tokenizer_was_called(mined, tmp_path):
+    """A token cache keeps the name that its first writer gave; made anew by another command, it is called otherwise."""
+    options = [*flat(mined), *SMALL, "--out", tmp_path / "run"]
+    run(cli_train.command, *options)
+    with checkpoint_description(tmp_path / "run") as description:
+        description["data"]["tokenizer_name"] = "as another command called it"
+    assert run(cli_train.command, *options, "--resume")["step"] == 16
+    with checkpoint_description(tmp_path / "run") as description:
+        description["data"]["tokenizer_id"] = "0" * 64
+    with pytest.raises(UsageError, match=r"data\.tokenizer_id"):
+        run(cli_train.command, *options, "--resume")
+
+
+def test_the_tokenizer_is_beside_the_first_checkpoint(mined, tmp_path, monkeypatch):
+    """A run that is killed later can be generated from, as one that was not."""
+    monkeypatch.setattr(checkpoint, "save", lambda out, *_, **__: pytest.fail(f"{sorted(Path(out).iterdir())}"))
+    options = [*flat(mined), *SMALL, "--out", tmp_path / "run", "--checkpoint-every", 2]
+    with pytest.raises(pytest.fail.Exception, match=r"tokenizer\.json"):
+        run(cli_train.command, *options)
+
+
+def test_token_shards_take_no_options_of_text(mined, tmp_path):
+    shards = next(Path(mined["--vocab"] + ".cache").glob("tokens-*"))
+    given = ["--shards", shards, "--vocab", mined["--vocab"], *SMALL, "--out", tmp_path / "run"]
+    with pytest.raises(UsageError, match="--documents, --suffix with --shards"):
+        run(cli_train.command, *given, "--documents", "line", "--suffix", ".txt")
 
 
 def test_token_shards_bring_their_tokenizer_into_the_run_folder(mined, tmp_path):
