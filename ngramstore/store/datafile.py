@@ -171,7 +171,8 @@ class DataFile:
             os.close(fd)
 
     def __del__(self) -> None:
-        self.close()
+        if os is not None:  # as the interpreter ends modules may go first; then the system closes the file
+            self.close()
 
 
 def check_header(page: bytes, layout: Layout, kind: int, path: Path) -> dict[str, int | bytes]:
