@@ -35,6 +35,7 @@ except ImportError:
     raise MissingExtra("safetensors", "torch") from None
 
 FILE_NAME = "checkpoint.json"
+_STATE = ("step", "exp_avg", "exp_avg_sq")
 FORMAT, VERSION = "ngramstore-checkpoint", 1
 
 LanguageModel = PlainModel | SconeModel | HashedModel
@@ -236,13 +237,14 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, losses
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> list[float]:
-    """Put the saved state back, exactly; returns the losses so far."""
+    """Put the saved state back, exactly, where the parameters are; returns the losses so far.
+
+    A parameter that had no gradient yet has no state; AdamW makes it at the first one.
+    """
     for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            try:
-                value = tensors[f"{key}/{name}"]
-            except KeyError:
-                raise FormatError(f"the optimizer's file lacks {key} of {name}") from None
-            state[key] = value.clone() if key == "step" else value.to(parameter.device, copy=True)
+        saved = {key: tensors[f"{key}/{name}"] for key in _STATE if f"{key}/{name}" in tensors}
+        if saved and len(saved) < len(_STATE):
+            raise FormatError(f"the optimizer's file lacks {', '.join({*_STATE} - {*saved})} of {name}")
+        for key, value in saved.items():
+            optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
     return tensors["losses"].tolist()

@@ -76,7 +76,7 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
         require_tokenizer(str(store.path), store.metadata, words.id)
         require_ids(tokens, decoder.config.vocab_size, "the tokens of the prompt")
         if len(tokens):
-            _load_kernels(path, decoder, tokens)
+            _load_kernels(path, decoder, tokens, o["timeout"])
         embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])
         made: list[int] = []
         shown = ""
@@ -122,7 +122,7 @@ def _require_source(store: Any, saved: Any, any_store: bool) -> None:
         )
 
 
-def _load_kernels(path: Path, decoder: Any, tokens: Any) -> None:
+def _load_kernels(path: Path, decoder: Any, tokens: Any, timeout_s: float | None) -> None:
     """Compile or load what look-ups call, through a handle of its own, so that statistics show look-ups alone. It reads the
     prompt's rows: on a cold disk their pages are then in memory, those of the tokens to come are not."""
     import torch
@@ -131,9 +131,9 @@ def _load_kernels(path: Path, decoder: Any, tokens: Any) -> None:
     from ngramstore_torch.embedding import NGramEmbedding
 
     with ngramstore.open(path) as store, torch.inference_mode():
-        embedding = NGramEmbedding(store, decoder.tokens)
+        embedding = NGramEmbedding(store, decoder.tokens, timeout_s=timeout_s)
         line = torch.from_numpy(tokens.astype("int64"))[None].to(decoder.tokens.weight.device)
-        embedding(line, ticket=embedding.prefetch(line))
+        embedding(line, ticket=embedding.prefetch(line, timeout_s=timeout_s))
         history = embedding.new_history(1, max_rollback=0)
         for token_11 in line[:, -8:].split(1, dim=1):
             embedding(token_11, history=history)

@@ -46,8 +46,7 @@ class NGramEmbedding(StoreModule):
     ) -> None:
         if not store.spec.is_ngram:
             raise UsageError(f"{store.path} addresses rows by number", hint="use RowTableEmbedding")
-        if not 1 <= min_length <= store.max_n:
-            raise UsageError(f"min_length is {min_length}, the store's n-grams have 1 to {store.max_n} tokens")
+        check_min_length(min_length, store)
         width = store.dim if token_embedding is None else token_embedding.weight.shape[1]
         if width != store.dim:
             raise UsageError(f"the store's rows are {store.dim} wide, the token embedding's are {width}")
@@ -109,3 +108,9 @@ class NGramEmbedding(StoreModule):
         own_MD = embed(tokens_BT.reshape(-1)[missing_M])
         rows.view(-1, self.dim).index_copy_(0, missing_M, own_MD.to(rows.dtype))
         return rows
+
+
+def check_min_length(min_length: int, store: Any) -> None:
+    """UsageError for a shortest match that no n-gram of the store can be."""
+    if not 1 <= min_length <= store.max_n:
+        raise UsageError(f"min_length is {min_length}, the store's n-grams have 1 to {store.max_n} tokens")

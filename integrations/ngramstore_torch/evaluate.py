@@ -20,11 +20,15 @@ from ngramstore.errors import UsageError
 from ngramstore_torch.checkpoint import LanguageModel
 from ngramstore_torch.data import IGNORE, Batch, TaggedTokens, require_ids
 from ngramstore_torch.decoder import Decoder
+from ngramstore_torch.embedding import check_min_length
 from ngramstore_torch.scone import replace_matched
 
 
 class StoreLike(Protocol):
-    """What is needed of an open store: look-ups by tokens, and the row width."""
+    """What is needed of an open store: look-ups by tokens, and how long its n-grams are."""
+
+    @property
+    def max_n(self) -> int: ...
 
     def lookup(self, tokens: np.ndarray) -> Any: ...
 
@@ -50,6 +54,7 @@ def evaluate_model(
     data: TaggedTokens,
     *,
     store: StoreLike | None = None,
+    min_length: int = 2,
     seq_len: int = 0,
     batch_size: int = 16,
     max_windows: int = 0,
@@ -57,7 +62,8 @@ def evaluate_model(
 ) -> Evaluation:
     """Mean next-token loss of a model over every held-out document, in float32 unless bf16.
 
-    store: serve f-gram rows from it instead of computing them; only the model's decoder is used then.
+    store: serve f-gram rows from it instead of computing them; only the model's decoder is used then. min_length: shorter
+    matches in it count as none, as in NGramEmbedding.
     seq_len: window length, 0 means the decoder's max_positions. max_windows: 0 means all.
     Raises UsageError where the data has no target, or tokens that the model does not have.
     """
@@ -66,7 +72,9 @@ def evaluate_model(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    inputs: Callable[[Batch], Tensor] = model.inputs if store is None else served_inputs(model.decoder, store)
+    inputs: Callable[[Batch], Tensor] = model.inputs
+    if store is not None:
+        inputs = served_inputs(model.decoder, store, min_length=min_length)
     total, num_tokens, num_matched = 0.0, 0, 0
     for batch in data.evaluation_batches(
         seq_len or model.decoder.config.max_positions, batch_size, history=model.history, max_windows=max_windows
@@ -85,8 +93,12 @@ def evaluate_model(
     return Evaluation(total / num_tokens, num_tokens, num_matched / num_tokens, time.perf_counter() - started)
 
 
-def served_inputs(decoder: Decoder, store: StoreLike) -> Callable[[Batch], Tensor]:
-    """The embedding rule with rows from a store: Batch (with `documents`) -> input embeddings (B, T, D)."""
+def served_inputs(decoder: Decoder, store: StoreLike, *, min_length: int = 2) -> Callable[[Batch], Tensor]:
+    """The embedding rule with rows from a store: Batch (with `documents`) -> input embeddings (B, T, D).
+
+    min_length: shorter matches count as none; SCONE's f-grams have 2 tokens or more, a store may hold single tokens.
+    """
+    check_min_length(min_length, store)
 
     def inputs(batch: Batch) -> Tensor:
         tokens_BTD = decoder.tokens(batch.tokens_BT)
@@ -98,7 +110,7 @@ def served_inputs(decoder: Decoder, store: StoreLike) -> Callable[[Batch], Tenso
             length = int((targets_BT[b] != IGNORE).sum())
             hit = store.lookup(np.asarray(document, np.uint32)[None])
             rows_BTD[b, :length] = hit.rows[0, -length:]
-            found_BT[b, :length] = hit.length[0, -length:] > 0
+            found_BT[b, :length] = hit.length[0, -length:] >= min_length
         rows_ND = torch.from_numpy(rows_BTD).to(tokens_BTD.device).reshape(-1, D)
         at_BT = torch.arange(B * T, device=tokens_BTD.device).reshape(B, T)
         return replace_matched(tokens_BTD, rows_ND, at_BT.where(torch.from_numpy(found_BT).to(at_BT.device), -1))

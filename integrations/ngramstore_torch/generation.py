@@ -16,6 +16,7 @@ from ngramstore.errors import UsageError
 from ngramstore_torch.checkpoint import LanguageModel
 from ngramstore_torch.data import VocabularyLike, require_ids, tag
 from ngramstore_torch.decoder import Decoder, KVCache
+from ngramstore_torch.embedding import check_min_length
 from ngramstore_torch.evaluate import StoreLike
 from ngramstore_torch.scone import replace_matched
 
@@ -95,8 +96,9 @@ def live_embedding(model: LanguageModel, vocabulary: VocabularyLike | None = Non
     return embed
 
 
-def served_embedding(decoder: Decoder, store: StoreLike, max_n: int) -> Embed:
-    """Embeddings from a store: A_f is not needed."""
+def served_embedding(decoder: Decoder, store: StoreLike, max_n: int, *, min_length: int = 2) -> Embed:
+    """Embeddings from a store: A_f is not needed. min_length: shorter matches count as none, as in NGramEmbedding."""
+    check_min_length(min_length, store)
 
     def embed(tokens_T: np.ndarray, num_new: int) -> Tensor:
         context_1S = tokens_T[None, max(0, len(tokens_T) - num_new - max_n + 1) :]
@@ -104,7 +106,7 @@ def served_embedding(decoder: Decoder, store: StoreLike, max_n: int) -> Embed:
         weight = decoder.tokens.weight
         own_1SD = decoder.tokens(torch.from_numpy(tokens_T[None, -num_new:].astype(np.int64)).to(weight.device))
         rows_SD = torch.from_numpy(np.ascontiguousarray(hit.rows[0, -num_new:])).to(weight.device)
-        found_1S = torch.from_numpy(hit.length[:, -num_new:] > 0).to(weight.device)
+        found_1S = torch.from_numpy(hit.length[:, -num_new:] >= min_length).to(weight.device)
         at_1S = torch.arange(num_new, device=weight.device)[None].where(found_1S, -1)
         return replace_matched(own_1SD, rows_SD, at_1S)
 

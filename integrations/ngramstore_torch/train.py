@@ -226,7 +226,7 @@ def token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; only matrices of linear layers decay. A parameter that gets no gradient keeps a zero state.
+    """AdamW; only matrices of linear layers decay. A parameter has no state until its first gradient.
 
     A group's `share` is its part of the learning rate: fgram_lr for A_f, 1 for all else, the token table included.
     """

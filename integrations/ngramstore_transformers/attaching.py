@@ -35,6 +35,7 @@ def attach(model: PreTrainedModel, store: Any, **options: Any) -> NGramEmbedding
     The store's rows stand for what the model's input embedding module gives, in its type and on its device; where no
     n-gram matches, that module answers, and it trains as before. options: those of NGramEmbedding (min_length, timeout_s).
     Works with `forward`, also step by step with a cache, and with `generate`; `save_pretrained` saves the plain model.
+    A state that is no Cache (RWKV's) cannot be gone on from in `forward`: UsageError. `generate` hands over all ids.
     Raises UsageError where widths differ, for encoder-decoders, and for a model that has a store already.
     """
     if attached(model) is not None:
@@ -81,6 +82,7 @@ def _class_with_store(own: Any) -> type:
                 return own.forward(self, input_ids, *arguments, **options)
             if arguments:
                 raise UsageError("a model with a store takes all arguments but input_ids by keyword")
+            record.require_recordable(options)
             past, mask = record.cache_among(options.values()), options.get("attention_mask")
             options["inputs_embeds"] = _embed(self, input_ids, input_ids.shape[1], mask, past)
             output = own.forward(self, **options)

@@ -9,7 +9,7 @@ Shapes: B batch, S positions in the cache, T new positions.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from transformers import Cache
 from ngramstore.errors import UsageError
 
 _IDS, _MASK = "_ngramstore_ids", "_ngramstore_mask"
+_STATES = ("past_key_values", "cache", "cache_params", "state", "mems")
+"""What models call the arguments that stand for the positions before."""
 
 
 def cache_among(values: Iterable[Any]) -> Cache | None:
@@ -27,6 +29,17 @@ def cache_among(values: Iterable[Any]) -> Cache | None:
     Known by its class: Transformers has named the argument `past_key_values` and `cache`, and takes both for a while.
     """
     return next((value for value in values if isinstance(value, Cache)), None)
+
+
+def require_recordable(options: Mapping[str, Any]) -> None:
+    """UsageError for a state handed in that is no Cache: what came before it is not known, and an n-gram may reach there."""
+    for name in _STATES:
+        value = options.get(name)
+        if value is not None and not isinstance(value, Cache):
+            raise UsageError(
+                f"{name} is a {type(value).__name__}, no Cache of Transformers: the tokens behind it are not known",
+                hint="give the whole sequence to each call, or use generate()",
+            )
 
 
 def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:

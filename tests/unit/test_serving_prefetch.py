@@ -14,7 +14,9 @@ import ngramstore
 from ngramstore.codec.quantize import codec_from_spec
 from ngramstore.errors import LookupTimeout, UsageError
 from ngramstore_torch import NGramEmbedding
+from ngramstore_torch.decoder import Decoder, DecoderConfig
 from ngramstore_torch.dequantize import dequantize
+from ngramstore_torch.serving_loop import generate_served
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,19 @@ def test_rows_of_an_older_generation_are_looked_up_again(tmp_path):
         got = embed(tokens, ticket=ticket)
         assert (got[0, -1] == 9).all()
         assert embed.stats.as_dict()["tickets_outdated"] == 1
+
+
+def test_the_rows_of_a_prompt_come_in_time_too(path):
+    with ngramstore.open(path) as store:
+        slow = Slow(store)
+        decoder = Decoder(DecoderConfig(vocab_size=VOCAB, dim=DIM, num_heads=2))
+        embed = NGramEmbedding(slow, decoder.tokens, timeout_s=0.05)
+        began = time.perf_counter()
+        with pytest.raises(LookupTimeout):
+            next(generate_served(decoder, embed, [1, 2, 3], 2))
+        assert time.perf_counter() - began < 5
+        slow.go.set()
+        assert slow.ended.wait(10)
 
 
 def test_a_slow_store_raises_in_time_and_what_it_writes_later_is_nobodys(path):

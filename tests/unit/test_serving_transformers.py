@@ -381,3 +381,18 @@ def detached(model):
     twin = copy.deepcopy(model)
     detach(twin)
     return twin
+
+
+def test_a_state_that_is_no_cache_is_refused_and_generate_goes_without(store):
+    """RWKV's state says nothing of the tokens behind it: gone on from, n-grams would end at its edge without a word."""
+    torch.manual_seed(0)
+    config = transformers.RwkvConfig(hidden_size=DIM, num_hidden_layers=2, context_length=64, **COMMON)
+    model = transformers.RwkvForCausalLM(config).eval()
+    reference, tokens = from_scratch(model), torch.tensor([[*next(ngram for ngram in ROWS if len(ngram) == 3), 5, 2]])
+    attach(model, store)
+    first = model(tokens[:, :2], use_cache=True)
+    torch.testing.assert_close(model(tokens).logits, reference(tokens).logits)
+    with pytest.raises(UsageError, match="state is a list, no Cache"):
+        model(tokens[:, 2:], state=first.state, use_cache=True)
+    want = reference.generate(tokens, max_new_tokens=8, do_sample=False, use_cache=False)
+    assert torch.equal(model.generate(tokens, max_new_tokens=8, do_sample=False), want)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch_cases import DECODER, FGRAM, language, plain, scone, shaken, tagged
 
+import ngramstore
 from ngramstore.errors import UsageError
+from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.costs import cost_of
 from ngramstore_torch.data import tag
-from ngramstore_torch.evaluate import evaluate_model
+from ngramstore_torch.evaluate import evaluate_model, served_inputs
 from ngramstore_torch.export import SconeRows, export_table
 from ngramstore_torch.generation import generate, live_embedding, served_embedding
 from ngramstore_torch.hashed import HashedConfig, HashedModel
@@ -88,6 +90,52 @@ def test_generation_from_a_store_is_generation_with_the_live_model(case):
     live = list(generate(model.decoder, live_embedding(model, vocab), prompt, 20, seed=3))
     served = list(generate(model.decoder, served_embedding(model.decoder, store, vocab.max_n), prompt, 20, seed=3))
     assert live == served and len(live) == 20
+
+
+def stored(path, ngrams):
+    """An open store whose rows no token embedding has: the n-gram's length everywhere."""
+    with ngramstore.build(path, dim=32, max_n=2, codec="f32") as build:
+        for n in sorted({len(ngram) for ngram in ngrams}):
+            chosen = [ngram for ngram in ngrams if len(ngram) == n]
+            build.add(chosen, np.full((len(chosen), 32), n, np.float32))
+    return ngramstore.open(path)
+
+
+@pytest.fixture
+def singles(tmp_path):
+    with stored(tmp_path / "singles", [(1, 2), *((token,) for token in range(40))]) as store:
+        yield store
+
+
+@pytest.mark.parametrize("options", [{}, {"min_length": 2}, {"min_length": 1}])
+def test_rows_of_single_tokens_count_where_the_serving_module_takes_them(case, singles, options):
+    decoder = case[2].decoder
+    tokens = np.array([3, 1, 2, 1, 2, 2])
+    served = NGramEmbedding(singles, decoder.tokens, **options)(torch.from_numpy(tokens[None]))
+    assert (served[0, [2, 4]] == 2).all() and (served[0, [0, 1, 3, 5]] == 1).all() == (options == {"min_length": 1})
+    batch = next(tag(tokens, np.array([0, len(tokens)]), None).evaluation_batches(16, 1))
+    with torch.no_grad():
+        generating = served_embedding(decoder, singles, 2, **options)(tokens, len(tokens))
+        evaluating = served_inputs(decoder, singles, **options)(batch)
+    assert torch.equal(generating, served)
+    assert torch.equal(evaluating, served[:, :5])
+
+
+def test_perplexity_is_measured_without_rows_of_single_tokens_unless_asked_for(case, singles, tmp_path):
+    data, _, model, _ = case
+    with stored(tmp_path / "pairs", [(1, 2)]) as pairs:
+        want = evaluate_model(model, data, store=pairs).nats
+    assert evaluate_model(model, data, store=singles).nats == want
+    assert abs(evaluate_model(model, data, store=singles, min_length=1).nats - want) > 0.01
+
+
+@pytest.mark.parametrize("min_length", [0, -1])
+def test_a_length_that_no_ngram_has_is_refused(case, singles, min_length):
+    data, _, model, _ = case
+    with pytest.raises(UsageError, match=f"min_length is {min_length}"):
+        evaluate_model(model, data, store=singles, min_length=min_length)
+    with pytest.raises(UsageError, match=f"min_length is {min_length}"):
+        served_embedding(model.decoder, singles, 2, min_length=min_length)
 
 
 def test_greedy_generation_takes_what_the_whole_forward_pass_likes_best(case):

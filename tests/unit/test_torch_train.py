@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch_cases import DECODER, plain, scone, tagged
+from torch_cases import DECODER, language, plain, scone, tagged, vocabulary
 
 from ngramstore.errors import FormatError, UsageError
+from ngramstore.mine import Vocabulary
 from ngramstore_torch import checkpoint
 from ngramstore_torch import train as train_module
-from ngramstore_torch.data import TrainingBatches
+from ngramstore_torch.data import TaggedTokens, TrainingBatches, tag
 from ngramstore_torch.decoder import DecoderConfig
 from ngramstore_torch.hashed import HashedConfig, HashedModel
 from ngramstore_torch.train import TrainConfig, train_model
@@ -46,9 +47,10 @@ def test_the_loss_of_50_steps_is_the_stored_curve(data):
     assert losses[-1] < losses[0] - 0.5
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_resumed_run_gives_the_same_losses_and_weights_to_the_last_bit(data, tmp_path, accumulate):
-    config = replace(CONFIG, tokens=12 * CONFIG.tokens_per_step * accumulate, accumulate=accumulate)
+def test_a_resumed_run_gives_the_same_losses_and_weights_to_the_last_bit(data, tmp_path, accumulate, device):
+    config = replace(CONFIG, tokens=12 * CONFIG.tokens_per_step * accumulate, accumulate=accumulate, device=device)
     whole_model = scone()
     whole = train_model(whole_model, data, config)
     for stop in (5, 9):
@@ -61,6 +63,52 @@ def test_a_resumed_run_gives_the_same_losses_and_weights_to_the_last_bit(data, t
     assert resumed.losses == whole.losses
     for name, value in whole_model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
+
+
+def late_match() -> TaggedTokens:
+    """A text in which the only f-gram of the vocabulary ends first in batch 2 or later."""
+    text, whole = language(), vocabulary(*language(), size=3000)
+    for rank in range(len(whole) - 1, -1, -1):
+        one = Vocabulary(whole.ngrams[0][rank : rank + 1], whole.ngrams[1][rank : rank + 1], np.ones(1, np.int64))
+        found = tag(*text, one)
+        batches = TrainingBatches(found, batch_size=CONFIG.batch_size, seq_len=CONFIG.seq_len, seed=CONFIG.seed)
+        first = next((i for i in range(12) if (batches[i].fgram_at_BT >= 0).any()), 0)
+        if first >= 2:
+            return found
+    raise AssertionError("every n-gram is in the first batches")
+
+
+def test_a_run_resumes_that_was_stopped_before_the_first_match(tmp_path):
+    """A_f had no gradient until then, and the optimizer no state for it."""
+    data, config = late_match(), replace(CONFIG, tokens=12 * CONFIG.tokens_per_step)
+    whole_model = scone()
+    whole = train_model(whole_model, data, config)
+    train_model(scone(), data, config, out=tmp_path, stop_after=2)
+    model = scone(seed=99)
+    assert train_model(model, data, config, out=tmp_path, resume=True).losses == whole.losses
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in whole_model.state_dict().items())
+
+
+def test_the_optimizers_state_goes_where_the_parameters_are(data):
+    """AdamW's fused kernel on an accelerator reads the count of steps there too."""
+    model = scone()
+    optimizer = train_module.make_optimizer(model, CONFIG)
+    names = [name for name, _ in model.named_parameters()]
+    tensors = {f"{key}/{name}": torch.ones(()) for key in ("step", "exp_avg", "exp_avg_sq") for name in names}
+    restored = model.to("meta")
+    optimizer = train_module.make_optimizer(restored, CONFIG)
+    checkpoint.restore_optimizer(restored, optimizer, tensors | {"losses": torch.zeros(1)})
+    for parameter in restored.parameters():
+        assert {value.device.type for value in optimizer.state[parameter].values()} == {"meta"}
+
+
+def test_half_a_state_of_a_parameter_is_a_damaged_file(data):
+    model = scone()
+    optimizer = train_module.make_optimizer(model, CONFIG)
+    name = next(name for name, _ in model.named_parameters())
+    half = {f"step/{name}": torch.ones(()), f"exp_avg/{name}": torch.ones(1), "losses": torch.zeros(1)}
+    with pytest.raises(FormatError, match=f"lacks exp_avg_sq of {name}"):
+        checkpoint.restore_optimizer(model, optimizer, half)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
