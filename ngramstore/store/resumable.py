@@ -3,6 +3,8 @@
 Format: docs/format.md, section Rows; the bytes are those that `RowsWriter` writes. Until the file is finished its header page is
 zeros. What a rows file does not say of itself lies in `runs/` beside it: which conversion it is of, the zstd dictionary, and the
 stored bytes of each compressed row. Found again, every row is read and checked; from the first that fails on it is written anew.
+Of all this only the first two are durable before the end: after a power cut anything may stand in the rows file, also before its
+first row.
 
 Shapes: M rows of a chunk, B bytes of an encoded row.
 """
@@ -52,8 +54,9 @@ class ResumableRows:
         self._compress = compress
         self._content = content_digest()
         self._files: list[int] = []
-        padded = len(dictionary or b"") + -len(dictionary or b"") % PAGE_BYTES
-        self.data_at = self.position = PAGE_BYTES + padded
+        head = bytes(PAGE_BYTES) + (dictionary or b"")
+        head += bytes(-len(head) % PAGE_BYTES)
+        self.data_at = self.position = len(head)
         is_new = not is_of(path, conversion)
         if is_new:
             remove(path)
@@ -62,10 +65,12 @@ class ResumableRows:
         self._fd = self._open(path)
         self._lengths_fd = self._open(self._runs / _LENGTHS)
         if is_new:
-            write_all(self._fd, bytes(PAGE_BYTES) + (dictionary or b"").ljust(padded, b"\0"), path)
+            write_all(self._fd, head, path)
             publish(self._runs / _DICTIONARY, b"none" if dictionary is None else b"zstd" + dictionary)
             publish(self._runs / _STATE, _as_json(conversion))
         else:
+            if os.pread(self._fd, len(head), 0) != head:
+                write_all(self._fd, head, path)
             self._find()
 
     def write(self, rows_MB: np.ndarray) -> None:

@@ -17,6 +17,8 @@ import ngramstore as ngs
 from ngramstore import files
 from ngramstore.errors import IncompleteStore, NgramStoreError, UsageError
 from ngramstore.store import importing
+from ngramstore.store.datafile import FileStamp
+from ngramstore.store.resumable import ResumableRows
 
 HOWS = {
     "as_it_is": {"compression": "none"},
@@ -158,3 +160,53 @@ importing.import_checkpoint(sys.argv[1], sys.argv[2], pack=True, codec="int8", c
     assert files_of(out) == files_of(tmp_path / "clean")
     with ngs.open(out) as store:
         assert np.isfinite(store.rows(np.arange(len(store)))).all()
+
+
+def rows_begun(path: Path, dictionary: bytes | None = None, *, width: int = 8, num_rows: int = 0) -> ResumableRows:
+    """Rows of a small conversion as they are found, and `num_rows` more."""
+
+    def as_they_are(rows):
+        return rows.reshape(-1), np.full(len(rows), width)
+
+    rows = ResumableRows(path, width, {"a": 1}, dictionary=dictionary, compress=as_they_are if dictionary else None)
+    if num_rows:
+        rows.write(np.random.default_rng(num_rows).integers(0, 256, (num_rows, width), np.uint8))
+    return rows
+
+
+@pytest.mark.parametrize("at", ["all", "dictionary", "one byte", "header"])
+@pytest.mark.parametrize("dictionary", [None, b"D" * 5000], ids=["as_it_is", "zstd"])
+def test_a_head_that_a_power_cut_took_is_written_again(tmp_path, dictionary, at):
+    stamp = FileStamp(bytes(16), 1)
+    for name in ("clean", "out"):
+        (tmp_path / name).mkdir()
+        rows_begun(tmp_path / name / "base-000001.rows", dictionary, num_rows=30).close()
+    path = tmp_path / "out" / "base-000001.rows"
+    data = bytearray(path.read_bytes())
+    if at == "all":
+        del data[:]
+    elif at == "dictionary":
+        data[4096:9096] = bytes(5000) if dictionary else data[4096:9096]
+    else:
+        data[6000 if at == "one byte" and dictionary else 100] ^= 1
+    path.write_bytes(data)
+    rows, clean = rows_begun(path, dictionary), rows_begun(tmp_path / "clean" / "base-000001.rows", dictionary)
+    assert rows.num_rows == (0 if at == "all" else 30) and clean.num_rows == 30
+    if at == "all":
+        rows.close()
+        rows = rows_begun(path, dictionary, num_rows=30)
+    assert rows.finish(stamp) == clean.finish(stamp)
+    assert path.read_bytes() == clean.path.read_bytes()
+
+
+@pytest.mark.parametrize("keeps", [0, 4096, 5000])
+def test_a_store_packed_after_a_power_cut_opens(checkpoint, tmp_path, monkeypatch, keeps):
+    """The state was made durable, the rows beside it were not."""
+    out, how = tmp_path / "out", HOWS["zstd"]
+    pack(checkpoint, tmp_path / "clean", how)
+    interrupted(checkpoint, out, how, monkeypatch, 4, only_rows=True)
+    os.truncate(out / "base-000001.rows", keeps)
+    assert pack(checkpoint, out, how).resumed_rows == 0
+    assert files_of(out) == files_of(tmp_path / "clean")
+    with ngs.open(out) as store:
+        assert store.verify() == []
