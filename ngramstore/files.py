@@ -159,7 +159,8 @@ class FileWriter:
         self._used = 0
         self._fd = -1
         with clear_errors(path):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            path.unlink(missing_ok=True)  # never written over: somebody may have it open, or mapped
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         if is_direct and _set_direct(self._fd, True):
             self._aligned = aligned_bytes(_DIRECT_BYTES)
 

@@ -107,7 +107,7 @@ class RowDecompressor:
                 return
             if len(starts_U) < _FEW_ROWS:
                 rows = b"".join(
-                    self._decompressor().decompress(data[start : start + length].data, max_output_size=self.row_bytes)
+                    self._decompress_one(data[start : start + length].tobytes())
                     for start, length in zip(starts_U.tolist(), lengths_U.tolist(), strict=True)
                 )
             else:
@@ -121,6 +121,12 @@ class RowDecompressor:
         if len(rows) != out_UB.size:
             raise FormatError(f"rows decompress to {len(rows):,} bytes, wanted {out_UB.size:,}")
         out_UB[:] = np.frombuffer(rows, np.uint8).reshape(out_UB.shape)
+
+    def _decompress_one(self, frame: bytes) -> bytes:
+        size = zstandard.frame_content_size(frame)
+        if size != self.row_bytes:  # zstd would allocate what a frame says of itself
+            raise FormatError(f"a row's frame says that it holds {size:,} bytes, wanted {self.row_bytes:,}")
+        return self._decompressor().decompress(frame)
 
 
 def _segments(starts: np.ndarray, lengths: np.ndarray) -> bytes:

@@ -2,15 +2,23 @@
 
 A container without a writable home has no place for numba's cache: `cache=True` then raises at decoration. We say so
 once in the log and compile in memory, which costs some seconds in each process (`ngramstore warmup` shows how many).
+
+numba takes a cached kernel for fresh as long as the file it is written in is. Ours inline helpers and constants of each other's
+files: their cache is fresh while none of the files of kernels/native has changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 
 _log = logging.getLogger("ngramstore")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -19,25 +27,41 @@ _warned: list[str] = []
 
 def kernel(function: _F) -> Any:
     """Compile `function` on first call: nogil, cached when a cache folder is writable."""
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError as error:  # numba: "cannot cache function: no locator available"
-        _warn(error)
-        return numba.njit(nogil=True, error_model="numpy")(function)
+    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    _keep_on_disk(compiled)
+    return compiled
 
 
 def callback(signature: Any, function: _F) -> Any:
     """Compile `function` now for one signature, so that kernels can call it by its `address`; cached like a kernel."""
-    try:
-        return numba.cfunc(signature, cache=True, error_model="numpy")(function)
-    except RuntimeError as error:
-        _warn(error)
-        return numba.cfunc(signature, error_model="numpy")(function)
+    compiled = CFunc(function, normalize_signature(signature), locals={}, options={"error_model": "numpy"})
+    _keep_on_disk(compiled)
+    compiled.compile()
+    return compiled
 
 
 def inline(function: _F) -> Any:
     """A helper that only other kernels call; LLVM inlines it there."""
     return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def _keep_on_disk(compiled: Any) -> None:
+    """Cache a kernel, where a folder is writable, for as long as no file of kernels/native changes."""
+    try:
+        compiled.enable_caching()
+    except RuntimeError as error:  # numba: "cannot cache function: no locator available"
+        _warn(error)
+        return
+    file = compiled._cache._cache_file
+    file._source_stamp = (file._source_stamp, _stamp())
+
+
+@cache
+def _stamp() -> str:
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parent / "native").glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _warn(error: RuntimeError) -> None:

@@ -124,13 +124,15 @@ class NgramLookups(Filling):
             if length >= 0:
                 return length
         self._check()
+        if not (isinstance(end, (int, np.integer)) and isinstance(room, (int, np.integer))):
+            raise UsageError(f"end and room must be integers, got {end!r} and {room!r}")
         if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or not 0 < end <= len(tokens) or not 0 <= room <= end:
             raise UsageError(
                 f"tokens of shape {np.shape(tokens)}, end {end}, room {room}", hint="(S,), room <= end <= S"
             )
         if not isinstance(out, np.ndarray) or out.ndim != 1:
             raise UsageError(f"out must be an array (D,), got {getattr(out, 'shape', type(out).__name__)}")
-        room = min(room, self.max_n)
+        end, room = int(end), min(int(room), self.max_n)
         begin = end - max(1, room)
         return int(self.lookup_tail(tokens[None, begin:end], np.array([[room]], np.uint8), out=out[None, None])[0, 0])
 

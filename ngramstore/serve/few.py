@@ -87,6 +87,8 @@ class Few:
         """Length of the longest match at tokens[end - 1], its row in out, as `Lookups.lookup_one` gives them; -1: the long way."""
         if tokens.dtype is not _U32 or type(out) is not np.ndarray or not out.flags.carray:
             return -1
+        if type(end) is not int or type(room) is not int:
+            return -1
         if tokens.ndim != 1 or not 0 <= room <= end <= len(tokens) or end == 0 or room > _MOST_TOKENS:
             return -1
         kind = out.dtype.char

@@ -35,7 +35,8 @@ class Lookups(NgramLookups, RowLookups):
         """
         cache = self._cache
         self._check()
-        if isinstance(keys, Trace):
+        is_traced = isinstance(keys, Trace)
+        if is_traced:
             keys = self._keys_of(keys)
         if cache is None:
             return 0
@@ -46,7 +47,7 @@ class Lookups(NgramLookups, RowLookups):
             flat, _ = self._numbers(keys, "warm")
             self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), None, KEEP)
             return cache.stats()["cache_rows"]
-        if isinstance(keys, np.ndarray) and keys.dtype == np.uint64:
+        if is_traced:
             ids = keys[:limit][::-1]  # the first ones end up newest
         else:
             tokens, lengths = as_ngrams(keys, self.max_n)

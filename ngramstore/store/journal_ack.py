@@ -140,6 +140,10 @@ class AckFile:
             fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
             os.close(fd)
 
+    def __del__(self) -> None:
+        if os is not None:  # as the interpreter ends modules may go first
+            self.close()
+
 
 def read_ack(path: Path) -> Ack:
     """The newer good slot of ACK. Raises DamagedJournal, UnsupportedVersion."""

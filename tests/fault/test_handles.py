@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
@@ -465,3 +466,17 @@ def test_a_flush_that_cannot_remove_its_old_journal_has_published(path, monkeypa
         writer.flush()  # tries again
         assert not list(path.glob("journal-*"))
     assert published(path) == {**MODEL, (7, 7): 77, (8, 8): 88}
+
+
+def test_a_writer_that_was_dropped_locks_nobody_out(path):
+    """Nobody called close: what the journal holds open goes with the handle."""
+
+    def change() -> None:
+        writer = ngs.open(path, mode="rw")
+        writer.put([(7, 7)], rows_of([77], 4))
+
+    change()
+    gc.collect()
+    with ngs.open(path, mode="rw") as writer:
+        assert writer.get([(7, 7)])[0][0, 0] == 8 * 77
+    assert published(path) == {**MODEL, (7, 7): 77}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -72,6 +74,25 @@ def test_a_file_of_another_history_is_refused_or_is_the_same(quick_path, is_comp
     wanted = [f"{layer}.rows"] if values_only else [f"{layer}.index", f"{layer}.rows", f"{layer}.tokens"]
     assert refused == wanted + ["tombstones.index"] * (not is_compacted and not values_only)
     assert published(first) == good
+
+
+@pytest.mark.parametrize("options", [{"cache_bytes": 0}, {}, {"lock_index": True}], ids=str)
+def test_a_live_reader_keeps_its_state_while_a_writer_goes_on_from_a_restored_one(quick_path, options):
+    """The writer's next generation has the file names that the reader has open."""
+    first, second = two_histories(quick_path, values_only=True)
+    with ngs.open(first, mode="rw") as writer:
+        writer.put([(1, 1)], rows_of([700], 4))
+    with ngs.open(first, **options) as reader:
+        generation = reader.generation
+        before = {key: row.tobytes() for key, row in reader.items()}
+        for name in [*changed_files(second), "MANIFEST"]:
+            put_in_place(second / name, first)
+        in_a_process = "import sys, numpy, ngramstore as ngs\nwith ngs.open(sys.argv[1], mode='rw') as writer:\n"
+        in_a_process += "    writer.put([(5, 5)], numpy.ones((1, writer.dim), numpy.float32))"
+        subprocess.run([sys.executable, "-c", in_a_process, str(first)], check=True)
+        assert reader.generation == generation
+        assert {key: row.tobytes() for key, row in reader.items()} == before
+        assert reader.get([(1, 1)])[0][0, 0] == 8 * 700 and (5, 5) not in reader
 
 
 @pytest.mark.parametrize("is_compacted", [False, True])

@@ -115,6 +115,21 @@ def test_a_writer_writes_what_it_is_given(tmp_path, sizes):
     assert (tmp_path / "F").read_bytes() == b"".join(piece.tobytes() for piece in pieces)
 
 
+def test_what_is_open_is_never_written_over(tmp_path):
+    """A file of the same name may be mapped by a reader, or be a link: the new one is another file."""
+    (tmp_path / "F").write_bytes(b"of a reader")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"of somebody")
+    with open(tmp_path / "F", "rb") as reader:
+        for name in ("F", "link"):
+            with FileWriter(tmp_path / name) as writer:
+                writer.write(b"new")
+                writer.finish()
+            assert (tmp_path / name).read_bytes() == b"new"
+        assert reader.read() == b"of a reader"
+    assert (tmp_path / "elsewhere").read_bytes() == b"of somebody"
+
+
 def test_a_writer_pads_rewrites_and_reads_back(tmp_path):
     with FileWriter(tmp_path / "F") as writer:
         writer.write(bytes(8))

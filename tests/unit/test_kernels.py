@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
+import subprocess
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,7 @@ from hypothesis import strategies as st
 
 import ngramstore
 from ngramstore.hashing import checksums, ngram_ids
+from ngramstore.kernels import jit
 from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import hashing as native_hashing
@@ -772,3 +776,33 @@ def test_frames_are_stored_the_same(row_bytes, sizes, seed):
         results.append((size, stored.tolist(), lengths.tolist(), sums.tolist()))
     assert results[0] == results[1]
     assert results[0][2] == [min(size, row_bytes) for size in sizes]
+
+
+def test_a_run_of_reads_fits_its_buffer_whatever_the_offsets_say():
+    """Of two rows that begin at one place the longer one counts."""
+    line = np.zeros((1, native_index.NUM_COLUMNS), np.int64)
+    line[0, native_index.ROW_BYTES], line[0, native_index.ROWS_FD] = 65_535, 5
+    lengths, limit = np.array([65_535, 10]), native_rows._SPAN_BYTES
+    lines, places, status = np.zeros(2, np.int32), np.full(2, 4096), np.zeros(2, np.uint8)
+    last, end = native_rows._run_end(line, np.arange(2), lines, places, lengths, status, 0, 0, 0, limit)
+    assert last == 1 or end - 4096 <= limit
+
+
+def test_cached_kernels_are_stale_when_a_file_they_inline_has_changed(tmp_path):
+    """numba asks only for the file that a kernel is written in."""
+    package = tmp_path / "ngramstore"
+    shutil.copytree(Path(jit.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import numpy as np; from ngramstore.kernels.native.index import pack_low_bits as kernel;"
+    code += "kernel(np.zeros(1, np.uint64), 8, np.zeros(1, np.uint8)); print(sum(kernel.stats.cache_hits.values()))"
+
+    def cache_hits() -> int:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert [cache_hits(), cache_hits()] == [0, 1]
+    with open(package / "kernels" / "native" / "memory.py", "a") as file:
+        file.write("# changed\n")
+    assert [cache_hits(), cache_hits()] == [0, 1]

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_cases import build, some_ngrams, some_rows
 
 from ngramstore.codec.compress import RowCompressor, RowDecompressor, saving, train_dictionary, window_log_for
-from ngramstore.errors import DamagedRows, DamagedStore
+from ngramstore.errors import DamagedRows, DamagedStore, FormatError
 from ngramstore.hashing import checksum
 from ngramstore.layout import PAGE_BYTES, ROWS_HEADER
 from ngramstore.store.datafile import FileEntry, FileStamp
@@ -236,3 +237,20 @@ def test_a_row_in_the_wrong_place_fails_like_a_damaged_one(tmp_path):
     damaged: list[int] = []
     layer.read_encoded(0, 10, bad=damaged)
     assert damaged == [0, 1]
+
+
+@pytest.mark.parametrize("copies", [1, 20])  # a few frames go one by one, many in one call
+def test_a_frame_is_not_believed_on_its_size(copies):
+    """What a frame says of its size would be allocated; two wrong sizes with the right sum would shift rows."""
+    compressor = zstandard.ZstdCompressor()
+    frames = [compressor.compress(b"a" * 500), compressor.compress(b"b" * 1500)] * copies
+    huge = [b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + b"\x01\0\0"] * copies
+    unsaid = [zstandard.ZstdCompressor(write_content_size=False).compress(b"a" * 1000)] * copies
+    for some in (frames, huge, unsaid):
+        sizes = np.array([len(frame) for frame in some])
+        data, out = np.frombuffer(b"".join(some), np.uint8), np.zeros((len(some), 1000), np.uint8)
+        try:
+            RowDecompressor(b"", 1000).decompress(data, np.cumsum(sizes) - sizes, sizes, out)
+        except FormatError:
+            continue
+        assert some is unsaid and (out == ord("a")).all()

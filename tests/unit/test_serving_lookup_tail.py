@@ -110,6 +110,10 @@ def test_one_position_outside_the_line_is_refused(store):
     for wrong in (tokens.tolist(), tokens[None]):
         with pytest.raises(UsageError, match="tokens"):
             store.lookup_one(wrong, 1, 1, out=out)
+    for end, room in ((2.0, 1), (2, 1.0), ("2", 1), (2, None)):
+        with pytest.raises(UsageError, match="must be integers"):
+            store.lookup_one(tokens, end, room, out=out)
+    assert store.lookup_one(tokens, np.int64(2), np.int32(1), out=out) == store.lookup_one(tokens, 2, 1, out=out)
     with pytest.raises(UsageError, match="int64"):
         store.lookup_one(tokens.astype(np.int64), 1, 1, out=out)
     for wrong in (None, out[None], out[:-1], out.tolist(), np.empty(2 * DIM, np.float32)[::2]):

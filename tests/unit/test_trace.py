@@ -328,3 +328,11 @@ def test_the_command_refuses_text_of_another_tokenizer_than_the_store_s(tmp_path
     assert CliRunner().invoke(cli, [*words, str(tmp_path / "its.json")]).exit_code == 0
     result = CliRunner().invoke(cli, [*words, str(tmp_path / "other.json")])
     assert result.exit_code == 2 and "was made with the tokenizer 'its'" in result.stderr
+
+
+def test_ngrams_of_any_integer_type_warm_a_cache(tmp_path):
+    ngrams = [(i, i + 1) for i in range(20)]
+    build(tmp_path / "s", ngrams, some_rows(20, 4))
+    for dtype in (np.uint64, np.int64, np.uint32, np.uint8):
+        with ngs.open(tmp_path / "s") as store:
+            assert store.warm(np.array(ngrams, dtype)) == 20

@@ -125,7 +125,7 @@ def _run_end(layers, order, lines, places, lengths_U, status_U, i, number, reach
         if status_U[u] != GOOD:
             break
         other, at, size, _ = _piece(layers, lines[u], places[u], lengths_U[u], number)
-        if size == 0 or other != fd or at < begin or at + size - begin > limit:
+        if size == 0 or other != fd or at < begin or max(end, at + size) - begin > limit:
             break
         if at >> _PAGE_BITS > ((end - 1) >> _PAGE_BITS) + reach:
             break
