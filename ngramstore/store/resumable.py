@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from ngramstore.files import clear_errors, fsync, make_directory, publish, remove, write_all
+from ngramstore.files import clear_errors, fsync, make_directory, publish, read_exactly, remove, write_all
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, KIND_ROWS, PAGE_BYTES, ROWS_HEADER
 from ngramstore.store.datafile import FileEntry, FileStamp, content_digest, finish_file
 
 _STATE, _DICTIONARY, _LENGTHS = "state.json", "dictionary", "lengths"
 _CHUNK_ROWS = 1 << 16
+_CHUNK_BYTES = 16 << 20
 Compress = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Rows (M, B) u8 -> a frame of each, end to end, u8, and their sizes (M,) i64."""
 
@@ -69,7 +70,7 @@ class ResumableRows:
             publish(self._runs / _DICTIONARY, b"none" if dictionary is None else b"zstd" + dictionary)
             publish(self._runs / _STATE, _as_json(conversion))
         else:
-            if os.pread(self._fd, len(head), 0) != head:
+            if self._found(len(head), 0) != head:
                 write_all(self._fd, head, path)
             self._find()
 
@@ -140,30 +141,45 @@ class ResumableRows:
     def _find(self) -> None:
         """Count the rows that are there and well; what follows them is cut off."""
         known = os.fstat(self._lengths_fd).st_size // 2 if self._compress is not None else None
-        while known is None or self.num_rows < known:
-            lengths = np.full(_CHUNK_ROWS, self.row_bytes)
-            if known is not None:
-                lengths = np.fromfile(self._runs / _LENGTHS, "<u2", _CHUNK_ROWS, offset=2 * self.num_rows).astype(int)
-            ends = np.cumsum(lengths + CHECKSUM_BYTES)
-            data = os.pread(self._fd, int(ends[-1]), self.position)
-            count = int(np.searchsorted(ends, len(data), "right"))
-            flat = np.frombuffer(data, np.uint8)
-            ends, lengths = ends[:count], lengths[:count]
-            seeds = np.arange(self.num_rows, self.num_rows + count, dtype=np.uint64)
-            sums = checksums(flat, ends - lengths - CHECKSUM_BYTES, lengths, seeds).astype("<u4")
-            there = flat[(ends - CHECKSUM_BYTES)[:, None] + np.arange(CHECKSUM_BYTES)].reshape(-1).view("<u4")
-            bad = np.flatnonzero(sums != there)
-            good = int(bad[0]) if len(bad) else count
-            self._content.update(sums[:good].data)
-            self.num_rows += good
-            self.position += int(ends[good - 1]) if good else 0
-            if good < _CHUNK_ROWS:
-                break
+        step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (self.row_bytes + CHECKSUM_BYTES)))
+        is_whole = True
+        while is_whole and (known is None or self.num_rows < known):
+            lengths = self._found_lengths(step)
+            good = self._take_good(lengths)
+            is_whole = good == len(lengths)
         with clear_errors(self.path):
             os.ftruncate(self._fd, self.position)
             os.ftruncate(self._lengths_fd, 2 * self.num_rows if known is not None else 0)
         os.lseek(self._fd, 0, os.SEEK_END)
         os.lseek(self._lengths_fd, 0, os.SEEK_END)
+
+    def _found_lengths(self, count: int) -> np.ndarray:
+        """Stored bytes of the next rows, up to `count`; 0, which no row has, where they cannot be."""
+        if self._compress is None:
+            return np.full(count, self.row_bytes)
+        lengths = np.fromfile(self._runs / _LENGTHS, "<u2", count, offset=2 * self.num_rows).astype(np.int64)
+        return np.where(lengths <= self.row_bytes, lengths, 0)
+
+    def _take_good(self, lengths: np.ndarray) -> int:
+        """Go past those of the next rows that are there and well, up to the first that is not; how many they are."""
+        ends = np.cumsum(lengths + CHECKSUM_BYTES)
+        flat = np.frombuffer(self._found(int(ends[-1]), self.position), np.uint8)
+        count = int(np.searchsorted(ends, len(flat), "right"))
+        ends, lengths = ends[:count], lengths[:count]
+        seeds = np.arange(self.num_rows, self.num_rows + count, dtype=np.uint64)
+        sums = checksums(flat, ends - lengths - CHECKSUM_BYTES, lengths, seeds).astype("<u4")
+        there = flat[(ends - CHECKSUM_BYTES)[:, None] + np.arange(CHECKSUM_BYTES)].reshape(-1).view("<u4")
+        bad = np.flatnonzero((sums != there) | (lengths == 0))
+        good = int(bad[0]) if len(bad) else count
+        self._content.update(sums[:good].data)
+        self.num_rows += good
+        self.position += int(ends[good - 1]) if good else 0
+        return good
+
+    def _found(self, size: int, position: int) -> bytes:
+        """`size` bytes of the rows file, or as many as there are."""
+        left = os.fstat(self._fd).st_size - position
+        return read_exactly(self._fd, max(0, min(size, left)), position, self.path)
 
 
 class _Ending:

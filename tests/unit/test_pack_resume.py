@@ -16,7 +16,7 @@ from store_cases import files_of
 import ngramstore as ngs
 from ngramstore import files
 from ngramstore.errors import IncompleteStore, NgramStoreError, UsageError
-from ngramstore.store import importing
+from ngramstore.store import importing, resumable
 from ngramstore.store.datafile import FileStamp
 from ngramstore.store.resumable import ResumableRows
 
@@ -210,3 +210,46 @@ def test_a_store_packed_after_a_power_cut_opens(checkpoint, tmp_path, monkeypatc
     assert files_of(out) == files_of(tmp_path / "clean")
     with ngs.open(out) as store:
         assert store.verify() == []
+
+
+@pytest.mark.parametrize("dictionary", [None, b"D" * 50], ids=["as_it_is", "zstd"])
+def test_rows_are_found_again_in_small_reads_that_may_come_short(tmp_path, monkeypatch, dictionary):
+    """The system reads 2 GiB at most at once; nothing is read, or held, in pieces of more than the chunk."""
+    path, asked, pread = tmp_path / "base-000001.rows", [], os.pread
+    rows_begun(path, dictionary, width=1000, num_rows=100).close()
+    data = path.read_bytes()
+
+    def short(fd: int, size: int, position: int) -> bytes:
+        asked.append(size)
+        return pread(fd, min(size, 700), position)
+
+    monkeypatch.setattr(resumable, "_CHUNK_BYTES", 9000)
+    monkeypatch.setattr(os, "pread", short)
+    rows = rows_begun(path, dictionary, width=1000)
+    assert rows.num_rows == 100 and path.read_bytes() == data and max(asked) <= 9000
+    rows.close()
+    os.truncate(path, len(data) - 41 * 1004 - 1)
+    rows = rows_begun(path, dictionary, width=1000)
+    assert rows.num_rows == 58 and path.read_bytes() == data[: -42 * 1004]
+    rows.close()
+
+
+def test_lengths_that_are_damaged_end_what_is_found(tmp_path):
+    path = tmp_path / "base-000001.rows"
+    rows_begun(path, b"D" * 50, num_rows=30).close()
+    lengths = path.parent / "runs" / "lengths"
+    for row, length in ((20, 65535), (10, 0), (0, 9)):
+        data = bytearray(lengths.read_bytes())
+        data[2 * row : 2 * row + 2] = length.to_bytes(2, "little")
+        lengths.write_bytes(data)
+        rows = rows_begun(path, b"D" * 50)
+        assert rows.num_rows == row
+        rows.close()
+
+
+def test_a_row_wider_than_a_chunk_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(resumable, "_CHUNK_BYTES", 10)
+    rows_begun(tmp_path / "base-000001.rows", width=300, num_rows=5).close()
+    rows = rows_begun(tmp_path / "base-000001.rows", width=300)
+    assert rows.num_rows == 5
+    rows.close()
