@@ -1,8 +1,7 @@
-"""What train, export and evaluate share on the command line: counts, corpora, and who a vocabulary is."""
+"""What train, export and evaluate share on the command line: a corpus, its vocabulary, and the options that name them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from click.core import ParameterSource
 
 from ngramstore.cli.common import say
 from ngramstore.errors import UsageError
+from ngramstore_torch.identities import require_tokenizer, vocabulary_identity
 
 if TYPE_CHECKING:
     from ngramstore.mine import TokenShards, Vocabulary
-    from ngramstore_torch.data import VocabularyLike
 
 
 _OF_TEXT = ("cache", "documents", "suffixes", "errors", "dtype", "eos_id")
@@ -172,23 +171,3 @@ def text_options(command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def vocabulary_identity(vocabulary: VocabularyLike) -> str:
-    """SHA-256 over the n-grams in rank order."""
-    tokens_MK, lengths_M = vocabulary.ngrams
-    digest = hashlib.sha256(f"{tokens_MK.shape}".encode())
-    digest.update(tokens_MK.astype("<u4").tobytes())
-    digest.update(lengths_M.tobytes())
-    return digest.hexdigest()
-
-
-def require_tokenizer(what: str, made_with: dict[str, Any] | None, tokenizer_id: str) -> None:
-    """UsageError where it is known that a checkpoint or a store was made with another tokenizer: ids would mean something else."""
-    known = (made_with or {}).get("tokenizer_id")
-    if known and tokenizer_id and known != tokenizer_id:
-        name = (made_with or {}).get("tokenizer_name") or "another one"
-        raise UsageError(
-            f"{what} was made with the tokenizer {name!r} ({str(known)[:12]}), this is {tokenizer_id[:12]}",
-            hint="use that tokenizer; `train` leaves it in its run folder",
-        )

@@ -10,7 +10,8 @@ import click
 
 from ngramstore.cli.common import json_option, say
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import Text, open_text, require_tokenizer, text_options
+from ngramstore_torch.cli_data import Text, open_text, text_options
+from ngramstore_torch.identities import require_tokenizer
 
 if TYPE_CHECKING:
     from ngramstore_torch.checkpoint import Checkpoint

@@ -10,7 +10,8 @@ import click
 
 from ngramstore.cli.common import build_options, json_option, quiet_option, say
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import open_text, require_tokenizer, text_options, vocabulary_identity, written_options
+from ngramstore_torch.cli_data import open_text, text_options, written_options
+from ngramstore_torch.identities import require_tokenizer, vocabulary_identity
 
 if TYPE_CHECKING:
     import numpy as np

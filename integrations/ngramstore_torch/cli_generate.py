@@ -11,7 +11,7 @@ import click
 
 from ngramstore.cli.common import ByteSize, say
 from ngramstore.errors import UsageError
-from ngramstore_torch.cli_data import require_tokenizer
+from ngramstore_torch.identities import require_tokenizer
 
 
 @click.command(name="generate", short_help="Generate text from a checkpoint served by a store.")

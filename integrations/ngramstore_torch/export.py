@@ -25,8 +25,8 @@ from tqdm import tqdm
 import ngramstore
 from ngramstore.codec import Codec, SecondOrderInt4, codec_from_spec
 from ngramstore.errors import NgramStoreError, UsageError
-from ngramstore_torch.cli_data import vocabulary_identity
 from ngramstore_torch.data import VocabularyLike, require_ids
+from ngramstore_torch.identities import vocabulary_identity
 from ngramstore_torch.scone import SconeModel
 from ngramstore_torch.spool import Spool, discard_spool, spool_path
 

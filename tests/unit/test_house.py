@@ -95,6 +95,12 @@ def test_imports_point_one_way(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "integrations").rglob("*.py")), ids=name_of)
+def test_the_library_does_not_import_its_command_line(path):
+    is_command = path.name.startswith("cli_")
+    assert is_command or not any(re.search(r"\bcli(_\w+|\b)", module) for module in imports(path))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "integrations").rglob("*.py")), ids=name_of)
 def test_integrations_use_public_names_only(path):
     used = {module for module in imports(path) if module == "ngramstore" or module.startswith("ngramstore.")}
     assert used <= set(PUBLIC)
