@@ -21,7 +21,7 @@ from tqdm import tqdm
 import ngramstore
 from ngramstore.codec import compress
 from ngramstore.codec.quantize import Codec, codec_from_spec
-from ngramstore.errors import FormatError, UsageError
+from ngramstore.errors import UsageError
 from ngramstore.files import (
     WriterLock,
     clear_errors,
@@ -36,7 +36,7 @@ from ngramstore.store.build_directory import claim_directory, clear_directory
 from ngramstore.store.checkpoint import Checkpoint, read_checkpoint
 from ngramstore.store.datafile import FileStamp
 from ngramstore.store.external import ExternalLayer, Source, write_sums
-from ngramstore.store.external_entry import ExternalEntry
+from ngramstore.store.external_entry import ExternalEntry, SourceEntry
 from ngramstore.store.index import IndexBuilder, IndexPlan
 from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest, Spec
 from ngramstore.store.resumable import ResumableRows, dictionary_of, is_of
@@ -89,8 +89,8 @@ def import_checkpoint(
     Default: in place; open it with trust_external=True. checksums: a sidecar, so that every row read is verified; it reads
     the whole table once. pack: copy all rows into the store. codec: another one than the checkpoint's (with pack).
     compression: as in `build`. tokenizer, token_map: Engram's, to freeze the digest of its token map.
-    restart: throw away an import that was killed here; without it, the same pack goes on where it was: what is there is read
-    and verified first.
+    restart: throw away an import that was killed or failed here; without it, the same pack goes on where it was: what is there is
+    read and verified first. Nothing is gone on with where the codec refuses values or the checkpoint is written to meanwhile.
     Raises UsageError, FormatError, IncompleteStore, WriterLocked, DiskFull.
     """
     if codec is not None and not pack:
@@ -117,8 +117,9 @@ def import_checkpoint(
                 publish(out / BUILDING_NAME, b"import\n")
             try:
                 report = job.run(pack=pack, checksums=checksums)
-            except BaseException as error:
-                if isinstance(error, (UsageError, FormatError)) or not (pack and job.can_go_on()):
+            except BaseException:
+                remove(out / MANIFEST_NAME)  # there, but perhaps not durable; the rows are, and can be gone on with
+                if job.is_in_vain() or not (pack and job.can_go_on()):
                     clear_directory(out)
                 raise
             remove_if_possible(out / "runs")
@@ -153,6 +154,7 @@ class _Import:
         self._identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"ngramstore:{digests}:{target.spec()}:{compression}"))
         self._rows_path = out / "base-000001.rows"
         self._resumed_rows = 0
+        self._is_refused = False
 
     @property
     def _conversion(self) -> dict[str, Any]:
@@ -170,6 +172,13 @@ class _Import:
             return False
         is_empty = set(os.listdir(self._out)) <= {BUILDING_NAME, LOCK_NAME}
         return is_empty or is_of(self._rows_path, self._conversion)
+
+    def is_in_vain(self) -> bool:
+        """Whether what was packed is of no use: the codec refuses a value, or rows that were read may not be there any more.
+
+        What the system refuses (files, permissions, space) is no such reason: it may give it the next time.
+        """
+        return self._is_refused or any(_is_changed(source) for source in self._entry.sources)
 
     def run(self, *, pack: bool, checksums: bool) -> ImportReport:
         source = self._open(self._entry)
@@ -228,7 +237,11 @@ class _Import:
     def _recoded(self, rows_MB: np.ndarray, first: int) -> np.ndarray:
         if self._target == self._found.codec:
             return rows_MB
-        return self._target.encode(self._found.codec.decode(rows_MB), first_row=first)
+        try:
+            return self._target.encode(self._found.codec.decode(rows_MB), first_row=first)
+        except UsageError:
+            self._is_refused = True
+            raise
 
     def _places(self, source: ExternalLayer) -> Iterator[tuple[int, int]]:
         """Up to _SAMPLE_ROWS rows, in short runs spread evenly over the table."""
@@ -303,6 +316,16 @@ class _Import:
             )
         finally:
             rows.close()
+
+
+def _is_changed(source: SourceEntry) -> bool:
+    """Whether a file of the checkpoint was written to or replaced since the import began; False where nobody can say."""
+    try:
+        status = os.stat(source.path)
+    except OSError:
+        return False
+    now = (status.st_size, status.st_ino, status.st_mtime_ns)
+    return now != (source.file_bytes, source.inode, source.mtime_ns)
 
 
 def _entry_of(found: Checkpoint) -> ExternalEntry:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,10 +200,12 @@ class _Ending:
 
 
 def is_of(path: Path, conversion: dict[str, Any]) -> bool:
-    """Whether an unfinished rows file of this conversion is there to go on with."""
+    """Whether an unfinished rows file of this conversion is there to go on with; what cannot be read is an error, not a no."""
     try:
-        return (path.parent / "runs" / _STATE).read_bytes() == _as_json(conversion) and path.is_file()
-    except OSError:
+        with clear_errors(path.parent):
+            state = (path.parent / "runs" / _STATE).read_bytes()
+            return state == _as_json(conversion) and stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from store_cases import files_of
 
 import ngramstore as ngs
 from ngramstore import files
-from ngramstore.errors import IncompleteStore, NgramStoreError, UsageError
+from ngramstore.errors import FormatError, IncompleteStore, NgramStoreError, UsageError
 from ngramstore.store import importing, resumable
 from ngramstore.store.datafile import FileStamp
 from ngramstore.store.resumable import ResumableRows
@@ -253,3 +255,112 @@ def test_a_row_wider_than_a_chunk_is_found_again(tmp_path, monkeypatch):
     rows = rows_begun(tmp_path / "base-000001.rows", width=300)
     assert rows.num_rows == 5
     rows.close()
+
+
+class Trouble:
+    """Lets the system fail once in the n-th of some operation, as `fails` says."""
+
+    def __init__(self, nth: int, error: int) -> None:
+        self.nth, self.error, self.count = nth, error, 0
+
+    def fails(self, is_it: bool) -> bool:
+        self.count += is_it
+        return is_it and self.count == self.nth + 1
+
+    def observe(self, operation: str, path: Path) -> None:
+        if self.fails(operation == "write" and path.suffix == ".rows"):
+            raise OSError(self.error, os.strerror(self.error), str(path))
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_an_error_of_the_system_takes_no_packed_row(checkpoint, tmp_path, monkeypatch, error):
+    out, how = tmp_path / "out", HOWS["zstd"]
+    pack(checkpoint, tmp_path / "clean", how)
+    for first in (0, 300, 600):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "observe", Trouble(4 if first == 0 else 3, error).observe)
+            with pytest.raises(OSError if error in (errno.ENOSPC, errno.EIO) else UsageError):
+                pack(checkpoint, out, how)
+    assert pack(checkpoint, out, how).resumed_rows == 900
+    assert files_of(out) == files_of(tmp_path / "clean")
+
+
+def test_too_many_open_files_take_no_packed_row(checkpoint, tmp_path, quick_path, monkeypatch):
+    """Whichever file it is that cannot be opened, ours or the checkpoint's."""
+    how, open_file = HOWS["int8"], os.open
+    interrupted(checkpoint, tmp_path / "begun", how, monkeypatch, 6, only_rows=True)
+    pack(checkpoint, tmp_path / "clean", how)
+    wanted = files_of(tmp_path / "clean")
+    for nth in range(100):
+        out, trouble = quick_path / f"out{nth}", Trouble(nth, errno.EMFILE)
+        shutil.copytree(tmp_path / "begun", out)
+
+        def opened(path, *options, trouble=trouble, **more):
+            if trouble.fails(True):
+                raise OSError(trouble.error, os.strerror(trouble.error), str(path))
+            return open_file(path, *options, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", opened)
+            try:
+                pack(checkpoint, out, how)
+            except (OSError, NgramStoreError):
+                if not (out / "MANIFEST").exists():  # else only what is of no use any more could not be removed
+                    assert pack(checkpoint, out, how).resumed_rows >= 500, nth
+        assert {name: (out / name).read_bytes() for name in wanted} == wanted, nth
+        if trouble.count <= nth:
+            break
+    assert 8 < nth < 99
+
+
+@pytest.mark.parametrize("name", ["state.json", "base-000001.rows"])
+def test_a_state_that_cannot_be_read_is_not_taken_for_another_conversion(checkpoint, tmp_path, monkeypatch, name):
+    """At any time: while it is found out what is there, and while it is taken up."""
+    out, how = tmp_path / "out", HOWS["int8"]
+    interrupted(checkpoint, out, how, monkeypatch, 6, only_rows=True)
+    read, stat = Path.read_bytes, os.stat
+    for nth in range(4):
+        trouble = Trouble(nth, errno.EACCES)
+
+        def read_bytes(path, trouble=trouble):
+            if trouble.fails(path.name == name):
+                raise OSError(trouble.error, os.strerror(trouble.error), str(path))
+            return read(path)
+
+        def stat_of(path, trouble=trouble, **options):
+            if trouble.fails(isinstance(path, os.PathLike) and Path(path).name == name):
+                raise OSError(trouble.error, os.strerror(trouble.error), str(path))
+            return stat(path, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", read_bytes)
+            patch.setattr(os, "stat", stat_of)
+            with pytest.raises(UsageError, match="no permission"):
+                pack(checkpoint, out, how)
+    assert pack(checkpoint, out, how).resumed_rows == 500
+
+
+def test_rows_of_a_checkpoint_that_is_written_to_meanwhile_are_thrown_away(checkpoint, tmp_path, monkeypatch):
+    """The same command would mix them with the rows that are there now."""
+    out, how, source = tmp_path / "out", HOWS["as_it_is"], next(checkpoint.glob("*.safetensors"))
+
+    def touch(operation: str, path: Path) -> None:
+        if operation == "write" and path.suffix == ".rows":
+            os.utime(source, ns=(1, path.stat().st_size))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "observe", touch)
+        with pytest.raises(FormatError, match="was changed while"):
+            pack(checkpoint, out, how)
+    assert os.listdir(out) == ["LOCK"]
+
+
+def test_rows_that_a_codec_refuses_leave_nothing(checkpoint, tmp_path, monkeypatch):
+    """Seen in the sample or only while packing: no later try would get past them."""
+    source = next(checkpoint.glob("*.safetensors"))
+    source.write_bytes(source.read_bytes()[:-512] + b"\xff" * 512)
+    for number, rows in enumerate((4096, 16)):
+        monkeypatch.setattr(importing, "_SAMPLE_ROWS", rows)
+        with pytest.raises(UsageError, match="column 0: nan"):
+            pack(checkpoint, tmp_path / f"out{number}", HOWS["int8"])
+        assert os.listdir(tmp_path / f"out{number}") == ["LOCK"]
