@@ -15,8 +15,8 @@ from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import probe
 from ngramstore.serve.filling import Filling
-from ngramstore.serve.lookup import KEEP
 from ngramstore.serve.output import output_array
+from ngramstore.serve.row_source import KEEP
 from ngramstore.store.view import View
 from ngramstore.windows import Ngrams, as_ngrams, as_tokens, room
 

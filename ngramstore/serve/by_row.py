@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
 from ngramstore.serve.filling import Filling
-from ngramstore.serve.lookup import KEEP
 from ngramstore.serve.output import output_array
+from ngramstore.serve.row_source import KEEP
 from ngramstore.windows import require_rows
 
 

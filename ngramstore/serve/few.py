@@ -18,7 +18,7 @@ from ngramstore.kernels.native import few as native
 from ngramstore.kernels.native import few_rows as native_rows
 from ngramstore.kernels.native import index as columns
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES
-from ngramstore.serve.lookup import Resident
+from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import RowCache
 from ngramstore.store.view import View
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.serve.handle import Handle
-from ngramstore.serve.lookup import KEEP, RowSource
+from ngramstore.serve.row_source import KEEP, RowSource
 
 
 class Filling(Handle):

@@ -10,10 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ngramstore.errors import StaleStore, StoreClosed, UsageError, WrongProcess
+from ngramstore.serve.counts import Counts
 from ngramstore.serve.few import Few, FewRows, forget_in_forks
-from ngramstore.serve.lookup import Counts, Resident, RowSource
 from ngramstore.serve.options import OpenOptions
+from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import RowCache
+from ngramstore.serve.row_source import RowSource
 from ngramstore.serve.split import Workers
 from ngramstore.serve.trace import Recorder
 from ngramstore.store.manifest import Spec

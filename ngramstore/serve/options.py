@@ -11,33 +11,16 @@ from ngramstore.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class OpenOptions:
-    """All of `ngramstore.open`'s choices."""
+    """What `ngramstore.open` was asked for, checked; what each means is said there."""
 
     mode: str = "r"
-    """"r": look up only, any number of processes, also on a read-only mount. "rw": the one writer."""
-
     cache_bytes: int = 256 << 20
-    """Budget of the row cache: encoded rows and 48 bytes of bookkeeping each. 0: no cache. Raise until `stats()["hit_rate"]`
-    is flat."""
-
     resident: bool = False
-    """Hold all rows in memory: no cache, no reads. Costs `row_bytes` a row; right when the store fits."""
-
     lock_index: bool = False
-    """Copy the index into memory and verify all of it at open, instead of mapping it and verifying pages on first touch."""
-
     threads: int = 1
-    """Large look-ups, from 4,096 positions or rows on, are split over so many threads, the caller's among them. Worth it for
-    prompts where cores are idle; small look-ups never leave the caller's thread."""
-
     on_damage: str = "raise"
-    """A damaged row raises DamagedRows (after the rest of the batch is served), or counts as "missing"."""
-
     trust_external: bool = False
-    """Let the manifest name files outside of its directory (`ngramstore import` writes such), and read rows from them."""
-
     identity: str | None = None
-    """Refuse any other store than this one (StaleStore)."""
 
     def __post_init__(self) -> None:
         if self.mode not in ("r", "rw"):

@@ -8,8 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ngramstore.errors import UsageError
+from ngramstore.file_writer import FileWriter
 from ngramstore.files import (
-    FileWriter,
     clear_errors,
     fsync_directory,
     make_directory,

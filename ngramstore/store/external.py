@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedRows, DamagedStore, UsageError
-from ngramstore.files import FileWriter, read_exactly
+from ngramstore.file_writer import FileWriter
+from ngramstore.files import read_exactly
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED

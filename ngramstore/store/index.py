@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore
-from ngramstore.files import FileWriter, clear_errors
+from ngramstore.file_writer import FileWriter
+from ngramstore.files import clear_errors
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES

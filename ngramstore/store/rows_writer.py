@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.codec.compress import RowCompressor
-from ngramstore.files import FileWriter, aligned_bytes
+from ngramstore.file_writer import FileWriter, aligned_bytes
 from ngramstore.kernels.native import packing
 from ngramstore.layout import CHECKSUM_BYTES, KIND_ROWS, PAGE_BYTES, ROWS_HEADER
 from ngramstore.store.datafile import FileEntry, FileStamp, content_digest, finish_file

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.files import FileWriter
+from ngramstore.file_writer import FileWriter
 from ngramstore.store.held import HeldRows, sorting_order
 from ngramstore.store.scattered import ScatteredBatch, ScatteredRows, addresses_of
 from ngramstore.store.stages import Stages

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore
-from ngramstore.files import FileWriter
+from ngramstore.file_writer import FileWriter
 from ngramstore.hashing import MAX_N, checksums
 from ngramstore.kernels.native import tokens as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, KIND_TOKENS, PAGE_BYTES, TOKENS_HEADER

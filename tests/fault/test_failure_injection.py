@@ -13,7 +13,7 @@ import pytest
 from helpers import assert_verifies, build_ngrams, contents, open_files, published, rows_of
 
 import ngramstore as ngs
-from ngramstore import files
+from ngramstore import file_writer, files
 from ngramstore.errors import DiskFull, IncompleteStore, NotAStore
 from ngramstore.store import build as build_module
 
@@ -107,7 +107,7 @@ def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path,
         monkeypatch.setattr(build_module, "CHUNK_BYTES", 200)
         monkeypatch.setattr(build_module, "_MIN_CHUNK_BYTES", 1)
         monkeypatch.setattr(build_module, "_DIRECT_BYTES", 0)
-        monkeypatch.setattr(files, "_DIRECT_BYTES", 4096)
+        monkeypatch.setattr(file_writer, "_DIRECT_BYTES", 4096)
 
     def check(_, path, error):
         try:

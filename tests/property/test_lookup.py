@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import ngramstore as ngs
 from ngramstore.errors import UsageError
-from ngramstore.serve import lookup as lookup_module
+from ngramstore.serve import row_source
 
 FAST = settings(deadline=None, suppress_health_check=list(HealthCheck))
 TOKEN = st.sampled_from([0, 1, 2**31, 2**32 - 1])
@@ -224,7 +224,7 @@ def test_batches_are_cut_anywhere(path, monkeypatch, chunk, options):
         hit = store.lookup(LINES)
         np.testing.assert_array_equal(hit.rows, wanted.rows)
         np.testing.assert_array_equal(hit.length, wanted.length)
-    assert lookup_module._MAX_CHUNK_ROWS > 64
+    assert row_source._MAX_CHUNK_ROWS > 64
 
 
 def test_damage_is_placed_right_in_a_batch_of_many_chunks(tmp_path, monkeypatch):

@@ -11,12 +11,11 @@ import sys
 import numpy as np
 import pytest
 
-from ngramstore import files
+from ngramstore import file_writer, files
 from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
+from ngramstore.file_writer import FileWriter, aligned_bytes
 from ngramstore.files import (
-    FileWriter,
     WriterLock,
-    aligned_bytes,
     clear_errors,
     lock_shared,
     publish,
@@ -202,7 +201,7 @@ def test_a_filesystem_that_takes_the_flag_and_refuses_the_write_is_written_throu
 
 
 def test_where_direct_writes_are_not_possible_a_writer_is_an_ordinary_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_set_direct", lambda fd, is_direct: False)
+    monkeypatch.setattr(file_writer, "_set_direct", lambda fd, is_direct: False)
     with FileWriter(tmp_path / "F", is_direct=True) as writer:
         writer.write(bytes(5 << 20))
         assert writer.finish() == 5 << 20

