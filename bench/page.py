@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import codecs_report, front, plots, quality_report, readme, report, serving_page
+from bench import codecs_report, front, plots, prose, quality_report, readme, report, serving_page
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -120,7 +120,10 @@ if __name__ == "__main__":
     PAGE.write_text(page())
     for path, updated in ((readme.README, readme.updated), (serving_page.PAGE, serving_page.updated)):
         path.write_text(updated(path.read_text()))
+    for path in prose.PAGES:
+        path.write_text(prose.updated(path, path.read_text()))
+    figures = [readme.README.name, serving_page.PAGE.name, *(path.name for path in prose.PAGES)]
     print(
-        f"wrote {PAGE.name}, the figures of {readme.README.name} and {serving_page.PAGE.name}, and",
+        f"wrote {PAGE.name}, the figures of {', '.join(figures)}, and",
         *(path.name for path in plots.draw_all()),
     )

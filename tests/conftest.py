@@ -1,4 +1,4 @@
-"""Shared fixtures. This file also puts tests/ on the import path, so that tests find helpers.py."""
+"""Fixtures that all tests share."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A layer: the index, packed rows and tokens of one sorted set of n-grams (or of all rows by number), written and read.
 
-The base and the overlay of a store are layers of the same format (docs/format.md, section Layers).
+The base and the overlay of a store are layers of the same format (docs/format.md, section Files).
 
 Shapes: M rows of a chunk, B bytes of an encoded row, N tokens of the longest n-gram (K).
 """

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench import claims, exceptions, page, paper_tables, plots, readme, saved, serving_page
+from bench import claims, exceptions, page, paper_tables, plots, prose, readme, saved, serving_page
 
 
 def test_the_results_page_is_made_from_the_json_files():
@@ -27,6 +27,12 @@ def test_what_the_readme_says_of_the_demo_and_its_figures_are_made_from_the_json
 def test_what_the_serving_page_says_was_measured_is_made_from_the_json_files():
     text = serving_page.PAGE.read_text()
     assert serving_page.updated(text) == text, "run `python -m bench.page`"
+
+
+@pytest.mark.parametrize("path", prose.PAGES, ids=lambda path: path.name)
+def test_figures_inside_documents_are_made_from_the_json_files(path):
+    text = path.read_text()
+    assert prose.updated(path, text) == text, "run `python -m bench.page`"
 
 
 def test_every_plot_of_the_page_is_there_and_small():

@@ -1,0 +1,66 @@
+"""Sentences with figures inside the documents, made from the JSON files between two markers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import saved
+from bench.readme import between
+
+_DOCS = Path(__file__).parent.parent / "docs"
+_END = "<!-- figures end -->"
+
+
+def updated(path: Path, text: str, folder: Path = saved.RESULTS) -> str:
+    """The document with its figures made again. Raises ValueError where a marker is not there."""
+    for name, sentence in PAGES[path].items():
+        text = between(text, f"<!-- figures of {name}: made by `python -m bench.page` -->", _END, sentence(folder))
+    return text
+
+
+def _mining(folder: Path) -> str:
+    result = saved.plain("mine", folder)
+    assert result is not None
+    corpus = result["corpora"]["python-stdlib"]
+    subjects = corpus["subjects"]
+    ours = subjects["ngramstore"]
+    times = {name: found["wall_s"] / ours["wall_s"] for name, found in subjects.items()}
+    cpu = {name: found["cpu_s"] / ours["cpu_s"] for name, found in subjects.items()}
+    speed = {name: found["million_tokens_per_s"] for name, found in subjects.items()}
+    return (
+        f"The source of Python's standard library, {corpus['tokens'] / 1e6:.1f} million tokens, {result['machine']['cores']} cores: "
+        f"{speed['ngramstore']:.1f} million tokens a second in one thread,\n{speed['ngramstore, 2 threads']:.1f} in two. "
+        f"DuckDB took {times['duckdb']:.1f} times as long as one thread and Polars {times['polars']:.1f}, both on all cores "
+        f"({cpu['duckdb']:.1f} and {cpu['polars']:.1f} times\nthe processor time); sorting packed 5-grams in memory with numpy "
+        f"{times['numpy sort']:.1f} times (it needs tokens of 12 bits). In 8 MiB of memory,\nlength by length, mining takes "
+        f"{times['ngramstore, 8 MiB']:.1f} times as long."
+    )
+
+
+def _floors(folder: Path) -> str:
+    found = saved.cases(folder)["store", "warm_floors"]
+
+    def above(subject: str) -> str:
+        ratios = sorted(found.ratio(subject, "floor_ahead", f"us_per_key@{size}") for size in (1024, 8192))
+        return " to ".join(f"{ratio:.2f}" for ratio in ratios)
+
+    return (
+        f"  Beside a bare gather by the same kernel, batches cost {above('ngramstore_resident')} times as much, with a row cache that "
+        f"holds every row\n  {above('ngramstore')} (`bench/results/{found.file}`): the record of each row in the cache is memory that has "
+        "to be touched too."
+    )
+
+
+def _threads(folder: Path) -> str:
+    found = saved.cases(folder)["store", "threads"]
+    return (
+        f"  Two threads answer one call of 8,192 cached keys {found.value('ngramstore', 'speedup_of_one_call'):.2f} times as fast; two callers "
+        f"get {found.value('ngramstore', 'speedup'):.2f} times as much\n  done (`bench/results/{found.file}`)."
+    )
+
+
+PAGES: dict[Path, dict[str, Callable[[Path], str]]] = {
+    _DOCS / "mining.md": {"mining": _mining},
+    _DOCS / "operating.md": {"resident rows": _floors, "threads": _threads},
+}
