@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -25,14 +24,7 @@ EMPTY = np.uint64(2**64 - 1)
 LEAST_MEMORY = count_module.LEAST_MEMORY_BYTES
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    """fsync is for power cuts; hundreds of tiny corpora need not wait for it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda fd: None)
-        yield
-
-
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 token_lists = st.lists(st.lists(st.integers(0, 4), max_size=40), min_size=1, max_size=12)
 
 

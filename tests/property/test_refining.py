@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,11 +18,7 @@ LITTLE_MEMORY = 64 << 10
 MUCH_MEMORY = 1 << 24
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda fd: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 def refined(kernels, tokens: np.ndarray, num_ids: int, first: int, stop: int, num_lengths: int, min_count: int):

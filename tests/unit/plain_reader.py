@@ -16,12 +16,14 @@ MASK = (1 << 64) - 1
 
 
 def mix64(z: int) -> int:
+    """Stafford's variant 13, written again so that a change of ours shows."""
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & MASK
     z = (z ^ z >> 27) * 0x94D049BB133111EB & MASK
     return z ^ z >> 31
 
 
 def ngram_id(tokens: tuple[int, ...], seed: int) -> int:
+    """The formula of docs/format.md."""
     h = mix64(seed + 0x9E3779B97F4A7C15 & MASK)
     for token in reversed(tokens):
         h = mix64(h ^ token + 1)

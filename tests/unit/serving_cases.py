@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 
 import numpy as np
 import torch
@@ -47,6 +48,42 @@ def vectors(rows, own, tokens_BT, mask_BT=None):
                     out[b, t] = rows[tuple(seen[-n:])]
                     break
     return out
+
+
+def some_tokens(B=3, T=20, seed=0):
+    """Tokens (B, T) int64."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, VOCAB, (B, T)))
+
+
+def want_of(embed, tokens):
+    """What a module on a store of `table()` has to answer: (B, T, D)."""
+    return vectors(table(), embed.token_embedding.weight.detach().numpy(), tokens.numpy())
+
+
+class Slow:
+    """A store whose look-ups wait until they are let go, then write what they were asked for."""
+
+    def __init__(self, store):
+        self.store, self.go, self.ended = store, threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def __len__(self):
+        return len(self.store)
+
+    def lookup_tail(self, *arguments, **options):
+        return self._late(self.store.lookup_tail, *arguments, **options)
+
+    def rows(self, *arguments, **options):
+        return self._late(self.store.rows, *arguments, **options)
+
+    def _late(self, call, *arguments, **options):
+        self.go.wait(30)
+        try:
+            return call(*arguments, **options)
+        finally:
+            self.ended.set()
 
 
 def embedding_result(embed, tokens):

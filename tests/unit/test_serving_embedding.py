@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from serving_cases import DIM, MAX_N, VOCAB, table, vectors, write
+from serving_cases import DIM, MAX_N, VOCAB, some_tokens, table, vectors, want_of, write
 
 import ngramstore
 from ngramstore.errors import StaleStore, UsageError
@@ -28,14 +28,6 @@ def embed(path):
     torch.manual_seed(0)
     with ngramstore.open(path) as store:
         yield NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
-
-
-def some_tokens(B=3, T=20, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, VOCAB, (B, T)))
-
-
-def want_of(embed, tokens):
-    return vectors(table(), embed.token_embedding.weight.detach().numpy(), tokens.numpy())
 
 
 def test_vectors_are_the_longest_ngram_or_the_tokens_own(embed):

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from serving_cases import DIM, MAX_N, VOCAB, table, vectors, write
+from serving_cases import DIM, MAX_N, VOCAB, Slow, some_tokens, table, want_of, write
 
 import ngramstore
 from ngramstore.codec.quantize import codec_from_spec
@@ -29,31 +29,6 @@ def embed(path):
     torch.manual_seed(0)
     with ngramstore.open(path) as store:
         yield NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
-
-
-class Slow:
-    """A store whose look-ups wait until they are let go, then write what they were asked for."""
-
-    def __init__(self, store):
-        self.store, self.go, self.ended = store, threading.Event(), threading.Event()
-
-    def __getattr__(self, name):
-        return getattr(self.store, name)
-
-    def lookup_tail(self, *arguments, **options):
-        self.go.wait(30)
-        try:
-            return self.store.lookup_tail(*arguments, **options)
-        finally:
-            self.ended.set()
-
-
-def some_tokens(B=3, T=20, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, VOCAB, (B, T)))
-
-
-def want_of(embed, tokens):
-    return vectors(table(), embed.token_embedding.weight.detach().numpy(), tokens.numpy())
 
 
 def test_a_ticket_gives_what_a_direct_call_gives(embed):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
-import threading
 import time
 
 import numpy as np
 import pytest
 import torch
-from serving_cases import embedding_result
+from serving_cases import Slow, embedding_result
 
 import ngramstore
 from ngramstore.errors import LookupTimeout, StaleStore, StoreClosed, UsageError
@@ -44,23 +43,6 @@ def store(path):
 
 def some_tokens(B=3, T=12, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, VOCAB, (B, T)))
-
-
-class Slow:
-    """A store whose rows wait until they are let go."""
-
-    def __init__(self, store):
-        self.store, self.go = store, threading.Event()
-
-    def __getattr__(self, name):
-        return getattr(self.store, name)
-
-    def __len__(self):
-        return len(self.store)
-
-    def rows(self, *arguments, **options):
-        self.go.wait(30)
-        return self.store.rows(*arguments, **options)
 
 
 @pytest.mark.parametrize("combine", ["sum", "concat", "none"])
