@@ -138,16 +138,18 @@ def text_options(command: Any) -> Any:
             "inputs",
             multiple=True,
             type=click.Path(path_type=Path),
-            help="Text or token files and folders.",
+            help="Text or token files and folders, as `mine` takes them; can be repeated.",
         ),
         click.option(
-            "--shards", type=click.Path(path_type=Path), help="A folder of token shards, in place of --corpus."
+            "--shards",
+            type=click.Path(path_type=Path),
+            help="A folder of tokens that `mine` left in VOCAB.cache/, read without tokenising again.",
         ),
         click.option("--tokenizer", help="As for `mine`.  [default: VOCAB.tokenizer.json]"),
         click.option(
             "--cache",
             type=click.Path(path_type=Path),
-            help="Tokenised text.  [default: VOCAB.cache, as `mine`; without --vocab OUT.cache]",
+            help="Folder for tokenised text.  [default: VOCAB.cache, as for `mine`; without --vocab OUT.cache]",
         ),
         click.option("--held-out", type=float, help="Fraction never trained on.  [default: that of the vocabulary]"),
         click.option(

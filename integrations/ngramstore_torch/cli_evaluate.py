@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     required=True,
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Run folder; repeatable.",
+    help="Run folder of `train`; can be repeated.",
 )
 @click.option(
     "--store",
     "stores",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Store exported from the one SCONE run; repeatable.",
+    help="Store exported from the SCONE run among them, to measure as served; can be repeated.",
 )
 @click.option(
     "--max-windows",
     default=0,
     type=click.IntRange(0),
-    help="Measure on that many windows, evenly spread.  [default: all]",
+    help="Measure on this many windows, evenly spread.  [default: all]",
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress bar.")

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 @text_options
 @build_options
 @click.option("--batch", default=4096, show_default=True, help="F-grams a forward pass.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
-@click.option("--restart", is_flag=True, help="Begin anew, whatever an export that was cut short left.")
+@click.option("--restart", is_flag=True, help="Begin again, throwing away what an export that was killed left.")
 @json_option
 @quiet_option
 def command(
@@ -61,11 +61,11 @@ def command(
     """Run the f-gram model over every f-gram of the vocabulary, once, straight into a store.
 
     The store remembers tokenizer, vocabulary and checkpoint. It cannot be read before it is complete. An export that was
-    killed leaves STORE.export; the same command goes on behind the rows it holds.
+    killed leaves STORE.export: run the same command again to resume behind the rows it holds.
 
-    With --codec int4, give the text that the model was trained on (--corpus or --shards, and how to read them): how much the
-    decoder minds which error is measured there, and rows are rounded so that it minds least. The store has the same size and the
-    same readers, and loses about a third less.
+    With --codec int4, give the text that the model was trained on (--corpus or --shards, and how to read them): how much each
+    rounding error costs the decoder is measured there, and rows are rounded so that it costs least. The store has the same size
+    and the same readers, and loses about a third less.
 
     \b
     Examples:

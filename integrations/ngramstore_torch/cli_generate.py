@@ -24,23 +24,43 @@ from ngramstore_torch.identities import require_tokenizer
     default=100,
     show_default=True,
     type=click.IntRange(1),
-    help="With the prompt at most the --seq-len of training.",
+    help="Tokens to add; with the prompt at most the --seq-len of training.",
 )
-@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0), help="0: the likeliest token.")
-@click.option("--top-k", default=50, show_default=True, type=click.IntRange(1), help="Draw among so many tokens.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
+@click.option(
+    "--temperature",
+    default=0.8,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="More draws less likely tokens; 0 takes the likeliest.",
+)
+@click.option(
+    "--top-k",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Draw among this many of the likeliest tokens.",
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Seed of the draws: another seed, another text.",
+)
 @click.option(
     "--candidates",
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Fetch the rows that so many likely next tokens need ahead of time; try 8.",
+    help="Fetch ahead of time the rows that this many likely next tokens would need; try 8.",
 )
-@click.option("--cache-bytes", default="256MiB", show_default=True, type=ByteSize(), help="Row cache; 0: none.")
 @click.option(
-    "--timeout", default=None, type=float, help="Give up on a look-up after so many seconds.  [default: never]"
+    "--cache-bytes", default="256MiB", show_default=True, type=ByteSize(), help="Size of the row cache; 0: none."
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
+@click.option(
+    "--timeout", default=None, type=float, help="Give up on a look-up after this many seconds.  [default: never]"
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--any-store", is_flag=True, help="Accept a store that was not exported from this checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the text.")
 @click.option("--quiet", is_flag=True, help="No statistics on stderr.")

@@ -22,17 +22,21 @@ from ngramstore_torch.cli_data import Text, open_text, text_options
 @click.option("--vocab", type=click.Path(path_type=Path), help="The vocabulary file that `mine` wrote.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder for checkpoints.")
 @click.option("--plain", is_flag=True, help="Train the decoder without f-grams, to compare with.")
-@click.option("--hashed", type=Count(), help="Rival: that many hashed n-gram rows summed into the input, no f-grams.")
+@click.option(
+    "--hashed", type=Count(), help="Train a rival without f-grams: this many hashed n-gram rows, summed into the input."
+)
 @click.option("--dim", default=192, show_default=True, help="Width of the decoder, and of a row of the table.")
 @click.option("--layers", default=2, show_default=True, help="Layers of the decoder.")
 @click.option("--heads", default=0, help="Attention heads.  [default: dim / 64]")
 @click.option(
-    "--flops-factor", default=1.0, help="With --plain: widen the decoder to about that many times the FLOPs a token."
+    "--flops-factor",
+    default=1.0,
+    help="With --plain: widen the decoder to about this many times the FLOPs a token.  [default: 1]",
 )
 @click.option(
     "--fgram-layers", default=1, show_default=True, help="Layers of the f-gram model; none remain when serving."
 )
-@click.option("--fgram-width", default=0, help="Its width.  [default: dim]")
+@click.option("--fgram-width", default=0, help="Width of the f-gram model.  [default: dim]")
 @click.option(
     "--tokens", default="2.5M", show_default=True, type=Count(), help="Training tokens; several epochs if need be."
 )
@@ -48,14 +52,16 @@ from ngramstore_torch.cli_data import Text, open_text, text_options
     show_default=True,
     help="Rate of the f-gram model, as a fraction of --lr; short runs want more.",
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--seed", default=0, show_default=True, help="Seed of the first weights and of the order of the training windows."
+)
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16; saves time where the hardware has them.")
 @click.option("--compile", is_flag=True, help="torch.compile; pays on long runs on a GPU.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--checkpoint-every", default=0, help="Steps between checkpoints.  [default: at the end, on Ctrl-C and on SIGTERM]"
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, with the same loss curve.")
+@click.option("--resume", is_flag=True, help="Resume from the checkpoint in --out, with the same loss curve.")
 @json_option
 @quiet_option
 def command(
@@ -74,7 +80,7 @@ def command(
       ngramstore export --checkpoint scone/ --vocab vocab.ngv --store table/
       ngramstore evaluate --corpus corpus/ --vocab vocab.ngv --checkpoint scone/ --store table/
 
-    Ctrl-C, or SIGTERM as schedulers send it, saves a checkpoint and says how to go on; against kill -9 and power cuts give
+    Ctrl-C, or SIGTERM as schedulers send it, saves a checkpoint and says how to resume; against kill -9 and power cuts give
     --checkpoint-every. What mining held out is never trained on, and measured at the end.
     With --plain give --vocab too: tokenizer and held-out text are then the same, so that the two can be compared.
     How much f-grams gain depends on tokenizer, decoder and tokens; docs/scone.md has what was measured.
@@ -90,7 +96,7 @@ def command(
         raise UsageError("--plain and --hashed are two models", hint="give one of them, and another run for the other")
     if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
         raise UsageError(
-            f"{o['out']} already holds a run", hint="add --resume to go on with it, or choose another folder"
+            f"{o['out']} already holds a run", hint="add --resume to continue it, or choose another folder"
         )
     with_fgrams = not o["plain"] and o["hashed"] is None
     if with_fgrams and vocab is None:
@@ -141,7 +147,7 @@ def command(
     if result.interrupted:
         arguments = [word for word in sys.argv[1:] if word != "--resume"]
         say(
-            f"stopped at step {result.step} of {config.num_steps}; to go on:\n  {shlex.join(['ngramstore', *arguments, '--resume'])}"
+            f"stopped at step {result.step} of {config.num_steps}; to resume:\n  {shlex.join(['ngramstore', *arguments, '--resume'])}"
         )
         raise SystemExit(130)
     found = evaluate_model(model, held, seq_len=config.seq_len, bf16=config.bf16) if len(held) else None

@@ -19,7 +19,7 @@ def command(store: Path, target: Path, trust_external: bool, quiet: bool, as_jso
     """Copy the published state of STORE into the new directory TARGET, complete or not at all, while others read and write.
 
     Changes that a writer has not flushed are not in it. Bytes are copied as they are: run `ngramstore verify TARGET` afterwards.
-    Of rows in place the copy holds what the store holds: it goes on reading them in the checkpoint's files.
+    Rows that an import left in place are not copied: the backup, too, reads them in the checkpoint's files.
 
     \b
     Example:

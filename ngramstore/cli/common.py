@@ -25,7 +25,7 @@ class ByteSize(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = _NUMBER.fullmatch(str(value).strip().lower())
         if found is None or found[2].removesuffix("b") not in _BYTES:
-            self.fail(f"{value!r} is no size; write for example 512MiB or 2GiB", param, ctx)
+            self.fail(f"{value!r} is not a size; write 512MiB or 2GiB", param, ctx)
         return int(float(found[1]) * _BYTES[found[2].removesuffix("b")])
 
 
@@ -37,13 +37,15 @@ class Count(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = _NUMBER.fullmatch(str(value).strip().lower().replace(",", ""))
         if found is None or found[2] not in _COUNTS:
-            self.fail(f"{value!r} is no count; write for example 100k, 2.5M or 1B", param, ctx)
+            self.fail(f"{value!r} is not a count; write 100k, 2.5M or 1B", param, ctx)
         return round(float(found[1]) * _COUNTS[found[2]])
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 trust_option = click.option(
-    "--trust-external", is_flag=True, help="Also read rows in the files outside of the store that its manifest names."
+    "--trust-external",
+    is_flag=True,
+    help="Also read rows from files outside the store that its manifest names (`import` without --pack).",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 
@@ -68,7 +70,12 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1),
             help="Threads that encode and pack rows.  [default: one a core, up to 4]",
         ),
-        click.option("--seed", default=0, show_default=True, help="Of the IDs; another one after a hash collision."),
+        click.option(
+            "--seed",
+            default=0,
+            show_default=True,
+            help="Seed of the n-gram IDs. Change it only if a build reports a hash collision.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -92,13 +99,13 @@ def _plain(value: Any) -> Any:
 
 
 def as_ngram(text: str) -> tuple[int, ...]:
-    """Token ids as people type them, "3,14" or "3 14" -> (3, 14). UsageError shows what is no number."""
+    """Token ids as people type them, "3,14" or "3 14" -> (3, 14). UsageError shows what is not a number."""
     words = re.split(r"[,\s]+", text.strip(" \t\n()[]"))
     try:
         return tuple(int(word) for word in words if word)
     except ValueError:
         raise UsageError(
-            f"{text!r} is no list of token ids", hint='write integers with commas or spaces between, such as "3,14"'
+            f"{text!r} is not a list of token ids", hint='write integers with commas or spaces between, such as "3,14"'
         ) from None
 
 

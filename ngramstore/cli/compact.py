@@ -18,8 +18,8 @@ from ngramstore.cli.common import bytes_text, emit, json_option, quiet_option, t
 def command(store: Path, trust_external: bool, quiet: bool, as_json: bool) -> None:
     """Merge all changes, also those not published yet, into the packed rows, so that look-ups probe one index again.
 
-    Needs room for a second copy of the store. Readers go on with what they have open. Rows in place are
-    copied into the store, which needs no trust afterwards.
+    Needs room for a second copy of the store. Readers keep what they have open. Rows that an import
+    left in place are copied into the store, which needs no --trust-external afterwards.
 
     \b
     Example:

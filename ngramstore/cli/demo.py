@@ -20,7 +20,7 @@ from ngramstore.errors import MissingExtra, UsageError
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Keep what is made here.  [default: ./ngramstore-demo; --store: nothing]",
+    help="Keep what is made here.  [default: ./ngramstore-demo; with --store: nothing is kept]",
 )
 @json_option
 @quiet_option
@@ -30,7 +30,8 @@ def command(
     """Show everything working on TEXTS, by default the sources of Python's standard library.
 
     Mines n-grams, trains a small SCONE model and its rival, exports the table, serves it and compares; report.json and
-    report.png are left in --out. Needs the extras torch and mine. A demo that was stopped goes on where it was.
+    report.png are left in --out. Needs the extras torch and mine. Run the same command again to
+    resume a demo that was stopped.
 
     With --store: builds a store from the n-grams of the text with made-up rows, looks all of the text up, checks every row,
     changes it, compacts it and verifies it. Exit status 1 if anything was not as it must be.

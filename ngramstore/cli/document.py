@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-from ngramstore.cli.main import CORE_COMMANDS, cli
+from ngramstore.cli.main import CORE_COMMANDS, GROUPS, cli
 
 _HEAD = """# The command line
 
@@ -29,7 +29,7 @@ _INTEGRATIONS = {
 def document() -> str:
     """The whole page."""
     names = {name: f"ngramstore.cli.{name}" for name in CORE_COMMANDS} | _INTEGRATIONS
-    commands = {name: import_module(module).command for name, module in names.items()}
+    commands = {name: import_module(names[name]).command for group in GROUPS.values() for name in group}
     table = [f"| [`{name}`](#ngramstore-{name}) | {command.short_help} |" for name, command in commands.items()]
     sections = [_section(name, command) for name, command in commands.items()]
     return "\n".join([_HEAD, "| command | what it does |", "|---|---|", *table, "", *sections])

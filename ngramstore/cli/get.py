@@ -13,8 +13,14 @@ from ngramstore.errors import UsageError
 @click.command(name="get", short_help="Rows of n-grams, or of row numbers.")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--ngram", "ngrams", multiple=True, help='Token ids, such as "3,14"; can be repeated.')
-@click.option("--row", "numbers", multiple=True, type=int, help="A row number (addressing row); can be repeated.")
-@click.option("--all-values", is_flag=True, help="Print whole rows, not their first values.")
+@click.option(
+    "--row",
+    "numbers",
+    multiple=True,
+    type=int,
+    help="A row number, where rows are addressed by number; can be repeated.",
+)
+@click.option("--all-values", is_flag=True, help="Print whole rows, not only their first values.")
 @trust_option
 @json_option
 def command(
@@ -25,7 +31,7 @@ def command(
     trust_external: bool,
     as_json: bool,
 ) -> None:
-    """Print the rows of n-grams (or of row numbers). What is not stored is said so, and is no error.
+    """Print the rows of n-grams (or of row numbers). An n-gram that is not stored is reported as such; that is not an error.
 
     \b
     Examples:
@@ -37,7 +43,7 @@ def command(
     import ngramstore as ngs
 
     if bool(ngrams) == bool(numbers):
-        raise UsageError("give --ngram or --row", hint='for example --ngram "3,14"')
+        raise UsageError("give --ngram or --row", hint='such as --ngram "3,14"')
     with ngs.open(store, cache_bytes=0, trust_external=trust_external) as opened:
         if ngrams:
             keys: list = [as_ngram(text) for text in ngrams]

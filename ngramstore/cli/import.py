@@ -14,17 +14,33 @@ from ngramstore.cli.keys import read_token_map, read_tokenizer
 @click.command(name="import", short_help="Make a store of the n-gram tables of a shipped model.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--checksums", is_flag=True, help="In place: write 4 bytes a row beside, so that every read is verified.")
+@click.option(
+    "--checksums",
+    is_flag=True,
+    help="Without --pack: also write a checksum of 4 bytes a row, so that every read is verified.",
+)
 @click.option("--pack", is_flag=True, help="Copy the rows into the store instead of reading them in place.")
-@click.option("--codec", help='With --pack: store them as, for example, int8 or "int4:group=32". Default: as they are.')
-@click.option("--compression", type=click.Choice(["auto", "none", "zstd"]), default="auto", show_default=True)
 @click.option(
-    "--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json; Engram: freeze its token map's digest."
+    "--codec", help="With --pack: store them as int8, int4:group=32 or another codec.  [default: as they are]"
 )
-@click.option("--token-map", type=click.Path(path_type=Path), help="Or the token map itself, a .npy file.")
 @click.option(
-    "--restart", is_flag=True, help="Throw away an import that was killed in OUT, instead of going on with it."
+    "--compression",
+    type=click.Choice(["auto", "none", "zstd"]),
+    default="auto",
+    show_default=True,
+    help="With --pack; auto: zstd where it saves 5 % of a sample.",
 )
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="Engram: the model's tokenizer.json. The store keeps the digest of its token map.",
+)
+@click.option(
+    "--token-map",
+    type=click.Path(path_type=Path),
+    help="Engram: the token map itself, a .npy file, in place of --tokenizer.",
+)
+@click.option("--restart", is_flag=True, help="Throw away an import that was killed in OUT, instead of resuming it.")
 @quiet_option
 @json_option
 def command(
@@ -43,8 +59,8 @@ def command(
     """Recognize the tables in CHECKPOINT (config.json and safetensors files) and make a store in OUT.
 
     By default nothing is copied: OUT holds a manifest that points into the checkpoint's files. Open such a store with
-    trust_external=True. A --pack that was killed goes on where it was when the same command is given again; the rows that
-    are there are verified first.
+    trust_external=True (`--trust-external` on the command line). If a --pack was killed, run the same command again to resume:
+    the rows that are there are verified first.
 
     \b
     Examples:
@@ -69,7 +85,7 @@ def command(
         emit(report.as_dict())
         return
     if report.resumed_rows:
-        say(f"went on behind {report.resumed_rows:,} rows that were there")
+        say(f"resumed behind {report.resumed_rows:,} rows that were there")
     click.echo(f"{report.model}: {report.num_rows:,} rows of {report.dim} values, {report.codec['name']}")
     click.echo(_where(report))
     if report.largest_error:
@@ -86,4 +102,4 @@ def _where(report: Any) -> str:
     checked = (
         f"every row verified by {bytes_text(report.disk_bytes)} of checksums" if report.is_checked else "rows unchecked"
     )
-    return f"in place: {checked}; open it with trust_external=True"
+    return f"in place: {checked}; open it with trust_external=True (`--trust-external` on the command line)"

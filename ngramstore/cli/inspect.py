@@ -13,9 +13,14 @@ from ngramstore.errors import UsageError
 
 @click.command(name="inspect", short_help="Show a store, a block or a row to a human.")
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--block", type=int, help="This block of 64 rows of the base.")
-@click.option("--row", "number", type=int, help="This row of the base, by its rank (or number).")
-@click.option("--ngram", help='The row of this n-gram, such as "3,14", wherever it is.')
+@click.option("--block", type=int, help="List this block of 64 rows of the base, counted from 0.")
+@click.option(
+    "--row",
+    "number",
+    type=int,
+    help="Show this row of the base: its rank by ID, or its number where rows are addressed by number.",
+)
+@click.option("--ngram", help='Show the row of this n-gram, such as "3,14", in the base or among changes.')
 @trust_option
 @json_option
 def command(

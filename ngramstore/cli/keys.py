@@ -15,13 +15,19 @@ from ngramstore.errors import MissingExtra, UsageError
 @click.command(name="keys", short_help="Row numbers of tokens in the tables of a shipped model.")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--tokens", required=True, help='Token ids of one sequence, such as "248044 1000 17".')
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json of the model; Engram needs it.")
-@click.option("--token-map", type=click.Path(path_type=Path), help="Or its token map, an integer array in a .npy file.")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="Engram needs this or --token-map: the model's tokenizer.json."
+)
+@click.option(
+    "--token-map",
+    type=click.Path(path_type=Path),
+    help="Engram: the token map itself, a .npy file, in place of --tokenizer.",
+)
 @json_option
 def command(config: Path, tokens: str, tokenizer: Path | None, token_map: Path | None, as_json: bool) -> None:
     """Print the row number of each head at each token. CONFIG is the model's config.json (or the directory with it).
 
-    Several tables of a model are numbered one behind the other; `tables` says which rows are whose.
+    Several tables of a model are numbered one after the other; `tables` says which rows are whose.
 
     \b
     Example:
@@ -59,7 +65,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"there is no file {str(path)!r}", hint="give the model's config.json") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no JSON: {error}") from error
+        raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value
@@ -77,7 +83,7 @@ def read_tokenizer(path: Path) -> Any:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises plain Exception
-        raise UsageError(f"{path} is no tokenizer: {error}") from error
+        raise UsageError(f"{path} is not a tokenizer: {error}") from error
 
 
 def read_token_map(path: Path) -> Any:
@@ -89,4 +95,4 @@ def read_token_map(path: Path) -> Any:
     except FileNotFoundError:
         raise UsageError(f"there is no file {str(path)!r}") from None
     except (ValueError, OSError, EOFError) as error:
-        raise UsageError(f"{path} is no .npy array: {error}") from error
+        raise UsageError(f"{path} is not a .npy array: {error}") from error

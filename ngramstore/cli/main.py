@@ -1,7 +1,7 @@
 """The console script `ngramstore`: finds commands by name, loads only the one asked for, and words its errors.
 
 Commands of the core are listed below; other packages add theirs through the entry-point group `ngramstore.commands`. Help lists
-all of them without importing any, so that it is there at once.
+all of them, in groups, without importing any, so that it is there at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,14 @@ import ngramstore
 from ngramstore.errors import MissingExtra, NgramStoreError
 
 _GROUP = "ngramstore.commands"
+GROUPS = {
+    "A model and its table": ("mine", "train", "export", "evaluate", "generate"),
+    "Stores from rows, from checkpoints": ("build", "import", "keys", "sizes"),
+    "Look into one, keep its cache warm": ("get", "lookup", "inspect", "stats", "trace", "warm"),
+    "Keep it well; try it all": ("verify", "repair", "compact", "backup", "warmup", "demo"),
+}
+"""The commands of this project as help and README list them."""
+_REST = "From other packages"
 CORE_COMMANDS = {
     "demo": "Everything once, on text that is on this machine.",
     "mine": "Find the most frequent n-grams of a corpus.",
@@ -56,7 +65,9 @@ class Commands(click.Group):
     """A group that knows its commands by name and imports the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*CORE_COMMANDS, *sorted(set(_entry_points()) - set(CORE_COMMANDS))]
+        there = {*CORE_COMMANDS, *_entry_points()}
+        known = [name for names in GROUPS.values() for name in names if name in there]
+        return [*known, *sorted(there - set(known))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in CORE_COMMANDS:
@@ -72,15 +83,24 @@ class Commands(click.Group):
                 raise
             raise MissingExtra(error.name, _EXTRAS[package]) from error
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(args[0], names, 1)
+            ctx.fail(f"No such command {args[0]!r}." + "".join(f" Did you mean `ngramstore {name}`?" for name in near))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        lines = []
-        for name in self.list_commands(ctx):
-            short = (
-                CORE_COMMANDS.get(name) or _OTHERS.get(name) or f"From {_entry_points()[name].value.partition('.')[0]}."
-            )
-            lines.append((name, short))
-        with formatter.section("Commands"):
-            formatter.write_dl(lines)
+        names = self.list_commands(ctx)
+        width = max(map(len, names))  # of all groups, so that their columns are one
+        group_of = {name: group for group, members in GROUPS.items() for name in members}
+        for group in (*GROUPS, _REST):
+            lines = [(name.ljust(width), _short(name)) for name in names if group_of.get(name, _REST) == group]
+            if lines:
+                with formatter.section(group):
+                    formatter.write_dl(lines)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -101,6 +121,11 @@ class Commands(click.Group):
             _tell(ctx, f"{type(error).__name__}: {error}", "this is a bug of ours: please report what --verbose shows")
             code = _EXIT_BUG
         ctx.exit(code)
+
+
+def _short(name: str) -> str:
+    """What a command does, in a line, without importing it."""
+    return CORE_COMMANDS.get(name) or _OTHERS.get(name) or f"From {_entry_points()[name].value.partition('.')[0]}."
 
 
 def _tell(ctx: click.Context, message: str, hint: str) -> int:
@@ -128,7 +153,9 @@ def _each_entry_point() -> Iterator[tuple[str, Any]]:
 @click.option("--verbose", is_flag=True, help="Log what happens, and show tracebacks of errors.")
 @click.version_option(ngramstore.__version__, prog_name="ngramstore")
 def cli(verbose: bool) -> None:
-    """An embedded key-value store for n-gram embeddings.
+    """New here? `ngramstore demo --quick` shows everything working; `ngramstore demo --store` needs no extras.
+
+    An embedded key-value store for n-gram embeddings: mine, train, build, serve. Every command has a --help that teaches.
 
     Results go to stdout, talk and progress bars to stderr; --json prints one JSON object. Exit status: 0 all is fine, 1 a check
     found faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug of ours, 130 stopped by Ctrl-C.

@@ -18,17 +18,26 @@ from ngramstore.errors import UsageError
 @click.option(
     "--size", default="100k", show_default=True, type=Count(), help="How many n-grams of all lengths to keep."
 )
-@click.option("--min-count", default="5", show_default=True, type=Count(), help="An n-gram must occur this often.")
-@click.option("--tokenizer", help="tokenizer.json, a folder with one or with vocab.json and merges.txt, or train:SIZE.")
+@click.option(
+    "--min-count", default="5", show_default=True, type=Count(), help="Drop n-grams that occur less often than this."
+)
+@click.option(
+    "--tokenizer",
+    help="For text: a tokenizer.json, a folder with one or with vocab.json and merges.txt, or train:SIZE to train one.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder for tokenised text.  [default: OUT.cache]")
 @click.option(
-    "--memory", default="1GiB", show_default=True, type=ByteSize(), help="For counting, over the program itself."
+    "--memory",
+    default="1GiB",
+    show_default=True,
+    type=ByteSize(),
+    help="Memory for counting, on top of the program itself.",
 )
 @click.option(
     "--workers",
     default=1,
     show_default=True,
-    help="Threads; processes, at most one a shard, if the tokens outgrow --memory.",
+    help="Threads; if the tokens outgrow --memory, processes, at most one a shard.",
 )
 @click.option("--held-out", default=0.0, show_default=True, help="Fraction of the corpus to leave out and measure on.")
 @click.option("--eos-id", type=int, help="Token files: the token that ends a document.")
@@ -38,9 +47,9 @@ from ngramstore.errors import UsageError
     type=click.Choice(["file", "line"]),
     default="file",
     show_default=True,
-    help="What a document is in text.",
+    help="Text: what a document is.",
 )
-@click.option("--suffix", "suffixes", multiple=True, help="Read files with this ending in folders; can be repeated.")
+@click.option("--suffix", "suffixes", multiple=True, help="Folders: read files with this ending; can be repeated.")
 @click.option(
     "--errors",
     type=click.Choice(["strict", "replace"]),
@@ -50,7 +59,7 @@ from ngramstore.errors import UsageError
 )
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for intermediate files.  [default: OUT.work]")
 @click.option(
-    "--resume/--restart", default=True, show_default=True, help="Go on with a run that was killed, or start over."
+    "--resume/--restart", default=True, show_default=True, help="Resume a run that was killed, or start over."
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw the report into this file (.png, .svg, .pdf).")
 @json_option
@@ -60,7 +69,7 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
 
     INPUTS are text files and folders, .jsonl, .jsonl.zst and .parquet files (the field "text" of each record is a document), or
     token files: .bin as nanoGPT writes them, and .npy. No n-gram crosses from one document into the next. Counts are exact,
-    whatever the memory: what does not fit goes to disk. A run that was killed goes on when the same command is given again.
+    whatever the memory: what does not fit goes to disk. If a run was killed, run the same command again to resume.
 
     \b
     Examples:
@@ -119,7 +128,7 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
         progress=progress,
     )
     if len(vocabulary) < options["size"]:
-        say(f"note: only {len(vocabulary):,} n-grams occur {options['min_count']} times; all of them are kept")
+        say(f"note: only {len(vocabulary):,} n-grams occur at least {options['min_count']} times; all of them are kept")
     paths = {"vocabulary": str(out)}
     if corpus.tokenizer is not None:
         paths["tokenizer"] = str(out.with_name(out.name + ".tokenizer.json"))

@@ -11,10 +11,16 @@ from ngramstore.errors import UsageError
 @click.command(name="sizes", short_help="Disk and memory of a store before building it.")
 @click.option("--rows", required=True, type=Count(), help="How many rows, such as 1B.")
 @click.option("--dim", required=True, type=int, help="Row width.")
-@click.option("--codec", help="Only this one.  [default: each of them]")
-@click.option("--addressing", type=click.Choice(["ngram", "row"]), default="ngram", show_default=True)
-@click.option("--mean-length", default=3.0, show_default=True, help="Tokens of an n-gram on average.")
-@click.option("--no-tokens", is_flag=True, help="Without the n-grams themselves.")
+@click.option("--codec", help="Only this codec, such as int8 or int4:group=64.  [default: all of them]")
+@click.option(
+    "--addressing",
+    type=click.Choice(["ngram", "row"]),
+    default="ngram",
+    show_default=True,
+    help="By n-gram, or by row number: without index and tokens.",
+)
+@click.option("--mean-length", default=3.0, show_default=True, help="Average tokens in an n-gram.")
+@click.option("--no-tokens", is_flag=True, help="Leave out the n-grams themselves, as `build --no-tokens` does.")
 @json_option
 def command(
     rows: int, dim: int, codec: str | None, addressing: str, mean_length: float, no_tokens: bool, as_json: bool
@@ -22,7 +28,7 @@ def command(
     """Print what a store will take, without compression. Nothing is read or written.
 
     Disk is rows, index and tokens together. `index` is mapped, and in memory when it is warm; `resident` is the memory of
-    resident=True, index included; `cache` is the row cache that would hold every row.
+    a store opened with resident=True, index included; `cache for all` is the row cache that would hold every row.
 
     \b
     Examples:

@@ -23,8 +23,10 @@ _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The trace to write.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="The model's: for text, and for Engram's token map.")
-@click.option("--token-map", type=click.Path(path_type=Path), help="Engram's token map itself, a .npy file.")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="The model's tokenizer: for text, and for Engram's token map."
+)
+@click.option("--token-map", type=click.Path(path_type=Path), help="Engram: the token map itself, a .npy file.")
 @click.option("--eos-id", type=int, help="Token files: the token that ends a document.")
 @click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds.")
 @click.option(
@@ -34,13 +36,13 @@ _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
     show_default=True,
     help="Text: what a document is.",
 )
-@click.option("--top", type=Count(), help="Keep only so many of the most wanted rows.")
+@click.option("--top", type=Count(), help="Keep only this many of the most wanted rows.  [default: all]")
 @click.option(
     "--max-entries",
     type=Count(),
     default="4M",
     show_default=True,
-    help="Rows counted at most; the rarest are forgotten.",
+    help="Count at most this many rows; the rarest are forgotten.",
 )
 @trust_option
 @quiet_option

@@ -15,7 +15,7 @@ _STEP_ROWS = 1 << 16
 @click.command(name="warm", short_help="Read the rows of a trace, so that the system holds their pages.")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--max-bytes", type=ByteSize(), help="Stop when so many bytes of rows were read.  [default: all]")
+@click.option("--max-bytes", type=ByteSize(), help="Stop after this many bytes of rows.  [default: all]")
 @trust_option
 @quiet_option
 @json_option

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import click
@@ -18,8 +19,9 @@ from safetensors.numpy import save_file
 
 import ngramstore as ngs
 from ngramstore.cli import common
-from ngramstore.cli.main import _OTHERS, CORE_COMMANDS, cli
+from ngramstore.cli.main import _OTHERS, CORE_COMMANDS, GROUPS, cli
 from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.errors import MissingExtra
 
 NGRAMS = all_ngrams(3, (1, 2, 3))
 ROWS = rows_of(range(len(NGRAMS)), 8)
@@ -170,6 +172,48 @@ def test_help_lists_every_command_without_importing_any():
     assert done.stdout.splitlines()[-1] == "[]"
     for name, short in CORE_COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(short)}$", done.stdout, re.M)
+
+
+def test_help_begins_with_the_demo_and_groups_the_commands_as_the_readme_does():
+    told = run("--help")
+    assert told.index("New here? `ngramstore demo --quick`") < told.index("An embedded key-value store")
+    readme = (ROOT / "README.md").read_text()
+    for group, names in GROUPS.items():
+        there = [name for name in names if name in cli.list_commands(click.Context(cli))]
+        section = told[told.index(f"\n{group}:\n") :].split("\n\n")[0]
+        assert re.findall(r"^  (\w+)", section, re.M) == there
+        assert re.search(rf"{re.escape(' | '.join(names))} +{re.escape(group[0].lower() + group[1:])}\n", readme)
+    assert {name for names in GROUPS.values() for name in names} == set(CORE_COMMANDS) | set(_OTHERS)
+
+
+def test_commands_of_other_packages_come_last_and_those_without_their_extra_are_listed(monkeypatch):
+    def entry(value: str) -> EntryPoint:
+        return EntryPoint("", f"{value}:command", "ngramstore.commands")
+
+    entries = {"brew": entry("teapot.cli"), "train": entry("ngramstore_torch.not_there")}
+    monkeypatch.setattr("ngramstore.cli.main._entry_points", lambda: entries)
+    told = run("--help")
+    assert re.search(r"^  train +Train a decoder", told, re.M)
+    assert re.search(r"\n\nFrom other packages:\n  brew +From teapot\.\n$", told)
+    monkeypatch.setattr("ngramstore.cli.main._entry_points", dict)
+    assert "From other packages" not in run("--help") and "export" not in run("--help")
+
+
+def test_a_mistyped_command_names_the_nearest():
+    assert "No such command 'bulid'. Did you mean `ngramstore build`?" in run("bulid", code=2)
+    assert "Did you mean `ngramstore verify`?" in run("verfiy", "store/", code=2)
+    assert "Did you mean" not in run("xyzzy", code=2)
+
+
+def test_every_option_of_every_command_says_what_it_does():
+    for name in cli.list_commands(click.Context(cli)):
+        try:
+            command = cli.get_command(click.Context(cli), name)
+        except MissingExtra:
+            continue
+        assert command is not None
+        for option in command.params:
+            assert isinstance(option, click.Argument) or option.help, (name, option.name)
 
 
 def test_the_list_says_what_each_command_says_of_itself():

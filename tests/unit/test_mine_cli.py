@@ -61,7 +61,7 @@ def test_a_size_beyond_what_there_is_keeps_all_and_says_so(corpus, tmp_path):
     result = run(corpus, "--out", tmp_path / "v", "--tokenizer", "train:280", "--size", 10**9, "--min-count", 50)
     vocabulary = Vocabulary.load(tmp_path / "v")
     assert len(vocabulary) == vocabulary.num_frequent
-    assert f"only {len(vocabulary):,} n-grams occur 50 times" in result.stderr
+    assert f"only {len(vocabulary):,} n-grams occur at least 50 times" in result.stderr
 
 
 def test_wrong_use_is_explained(corpus, tmp_path):
