@@ -200,7 +200,7 @@ def _read(directory: Path, description: Mapping[str, Any], what: str) -> dict[st
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise FormatError(f"{path} is no safetensors file: {error}") from None
+        raise FormatError(f"{path} is not a safetensors file: {error}") from None
 
 
 def _parse(text: bytes) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _tokenizer(tokenizer: Tokenizer | str | Path, texts: Iterator[str]) -> Token
     if isinstance(tokenizer, str) and tokenizer.startswith(_TRAIN):
         size = tokenizer.removeprefix(_TRAIN)
         if not size.isdigit():
-            raise UsageError(f"tokenizer {tokenizer!r}: {size!r} is no number", hint="for example train:4096")
+            raise UsageError(f"tokenizer {tokenizer!r}: {size!r} is not a number", hint="write train:4096")
         return train_bpe(texts, int(size))
     return load_tokenizer(tokenizer)
 

@@ -28,7 +28,7 @@ from ngramstore.mine.vocab import Vocabulary
 from ngramstore.mine.work import WorkDirectory
 
 _DEAD_WORKER = (
-    "mine again to go on, with less memory_bytes if the system killed it; "
+    "mine again to resume, with less memory_bytes if the system killed it; "
     'a script that uses workers needs `if __name__ == "__main__":` around its calls'
 )
 
@@ -51,7 +51,7 @@ def mine_ngrams(
     """Mine the `size` most frequent n-grams of length 2..max_n that occur at least min_count times.
 
     work: directory for intermediate files, about 4 bytes a token and 16 a distinct n-gram (with much memory, 16 a frequent n-gram
-    only); a run that was killed goes on from what it finds there, and it is removed at the end. The result does not depend on
+    only); a run that was killed resumes from what it finds there, and it is removed at the end. The result does not depend on
     memory_bytes, workers or shards.
     memory_bytes: for counting and merging, over what the interpreter itself takes, shared by the workers; the vocabulary
     (about 13 max_n + 80 bytes an n-gram) comes on top. With 25 bytes a token counting is several times as fast as with less.
@@ -106,7 +106,7 @@ def mine_ngrams(
 def check_options(max_n: int, size: int, min_count: int, memory_bytes: int, workers: int, held_out: float) -> None:
     """UsageError for the first option of `mine_ngrams` that is out of range; whoever reads a corpus first asks here before."""
     if not 2 <= max_n <= MAX_N:
-        raise UsageError(f"max_n is {max_n}, it must be 2 to {MAX_N}", hint="a single token is no n-gram")
+        raise UsageError(f"max_n is {max_n}, it must be 2 to {MAX_N}", hint="a single token is not an n-gram")
     for name, value in (("size", size), ("min_count", min_count), ("workers", workers)):
         if value < 1:
             raise UsageError(f"{name} is {value}, it must be at least 1")

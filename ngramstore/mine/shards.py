@@ -28,7 +28,7 @@ FORMAT_NAME = "ngramstore token shards"
 FORMAT_VERSION = 1
 HELD_OUT_UNIT = 8192
 """Tokens. Held-out parts are whole documents, or pieces of this many tokens of longer ones."""
-_HINT = "delete the folder; it is made anew from the corpus"
+_HINT = "delete the folder; it is made again from the corpus"
 _DTYPES = ("<u2", "<u4")
 
 
@@ -155,7 +155,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise FormatError(f"{path} does not exist: this is no folder of token shards") from None
+        raise FormatError(f"{path} does not exist: this is not a folder of token shards") from None
     except ValueError as error:
         raise DamagedStore(f"{path} is not JSON: {error}", hint=_HINT) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:

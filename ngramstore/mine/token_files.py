@@ -69,7 +69,7 @@ def _bin_header(path: Path, dtype: str | None) -> tuple[str, int, int]:
     kind = _BIN_DTYPES[dtype]
     size = path.stat().st_size
     if size % np.dtype(kind).itemsize:
-        raise UsageError(f"{path}: {size} bytes are no whole number of {dtype} tokens")
+        raise UsageError(f"{path}: {size} bytes are not a whole number of {dtype} tokens")
     return kind, 0, size // np.dtype(kind).itemsize
 
 

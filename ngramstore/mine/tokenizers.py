@@ -41,7 +41,7 @@ class Tokenizer:
             bad = next((text for text in texts if not _is_unicode(text)), None)
             if bad is None:
                 raise
-            raise UsageError(f"the text holds bytes that are no UTF-8, or half a character: {bad!r:.200}") from None
+            raise UsageError(f"the text holds bytes that are not UTF-8, or half a character: {bad!r:.200}") from None
         return [np.array(e.ids, np.uint32) for e in encoded]
 
     def decode(self, tokens: Iterable[int]) -> str:

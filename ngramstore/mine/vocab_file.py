@@ -102,5 +102,5 @@ def read_vocab(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str
     except ValueError:
         facts = None
     if not isinstance(facts, dict):
-        raise DamagedStore(f"{path}: the facts are no JSON object", hint=_HINT)
+        raise DamagedStore(f"{path}: the facts are not a JSON object", hint=_HINT)
     return tokens_MK, lengths_M, np.frombuffer(parts[2], "<u8"), facts

@@ -104,13 +104,13 @@ def read_checkpoint(directory: Path, *, tokenizer: Any = None, token_map: Any = 
 
 def _config(directory: Path) -> Mapping[str, Any]:
     if not directory.is_dir():
-        raise UsageError(f"{directory} is no directory", hint="give the directory of a checkpoint")
+        raise UsageError(f"{directory} is not a directory", hint="give the directory of a checkpoint")
     try:
         value = json.loads((directory / "config.json").read_bytes())
     except FileNotFoundError:
         raise UsageError(f"{directory} has no config.json", hint="give the directory of a checkpoint") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{directory / 'config.json'} is no JSON: {error}") from error
+        raise UsageError(f"{directory / 'config.json'} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"{directory / 'config.json'} holds a {type(value).__name__}, expected a JSON object")
     return value
@@ -133,7 +133,7 @@ def _all_tensors(directory: Path) -> dict[str, Tensor]:
             wanted = json.loads(index.read_bytes())["weight_map"]
             missing = sorted({str(file) for file in wanted.values()} - {path.name for path in paths})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UsageError(f"{index} is no index of a checkpoint: {error!r:.200}") from error
+            raise UsageError(f"{index} is not an index of a checkpoint: {error!r:.200}") from error
         tables = [name for name, file in wanted.items() if file in missing and _may_be_of_a_table(name)]
         if tables:
             raise UsageError(
@@ -155,7 +155,7 @@ def _row_width(keys: Keys, config: Mapping[str, Any]) -> int:
     else:
         total, heads = number(config, "hidden_size", least=1), keys.num_heads
     if total % heads:
-        raise UsageError(f"the config's embedding width {total} is no multiple of its {heads} heads")
+        raise UsageError(f"the config's embedding width {total} is not a multiple of its {heads} heads")
     return total // heads
 
 
@@ -222,7 +222,7 @@ def _scalar(tensor: Tensor) -> str:
     """A tensor of one number as a hexadecimal float, bit for bit."""
     entry = tensor.entry
     if entry.dtype not in _FLOAT_CODECS or int(np.prod(entry.shape)) != 1:
-        raise UsageError(f"{tensor} is no scale", hint="expected one number, BF16, F16 or F32")
+        raise UsageError(f"{tensor} is not a scale", hint="expected one number, BF16, F16 or F32")
     with open(tensor.path, "rb") as file:
         file.seek(entry.begin)
         data = file.read(_ITEM_BYTES[entry.dtype])

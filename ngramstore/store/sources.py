@@ -133,7 +133,7 @@ def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
         head = file.read(8)
         header_bytes = int.from_bytes(head, "little")
         if len(head) < 8 or not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, size - 8):
-            raise FormatError(f"{path} is no safetensors file: a header of {header_bytes:,} bytes in {size:,}")
+            raise FormatError(f"{path} is not a safetensors file: a header of {header_bytes:,} bytes in {size:,}")
         text = file.read(header_bytes)
     try:
         header = json.loads(text)
@@ -162,7 +162,9 @@ def _map_npy(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise FormatError(f"{path} is no array that can be mapped: {error}", hint="save it with numpy.save") from error
+        raise FormatError(
+            f"{path} is not an array that can be mapped: {error}", hint="save it with numpy.save"
+        ) from error
 
 
 def _open_checkpoint(path: Path, tensor: str | None) -> Table:
@@ -329,7 +331,7 @@ class _TextNgrams:
                     tokens = []
                 if not 1 <= len(tokens) == len(ngram) <= MAX_N or min(tokens) < 0 or max(tokens) >= 1 << 32:
                     raise UsageError(
-                        f"{self._path}, line {number}: {line.strip()[:80]!r} is no n-gram",
+                        f"{self._path}, line {number}: {line.strip()[:80]!r} is not an n-gram",
                         hint=f"a line holds 1 to {MAX_N} token ids (0 .. 2**32 - 1), with spaces or commas, or a JSON list",
                     )
                 yield tokens

@@ -379,11 +379,11 @@ def edit(folder: Path, **changes) -> None:
     [
         ("longcat", lambda f: edit(f, vocab_size=41), r"embedders.0 has 81 rows in 1 tensors, its config gives 83"),
         ("longcat", lambda f: edit(f, hidden_size=1536), r"BF16 \[81, 256\].* expected rows of 128 values"),
-        ("longcat", lambda f: edit(f, hidden_size=3073), "no multiple of its 12 heads"),
+        ("longcat", lambda f: edit(f, hidden_size=3073), "not a multiple of its 12 heads"),
         ("longcat", lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors file"),
         ("longcat", lambda f: (f / "config.json").unlink(), "has no config.json"),
         ("longcat", lambda f: (f / "config.json").write_text("[1]"), "expected a JSON object"),
-        ("longcat", lambda f: (f / "config.json").write_text("{"), "is no JSON"),
+        ("longcat", lambda f: (f / "config.json").write_text("{"), "is not JSON"),
         ("longcat", lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "model_type 'llama'"),
         ("qwen_ple", lambda f: (f / "model-00002-of-00003.safetensors").unlink(), r"found 11 shards .*expected 16"),
         ("qwen_ple", lambda f: edit(f, split_ngram_parts=8), "found 16 shards .* expected 8"),
@@ -435,7 +435,7 @@ def test_a_missing_file_of_the_index_is_named(paths):
 def test_a_file_that_is_no_safetensors_is_a_format_error(paths):
     write_longcat(paths[0])
     (paths[0] / "x.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(FormatError, match="is no safetensors file"):
+    with pytest.raises(FormatError, match="is not a safetensors file"):
         import_checkpoint(*paths)
 
 
