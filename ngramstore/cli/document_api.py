@@ -18,120 +18,76 @@ _HEAD = """# The Python interface
 Made from the docstrings by `python -m ngramstore.cli.document_api`; a test says when this page is out of date. `help()` says the same.
 
 Shapes: B lines, T tokens a line, M n-grams or rows of a call, D row width, B u8 bytes of an encoded row, K the longest n-gram.
-Integers of any kind are taken as tokens; they must fit 32 bits without a sign. Everything raises errors of one tree, at the end of this page,
+Integers of any kind are taken as tokens; they must fit 32 bits without a sign. `Ngrams` are a list of tuples of tokens, an
+array (M, n), or a pair of an array (M, K), left-aligned, and lengths (M,). Everything raises errors of one tree, at the end of this page,
 each with a hint that says what to do.
 """
-_SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (
-        "Build a store",
-        (
-            "ngramstore.build",
-            "ngramstore.Builder.add",
-            "ngramstore.Builder.add_encoded",
-            "ngramstore.Builder.add_rows",
-            "ngramstore.Builder.add_encoded_rows",
-            "ngramstore.Builder.finish",
-            "ngramstore.Builder.abort",
-            "ngramstore.Builder.stats",
-            "ngramstore.import_checkpoint",
-            "ngramstore.sizes",
-        ),
-    ),
-    ("Open one", ("ngramstore.open", "ngramstore.serve.options.OpenOptions", "ngramstore.Store")),
-    (
-        "Look up",
-        (
-            "ngramstore.Store.lookup",
-            "ngramstore.Hit",
-            "ngramstore.Store.match",
-            "ngramstore.Store.get",
-            "ngramstore.Store.contains",
-            "ngramstore.Store.rows",
-            "ngramstore.Store.items",
-            "ngramstore.Store.batches",
-            "ngramstore.Store.get_encoded",
-            "ngramstore.Store.rows_encoded",
-            "ngramstore.Store.lookup_tail",
-            "ngramstore.Store.lookup_one",
-            "ngramstore.Store.match_ids",
-        ),
-    ),
-    (
-        "Change",
-        (
-            "ngramstore.Store.put",
-            "ngramstore.Store.put_encoded",
-            "ngramstore.Store.delete",
-            "ngramstore.Store.flush",
-            "ngramstore.Store.refresh",
-            "ngramstore.Store.compact",
-        ),
-    ),
-    (
-        "Keep it well",
-        (
-            "ngramstore.Store.stats",
-            "ngramstore.Store.warm",
-            "ngramstore.Store.trace",
-            "ngramstore.Trace",
-            "ngramstore.Store.backup",
-            "ngramstore.Store.verify",
-            "ngramstore.Store.close",
-        ),
-    ),
-    (
-        "Row numbers of shipped models",
-        (
-            "ngramstore.keys.keys_from_config",
-            "ngramstore.keys.keys_from_spec",
-            "ngramstore.keys.token_map_of",
-            "ngramstore.keys.Keys",
-        ),
-    ),
-    (
-        "Serve in PyTorch",
-        (
-            "ngramstore_torch.NGramEmbedding",
-            "ngramstore_torch.NGramHistory",
-            "ngramstore_torch.RowTableEmbedding",
-            "ngramstore_torch.KeysHash",
-            "ngramstore_torch.OverEncodingHash",
-            "ngramstore_torch.TrainedTableHash",
-            "ngramstore_torch.serving_stats.ServingStats",
-            "ngramstore_torch.live_embedding",
-            "ngramstore_torch.served_embedding",
-            "ngramstore_torch.generate",
-            "ngramstore_torch.generate_served",
-        ),
-    ),
-    (
-        "Serve in Transformers",
-        (
-            "ngramstore_transformers.attach",
-            "ngramstore_transformers.attached",
-            "ngramstore_transformers.detach",
-            "ngramstore_transformers.save_reference",
-            "ngramstore_transformers.load_reference",
-        ),
-    ),
-    (
-        "Train and export",
-        (
-            "ngramstore_torch.DecoderConfig",
-            "ngramstore_torch.FgramConfig",
-            "ngramstore_torch.SconeModel",
-            "ngramstore_torch.PlainModel",
-            "ngramstore_torch.HashedModel",
-            "ngramstore_torch.tag",
-            "ngramstore_torch.TrainConfig",
-            "ngramstore_torch.train_model",
-            "ngramstore_torch.load_checkpoint",
-            "ngramstore_torch.evaluate_model",
-            "ngramstore_torch.export_table",
-            "ngramstore_torch.input_sensitivity",
-        ),
-    ),
-)
+_PAGE = {
+    "Build a store": """
+        ngramstore: build Builder.add Builder.add_encoded Builder.add_rows Builder.add_encoded_rows Builder.finish
+        Builder.abort Builder.stats import_checkpoint store.importing.ImportReport sizes store.sizes.Sizes
+    """,
+    "Open one": """
+        ngramstore: open serve.options.OpenOptions Store store.manifest.Spec __version__
+    """,
+    "Look up": """
+        ngramstore: Store.lookup Hit Store.match Store.get Store.contains Store.rows Store.items Store.batches
+        Store.get_encoded Store.rows_encoded Store.lookup_tail Store.lookup_one Store.match_ids
+    """,
+    "Change": """
+        ngramstore: Store.put Store.put_encoded Store.delete Store.flush Store.refresh Store.compact
+    """,
+    "Keep it well": """
+        ngramstore: Store.stats Store.warm Store.trace serve.trace.Recorder Trace Store.backup Store.verify
+        Store.close
+    """,
+    "Mine": """
+        ngramstore.mine: open_corpus inputs.read_documents TokenShards Shard load_tokenizer train_bpe Tokenizer
+        mine_ngrams Vocabulary Matcher report Report reports.Matches held_out_spans num_held_out count_shard
+        merge_runs assign_ids
+    """,
+    "Codecs": """
+        ngramstore.codec: CODECS codec_from_spec Codec SecondOrderInt4
+    """,
+    "Row numbers of shipped models": """
+        ngramstore.keys: keys_from_config keys_from_spec text_config token_map_of Keys Table NOTHING EngramKeys
+        QwenPleKeys LongcatKeys OverEncodingKeys ByteKeys
+    """,
+    "Serve in PyTorch": """
+        ngramstore_torch: NGramEmbedding NGramHistory RowTableEmbedding serving_module.StoreModule prefetch.Ticket
+        row_hashes.RowHash KeysHash OverEncodingHash TrainedTableHash serving_stats.ServingStats live_embedding
+        served_embedding Decoder KVCache generate generate_served
+    """,
+    "Serve in Transformers": """
+        ngramstore_transformers: attach attached detach save_reference load_reference
+    """,
+    "Train and export": """
+        ngramstore_torch: DecoderConfig FgramConfig FgramModel SconeModel PlainModel HashedConfig HashedModel
+        cost_of costs.Costs tag TaggedTokens Batch TrainConfig train_model TrainResult load_checkpoint Checkpoint
+        evaluate_model Evaluation export_table export.Exported RowSource SconeRows input_sensitivity
+    """,
+}
+"""Sections, and what stands in them: a word with a colon is where the names behind it live."""
+
+
+def _names(text: str) -> Iterator[str]:
+    home = ""
+    for word in text.split():
+        if word.endswith(":"):
+            home = word[:-1]
+        else:
+            yield f"{home}.{word}"
+
+
+_SECTIONS = tuple((title, tuple(_names(text))) for title, text in _PAGE.items())
+_VALUES = {
+    "ngramstore.__version__": "The release.",
+    "ngramstore.codec.CODECS": "Names that `codec=` takes: {value}.",
+    "ngramstore.keys.NOTHING": "{value}. In `history`: no token there, the sequence had not begun.",
+}
+"""What is neither class nor function has no docstring to take."""
+_INNER = ("serve.options.", "serve.trace.", "store.importing.", "store.manifest.", "store.sizes.")
+"""Homes that nobody imports from: what stands there is given, not made by the user."""
 _WIDTH = 118
 
 
@@ -146,13 +102,29 @@ def document() -> str:
 def _entry(name: str) -> str:
     """A heading, and in one block signature, docstring and, of a class, its fields and methods."""
     found = _found(name)
-    short = name.removeprefix("ngramstore.").removeprefix("serve.options.")
-    parts = [*_signature(short.rpartition(".")[2], found), "", *(inspect.getdoc(found) or "").splitlines()]
+    short = name.removeprefix("ngramstore.")
+    for inner in _INNER:
+        short = short.removeprefix(inner)
+    last = short.rpartition(".")[2]
+    if name in _VALUES:
+        value = ", ".join(found) if isinstance(found, tuple) else found
+        parts = [f"{last}: {type(found).__name__}", "", _VALUES[name].format(value=value)]
+    else:
+        parts = [*_signature(last, found), "", *_doc(found).splitlines()]
     if inspect.isclass(found):
         for line in _members(found, name):
             parts.append(line)
     text = "\n".join(parts).strip()
     return f"### {short}\n\n```text\n{text}\n```\n"
+
+
+def _doc(found: Any) -> str:
+    """The docstring; behind that of its module, where it says to look there."""
+    text = inspect.getdoc(found) or ""
+    if "see the module" not in text.lower():
+        return text
+    module = inspect.cleandoc(import_module(found.__module__).__doc__ or "")
+    return f"{module}\n\n{text.removeprefix('See the module.').strip()}".strip()
 
 
 def _found(name: str) -> Any:
@@ -170,6 +142,8 @@ def _found(name: str) -> Any:
 
 def _signature(name: str, found: Any) -> list[str]:
     """`name(parameters) -> result`, a line, or a line a parameter where that is too long."""
+    if getattr(found, "_is_protocol", False):
+        return [name]
     try:
         signature = inspect.signature(found)
     except (TypeError, ValueError):
@@ -205,13 +179,19 @@ def _type(annotation: Any) -> str:
 
 
 def _members(cls: type, name: str) -> Iterator[str]:
-    """Fields that carry a docstring, then public methods and properties that no entry of the page has."""
+    """Fields that carry a docstring, then public methods and properties that no entry of the page has.
+
+    Of a base that has an entry itself, its name.
+    """
     for field, text in _fields(cls):
         yield f"\n{field}"
         yield textwrap.indent(text, "    ")
     listed = {entry for _, entries in _SECTIONS for entry in entries}
+    shown = {entry.rpartition(".")[2] for entry in listed}
+    bases = [base for base in cls.__mro__[1:] if base.__name__ in shown]
     for member in _public(cls):
-        if {f"{name}.{member}", f"ngramstore.{cls.__name__}.{member}"} & listed:
+        owner = next(base for base in cls.__mro__ if member in vars(base))
+        if {f"{name}.{member}", f"ngramstore.{cls.__name__}.{member}"} & listed or owner in bases:
             continue
         value = inspect.getattr_static(cls, member)
         doc = inspect.cleandoc(_own_doc(value))
@@ -219,6 +199,8 @@ def _members(cls: type, name: str) -> Iterator[str]:
             is_property = isinstance(value, (property, cached_property))
             yield "\n" + "\n".join([f".{member}"] if is_property else _signature(f".{member}", getattr(cls, member)))
             yield textwrap.indent(doc, "    ")
+    for base in bases:
+        yield f"\nAnd all that {base.__name__} has."
 
 
 def _own_doc(value: Any) -> str:

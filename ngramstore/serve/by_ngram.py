@@ -137,7 +137,10 @@ class NgramLookups(Filling):
         return int(self.lookup_tail(tokens[None, begin:end], np.array([[room]], np.uint8), out=out[None, None])[0, 0])
 
     def match(self, tokens: ArrayLike, *, starts: np.ndarray | None = None) -> np.ndarray:
-        """As `lookup`, the lengths alone: (B, T) integers -> (B, T) u8. Reads no rows."""
+        """As `lookup`, the lengths alone: (B, T) integers, starts (B, T) bool -> (B, T) u8, 0 where no n-gram ends.
+
+        Reads no rows. Raises UsageError, DamagedStore, StoreClosed, WrongProcess.
+        """
         self._check()
         self._require_ngram("match")
         tokens_BT, room_BT = self._lines(tokens, starts)
@@ -147,7 +150,10 @@ class NgramLookups(Filling):
         return lengths.reshape(tokens_BT.shape)
 
     def match_ids(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The IDs that `lookup` would find on one line: (T,) integers -> (T,) u64 and lengths (T,) u8, 0: none, any ID."""
+        """The IDs that `lookup` would find on one line: (T,) integers -> (T,) u64 and lengths (T,) u8, 0: none, any ID.
+
+        Reads no rows. Raises UsageError, DamagedStore, StoreClosed, WrongProcess.
+        """
         self._check()
         self._require_ngram("match_ids")
         tokens_T, room_T = self._lines(tokens, None)
@@ -158,7 +164,10 @@ class NgramLookups(Filling):
     def get(
         self, ngrams: Ngrams, *, out: np.ndarray | None = None, dtype: str = "f32"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of exactly these n-grams: rows (M, D), zeros where absent, and found (M,) bool. Order and duplicates kept."""
+        """Exactly these M n-grams -> rows (M, D) of `dtype`, zeros where absent, and found (M,) bool. Order and duplicates kept.
+
+        `out` and `dtype` as in `lookup`. Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
+        """
         few = self._few
         if few is not None and self._recorder is None and type(ngrams) is np.ndarray:
             found = few.get(ngrams, out, dtype)
@@ -170,14 +179,20 @@ class NgramLookups(Filling):
         return rows, self._get_ids(ids, rows)
 
     def get_encoded(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
-        """As `get`, rows as they are stored: (M, B) u8 and found (M,) bool; `spec.codec.unpack` takes them apart."""
+        """As `get`, rows as they are stored: (M, B) u8, zeros where absent, and found (M,) bool.
+
+        `spec.codec.unpack` takes them apart. Raises as `get`.
+        """
         self._check()
         ids = self._ids(ngrams, "get_encoded")
         rows = np.empty((len(ids), self.spec.codec.row_bytes), np.uint8)
         return rows, self._get_ids(ids, rows)
 
     def contains(self, ngrams: Ngrams) -> np.ndarray:
-        """Which n-grams are stored: (M,) bool. Reads no rows."""
+        """Which of M n-grams are stored: (M,) bool, in their order. Reads no rows.
+
+        Raises UsageError, DamagedStore, StoreClosed, WrongProcess.
+        """
         self._check()
         ids = self._ids(ngrams, "contains")
         with self._reading as (view, _):

@@ -26,10 +26,11 @@ class RowLookups(Filling):
         dtype: str = "f32",
         found: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Addressing "row": rows by number: integers of any shape S -> (*S, D). UsageError for a number out of range.
+        """Addressing "row": rows by number: integers of any shape S -> (*S, D) of `dtype`. Order and duplicates kept.
 
-        A damaged row raises DamagedRows; with on_damage="missing" it is zeros, and False in `found`, a bool array of shape
-        S that is filled if it is given.
+        `out` (*S, D) and `dtype` as in `lookup`. A damaged row raises DamagedRows; with on_damage="missing" it is zeros, and
+        False in `found`, a bool array of shape S that is filled if it is given.
+        Raises UsageError (a number out of range too), DamagedRows, DamagedStore, StoreClosed, WrongProcess.
         """
         few = self._few_rows
         if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
@@ -43,7 +44,7 @@ class RowLookups(Filling):
         return rows
 
     def rows_encoded(self, numbers: ArrayLike, *, found: np.ndarray | None = None) -> np.ndarray:
-        """As `rows`, as they are stored: (*S, B) u8."""
+        """As `rows`, as they are stored: integers of any shape S -> (*S, B) u8. `found` and errors are those of `rows`."""
         few = self._few_rows
         if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
             few_rows = few.encoded(numbers)

@@ -28,12 +28,15 @@ class Store(Lookups):
 
     Threads: any number may look up; changes from several threads run one after the other. Fork: raises WrongProcess in
     the child; open the store there. Pickle: the copy opens the same path and checks that it is the same store.
+    mode="rw": look-ups see unpublished changes, which are read from the journal, and raise DamagedJournal where that is bad.
     """
 
     def put(self, keys: Any, rows: ArrayLike) -> None:
         """Insert or replace M n-grams (or rows by number) with rows (M, D): all or nothing, seen by this handle at once.
 
-        Other processes see it after `flush` here and `refresh` there. Raises UsageError, HashCollision, DiskFull.
+        keys: n-grams as `Builder.add` takes them, or (M,) integers, numbers of rows that are there; of equal ones the last wins.
+        rows: f16, bf16, f32 or f64. Other processes see it after `flush` here and `refresh` there.
+        Raises UsageError, ReadOnlyStore, HashCollision, DiskFull, DamagedStore, DamagedJournal, StoreClosed, WrongProcess.
         """
         array = np.asarray(rows)
         if array.ndim != 2 or array.shape[1] != self.dim:
@@ -41,7 +44,7 @@ class Store(Lookups):
         self.put_encoded(keys, self.spec.codec.encode(array))
 
     def put_encoded(self, keys: Any, rows: np.ndarray) -> None:
-        """As `put`, with rows already encoded (M, B) u8; kept bit for bit."""
+        """As `put`, with rows already encoded (M, B) u8; kept bit for bit. Raises as `put`."""
         writer = self._changing()
         rows = np.asarray(rows)
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != self.spec.codec.row_bytes:
@@ -62,7 +65,10 @@ class Store(Lookups):
                 writer.put_rows(numbers, rows)
 
     def delete(self, ngrams: Ngrams) -> int:
-        """Remove M n-grams; absent ones are fine. Returns how many were there."""
+        """Remove M n-grams, all or nothing; absent ones are fine. Returns how many were there. Seen by others as a `put` is.
+
+        Not for addressing="row". Raises as `put`.
+        """
         writer = self._changing()
         self._require_ngram("delete")
         tokens, lengths = as_ngrams(ngrams, self.max_n)
@@ -72,7 +78,11 @@ class Store(Lookups):
             return writer.delete(blank_from(tokens, lengths), lengths)
 
     def flush(self) -> None:
-        """Make all changes durable and visible to other processes. After it returns, no kill or power cut loses them."""
+        """Make all changes durable and visible to other processes. After it returns, no kill or power cut loses them.
+
+        Where it fails, the changes stay in the journal. Raises ReadOnlyStore, UsageError (no permission), DiskFull,
+        DamagedRows, DamagedStore, DamagedJournal, StoreClosed, WrongProcess.
+        """
         writer = self._changing()
         with self._lock:
             self._check()
@@ -81,7 +91,8 @@ class Store(Lookups):
     def compact(self, *, progress: bool = False) -> None:
         """Merge all changes into the packed rows: look-ups probe one index again. Needs room for a second copy.
 
-        progress: a bar on stderr.
+        Unpublished changes are flushed first; where merging fails, the store stays at that. progress: a bar on stderr.
+        Raises as `flush`.
         """
         writer = self._changing()
         with self._lock:
@@ -95,7 +106,8 @@ class Store(Lookups):
     def backup(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
         """A copy of the published state in a new directory, complete or absent. Unpublished changes are flushed first.
 
-        progress: a bar on stderr.
+        Bytes are copied as they are: `verify` the copy. progress: a bar on stderr. Raises UsageError (`path` holds something),
+        DiskFull, DamagedStore, StoreClosed, WrongProcess, and what `flush` raises.
         """
         self._check()
         with self._lock:
@@ -177,7 +189,11 @@ class Store(Lookups):
         }
 
     def verify(self) -> list[str]:
-        """Read everything and check it: a line per fault, with file and offset; empty means all is well."""
+        """Read everything on disk and check it: a line per fault, with file and offset; empty means all is well.
+
+        Damage is listed, not raised. Raises NotAStore, IncompleteStore, UnsupportedVersion, UsageError (a file that is kept from
+        us), StoreClosed, WrongProcess.
+        """
         self._check()
         from ngramstore.store.check import verify
 

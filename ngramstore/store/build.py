@@ -144,7 +144,10 @@ class Builder:
         self._take(tokens, lengths, self._encoded(rows, len(lengths)), is_ours=False)
 
     def add_rows(self, rows: ArrayLike, numbers: ArrayLike | None = None) -> None:
-        """Addressing "row": M rows (M, D) with their numbers, by default the next ones. Every number 0 .. N-1 once in all."""
+        """Addressing "row": M rows (M, D), any float type, with their numbers, (M,) integers, by default the next ones.
+
+        Every number 0 .. N-1 once in all, in any order. Raises as `add`, and DiskFull, StoreClosed, WrongProcess.
+        """
         array = np.asarray(rows)
         self._take_numbered(numbers, self._encode(array, len(array) if array.ndim else 0), is_ours=True)
 
@@ -153,7 +156,10 @@ class Builder:
         self._take_numbered(numbers, self._encoded(rows, len(rows)), is_ours=False)
 
     def finish(self) -> None:
-        """Sort, write and publish the store. The context manager calls it."""
+        """Sort, write and publish the store. The context manager calls it; where it fails, `abort` is what is left to do.
+
+        Raises UsageError (nothing added, a row number left out), HashCollision, DuplicateKey, DiskFull, StoreClosed, WrongProcess.
+        """
         self._check_open()
         sorter, spec, stages = self._sorter, self.spec, self._stages
         begin = time.perf_counter()

@@ -96,6 +96,14 @@ class Trace:
             both[count:],
         )
 
+    @staticmethod
+    def join(traces: Iterable[Trace]) -> Trace:
+        """One trace of several of one store, as of its processes: counts and look-ups add up.
+
+        Raises UsageError where there is none, or the stores differ.
+        """
+        return join_traces(traces)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file: the old bytes or the new ones, whatever happens."""
         head = TRACE_HEADER.pack(
@@ -126,14 +134,16 @@ class Trace:
 
 
 def join_traces(traces: Iterable[Trace]) -> Trace:
-    """One trace of several of one store: counts and look-ups add up. Raises UsageError where the stores differ."""
-    first, *rest = traces
-    for other in rest:
+    """What `Trace.join` does."""
+    both = list(traces)
+    if not both:
+        raise UsageError("there are no traces to join", hint="give one at least")
+    first = both[0]
+    for other in both:
         if (other.addressing, other.space) != (first.addressing, first.space):
             raise UsageError(
                 f"traces of two stores: {first.addressing} {first.space}, {other.addressing} {other.space}"
             )
-    both = [first, *rest]
     keys, places = np.unique(np.concatenate([trace.keys for trace in both]), return_inverse=True)
     counts = np.zeros(len(keys), np.uint64)
     np.add.at(counts, places, np.concatenate([trace.counts for trace in both]))

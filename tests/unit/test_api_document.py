@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import ngramstore
+from ngramstore.store.trace import Trace
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 
@@ -23,6 +26,52 @@ def test_the_page_is_made_from_the_docstrings(document_api):
     assert PAGE.read_text() == document_api.document(), (
         "run `python -m ngramstore.cli.document_api > docs/api.md` and look at the difference"
     )
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "ngramstore",
+        "ngramstore.api",
+        "ngramstore.codec",
+        "ngramstore.keys",
+        "ngramstore.mine",
+        "ngramstore_torch",
+        "ngramstore_transformers",
+    ],
+)
+def test_every_name_that_a_package_offers_is_on_it(package):
+    headings = set(re.findall(r"^##+ (\S+)$", PAGE.read_text(), re.MULTILINE))
+    prefix = "" if package in ("ngramstore", "ngramstore.api") else package.removeprefix("ngramstore.") + "."
+    names = {prefix + name for name in import_module(package).__all__}
+    elsewhere = {"Builder": "build", "errors": "Errors"} if package == "ngramstore" else {}
+    assert {elsewhere.get(name, name) for name in names} - headings == set()
+
+
+def test_every_error_is_on_it():
+    drawn = {
+        name.lstrip("|-` ").partition(" ")[0] for name in PAGE.read_text().partition("## Errors\n")[2].splitlines()
+    }
+    root = ngramstore.errors.NgramStoreError
+    ours = {
+        name for name, value in vars(ngramstore.errors).items() if isinstance(value, type) and issubclass(value, root)
+    }
+    assert ours - drawn == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["ImportReport", "Recorder", "Sizes", "Spec", "ngramstore_torch.serving_module.StoreModule"]
+)
+def test_what_is_returned_is_on_it_too(name):
+    assert f"### {name}\n" in PAGE.read_text()
+
+
+def test_traces_are_joined_by_what_the_package_offers():
+    parts = [Trace.of("row", 9, 5, [1, 2], [3, 2]), Trace.of("row", 9, 4, [2, 8], [3, 1])]
+    joined = ngramstore.Trace.join(part for part in parts)
+    assert (joined.keys.tolist(), joined.counts.tolist(), joined.num_lookups) == ([2, 1, 8], [5, 3, 1], 9)
+    with pytest.raises(ngramstore.errors.UsageError, match="no traces"):
+        ngramstore.Trace.join([])
 
 
 def test_every_public_method_of_a_store_is_on_it(document_api):
