@@ -144,5 +144,5 @@ def test_statistics_leave_out_the_loading_of_kernels(folder, monkeypatch):
 def test_candidates_without_a_cache_and_prompts_that_are_no_text_are_refused(folder):
     with pytest.raises(UsageError, match="--cache-bytes is 0"):
         raise run(folder, "--candidates", "4", "--cache-bytes", "0").exception
-    with pytest.raises(UsageError, match="no UTF-8, or half a character"):
+    with pytest.raises(UsageError, match="not UTF-8, or half a character"):
         raise run(folder, "--prompt", "a \udcff").exception
