@@ -273,6 +273,17 @@ def table(folder=saved.RESULTS) -> str:
     return "\n".join([head, "", "| what | measured | target | | file |", "|---|---:|---:|---|---|", *rows])
 
 
+def misses(folder=saved.RESULTS) -> str:
+    """How many targets are met, and which are not, in a paragraph."""
+    found = [answer for answer in answers(folder) if answer.value is not None]
+    missed = [answer for answer in found if not answer.is_met]
+    listed = "; ".join(
+        f"{a.claim.what} ({_number(a)}, wanted {'at least' if a.claim.at_least else 'at most'} {a.claim.limit:.3g})"
+        for a in missed
+    )
+    return f"{len(found) - len(missed)} of {len(found)} targets are met. " + (f"Not met: {listed}." if missed else "")
+
+
 def _number(answer: Answer) -> str:
     return "-" if answer.value is None else f"{answer.value:.3g} {answer.claim.unit}"
 

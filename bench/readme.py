@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import saved
+from bench import claims, saved
 from bench.saved import Found
 
 README = Path(__file__).parent.parent / "README.md"
@@ -18,7 +18,7 @@ Cases = dict[tuple[str, str], Found]
 def updated(text: str, folder: Path = saved.RESULTS) -> str:
     """The README with what the demo found and its table made anew. Raises ValueError where the markers are not there."""
     text = between(text, _DEMO_BEGIN, _DEMO_END, demo(folder))
-    return between(text, _BEGIN, _END, table(folder))
+    return between(text, _BEGIN, _END, f"{table(folder)}\n\n{claims.misses(folder)}")
 
 
 def between(text: str, begin: str, end: str, content: str) -> str:

@@ -153,10 +153,9 @@ def _hit_rates(path: Path, held: TaggedTokens, preset: Preset) -> dict[float, fl
     lines = tokens[: len(tokens) // _STEP_TOKENS * _STEP_TOKENS].reshape(-1, 1, _STEP_TOKENS)
     rates = {}
     for share in CACHE_SHARES:
-        with ngramstore.open(path) as probe:
-            slot_bytes = probe.spec.codec.row_bytes + 32
-            budget = int(len(probe) * share) * slot_bytes
-        with ngramstore.open(path, cache_bytes=max(slot_bytes, budget)) as store:
+        with ngramstore.open(path, cache_bytes=0) as probe:
+            (needed,) = ngramstore.sizes(len(probe), probe.dim, codec=probe.spec.codec.spec())
+        with ngramstore.open(path, cache_bytes=max(1, int(share * needed.cache_bytes_for_all))) as store:
             for line in lines:
                 store.lookup(line)
             rates[share] = store.stats()["hit_rate"] or 0.0

@@ -63,7 +63,7 @@ QUICK = Preset(
     train=TrainConfig(tokens=250_000, batch_size=8, seq_len=128, lr=2e-3, fgram_lr=1.0),
     max_windows=400,
 )
-"""For two minutes. One decoder layer: with so few tokens a second one has only just begun to pay, and an f-gram model that
+"""For half a minute on two cores. One decoder layer: with so few tokens a second one has only just begun to pay, and an f-gram model that
 hands a layer its context helps most where there is one layer to use it."""
 
 DEMO = Preset(
@@ -75,4 +75,4 @@ DEMO = Preset(
     train=TrainConfig(tokens=1_500_000, batch_size=8, seq_len=256, lr=2e-3),
     max_windows=800,
 )
-"""For ten minutes. One decoder layer, for the same reason."""
+"""For some minutes on two cores. One decoder layer, for the same reason."""

@@ -46,7 +46,7 @@ class TrainConfig:
     """Peak of the cosine; 2e-3 suits some million parameters, 2e-4 the paper's hundreds of millions."""
     fgram_lr: float = 0.1
     """Rate of A_f, as a fraction of `lr`. At the decoder's own rate the gain melts away as training goes on; a run of a few
-    hundred steps wants 0.3 or more (docs/scone.md has both)."""
+    hundred steps wants more. docs/scone.md has what was measured."""
     final_lr: float = 0.1
     """Where the cosine ends, as a fraction of the peak."""
     warmup: float = 0.05

@@ -23,7 +23,7 @@ def command(store: Path, trace: Path, max_bytes: int | None, trust_external: boo
     """Read the rows of TRACE (`ngramstore trace`) from STORE, the most wanted first.
 
     Their pages then lie in the page cache of the system, which all processes share and from which it takes them when memory runs
-    short. The cache of decoded rows belongs to a process: there, `store.warm(ngramstore.Trace.load("hot.ngt"))` fills it.
+    short. The row cache belongs to one process; fill it there with `store.warm(ngramstore.Trace.load("hot.ngt"))`.
 
     \b
     Example:

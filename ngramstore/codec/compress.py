@@ -1,7 +1,7 @@
 """zstd, one frame a row with a shared dictionary, and the decision whether it is worth it. Only file importing zstandard.
 
 One frame a row, so that one row is read and decompressed alone; the dictionary gives back what small frames lose
-(docs/design.md, Compression). Level 1: levels 3 and 19 give the same size on quantized rows, slower.
+(docs/design.md, Decisions). Level 1: levels 3 and 19 give the same size on quantized rows, slower.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def check_rocksdb_files(directory: Path) -> None:
 def find_wrong_type(log: bytes | bytearray) -> int | None:
     """Where the first record of a type we never write begins, if there is one.
 
-    All other damage to a log is RocksDB's to find, whose checksums XX.
+    All other damage to a log is RocksDB's to find: each record carries its own checksum.
     """
     for position, kind, _ in _records(log):
         if not _FULL <= kind <= _LAST:

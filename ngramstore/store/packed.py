@@ -17,8 +17,6 @@ from ngramstore.errors import DamagedStore
 from ngramstore.layout import CHECKSUM_BYTES, KIND_ROWS, MAX_ROW_BYTES, PAGE_BYTES, ROWS_HEADER
 from ngramstore.store.datafile import DataFile, FileEntry, FileStamp
 
-_CHUNK_BYTES = 8 << 20
-
 
 class RowsFile:
     """An open rows file: what the read kernels need to know of it, and the decompressor of its frames."""

@@ -75,3 +75,11 @@ def test_a_cache_for_all_rows_holds_all_rows(tmp_path):
 def test_an_unknown_codec_is_refused():
     with pytest.raises(UsageError, match="int7"):
         ngs.sizes(10, 10, codec="int7")
+
+
+@pytest.mark.parametrize("share", [1, 0.1])
+def test_a_cache_of_the_bytes_for_all_holds_all_rows_and_a_share_of_them_a_share(tmp_path, share):
+    path = build(tmp_path / "store", some_ngrams(500), some_rows(500, 24), codec="int8")
+    [computed] = ngs.sizes(500, 24, codec="int8")
+    with ngs.open(path, cache_bytes=int(share * computed.cache_bytes_for_all)) as store:
+        assert store.stats()["cache_slots"] == share * 500
