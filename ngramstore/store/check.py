@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ngramstore.errors import FormatError, NgramStoreError, UnsupportedVersion
-from ngramstore.files import WriterLock
+from ngramstore.files import WriterLock, clear_errors
 from ngramstore.hashing import row_ids
 from ngramstore.layout import BLOCK_ROWS, MAGIC, PAGE_BYTES
 from ngramstore.store.journal import Journal
@@ -46,8 +46,8 @@ def verify(path: str | os.PathLike[str]) -> list[Fault]:
     """Every fault of the store at `path`; empty if all is well.
 
     Reads all of it: manifest, headers, index pages, IDs, rows with their checksums and frames, tokens, the overlay, and the
-    journal if no writer is at work. Raises NotAStore, IncompleteStore, UsageError where there is nothing to read, and
-    UnsupportedVersion.
+    journal if no writer is at work. Raises NotAStore, IncompleteStore, UsageError where there is nothing to read or a file is
+    there and kept from us (its mode, a link, too many open files), and UnsupportedVersion.
     """
     return examine(path).faults
 
@@ -112,7 +112,7 @@ def _examine_headers(directory: Path, report: Report) -> None:
     for name in sorted(os.listdir(directory)):
         path = directory / name
         if path.suffix in (".index", ".rows", ".tokens") and path.is_file():
-            with open(path, "rb") as file:
+            with clear_errors(path), open(path, "rb") as file:
                 page = file.read(PAGE_BYTES)
             if page[: len(MAGIC)] != MAGIC:
                 report.faults.append(Fault(name, 0, "does not begin like a file of a store"))

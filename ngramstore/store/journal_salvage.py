@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from functools import reduce
 from operator import xor
 from pathlib import Path
 
 import numpy as np
 
-from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion
-from ngramstore.store.journal_ack import ACK_NAME, full_messages, read_ack
+from ngramstore.errors import DamagedJournal, UnsupportedVersion
+from ngramstore.files import clear_errors
+from ngramstore.store.journal_ack import ACK_NAME, read_ack
 from ngramstore.store.journal_guard import check_rocksdb_files, find_wrong_type
 from ngramstore.store.journal_rocks import Rdict, salvage_options
 from ngramstore.store.journal_values import STATE_KEY, Changes, State, ValueCodec
+from ngramstore.store.salvage import damage_of, list_files
+
+_COPY_BYTES = 1 << 20
 
 
 def salvage(
-    path: Path, *, row_bytes: int, width: int, store_state: bytes = bytes(16)
+    path: Path, *, row_bytes: int, width: int, store_state: bytes = bytes(16), room: Path | None = None
 ) -> tuple[list[Changes], list[str]]:
     """What can still be read of a damaged journal, ascending by ID, and a line for each fault. Leaves `path` as it is.
 
-    Works on a copy beside it, so it needs as much space again. Where the log lost records, an ID may come with an
-    earlier change than its latest: the faults say so. Changes to another state than `store_state` are left out, where
-    ACK still tells. Raises DiskFull.
+    Works on a copy in the directory `room`, or beside it, so it needs as much space again; the copy has a name that the next
+    writer removes. Where the log lost records, an ID may come with an earlier change than its latest: the faults say so.
+    Changes to another state than `store_state` are left out, where ACK still tells. Raises DiskFull, and UsageError where
+    files are there and kept from us.
     """
     path = Path(path)
     codec = ValueCodec(width=width, row_bytes=row_bytes)
@@ -41,15 +47,14 @@ def salvage(
         is_another = ack.store_state != store_state
     except (DamagedJournal, UnsupportedVersion) as error:
         faults.append(error.message)
-    copy = Path(tempfile.mkdtemp(dir=path.parent, prefix=path.name + ".salvage-"))
+    except OSError as error:
+        faults.append(f"{path / ACK_NAME}: {damage_of(path / ACK_NAME, error)}")
+    room = room or path.parent
+    with clear_errors(room):
+        copy = Path(tempfile.mkdtemp(dir=room, prefix=path.name + ".salvage-"))
     try:
-        try:
-            shutil.copytree(path, copy, dirs_exist_ok=True)
-            (copy / "rocksdict-config.json").unlink(missing_ok=True)
-        except (OSError, shutil.Error) as error:
-            if any(text in str(error) for text in full_messages()):
-                raise DiskFull(f"{copy}: no room for a copy of the journal") from error
-            faults.append(f"{path}: not all files can be read: {error}")
+        faults += _copy_files(path, copy)
+        (copy / "rocksdict-config.json").unlink(missing_ok=True)
         pairs = _salvage_pairs(path, copy, faults)
     finally:
         shutil.rmtree(copy, ignore_errors=True)
@@ -76,6 +81,27 @@ def salvage(
     if state is not None and (state.num_keys, state.fingerprint) != (len(chunks), reduce(xor, checksums, 0)):
         faults.append(f"{path}: {len(chunks)} of {state.num_keys} IDs are left, some perhaps with an earlier change")
     return ([_concatenate(chunks)] if chunks else []), faults
+
+
+def _copy_files(source: Path, target: Path) -> list[str]:
+    """Copy what the disk gives; a line for each file that is not whole."""
+    faults: list[str] = []
+    for path in list_files(source):
+        if path.is_file():
+            with clear_errors(target), open(target / path.name, "wb") as copy:
+                for piece in _pieces(path, faults):
+                    copy.write(piece)
+    return faults
+
+
+def _pieces(path: Path, faults: list[str]) -> Iterator[bytes]:
+    """The bytes of a file up to the first that is lost. Raises UsageError."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while piece := file.read(_COPY_BYTES):
+                yield piece
+    except OSError as error:
+        faults.append(f"{path}: {damage_of(path, error)}")
 
 
 def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, bytes]:

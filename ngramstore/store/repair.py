@@ -11,7 +11,6 @@ Shapes: M rows of a chunk, B bytes of an encoded row.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,7 @@ from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, L
 from ngramstore.store.merge import is_in, merged, without
 from ngramstore.store.progress import over_rows
 from ngramstore.store.rows_writer import default_threads
+from ngramstore.store.salvage import list_files
 from ngramstore.store.worn import Chunk, WornLayer
 from ngramstore.store.worn_index import WornIndex
 from ngramstore.store.writer import Writer, refuse_later_journals
@@ -252,14 +252,11 @@ class _Repair:
             np.empty(0, np.uint8),
             np.empty((0, row_bytes), np.uint8),
         )
-        if not path.is_dir() or not any(path.iterdir()):
+        if not path.is_dir() or not list_files(path):
             return nothing
-        # the name is one that the next writer removes, should this process be killed
-        with tempfile.TemporaryDirectory(dir=self._target, prefix=path.name + ".salvage-") as scratch:
-            copy = Path(scratch) / path.name
-            shutil.copytree(path, copy)
-            parts, faults = salvage(copy, row_bytes=row_bytes, width=width, store_state=self._manifest.state_digest)
-        self._report.lost += [f"unpublished changes: {fault.replace(str(copy), path.name)}" for fault in faults]
+        state = self._manifest.state_digest
+        parts, faults = salvage(path, row_bytes=row_bytes, width=width, store_state=state, room=self._target)
+        self._report.lost += [f"unpublished changes: {fault.replace(str(path), path.name)}" for fault in faults]
         if not parts:
             return nothing
         changes = parts[0]

@@ -1,11 +1,13 @@
-"""Reading files whatever state they are in: missing bytes read as zeros, every fault is written down, nothing raises.
+"""Reading files whatever state they are in: missing bytes read as zeros, every fault is written down, no damage raises.
 
 What `verify` and `repair` stand on. What the manifest says of a file decides what its header must be, byte for byte; so a
-damaged header costs nothing.
+damaged header costs nothing. A file that is there but is kept from us (its mode, a link, too many open files) is not damaged:
+UsageError, or a repair would give up rows that are well.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import zlib
@@ -15,13 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.errors import FormatError
+from ngramstore.errors import FormatError, UsageError
 from ngramstore.files import lock_shared
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES, Layout
 from ngramstore.store.datafile import FileEntry, FileStamp, check_header, header_crc, header_page
 
 _MOST_MENDED_BYTES = 32 << 10
+_DAMAGE = (errno.ENOENT, errno.EIO)
+"""What the system says of a file that is lost; all else may be well tomorrow."""
+_HINTS = {
+    errno.EACCES: "check its owner and mode, or work as its owner",
+    errno.EPERM: "check its owner and mode, or work as its owner",
+    errno.ELOOP: "it is a link: put the file itself in its place",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.ENFILE: "the whole system has too many open files: close some",
+}
 
 
 @dataclass(frozen=True)
@@ -48,15 +59,15 @@ class RawFile:
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             status = os.fstat(self.fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError("it is not a regular file")
         except OSError as error:
             self.close()
-            self.fault(
-                None, "the file is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-            )
+            self.fault(None, damage_of(self.path, error))
             return
         lock_shared(self.fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(
+                f"{self.path} is not a regular file", hint="put the file itself in its place, or move this away"
+            )
         self.size = status.st_size
         if self.size != entry.file_bytes:
             at = min(self.size, entry.file_bytes)
@@ -74,7 +85,7 @@ class RawFile:
             try:
                 piece = os.pread(self.fd, left, at)
             except OSError as error:
-                self.fault(at, f"cannot be read: {error.strerror}")
+                self.fault(at, damage_of(self.path, error))
                 break
             if not piece:
                 break
@@ -126,6 +137,25 @@ class RawFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+def damage_of(path: Path, error: OSError) -> str:
+    """What is wrong with a file that is damaged. Raises UsageError where the error does not say that it is."""
+    if error.errno not in _DAMAGE:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}",
+            hint=f"{_HINTS.get(error.errno or 0, 'try again when it can be read')}; nothing has changed",
+        ) from error
+    return "the file is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
+
+
+def list_files(directory: Path) -> list[Path]:
+    """What lies in a directory, sorted; nothing where the disk has lost it. Raises UsageError where it is kept from us."""
+    try:
+        return sorted(directory.iterdir())
+    except OSError as error:
+        damage_of(directory, error)
+        return []
 
 
 def mended(data: bytes, is_good: Callable[[bytes], bool]) -> bytes | None:

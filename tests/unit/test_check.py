@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from ngramstore.errors import (
     UsageError,
     WriterLocked,
 )
+from ngramstore.store import journal_salvage
 from ngramstore.store import repair as repair_module
 from ngramstore.store.check import examine, verify
 from ngramstore.store.repair import repair
@@ -421,7 +423,7 @@ def test_a_killed_repair_leaves_nothing_for_ever(copy, monkeypatch):
     change(path / "base-000001.rows", 4096 + 20 * 30)
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(repair_module, "salvage", lambda *_, **__: os._exit(9))
+        monkeypatch.setattr(journal_salvage, "_salvage_pairs", lambda *_: os._exit(9))
         repair(path)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -430,3 +432,100 @@ def test_a_killed_repair_leaves_nothing_for_ever(copy, monkeypatch):
     assert published(path)[NGRAMS[0]] == 7
     assert {file.suffix for file in path.iterdir()} == {"", ".index", ".rows", ".tokens"}
     assert not any(file.is_dir() for file in path.iterdir())
+
+
+def refuse_to_open(monkeypatch, name: str, code: int) -> None:
+    """From here on the system has this error for files of that name."""
+    real = os.open
+
+    def opened(path, *args, **kwargs):
+        if Path(os.fsdecode(path)).name == name:
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", opened)
+
+
+def content_of(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("name", ["base-000001.rows", "base-000001.index", "base-000001.tokens", "overlay-000002.rows"])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_file_that_may_not_be_opened_is_not_damaged_and_repair_changes_nothing(copy, monkeypatch, name, code):
+    path = copy("plain")
+    before = content_of(path)
+    with monkeypatch.context() as patch:
+        refuse_to_open(patch, name, code)
+        for act in (verify, repair, lambda path: repair(path, dry_run=True)):
+            with pytest.raises(UsageError, match=name) as caught:
+                act(path)
+            assert os.strerror(code) in caught.value.message
+            assert "nothing has changed" in caught.value.hint
+    assert content_of(path) == before
+    assert not repair(path).is_changed
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "pipe"])
+def test_what_is_no_file_in_the_place_of_one_is_not_damage_and_stays(copy, quick_path, kind):
+    path = copy("plain")
+    rows = path / "base-000001.rows"
+    rows.rename(quick_path / "moved")
+    if kind == "link":
+        rows.symlink_to(quick_path / "moved")
+    elif kind == "directory":
+        rows.mkdir()
+        (rows / "mine").touch()
+    else:
+        os.mkfifo(rows)
+    before = sorted(path.rglob("*"))
+    for act in (verify, repair):
+        with pytest.raises(UsageError, match=r"base-000001\.rows") as caught:
+            act(path)
+        assert "in its place" in caught.value.hint
+    assert sorted(path.rglob("*")) == before
+
+
+def test_a_read_that_the_disk_refuses_is_damage_and_one_that_the_system_does_is_not(copy, monkeypatch):
+    path = copy("plain")
+    rows = os.stat(path / "base-000001.rows").st_ino
+    real, code = os.pread, errno.EIO
+
+    def pread(fd, size, at):
+        if os.fstat(fd).st_ino == rows and at >= 4096:
+            raise OSError(code, os.strerror(code))
+        return real(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert any(fault.file == "base-000001.rows" and "error" in fault.what for fault in verify(path))
+    code = errno.ENOMEM
+    with pytest.raises(UsageError, match=r"base-000001\.rows"):
+        verify(path)
+
+
+def test_files_of_a_journal_that_are_kept_from_a_repair_are_not_damaged(copy, quick_path, monkeypatch):
+    path = copy("plain")
+    store = ngs.open(path, mode="rw")
+    store.put([(5, 5)], rows_of([2000], 4))
+    journal = store._writer._journal_path
+    store._shut()
+    change(path / "base-000001.rows", 4096 + 20 * 30)
+    before = content_of(path)
+    real = open
+
+    def opened(file, *args, **kwargs):
+        if Path(file) == journal / "CURRENT" and args == ("rb",):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real(file, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_salvage, "open", opened, raising=False)
+        for act in (lambda: repair(path), lambda: repair(path, quick_path / "out")):
+            with pytest.raises(UsageError, match="Permission denied"):
+                act()
+    after = content_of(path)
+    del before["LOCK"], after["LOCK"]  # says which process took it
+    assert {name: data for name, data in after.items() if "/" not in name} == {
+        name: data for name, data in before.items() if "/" not in name
+    }
+    assert repair(path).lost and published(path)[(5, 5)] == 2000
