@@ -159,7 +159,7 @@ class _Examination:
         for chunk in layer.chunks():
             ids.append(chunk.ids[chunk.has_id])
             self._add_lengths(chunk.lengths)
-            self._report.num_rows += len(chunk.ids)
+        self._report.num_rows += layer.num_rows
         layer.index.check_order()
         self._report.faults += layer.faults
         return np.concatenate(ids)
@@ -172,8 +172,7 @@ class _Examination:
         index = WornIndex(self._directory, manifest.tombstones, stamp, None, is_keyed=True, is_sized=False)
         index.check_order()
         self._report.faults += index.faults
-        ids, has_id = index.ids(0, index.plan.num_rows)
-        return ids[has_id]
+        return index.all_ids()[0]
 
     def _base(self, overlay_ids: np.ndarray, tombstones: np.ndarray) -> tuple[int, int]:
         """Read the base; returns its rows that neither overlay nor tombstones change, and those that the latter do."""
@@ -192,9 +191,9 @@ class _Examination:
             num_live += int(live.sum())
             num_dead += int(is_in(ids, tombstones).sum())
             self._add_lengths(chunk.lengths[live])
-            self._report.num_rows += len(ids)
             if manifest.suffix_closed and is_closed and not layer.faults and chunk.has_tokens.all() and len(ids):
                 is_closed = suffixes_are_stored(layer.index.index, chunk.tokens, chunk.lengths, shortest, spec.seed)
+        self._report.num_rows += layer.num_rows
         layer.index.check_order()
         if manifest.suffix_closed and not is_closed and not layer.faults:
             self._fault("it says that the n-grams are closed under suffixes, and they are not")

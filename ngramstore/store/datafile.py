@@ -23,6 +23,7 @@ from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, MAGIC, PAGE_BYTES, 
 _CRC = struct.Struct("<I")
 _BARE_NAME = re.compile(r"[a-z]+-[0-9]{6,20}\.[a-z]+")
 _CONTENT = re.compile(rf"[0-9a-f]{{{2 * CONTENT_BYTES}}}")
+_MAX_FILE_BYTES = 1 << 62
 NO_CONTENT = bytes(CONTENT_BYTES)
 """The digest of a file whose writer made none."""
 
@@ -50,7 +51,8 @@ class FileEntry:
             and _BARE_NAME.fullmatch(value["name"])
             and isinstance(value.get("bytes"), int)
             and isinstance(value.get("header_crc"), int)
-            and value["bytes"] >= PAGE_BYTES
+            and PAGE_BYTES <= value["bytes"] < _MAX_FILE_BYTES
+            and 0 <= value["header_crc"] < 1 << 32
             and _CONTENT.fullmatch(value.get("content", NO_CONTENT.hex()))
         ):
             raise FormatError(f"the manifest names a file in a way this release does not understand: {value!r:.200}")

@@ -173,7 +173,7 @@ class _Repair:
         spec, report = self._spec, self._report
         if not spec.is_ngram:
             self._collect_replaced()
-            for chunk in self._base.chunks():
+            for chunk in self._base.chunks(all_rows=True):
                 for number in chunk.ids[~chunk.is_good & ~self._has_other(chunk.ids)].tolist():
                     report.lost.append(f"row {number}: now zeros")
             report.num_rows = self._base.num_rows
@@ -181,12 +181,15 @@ class _Repair:
         num = 0
         for layer, superseded in ((self._base, self._changed), (self._overlay, self._journal.ids)):
             last = -1
+            where = "base" if layer is self._base else "overlay"
+            if layer is not None and layer.num_told < layer.num_rows:
+                report.lost.append(f"rows {layer.num_told} to {layer.num_rows - 1} of the {where}")
             for chunk in layer.chunks() if layer is not None else ():
                 keep = self._is_kept(chunk, last) & ~is_in(chunk.ids, superseded)
                 last = max([last, *chunk.ids[keep].tolist()[-1:]])
                 num += int(keep.sum())
                 wrong = np.flatnonzero(~keep & ~(chunk.has_id & is_in(chunk.ids, superseded))).tolist()
-                report.lost += [self._name(chunk, row, "base" if layer is self._base else "overlay") for row in wrong]
+                report.lost += [self._name(chunk, row, where) for row in wrong]
                 if self._new_spec.has_tokens:
                     report.num_without_tokens += int((chunk.is_good & chunk.has_id & ~chunk.has_tokens)[wrong].sum())
         report.num_rows = num + int((~self._journal.is_delete).sum())
@@ -278,10 +281,9 @@ class _Repair:
             unknown += int((~chunk.has_id).sum())
         if self._manifest.tombstones is not None:
             index = WornIndex(self._source, self._manifest.tombstones, stamp, None, is_keyed=True, is_sized=False)
-            ids, has_id = index.ids(0, index.plan.num_rows)
-            tombstones = ids[has_id]
-            if not has_id.all():
-                self._report.lost.append(f"{int((~has_id).sum())} deletions: what they deleted may be there again")
+            tombstones, num_unknown = index.all_ids()
+            if num_unknown:
+                self._report.lost.append(f"{num_unknown} deletions: what they deleted may be there again")
             index.close()
         if unknown:
             self._report.lost.append(f"{unknown} changes of unknown n-grams: these may show an older value")
@@ -332,7 +334,7 @@ class _Repair:
 
     def _numbered(self) -> Iterator[Batch]:
         zeros = self._spec.codec.encode(np.zeros((1, self._spec.dim), np.float32))
-        for chunk in self._base.chunks():
+        for chunk in self._base.chunks(all_rows=True):
             rows = chunk.rows.copy()
             rows[~chunk.is_good] = zeros
             self._replaced.into(row_ids(chunk.ids), rows)

@@ -61,6 +61,7 @@ class WornLayer:
         )
         self.faults = self.index.faults
         self._file = RawFile(directory, entry.rows, self.faults)
+        self._fits = self._is_possible(entry)
         self.dictionary: bytes | None = b""
         self.data_at = self._open_rows(stamp)
         self._decompressor = (
@@ -71,6 +72,11 @@ class WornLayer:
         self.tokens = (
             WornTokens(directory, entry.tokens, stamp, spec, entry.num_rows, self.faults) if entry.tokens else None
         )
+        self.num_told = self._num_told()
+        if self.num_told < self.num_rows:
+            self._file.fault(None, f"rows {self.num_told} to {self.num_rows - 1} are in none of the layer's files")
+        if not self._fits:
+            self.num_rows = self.num_told
         self._end: int | None = self.data_at
         self._content, self._is_whole = content_digest(), True
 
@@ -97,7 +103,7 @@ class WornLayer:
     def _header_choices(self) -> Iterator[dict[str, int]]:
         """Headers there may be: the size of the dictionary is what the manifest does not tell."""
         yield self._header_fields(0, 0)
-        if not self.is_compressed:
+        if not self.is_compressed or not self._fits:
             return
         crc = 0
         sample = self._file.read(PAGE_BYTES, DICTIONARY_BYTES)
@@ -121,6 +127,23 @@ class WornLayer:
             "dictionary_crc": dictionary_crc,
         }
 
+    @property
+    def _least_bytes(self) -> int:
+        """What a row takes in the rows file, at least."""
+        return CHECKSUM_BYTES + (1 if self.is_compressed else self.row_bytes)
+
+    def _num_told(self) -> int:
+        """Rows of which some file, as large as it really is, may tell something: no number is taken on the manifest's word."""
+        if self.index.is_usable and (self._is_keyed or self.is_compressed):
+            return self.num_rows
+        in_rows = -(-max(0, self._file.size - self.data_at) // self._least_bytes)
+        return min(self.num_rows, max(in_rows, 0 if self.tokens is None else self.tokens.most_rows))
+
+    def _is_possible(self, entry: LayerEntry) -> bool:
+        """Whether the files could hold so many rows, if they were as large as the manifest says."""
+        needed = PAGE_BYTES + self.num_rows * self._least_bytes
+        return needed <= entry.rows.file_bytes and self.index.plan.file_bytes == entry.index.file_bytes
+
     def close(self) -> None:
         """Let go of all files, so that they can be removed."""
         self.index.close()
@@ -128,13 +151,14 @@ class WornLayer:
         if self.tokens is not None:
             self.tokens.close()
 
-    def chunks(self) -> Iterator[Chunk]:
-        """All rows in order, some megabytes at a time."""
+    def chunks(self, *, all_rows: bool = False) -> Iterator[Chunk]:
+        """All rows in order, some megabytes at a time; those of which no file tells anything only with `all_rows`."""
         self._end = self.data_at
         self._content, self._is_whole = content_digest(), True
         step = max(BLOCK_ROWS, _CHUNK_BYTES // self.row_bytes // BLOCK_ROWS * BLOCK_ROWS)
-        for first in range(0, self.num_rows, step):
-            yield self._chunk(first, min(step, self.num_rows - first))
+        num_rows = self.num_rows if all_rows else self.num_told
+        for first in range(0, num_rows, step):
+            yield self._chunk(first, min(step, num_rows - first))
         if self.is_compressed and self._end is not None and self._end != self._file.entry.file_bytes:
             self._file.fault(self._end, "there is more behind the last row")
         if self._is_whole and self._file.entry.content not in (NO_CONTENT, self._content.digest()):

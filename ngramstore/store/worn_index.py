@@ -1,6 +1,7 @@
 """An index file in any state: which IDs and places it gives are certain, because they lie on pages that are.
 
-A page with one flipped bit is mended; of the others nothing is believed.
+A page with one flipped bit is mended; of the others nothing is believed. Of a file that does not have the size which its number
+of rows gives, or is cut before the checksums of its pages, nothing is read: no size is taken on anybody's word.
 
 Shapes: N rows of the index, M rows of a chunk.
 """
@@ -46,17 +47,22 @@ class WornIndex:
         self.faults: list[Fault] = []
         self.file = file = RawFile(directory, entry, self.faults)
         counts = _counts_of_size(file) if num_rows is None else [num_rows]
-        choices = (IndexPlan(count, is_keyed, is_sized, GROUP_BITS).header_fields() for count in counts)
-        num_rows = file.header(INDEX_HEADER, KIND_INDEX, stamp, choices)[0]["num_rows"]
+        plans = (IndexPlan(count, is_keyed, is_sized, GROUP_BITS) for count in counts)
+        choices = (plan.header_fields() for plan in plans if plan.file_bytes <= entry.file_bytes)
+        num_rows = file.header(INDEX_HEADER, KIND_INDEX, stamp, choices)[0].get("num_rows", num_rows or 0)
         self.plan = plan = IndexPlan(num_rows, is_keyed, is_sized, GROUP_BITS)
         self._sections = plan.sections()
-        self._data = self._bytes()
-        self.index = Index(plan, self._data, is_verified=True, name=entry.name)
+        self._num_mended = 0
         if plan.file_bytes != entry.file_bytes:
             file.fault(
                 None, f"the manifest says {entry.file_bytes} bytes, an index of {num_rows} rows has {plan.file_bytes}"
             )
-        self._num_mended = 0
+        self.is_usable = plan.file_bytes == entry.file_bytes and file.size > self._sections["checksums"][0]
+        """Whether the file is there, so far that its pages can be checked; else no ID and no place is certain."""
+        if not self.is_usable:
+            return
+        self._data = self._bytes()
+        self.index = Index(plan, self._data, is_verified=True, name=entry.name)
         self._is_bad = self._check_pages()
         if not self._is_bad.any():
             self._check_padding()
@@ -111,6 +117,8 @@ class WornIndex:
         ranks = np.arange(first, first + count)
         if not self.plan.is_keyed:
             return ranks.astype(np.uint64), np.ones(count, bool)
+        if not self.is_usable:
+            return np.zeros(count, np.uint64), np.zeros(count, bool)
         begin, end = (self._sections[name][0] // PAGE_BYTES for name in ("groups", "remainders"))
         if self._is_bad[begin:end].any():
             sure = np.zeros(count, bool)
@@ -120,10 +128,20 @@ class WornIndex:
             sure &= self._is_on_good_pages("low_bits", bits >> 3, (bits + self.plan.low_bits) >> 3)
         return self.index.ids(first, count), sure
 
+    def all_ids(self) -> tuple[np.ndarray, int]:
+        """All IDs that are certain, (M,) u64, and how many are not."""
+        if not self.is_usable:
+            return np.empty(0, np.uint64), self.plan.num_rows
+        ids, is_sure = self.ids(0, self.plan.num_rows)
+        return ids[is_sure], int((~is_sure).sum())
+
     def sizes(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Lengths of M rows and offsets of their blocks, each with whether its page is good."""
         ranks = np.arange(first, first + count)
         blocks = np.arange(first // BLOCK_ROWS, (first + count - 1) // BLOCK_ROWS + 1)
+        if not self.is_usable:
+            nowhere = np.zeros(len(blocks), np.int64)
+            return np.zeros(count, np.int64), np.zeros(count, bool), nowhere, nowhere.astype(bool)
         at, size = self._sections["lengths"]
         lengths = self._data[at : at + size].view("<u2")[first : first + count].astype(np.int64)
         at, size = self._sections["offsets"]
@@ -142,7 +160,7 @@ class WornIndex:
 
     def check_order(self) -> None:
         """Fault where the IDs do not ascend, or are not found where they are. Only of use when no page is bad."""
-        if not self.plan.is_keyed or self._is_bad.any():
+        if not self.plan.is_keyed or not self.is_usable or self._is_bad.any():
             return
         last, step = -1, 1 << 20
         for first in range(0, self.plan.num_rows, step):
@@ -178,6 +196,8 @@ def _counts_of_size(file: RawFile) -> Iterator[int]:
         middle = (low + high) // 2
         low, high = (middle, high) if size(middle) <= file.entry.file_bytes else (low, middle)
     yield low
+    if 2 * file.size < file.entry.file_bytes:
+        return  # cut so far, it is not used whatever it held
     near = range(
         max(0, low - 2 * PAGE_BYTES), low + 2 * PAGE_BYTES
     )  # sizes rise with counts but for a page here and there

@@ -39,9 +39,10 @@ class WornTokens:
             "reserved2": 0,
             "num_blocks": blocks,
             "data_at": PAGE_BYTES,
-            "offsets_at": self._table_at,
+            "offsets_at": max(0, self._table_at),
         }
         self._file.header(TOKENS_HEADER, KIND_TOKENS, stamp, [fields])
+        self.most_rows = self._file.size // 2  # an n-gram takes two bytes and more
         self._num_mended = 0
         self._end = PAGE_BYTES
         self._content, self._is_whole = content_digest(), True

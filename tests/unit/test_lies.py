@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ngramstore as ngs
-from ngramstore.errors import FormatError
+from ngramstore.errors import FormatError, NgramStoreError
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, TOKENS_HEADER
+from ngramstore.store.check import Fault, verify
+from ngramstore.store.index import IndexPlan
+from ngramstore.store.manifest import read_manifest
+from ngramstore.store.repair import repair
 from ngramstore.store.view import View
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
@@ -153,3 +159,92 @@ def test_a_row_that_is_no_frame_is_damaged_not_fatal(tmp_path, frame):
     use(tmp_path / "store", expected)
     with ngs.open(tmp_path / "store") as store, pytest.raises(FormatError):
         store.get([tuple(key) for key in expected["keys"]])
+
+
+COUNTS = [10**10, (1 << 61) + 1, 1 << 200]
+LYING_NAMES = ["ngram_int8", "ngram_overlay", "rows_overlay", "rows_e4m3"]
+LYING_PLACES = [
+    ("base", "num_rows"),
+    ("base", "index", "bytes"),
+    ("base", "rows", "bytes"),
+    ("base", "tokens", "bytes"),
+    ("base", "rows", "header_crc"),
+    ("overlay", "tombstones", "bytes"),
+    ("overlay", "puts", "num_rows"),
+    ("overlay", "puts", "index", "bytes"),
+    ("num_rows",),
+    ("dim",),
+]
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """What asks for more than 4 GiB in here is a MemoryError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def tell(path: Path, lies: dict[tuple[str, ...], int]) -> bool:
+    """Make a manifest, under a right checksum, say other numbers; False where it says none there."""
+    body = json.loads((path / "MANIFEST").read_bytes().split(b"\n", 1)[1])
+    for place, value in lies.items():
+        at = body
+        for name in place[:-1]:
+            at = at[name]
+            if at is None:
+                return False
+        at[place[-1]] = value
+    data = json.dumps(body, indent=1, sort_keys=True).encode() + b"\n"
+    (path / "MANIFEST").write_bytes(b"ngramstore manifest 1 %08x %d\n" % (zlib.crc32(data), len(data)) + data)
+    return True
+
+
+def check_and_repair(path: Path) -> list[Fault]:
+    """What `verify` finds; it and `repair` end, with errors of ours at most, and take no memory on the manifest's word."""
+    with little_memory():
+        faults = verify(path)
+        try:
+            repair(path, path.with_name("mended"))
+        except NgramStoreError:
+            return faults
+    assert not faults or verify(path.with_name("mended")) == []
+    return faults
+
+
+@pytest.mark.parametrize("place", LYING_PLACES, ids="/".join)
+@pytest.mark.parametrize("name", LYING_NAMES)
+def test_a_manifest_that_lies_is_a_fault_to_verify_and_repair(quick_path, name, place):
+    for number, value in enumerate(COUNTS):
+        path = quick_path / f"{number}" / name
+        shutil.copytree(GOLDEN / name, path)
+        body = json.loads((path / "MANIFEST").read_bytes().split(b"\n", 1)[1])
+        if tell(path, {place: value}) and json.loads((path / "MANIFEST").read_bytes().split(b"\n", 1)[1]) != body:
+            faults = check_and_repair(path)
+            assert faults or (name.startswith("rows") and place == ("num_rows",)), value
+
+
+@pytest.mark.parametrize("name", LYING_NAMES)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_a_manifest_that_lies_in_harmony_is_a_fault_too(tmp_path_factory, name, data):
+    """Sizes of files that fit the number of rows: only the files themselves know better."""
+    path, _ = lying(tmp_path_factory, name)
+    manifest = read_manifest(path)
+    codec, base = manifest.spec.codec, manifest.base
+    count = data.draw(st.one_of(st.sampled_from([0, 10**10, 1 << 40]), st.integers(0, 1 << 40)))
+    plan = IndexPlan(count, manifest.spec.is_ngram, base.is_compressed)
+    lies = {("base", "num_rows"): count, ("base", "index", "bytes"): plan.file_bytes}
+    stored = (codec.row_bytes if not base.is_compressed else data.draw(st.integers(1, codec.row_bytes))) + 4
+    lies["base", "rows", "bytes"] = PAGE_BYTES + stored * count
+    if base.tokens:
+        lies["base", "tokens", "bytes"] = PAGE_BYTES * (1 + count // 1000) + 8 * (-(-count // 64) + 1)
+    if count == base.num_rows or max(lies.values()) >= 1 << 62:
+        return
+    assert tell(path, lies)
+    with little_memory():
+        assert verify(path)
