@@ -129,7 +129,7 @@ class IncompleteStore(FormatError):
     """A build, import, backup or repair started here and never finished; nothing in it can be read."""
 
     default_hint = (
-        "an export goes on when the same command is given again; a build begins anew with restart=True "
+        "run the same command again to resume an export; a build begins again with restart=True "
         "(`ngramstore build --restart`), or delete the directory"
     )
 

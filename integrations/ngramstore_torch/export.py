@@ -122,8 +122,8 @@ def export_table(
 
     sensitivity: (D, D), of `input_sensitivity`: int4 rounds so that this decoder notices least (codec.second_order).
     metadata: kept in the store's manifest (identities of tokenizer, vocabulary and checkpoint belong there).
-    An export that was killed or interrupted leaves `path`.export; the same call goes on from there and removes it in the end.
-    restart: begin anew, whatever was left. build_options go to `ngramstore.build`.
+    An export that was killed or interrupted leaves `path`.export; the same call resumes there and removes it in the end.
+    restart: begin again, whatever was left. build_options go to `ngramstore.build`.
     Raises UsageError where the vocabulary has longer n-grams than the source takes or tokens that the model does not have, or what
     was left is of another export.
     """
@@ -140,7 +140,7 @@ def export_table(
         require_ids(tokens_NK, source.model.decoder.config.vocab_size, "the n-grams of the vocabulary")
     parent = Path(path).absolute().parent
     if not parent.is_dir():
-        raise UsageError(f"{path}: {parent} is no folder", hint="create it first")
+        raise UsageError(f"{path}: {parent} is not a folder", hint="create it first")
     encoder: Codec | SecondOrderInt4 = codec_from_spec(codec, source.dim)
     if sensitivity is not None:
         encoder = SecondOrderInt4(encoder, sensitivity)

@@ -35,7 +35,7 @@ def attach(model: PreTrainedModel, store: Any, **options: Any) -> NGramEmbedding
     The store's rows stand for what the model's input embedding module gives, in its type and on its device; where no
     n-gram matches, that module answers, and it trains as before. options: those of NGramEmbedding (min_length, timeout_s).
     Works with `forward`, also step by step with a cache, and with `generate`; `save_pretrained` saves the plain model.
-    A state that is no Cache (RWKV's) cannot be gone on from in `forward`: UsageError. `generate` hands over all ids.
+    A state that is no Cache (RWKV's) cannot be continued in `forward`: UsageError. `generate` hands over all ids.
     Raises UsageError where widths differ, for encoder-decoders, and for a model that has a store already.
     """
     if attached(model) is not None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ngramstore.kernels.native import refining as native
 from ngramstore.mine.runs import RunWriter, run_writer
-from ngramstore.mine.shards import Shard
+from ngramstore.mine.shards import Shard, inside
 
 _MOST_RANGES = 64
 """Each range is a scan of all tokens, about 0.7 ns a token; counting length by length takes about 100."""
@@ -123,7 +123,7 @@ def _read(
             end = min(begin + chunk, shard.num_tokens)
             part = shard.read(begin, end)
             if spans is not None:
-                part[_is_in(spans[number], begin, end)] = num_ids
+                part[inside(spans[number], begin, end)] = num_ids
             first, last = np.searchsorted(starts, (np.uint64(begin), np.uint64(end)))
             part = np.insert(part, (starts[first:last] - np.uint64(begin)).astype(np.int64), num_ids)
             tokens_T[at : at + len(part)] = part
@@ -131,15 +131,6 @@ def _read(
             at += len(part)
     tokens_T[at] = num_ids
     return _Text(tokens_T[: at + 1], counts_V[:-1])
-
-
-def _is_in(spans_S2: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """Which of the positions from begin to end lie in one of the ascending spans: (end - begin,) bool."""
-    here_S2 = spans_S2[np.searchsorted(spans_S2[:, 1], begin, "right") : np.searchsorted(spans_S2[:, 0], end)] - begin
-    change_T = np.zeros(end - begin + 1, np.int32)
-    np.add.at(change_T, np.maximum(here_S2[:, 0], 0), 1)
-    np.add.at(change_T, np.minimum(here_S2[:, 1], end - begin), -1)
-    return np.cumsum(change_T[:-1]) > 0
 
 
 def _ranges(counts_V: np.ndarray, most: int) -> list[tuple[int, int]]:

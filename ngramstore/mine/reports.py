@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ngramstore.errors import MissingExtra, UsageError
-from ngramstore.mine.shards import Shard, TokenShards, held_out_spans
+from ngramstore.mine.shards import Shard, TokenShards, held_out_spans, inside
 from ngramstore.mine.vocab import Vocabulary
 
 _PIECE_TOKENS = 1 << 22
@@ -118,7 +118,7 @@ def report(vocabulary: Vocabulary, corpus: TokenShards, held_out: float | None =
     mined, left_out = np.zeros(vocabulary.max_n + 1, np.int64), np.zeros(vocabulary.max_n + 1, np.int64)
     for shard, spans in zip(corpus.shards, held_out_spans(corpus, fraction), strict=True):
         for begin, matched_T in _tagged(vocabulary, shard):
-            is_out_T = _within(spans, begin, begin + len(matched_T))
+            is_out_T = inside(spans, begin, begin + len(matched_T))
             mined += np.bincount(matched_T[~is_out_T], minlength=len(mined))
             left_out += np.bincount(matched_T[is_out_T], minlength=len(mined))
     by_length = np.bincount(lengths_M, minlength=vocabulary.max_n + 1)
@@ -148,15 +148,6 @@ def _tagged(vocabulary: Vocabulary, shard: Shard) -> Iterator[tuple[int, np.ndar
         some = slice(*np.searchsorted(starts_D, np.array([first, end], starts_D.dtype)))
         matched_T, _ = vocabulary.tag(tokens[first:end], starts_D[some].astype(np.int64) - first)
         yield begin, matched_T[begin - first :]
-
-
-def _within(spans_S2: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """Which positions of [begin, end) lie in one of the ascending spans: (end - begin,) bool."""
-    inside = np.zeros(end - begin, np.bool_)
-    first, last = np.searchsorted(spans_S2[:, 1], begin, "right"), np.searchsorted(spans_S2[:, 0], end)
-    for left, right in spans_S2[first:last].tolist():
-        inside[max(0, left - begin) : right - begin] = True
-    return inside
 
 
 def _matches(by_length: np.ndarray) -> Matches:

@@ -115,7 +115,7 @@ def manifest_bytes(*, identity: str, tokenizer_id: str, tokenizer_name: str, sha
         "tokenizer_name": tokenizer_name,
         "shards": shards,
     }
-    return json.dumps(body | {"crc32": _crc_of(body)}, indent=1).encode()
+    return json.dumps(body | {"crc32": json_crc(body)}, indent=1).encode()
 
 
 def held_out_spans(corpus: TokenShards, fraction: float) -> list[np.ndarray]:
@@ -163,7 +163,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("version") != FORMAT_VERSION:
         raise UnsupportedVersion(f"{path}: version {manifest.get('version')!r}, this release reads {FORMAT_VERSION}")
     crc = manifest.pop("crc32", None)
-    if crc != _crc_of(manifest):
+    if crc != json_crc(manifest):
         raise DamagedStore(f"{path}: the checksum differs", hint=_HINT)
     return manifest
 
@@ -194,5 +194,15 @@ def file_crc(path: Path) -> int:
     return crc
 
 
-def _crc_of(body: dict[str, Any]) -> int:
+def json_crc(body: dict[str, Any]) -> int:
+    """CRC-32 of a JSON object, whatever the order of its keys."""
     return zlib.crc32(json.dumps(body, sort_keys=True).encode())
+
+
+def inside(spans_S2: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Which of the positions from begin to end lie in one of the ascending spans: (end - begin,) bool."""
+    here_S2 = spans_S2[np.searchsorted(spans_S2[:, 1], begin, "right") : np.searchsorted(spans_S2[:, 0], end)] - begin
+    change_T = np.zeros(end - begin + 1, np.int32)
+    np.add.at(change_T, np.maximum(here_S2[:, 0], 0), 1)
+    np.add.at(change_T, np.minimum(here_S2[:, 1], end - begin), -1)
+    return np.cumsum(change_T[:-1]) > 0

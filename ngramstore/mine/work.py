@@ -7,13 +7,13 @@ by its name: files appear whole or not at all.
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
 from ngramstore.errors import DamagedStore, UsageError
 from ngramstore.files import WriterLock, remove
 from ngramstore.mine.publish import published
+from ngramstore.mine.shards import json_crc
 
 STEP_NAME = "STEP"
 LOCK_NAME = "LOCK"
@@ -56,7 +56,7 @@ class WorkDirectory:
         """Record that lengths up to n are counted and their positions numbered."""
         body = {"options": self._options, "finished_n": n}
         with published(self.path / STEP_NAME, sync=self.sync) as file:
-            file.write(json.dumps(body | {"crc32": _crc_of(body)}, indent=1).encode())
+            file.write(json.dumps(body | {"crc32": json_crc(body)}, indent=1).encode())
         self.finished_n = n
 
     def counts(self, n: int, shard: int) -> Path:
@@ -81,7 +81,7 @@ class WorkDirectory:
         try:
             body = json.loads(step.read_bytes())
             crc = body.pop("crc32")
-            is_good = crc == _crc_of(body)
+            is_good = crc == json_crc(body)
         except (ValueError, KeyError, AttributeError, TypeError):
             is_good = False
         if not is_good:
@@ -98,7 +98,3 @@ def _refuse_foreign(path: Path) -> None:
     names = {file.name for file in path.iterdir()} if path.is_dir() else {path.name}
     if names - {STEP_NAME + ".tmp", LOCK_NAME}:
         raise UsageError(f"{path} is not empty and holds no unfinished mining", hint="give another work directory")
-
-
-def _crc_of(body: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(body, sort_keys=True).encode())

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ngramstore.errors import DuplicateKey, HashCollision, UsageError
+from ngramstore.errors import DuplicateKey, UsageError
+from ngramstore.store.collisions import refuse_different
 from ngramstore.store.manifest import Spec
 from ngramstore.store.runs import RunSorter
 from ngramstore.store.scattered import ScatteredBatch
@@ -36,10 +37,7 @@ def num_distinct(sorter: RunSorter, spec: Spec, *, may_repeat: bool) -> int:
 def _check_equal(
     left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray], seed: int, *, may_repeat: bool
 ) -> None:
-    same = (left[1] == right[1]) & (left[0] == right[0]).all(axis=1)
-    if not same.all():
-        i = int(np.flatnonzero(~same)[0])
-        raise HashCollision.between(_ngram(left, i), _ngram(right, i), seed)
+    refuse_different(left, right, seed)
     if not may_repeat:
         raise DuplicateKey(f"the n-gram {_ngram(left, 0)} was added twice")
 

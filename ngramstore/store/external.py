@@ -90,7 +90,7 @@ class Source:
     def _header_digest(self) -> str:
         size = int.from_bytes(read_exactly(self.fd, 8, 0, self.path), "little")
         if size > min(_MAX_HEADER_BYTES, self.file_bytes - 8):
-            raise DamagedStore(f"{self.path} is no safetensors file: a header of {size:,} bytes", hint=_HINT)
+            raise DamagedStore(f"{self.path} is not a safetensors file: a header of {size:,} bytes", hint=_HINT)
         return blake2b(read_exactly(self.fd, 8 + size, 0, self.path), digest_size=16).hexdigest()
 
     def _sample_digest(self, ranges: list[tuple[int, int]]) -> str:

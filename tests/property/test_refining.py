@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ngramstore.kernels.native import refining as native
 from ngramstore.kernels.reference import refining as reference
-from ngramstore.mine import Shard, TokenShards, mine_ngrams
+from ngramstore.mine import Shard, TokenShards, mine_ngrams, shards
 from ngramstore.mine import miner as miner_module
 from ngramstore.mine import refine as refine_module
 
@@ -139,9 +139,9 @@ def test_sparse_token_ids_are_counted_length_by_length(tmp_path, monkeypatch):
 @given(cuts=st.lists(st.integers(0, 60), unique=True, max_size=12), begin=st.integers(0, 60), size=st.integers(1, 30))
 def test_spans_are_found_in_every_chunk(cuts, begin, size):
     spans = np.array(sorted(cuts)[: len(cuts) // 2 * 2], np.int64).reshape(-1, 2)
-    inside = {position for first, stop in spans.tolist() for position in range(first, stop)}
-    found = refine_module._is_in(spans, begin, begin + size)
-    assert found.tolist() == [position in inside for position in range(begin, begin + size)]
+    wanted = {position for first, stop in spans.tolist() for position in range(first, stop)}
+    found = shards.inside(spans, begin, begin + size)
+    assert found.tolist() == [position in wanted for position in range(begin, begin + size)]
 
 
 def test_a_corpus_without_a_token_has_no_ngrams(tmp_path):

@@ -218,7 +218,7 @@ def test_an_export_into_a_folder_that_is_not_there_says_so(tmp_path):
         def rows(self, tokens, lengths):
             raise AssertionError("nothing is computed")
 
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         export_table(Two(), tagged()[1], tmp_path / "no" / "store")
     assert list(tmp_path.iterdir()) == []
 

@@ -109,7 +109,7 @@ def test_every_flip_and_every_cut_of_a_file_is_an_error(tmp_path):
         with pytest.raises(FormatError):
             Trace.load(path)
     path.write_bytes(b"something else altogether, and long enough")
-    with pytest.raises(NotAStore, match="no trace"):
+    with pytest.raises(NotAStore, match="not a trace"):
         Trace.load(path)
     path.write_bytes(good[:8] + b"\x02" + good[9:])
     with pytest.raises(UnsupportedVersion, match="version 2"):
@@ -302,7 +302,7 @@ def test_the_command_says_what_is_missing(tmp_path, rows_store):
         assert result.exit_code == 2 and message in result.stderr
     (tmp_path / "hot").write_bytes(b"text")
     result = CliRunner().invoke(cli, ["warm", str(rows_store), str(tmp_path / "hot")])
-    assert result.exit_code == 2 and "no trace" in result.stderr
+    assert result.exit_code == 2 and "not a trace" in result.stderr
 
 
 def test_damage_is_told_apart_from_other_files(tmp_path):

@@ -11,15 +11,12 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
+from ngramstore.kernels.native.hashing import extend_state, seed_state
 from ngramstore.kernels.native.memory import prefetch
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NO_ID = np.uint32(0xFFFFFFFF)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_M1 = np.uint64(0xBF58476D1CE4E5B9)
-_M2 = np.uint64(0x94D049BB133111EB)
-_SEEDED = np.uint64(0xE220A8397B1DCDAF)
-"""mix64(_GOLDEN): the hash of no token, with seed 0."""
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
 _AHEAD = 12
@@ -31,15 +28,6 @@ def _slot(key, num_slots):
     """Where to look for a key first: the high half of a product, scaled to the table (no power of two needed)."""
     z = (key ^ (key >> _32)) * _GOLDEN
     return np.int64(((z >> _32) * np.uint64(num_slots)) >> _32)
-
-
-@inline
-def _mix64(z):
-    z ^= z >> np.uint64(30)
-    z *= _M1
-    z ^= z >> np.uint64(27)
-    z *= _M2
-    return z ^ (z >> np.uint64(31))
 
 
 @kernel
@@ -166,10 +154,11 @@ def fill_matches(tokens_MK, lengths_M, table_C2):
     The hash takes the last token first, so that the hash of a longer suffix is one more mix of the shorter one's.
     """
     num_slots = len(table_C2)
+    empty_state = seed_state(np.uint64(0))
     for m in range(len(lengths_M)):
-        h = _SEEDED
+        h = empty_state
         for n in range(lengths_M[m]):
-            h = _mix64(h ^ (np.uint64(tokens_MK[m, lengths_M[m] - 1 - n]) + _ONE))
+            h = extend_state(h, tokens_MK[m, lengths_M[m] - 1 - n])
         if h == _EMPTY:
             h = np.uint64(0)
         slot = _slot(h, num_slots)
@@ -202,20 +191,18 @@ def longest_matches(tokens_T, starts_T, tokens_MK, lengths_M, table_C2, is_close
     for m in range(len(lengths_M)):
         shortest = min(shortest, np.int64(lengths_M[m]))
     table = np.int64(table_C2.ctypes.data)
+    empty_state = seed_state(np.uint64(0))
     room = 0
     for t in range(len(tokens_T)):
         if t + _AHEAD < len(tokens_T):  # the pair that ends there; it is also the one most often stored
-            h = _mix64(
-                _mix64(_SEEDED ^ (np.uint64(tokens_T[t + _AHEAD]) + _ONE))
-                ^ (np.uint64(tokens_T[t + _AHEAD - 1]) + _ONE)
-            )
+            h = extend_state(extend_state(empty_state, tokens_T[t + _AHEAD]), tokens_T[t + _AHEAD - 1])
             prefetch(table + 16 * _slot(h, num_slots))  # type: ignore[call-arg]
         room = 1 if starts_T[t] else min(room + 1, max_n)
         best_length = 0
         best_row = np.int64(-1)
-        h = _SEEDED
+        h = empty_state
         for n in range(1, room + 1):
-            h = _mix64(h ^ (np.uint64(tokens_T[t - n + 1]) + _ONE))
+            h = extend_state(h, tokens_T[t - n + 1])
             if n < shortest:
                 continue
             wanted = h if h != _EMPTY else np.uint64(0)

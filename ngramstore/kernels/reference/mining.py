@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ngramstore.kernels.reference.hashing import extend_state, seed_state
+
 _EMPTY = 0xFFFFFFFFFFFFFFFF
 _NO_ID = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -23,16 +25,10 @@ def _find(table_C2: np.ndarray, key: int) -> int:
     return slot
 
 
-def _mix64(z: int) -> int:
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _EMPTY
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _EMPTY
-    return z ^ (z >> 31)
-
-
 def _hash(tokens: np.ndarray) -> int:
-    h = _mix64(_GOLDEN)
+    h = seed_state(0)
     for token in tokens[::-1].tolist():
-        h = _mix64(h ^ (token + 1))
+        h = extend_state(h, token)
     return 0 if h == _EMPTY else h
 
 
