@@ -41,7 +41,7 @@ MAX_APPEND_BYTES = 1 << 30
 """One append is one batch in memory, in the log and in RocksDB's write buffer."""
 _HINT_OF_ANOTHER = (
     "was it copied here, or the store restored under it? put the journal that belongs to these files in its place, or "
-    "move it away: readers do not need it; `ngramstore repair` makes a store without its changes"
+    "move it away: readers do not need it; `ngramstore repair` makes a store without its changes and sets it aside"
 )
 _GET_ROWS = 512  # keys a batch get: larger ones are slower, the values then leave the processor's cache
 
@@ -161,6 +161,15 @@ class Journal:
             with RocksErrors(self.path):
                 db.flush_wal(True)
             self._ack_file.write(synced=self._state.batch, sync=True)
+        except BaseException as error:
+            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise
+
+    def mark_published_as(self, store_state: bytes) -> None:
+        """Note, durable, that all changes will be in that published state; the next append takes it back. Raises DiskFull."""
+        self._writable_db()
+        try:
+            self._ack_file.write(published_as=store_state, sync=True)
         except BaseException as error:
             self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise

@@ -38,6 +38,14 @@ ACK_SLOT = Layout(
         Field("checksum", "I", "CRC-32 of the bytes before"),
     ),
 )
+ACK_PUBLISHED = Layout(
+    "journal ACK publication",
+    (
+        Field("published_as", "16s", "the published state that holds all these changes: its digest, or zeros"),
+        Field("checksum", "I", "CRC-32 of the slot's bytes before"),
+    ),
+)
+"""Follows a slot at once; all else there is as it was without it, so earlier releases read the slot."""
 _CHECKSUM_AT = (64, ACK_SLOT.size - 4)  # of version 1, and of this one
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -54,9 +62,13 @@ class Ack:
     num_changes: int = 0
     boot: bytes = bytes(16)
     store_state: bytes = bytes(16)
+    published_as: bytes = bytes(16)
 
     def pack(self) -> bytes:
-        data = ACK_SLOT.pack(magic=ACK_MAGIC, version=ACK_VERSION, **vars(self), checksum=0)[:-4]
+        fields = vars(self) | {"magic": ACK_MAGIC, "version": ACK_VERSION, "checksum": 0}
+        published_as = fields.pop("published_as")
+        data = ACK_SLOT.pack(**fields)[:-4]
+        data += zlib.crc32(data).to_bytes(4, "little") + published_as
         return (data + zlib.crc32(data).to_bytes(4, "little")).ljust(ACK_SLOT_BYTES, b"\0")
 
     @classmethod
@@ -75,6 +87,10 @@ class Ack:
                 f"journal version {version}, this release reads {ACK_VERSION}",
                 hint="publish its changes (`flush`) with the release that wrote it",
             )
+        end = ACK_SLOT.size + ACK_PUBLISHED.size
+        more = ACK_PUBLISHED.unpack(slot[ACK_SLOT.size : end])
+        is_told = more["checksum"] == zlib.crc32(slot[: end - 4])
+        fields["published_as"] = more["published_as"] if is_told else bytes(16)
         del fields["checksum"]
         return cls(**fields)  # type: ignore[arg-type]
 
@@ -123,7 +139,8 @@ class AckFile:
             raise
 
     def write(self, *, sync: bool = False, **changed: int | bytes) -> None:
-        """Replace the older slot. Raises DiskFull."""
+        """Replace the older slot; one that does not say so is published nowhere. Raises DiskFull."""
+        changed = {"published_as": bytes(16), **changed}
         ack = replace(self.ack, counter=self.ack.counter + 1, **changed)  # type: ignore[arg-type]
         try:
             num_written = os.pwrite(self.fd, ack.pack(), (ack.counter % 2) * ACK_SLOT_BYTES)

@@ -20,13 +20,23 @@ import numpy as np
 
 import ngramstore
 from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.files import WriterLock, clear_errors, fsync_directory, make_directory, publish, remove, require_space
+from ngramstore.files import (
+    WriterLock,
+    clear_errors,
+    fsync_directory,
+    make_directory,
+    publish,
+    remove,
+    remove_if_possible,
+    require_space,
+)
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.check import Fault, examine, open_manifest
 from ngramstore.store.compaction import is_suffix_closed
 from ngramstore.store.journal import Changes, salvage
 from ngramstore.store.layer import Batch, LayerWriter
+from ngramstore.store.left_journals import clear_left_journals, name_aside, refuse_later_journals, set_aside
 from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest
 from ngramstore.store.merge import is_in, merged, without
 from ngramstore.store.progress import over_rows
@@ -34,7 +44,7 @@ from ngramstore.store.rows_writer import default_threads
 from ngramstore.store.salvage import list_files
 from ngramstore.store.worn import Chunk, WornLayer
 from ngramstore.store.worn_index import WornIndex
-from ngramstore.store.writer import Writer, refuse_later_journals
+from ngramstore.store.writer import Writer
 
 
 @dataclass
@@ -67,7 +77,8 @@ def repair(
 ) -> RepairReport:
     """Salvage the store at `path`, in place or, untouched, into the new directory `out`. A store that is well is left alone.
 
-    The new state replaces the old one atomically. dry_run: only say what would be kept and lost. drop_tokens: the repaired store
+    The new state replaces the old one atomically; a journal of which no change could be taken is kept beside it, and a line says as
+    what. dry_run: only say what would be kept and lost. drop_tokens: the repaired store
     keeps no tokens (as one built with tokens=False), and so loses no row for want of them. progress: bars on stderr. Raises NotAStore, IncompleteStore,
     UnsupportedVersion, WriterLocked, DiskFull, UsageError, and DamagedStore where the manifest is beyond reading.
     """
@@ -95,7 +106,10 @@ def repair(
         if is_same:
             refuse_later_journals(directory, found)
             with clear_errors(directory):
-                _Repair(directory, found, directory, report, drop_tokens, progress).write()
+                work = _Repair(directory, found, directory, report, drop_tokens, progress)
+                clear_left_journals(directory, found, set())
+                work.write()
+                work.clear_journal()
     finally:
         lock.release()
     if not is_same:  # a writer has published since we looked
@@ -163,6 +177,7 @@ class _Repair:
         self._overlay = (
             WornLayer(source, manifest.overlay, stamp, self._spec, is_keyed=True) if manifest.overlay else None
         )
+        self._aside: Path | None = None
         self._journal = self._salvaged_journal()
         self._overlay_ids, tombstones = self._changed_before(stamp)
         self._changed = np.unique(np.concatenate([self._overlay_ids, tombstones, self._journal.ids]))
@@ -243,6 +258,14 @@ class _Repair:
         fsync_directory(target)
         published.write(target)
 
+    def clear_journal(self) -> None:
+        """After `write` in place: the journal is published as far as it could be read; one of which nothing was taken is kept."""
+        path = self._source / self._manifest.journal
+        if self._aside is not None:
+            set_aside(path, self._aside)
+        else:
+            remove_if_possible(path)
+
     def _salvaged_journal(self) -> Changes:
         """The changes that can still be read of the journal."""
         spec = self._spec
@@ -261,6 +284,9 @@ class _Repair:
         parts, faults = salvage(path, row_bytes=row_bytes, width=width, store_state=state, room=self._target)
         self._report.lost += [f"unpublished changes: {fault.replace(str(path), path.name)}" for fault in faults]
         if not parts:
+            if faults and self._report.out == str(self._source):
+                self._aside = name_aside(path)
+                self._report.lost.append(f"unpublished changes: {path.name} is kept as {self._aside.name}")
             return nothing
         changes = parts[0]
         if spec.is_ngram:

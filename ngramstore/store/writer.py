@@ -18,21 +18,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.errors import DamagedJournal, NgramStoreError
+from ngramstore.errors import NgramStoreError
 from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible, remove_unless_read
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.store.collisions import last_of_each, refuse_collisions
 from ngramstore.store.compaction import write_base
 from ngramstore.store.journal import Changes, Journal
-from ngramstore.store.journal_ack import ACK_NAME, read_ack
+from ngramstore.store.left_journals import clear_left_journals, refuse_later_journals
 from ngramstore.store.manifest import BUILDING_NAME, LOCK_NAME, Manifest, read_manifest
 from ngramstore.store.overlay import write_overlay
 from ngramstore.store.view import View
 
 _log = logging.getLogger("ngramstore")
 _DATA_FILE = re.compile(r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)")
-_A_JOURNAL = re.compile(r"journal-([0-9]+)")
-_JOURNAL = re.compile(r"journal-[0-9]+(\.salvage-.*)?")
+_LEFT_OVER = ("runs", BUILDING_NAME, "MANIFEST.tmp")
+"""What an earlier writer or build did not get to remove, journals apart."""
 
 
 class Writer:
@@ -45,6 +45,7 @@ class Writer:
         self._journal: Journal | None = None
         self._journal_failed = False
         self._may_be_behind = False
+        self._published_journals: set[str] = set()  # that could not be removed yet
         self._num_moved: int | None = None  # rows more than published; None: not yet counted
         try:
             self.view = View.open(directory, lock_index=lock_index, trust_external=trust_external)
@@ -127,12 +128,12 @@ class Writer:
         if journal is None or len(journal) == 0:
             return False
         with self._cleaned_after_failure():
-            try:
+            with self._journal_watched():
                 journal.sync()
-            except BaseException:
-                self._journal_failed = True
-                raise
-            self._publish(write_overlay(self.view, journal))
+            manifest = write_overlay(self.view, journal)
+            with self._journal_watched():
+                journal.mark_published_as(manifest.state_digest)
+            self._publish(manifest)
         self._drop_journal()
         return True
 
@@ -147,7 +148,10 @@ class Writer:
         return True
 
     def collect_garbage(self) -> list[str]:
-        """Remove files that no manifest names, unless a reader still holds them. Returns what had to stay."""
+        """Remove files that no manifest names, unless a reader still holds them. Returns what had to stay.
+
+        A journal with changes that are not published is renamed instead, with a warning.
+        """
         if self._may_be_behind:
             return []  # a newer manifest may name what ours does not
         named = {entry.name for entry in self.manifest.files}
@@ -157,9 +161,9 @@ class Writer:
             if _DATA_FILE.fullmatch(name) and name not in named:
                 if not remove_unless_read(path):
                     kept.append(name)
-            elif _is_left_over(name, self.manifest.journal) and not remove_if_possible(path):
+            elif name in _LEFT_OVER and not remove_if_possible(path):
                 kept.append(name)
-        return kept
+        return kept + clear_left_journals(self._directory, self.manifest, self._published_journals)
 
     def close(self) -> None:
         """Close the journal (unpublished changes stay in it) and let another writer in."""
@@ -208,11 +212,8 @@ class Writer:
         if self._journal is None:
             self._journal = self._open_journal()
             self._num_moved = None if len(self._journal) else 0
-        try:
+        with self._journal_watched():
             self._journal.append(changes)
-        except BaseException:
-            self._journal_failed = True
-            raise
         if self._num_moved is not None and state is not None:
             keys, is_put = state
             self._num_moved += int((~changes.is_delete).sum()) - int(((keys >= 0) | is_put).sum())
@@ -253,6 +254,14 @@ class Writer:
             self._journal_failed = False
 
     @contextmanager
+    def _journal_watched(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._journal_failed = True
+            raise
+
+    @contextmanager
     def _cleaned_after_failure(self) -> Iterator[None]:
         """Clear errors; what a failed flush or compaction wrote is removed, so that it does not fill the disk."""
         try:
@@ -269,34 +278,8 @@ class Writer:
     def _drop_journal(self) -> None:
         if self._journal is not None:
             journal, self._journal = self._journal, None
+            self._published_journals.add(journal.path.name)
             try:
                 journal.destroy()
             except OSError as error:  # no manifest names it: `collect_garbage` tries again
                 _log.warning("%s is of no use any more but cannot be removed: %s", journal.path, str(error))
-
-
-def refuse_later_journals(directory: Path, manifest: Manifest) -> None:
-    """DamagedJournal where changes lie that were made to a later state: an older copy of the store was put back under them.
-
-    A publication leaves journals of smaller numbers alone, whose changes are published.
-    """
-    for name in sorted(os.listdir(directory)):
-        found = _A_JOURNAL.fullmatch(name)
-        if found is None or int(found[1]) <= int(manifest.journal.partition("-")[2]):
-            continue
-        if not (directory / name / ACK_NAME).exists():
-            continue  # it was being made
-        try:
-            num_changes = str(read_ack(directory / name / ACK_NAME).num_changes)
-        except NgramStoreError:
-            num_changes = "an unknown number of"
-        if num_changes != "0":
-            raise DamagedJournal(
-                f"{directory / name}: {num_changes} changes were made to a later state than the files here",
-                hint="the store was restored under them: put the files of that state back, or move this journal away",
-            )
-
-
-def _is_left_over(name: str, journal: str) -> bool:
-    """What an earlier writer or build did not get to remove."""
-    return (_JOURNAL.fullmatch(name) is not None and name != journal) or name in ("runs", BUILDING_NAME, "MANIFEST.tmp")

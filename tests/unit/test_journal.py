@@ -477,5 +477,5 @@ def test_crc32c_is_the_published_one():
 
 def test_the_document_prints_the_tables_the_code_uses():
     text = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
-    for layout in (VALUE_HEAD, VALUE_TAIL, STATE, journal_ack.ACK_SLOT):
+    for layout in (VALUE_HEAD, VALUE_TAIL, STATE, journal_ack.ACK_SLOT, journal_ack.ACK_PUBLISHED):
         assert layout.markdown() in text

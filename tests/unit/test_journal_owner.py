@@ -12,7 +12,8 @@ from helpers import build_ngrams, published, rows_of, stamps_of
 import ngramstore as ngs
 from ngramstore.errors import DamagedJournal, UnsupportedVersion
 from ngramstore.store.check import examine
-from ngramstore.store.journal_ack import ACK_NAME, ACK_VERSION, AckFile
+from ngramstore.store.journal_ack import ACK_NAME, ACK_VERSION, AckFile, read_ack
+from ngramstore.store.manifest import Manifest
 from ngramstore.store.repair import repair
 
 STORED = {(1,): 1, (1, 2): 2, (3, 4): 3}
@@ -44,11 +45,20 @@ def assert_refused(path):
     assert ["another state" in fault.what for fault in examine(path).faults] == [True]
 
 
+def files_of(path):
+    """The files of RocksDB that hold what it knows."""
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.suffix in (".log", ".sst")}
+
+
 def assert_left_out(mine, journal):
     """With another store's journal in its place it is refused, and repaired without those changes."""
     shutil.copytree(journal, mine / journal.name)
     assert_refused(mine)
-    assert any("its changes were made to another state" in line for line in repair(mine).lost)
+    lines = repair(mine).lost
+    assert any("its changes were made to another state" in line for line in lines)
+    assert any(f"{journal.name} is kept as set-aside-{journal.name}" in line for line in lines)
+    assert files_of(mine / f"set-aside-{journal.name}") == files_of(journal)
+    assert not (mine / journal.name).exists()
     with ngs.open(mine, mode="rw") as store:
         assert not store.contains([(9,)])[0]
     assert published(mine) == STORED
@@ -107,6 +117,96 @@ def test_changes_to_a_later_state_are_not_thrown_away_by_a_store_that_was_restor
     (quick_path / "kept").rename(path / journal.name)
     with ngs.open(path, mode="rw") as store:
         assert stamps_of(store.get([(5,), (9,)])[0]) == [5, 9]
+
+
+def two_of_one_state(make, quick_path):
+    """A store with an unpublished change, and a copy made before it that has published another one."""
+    mine, other = make("mine"), quick_path / "other"
+    shutil.copytree(mine, other)
+    journal = leave_change(mine)
+    with ngs.open(other, mode="rw") as store:
+        store.put([(5,)], rows_of([5], 4))
+    return mine, other, journal
+
+
+def put_in_place(source, target):
+    for file in sorted(source.iterdir(), key=lambda file: file.name == "MANIFEST"):
+        if file.name != "LOCK":
+            shutil.copyfile(file, target / "arriving")
+            os.replace(target / "arriving", target / file.name)
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_changes_to_an_earlier_state_are_set_aside_when_a_later_one_is_put_over_them(
+    make, quick_path, caplog, is_damaged
+):
+    mine, other, journal = two_of_one_state(make, quick_path)
+    shutil.copytree(mine, quick_path / "earlier")
+    put_in_place(other, mine)
+    if is_damaged:
+        (journal / ACK_NAME).write_bytes(bytes(1024))
+    wanted = files_of(journal)
+    with ngs.open(mine, mode="rw") as store:
+        assert store.contains([(5,), (9,)]).tolist() == [True, False]
+    aside = mine / f"set-aside-{journal.name}"
+    assert not journal.exists() and files_of(aside) == wanted
+    assert aside.name in caplog.text
+    ngs.open(mine, mode="rw").close()  # no one takes it for a journal
+    assert files_of(aside) == wanted and published(mine) == {**STORED, (5,): 5}
+    if not is_damaged:
+        put_in_place(quick_path / "other", mine)
+        shutil.copyfile(quick_path / "earlier" / "MANIFEST", mine / "MANIFEST")
+        aside.rename(journal)
+        with ngs.open(mine, mode="rw") as store:  # what the warning says
+            assert stamps_of(store.get([(9,)])[0]) == [9]
+
+
+def test_a_second_journal_set_aside_does_not_replace_the_first(make, quick_path):
+    mine, other, journal = two_of_one_state(make, quick_path)
+    shutil.copytree(journal, mine / f"set-aside-{journal.name}")
+    put_in_place(other, mine)
+    ngs.open(mine, mode="rw").close()
+    assert {file.name for file in mine.iterdir() if file.is_dir()} == {
+        f"set-aside-{journal.name}",
+        f"set-aside-{journal.name}-2",
+    }
+
+
+@pytest.mark.parametrize("act", ["open", "repair"])
+def test_a_flush_killed_before_it_removed_its_journal_is_cleaned_up_in_silence(make, monkeypatch, caplog, act):
+    path = make("store")
+    with ngs.open(path, mode="rw") as store:
+        store.put([(9,)], rows_of([9], 4))
+        journal = store._writer._journal_path
+        with monkeypatch.context() as patch:
+            patch.setattr(store._writer, "_drop_journal", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                store.flush()
+        store._shut()
+    assert journal.exists() and read_ack(journal / ACK_NAME).num_changes == 1
+    if act == "repair":
+        break_and_repair(path)
+    else:
+        ngs.open(path, mode="rw").close()
+    assert not [file for file in path.iterdir() if file.is_dir()]
+    assert caplog.text == ""
+    assert (9,) in published(path)
+
+
+def test_a_change_after_a_publication_that_failed_belongs_to_no_published_state(make, monkeypatch):
+    path = make("store")
+    store = ngs.open(path, mode="rw")
+    store.put([(9,)], rows_of([9], 4))
+    journal = store._writer._journal_path
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "write", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(OSError, match="Input/output"):
+            store._writer.flush()
+    store.put([(8,)], rows_of([8], 4))
+    assert read_ack(journal / ACK_NAME).published_as == bytes(16)
+    store._shut()
+    with ngs.open(path, mode="rw") as store:
+        assert stamps_of(store.get([(8,), (9,)])[0]) == [8, 9]
 
 
 def break_and_repair(path):
