@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from ngramstore import files
-from ngramstore.files import clear_errors, fsync, write_all
+from ngramstore.files import OwnsFd, clear_errors, fsync, write_all
 
 _BUFFER_BYTES = 1 << 20
 _DISK_BLOCK_BYTES = 4096
 _DIRECT_BYTES = 4 << 20
 
 
-class FileWriter:
-    """A new file, written front to back through a buffer; `finish` makes it durable. Without that it is rubbish to remove.
+class FileWriter(OwnsFd):
+    """A new file, written front to back through a buffer; `finish` makes it durable. Without that it is a leftover to remove.
 
     `is_direct`: past the page cache, where the filesystem can: for a file too large to stay there. Copying a GiB into the page
     cache cost 2 s of CPU time where this cost 0.06 (docs/design.md); what is written is not in memory afterwards.
@@ -33,11 +33,10 @@ class FileWriter:
         self._buffer = bytearray()
         self._aligned: np.ndarray | None = None  # the buffer of direct writes, and how full it is
         self._used = 0
-        self._fd = -1
         with clear_errors(path):
             path.unlink(missing_ok=True)  # never written over: somebody may have it open, or mapped
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        if is_direct and _set_direct(self._fd, True):
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        if is_direct and _set_direct(self.fd, True):
             self._aligned = aligned_bytes(_DIRECT_BYTES)
 
     def write(self, data: Any) -> None:
@@ -55,7 +54,7 @@ class FileWriter:
             view = memoryview(b"")
         self._drain()
         if view.nbytes:
-            write_all(self._fd, view, self.path)
+            write_all(self.fd, view, self.path)
 
     def _write_direct(self, data: np.ndarray) -> None:
         assert self._aligned is not None
@@ -75,15 +74,15 @@ class FileWriter:
     def _write_aligned(self, data: np.ndarray) -> None:
         if not data.size:
             return
-        begin = os.lseek(self._fd, 0, os.SEEK_CUR)
+        begin = os.lseek(self.fd, 0, os.SEEK_CUR)
         try:
-            write_all(self._fd, data.data, self.path)
+            write_all(self.fd, data.data, self.path)
         except OSError as error:
             if error.errno != errno.EINVAL:  # the filesystem took the flag and refuses the write
                 raise
-            _set_direct(self._fd, False)
-            os.lseek(self._fd, begin, os.SEEK_SET)
-            write_all(self._fd, data.data, self.path)
+            _set_direct(self.fd, False)
+            os.lseek(self.fd, begin, os.SEEK_SET)
+            write_all(self.fd, data.data, self.path)
 
     def pad(self, unit: int) -> None:
         """Append zeros up to a multiple of `unit` bytes."""
@@ -94,18 +93,18 @@ class FileWriter:
         self._drain()
         with clear_errors(self.path):
             files.observe("write", self.path)
-            done = os.pwrite(self._fd, data, position)
+            done = os.pwrite(self.fd, data, position)
         assert done == len(data)
 
     def read(self, position: int, size: int) -> bytes:
         """Bytes already written."""
         self._drain()
-        return os.pread(self._fd, size, position)
+        return os.pread(self.fd, size, position)
 
     def finish(self) -> int:
         """Flush, fsync and close; returns the file's size in bytes."""
         self._drain()
-        fsync(self._fd, self.path)
+        fsync(self.fd, self.path)
         self.close()
         return self.position
 
@@ -113,27 +112,21 @@ class FileWriter:
         """Hand everything to the system; no promise about power cuts."""
         self._drain()
 
-    def close(self) -> None:
-        """Close without promising anything; `finish` is the good end."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1  # first: Ctrl-C between the two must not close a number twice
-            os.close(fd)
-
     def _drain(self) -> None:
         if self._aligned is not None:
             self._end_direct()
         if self._buffer:
             data, self._buffer = self._buffer, bytearray()
-            write_all(self._fd, memoryview(data), self.path)
+            write_all(self.fd, memoryview(data), self.path)
 
     def _end_direct(self) -> None:
         """What is left does not fill whole blocks of the disk: it goes through the page cache, and so does all behind it."""
         assert self._aligned is not None
         rest = self._aligned[: self._used]
-        _set_direct(self._fd, False)
+        _set_direct(self.fd, False)
         self._aligned = None
         if rest.size:
-            write_all(self._fd, rest.data, self.path)
+            write_all(self.fd, rest.data, self.path)
 
     def __del__(self) -> None:
         self.close()

@@ -149,6 +149,22 @@ def read_exactly(fd: int, size: int, position: int, path: Path) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+class OwnsFd:
+    """Base of what holds one open descriptor, `fd`, and lets go of it once: on `close`, or with its last user."""
+
+    fd = -1
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if os is not None:  # as the interpreter ends modules may go first; then the system closes the file
+            self.close()
+
+
 class WriterLock:
     """The one writer of a store: an exclusive flock on a file, released by the system when the process dies.
 

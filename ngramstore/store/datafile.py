@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
-from ngramstore.files import clear_errors, lock_shared, read_exactly
+from ngramstore.files import OwnsFd, clear_errors, lock_shared, read_exactly
 from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, MAGIC, PAGE_BYTES, Layout
 
 _CRC = struct.Struct("<I")
@@ -125,12 +125,11 @@ def _open_unfollowed(path: Path) -> int:
         raise
 
 
-class DataFile:
+class DataFile(OwnsFd):
     """An open, checked file: `fd`, `path`, `header` fields. Closed when the last user lets go of it."""
 
     def __init__(self, directory: Path, entry: FileEntry, layout: Layout, kind: int, stamp: FileStamp) -> None:
         self.path = directory / entry.name
-        self.fd = -1
         try:
             with clear_errors(self.path):
                 self.fd = _open_unfollowed(self.path)
@@ -165,16 +164,6 @@ class DataFile:
     def read(self, position: int, size: int) -> bytes:
         """`size` bytes at `position`; DamagedStore if the file has been cut since it was opened."""
         return read_exactly(self.fd, size, position, self.path)
-
-    def close(self) -> None:
-        """Let go of the file (and of the lock that keeps a writer from removing it)."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
-            os.close(fd)
-
-    def __del__(self) -> None:
-        if os is not None:  # as the interpreter ends modules may go first; then the system closes the file
-            self.close()
 
 
 def check_header(page: bytes, layout: Layout, kind: int, path: Path) -> dict[str, int | bytes]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ngramstore.errors import DamagedRows, DamagedStore, UsageError
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import read_exactly
+from ngramstore.files import OwnsFd, read_exactly
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED
@@ -35,12 +35,11 @@ _MAX_HEADER_BYTES = 100 << 20
 _HINT = "the checkpoint is not what it was at import: put it back, or run `ngramstore import` again"
 
 
-class Source:
+class Source(OwnsFd):
     """An open file of others. Closed when the last user lets go of it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fd = -1
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -102,15 +101,6 @@ class Source:
         for begin, size in places:
             digest.update(read_exactly(self.fd, size, begin, self.path))
         return digest.hexdigest()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
-            os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def _sampled(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
