@@ -1,4 +1,5 @@
-"""`verify` reads every byte of a store and lists every fault. It trusts nothing that it reads, and nothing stops it.
+"""`verify` reads every byte of a store and lists every fault. It trusts nothing that it reads, no damage stops it, and it
+writes nothing.
 
 Shapes: M rows of a chunk.
 """
@@ -12,15 +13,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ngramstore.errors import FormatError, NgramStoreError, UnsupportedVersion
-from ngramstore.files import WriterLock, clear_errors
+from ngramstore.errors import DamagedJournal, FormatError, NgramStoreError, UnsupportedVersion
+from ngramstore.files import clear_errors
 from ngramstore.hashing import row_ids
 from ngramstore.layout import BLOCK_ROWS, MAGIC, PAGE_BYTES
-from ngramstore.store.journal import Journal
+from ngramstore.store.journal import check_journal
+from ngramstore.store.journal_ack import no_writer
 from ngramstore.store.manifest import LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest, decode_manifest, read_manifest
 from ngramstore.store.merge import is_in
 from ngramstore.store.progress import over_rows
-from ngramstore.store.salvage import Fault, mended
+from ngramstore.store.salvage import Fault, damage_of, mended
 from ngramstore.store.suffixes import suffixes_are_stored
 from ngramstore.store.view import View
 from ngramstore.store.worn import WornLayer
@@ -239,26 +241,28 @@ class _Examination:
         path = self._directory / manifest.journal
         if not os.path.lexists(path) or (path.is_dir() and {file.name for file in path.iterdir()} <= {"ACK.tmp"}):
             return  # a writer that was killed while it made the journal
-        try:
-            lock = WriterLock(self._directory / LOCK_NAME)
-        except (NgramStoreError, OSError) as error:
-            report.notes.append(f"{manifest.journal} was not checked: {str(error).splitlines()[0]}")
+        if not path.is_dir():
+            report.faults.append(Fault(manifest.journal, None, "it is not a directory"))
             return
         try:
-            with Journal.open(
-                path,
-                row_bytes=self._spec.codec.row_bytes,
-                width=self._spec.journal_width,
-                store_state=manifest.state_digest,
-                create=False,
-            ) as journal:
-                for _ in journal.scan():
-                    pass
-                report.notes.append(f"{manifest.journal} holds {len(journal)} changes that are not published yet")
-        except (NgramStoreError, OSError) as error:
+            num_changes, lost = self._check_journal(path)
+        except FormatError as error:
             report.faults.append(Fault(manifest.journal, None, str(error).splitlines()[0]))
-        finally:
-            lock.release()
+        except NgramStoreError as error:
+            report.notes.append(f"{manifest.journal} was not checked: {str(error).splitlines()[0]}")
+        else:
+            report.notes.append(f"{manifest.journal} holds {num_changes} changes that are not published yet")
+            report.notes += [f"{manifest.journal}: {lost}"] if lost else []
+
+    def _check_journal(self, path: Path) -> tuple[int, str]:
+        spec, state = self._spec, self._manifest.state_digest
+        try:
+            with no_writer(self._directory / LOCK_NAME):
+                return check_journal(path, row_bytes=spec.codec.row_bytes, width=spec.journal_width, store_state=state)
+        except NgramStoreError:
+            raise
+        except OSError as error:
+            raise DamagedJournal(f"{path}: {damage_of(path, error)}") from error
 
     def _strangers(self) -> None:
         known = {entry.name for entry in self._manifest.files} | {MANIFEST_NAME, LOCK_NAME, self._manifest.journal}

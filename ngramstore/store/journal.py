@@ -22,18 +22,19 @@ import numpy as np
 from ngramstore.errors import (
     DamagedJournal,
     DiskFull,
+    NgramStoreError,
     StoreClosed,
     UsageError,
     WrongProcess,
 )
-from ngramstore.store.journal_ack import ACK_NAME, AckFile, boot_id, sync_directory
+from ngramstore.store.journal_ack import ACK_NAME, Ack, AckFile, boot_id, no_writer, read_ack, sync_directory
 from ngramstore.store.journal_guard import check_rocksdb_files
 from ngramstore.store.journal_known import KnownIds, Tier
-from ngramstore.store.journal_rocks import Rdict, RocksErrors, get_values, open_rocksdb, write_values
+from ngramstore.store.journal_rocks import Rdict, RocksErrors, get_values, linked, open_rocksdb, write_values
 from ngramstore.store.journal_salvage import salvage
 from ngramstore.store.journal_values import STATE_KEY, Changes, State, ValueCodec, key_bytes
 
-__all__ = ["Changes", "Journal", "salvage"]
+__all__ = ["Changes", "Journal", "check_journal", "salvage"]
 
 _log = logging.getLogger("ngramstore")
 
@@ -90,25 +91,10 @@ class Journal:
         db: Rdict | None = None
         try:
             ack = ack_file.ack
-            if (ack.width, ack.row_bytes) != (width, row_bytes):
-                raise DamagedJournal(
-                    f"{ack_file.path}: values of {ack.width} tokens and {ack.row_bytes} row bytes, "
-                    f"the store has {width} and {row_bytes}"
-                )
-            is_same_boot = ack.boot == boot_id() != bytes(16)
-            state, known = State(), KnownIds()
-            if ack.acknowledged or (path / "CURRENT").exists():
-                check_rocksdb_files(path)
-                db = open_rocksdb(path, is_same_boot=is_same_boot, is_read_only=True)
-                state, known = _load(db, codec, path)
-                db.close()
-                db = None
-            if state.batch and ack.store_state != store_state:
-                raise DamagedJournal(
-                    f"{path}: its changes were made to another state of a store", hint=_HINT_OF_ANOTHER
-                )
-            _check_nothing_went_back(ack_file, state, is_same_boot)
-            db = open_rocksdb(path, is_same_boot=is_same_boot)
+            state, known, lost = _read_all(path, codec, ack, store_state)
+            if lost:
+                _log.warning("%s: %s", path, lost)
+            db = open_rocksdb(path, is_same_boot=_is_same_boot(ack))
             if _read_state(db, path) != state:
                 raise DamagedJournal(f"{path}: the journal changed between two reads")
             ack_file.write(
@@ -286,6 +272,20 @@ class Journal:
             )
 
 
+def check_journal(path: Path, *, row_bytes: int, width: int, store_state: bytes) -> tuple[int, str]:
+    """Read and check all of a journal, changing nothing: how many IDs have changes, and what a power cut took, if it did.
+
+    Raises as `Journal.open`; WriterLocked where a writer has it open, and keeps writers out meanwhile.
+    """
+    codec = ValueCodec(width=width, row_bytes=row_bytes)
+    with no_writer(path / ACK_NAME), linked(path) as links:
+        try:
+            state, _, lost = _read_all(links, codec, read_ack(links / ACK_NAME), store_state)
+        except NgramStoreError as error:
+            raise type(error)(error.message.replace(str(links), str(path)), hint=error.hint) from error
+    return state.num_keys, lost
+
+
 _open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
@@ -298,6 +298,30 @@ def _let_go_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_in_fork)
+
+
+def _read_all(path: Path, codec: ValueCodec, ack: Ack, store_state: bytes) -> tuple[State, KnownIds, str]:
+    """What a journal holds, checked, and what a power cut took of it. Changes nothing on disk. Raises DamagedJournal."""
+    if (ack.width, ack.row_bytes) != (codec.width, codec.row_bytes):
+        raise DamagedJournal(
+            f"{path / ACK_NAME}: values of {ack.width} tokens and {ack.row_bytes} row bytes, "
+            f"the store has {codec.width} and {codec.row_bytes}"
+        )
+    state, known = State(), KnownIds()
+    if ack.acknowledged or (path / "CURRENT").exists():
+        check_rocksdb_files(path)
+        db = open_rocksdb(path, is_same_boot=_is_same_boot(ack), is_read_only=True)
+        try:
+            state, known = _load(db, codec, path)
+        finally:
+            db.close()
+    if state.batch and ack.store_state != store_state:
+        raise DamagedJournal(f"{path}: its changes were made to another state of a store", hint=_HINT_OF_ANOTHER)
+    return state, known, _lost_to_a_power_cut(path, ack, state)
+
+
+def _is_same_boot(ack: Ack) -> bool:
+    return ack.boot == boot_id() != bytes(16)
 
 
 def _load(db: Rdict, codec: ValueCodec, path: Path) -> tuple[State, KnownIds]:
@@ -348,21 +372,19 @@ def _read_state(db: Rdict, path: Path) -> State:
     return State() if value is None else State.unpack(value, path)
 
 
-def _check_nothing_went_back(ack_file: AckFile, state: State, is_same_boot: bool) -> None:
-    ack, where = ack_file.ack, ack_file.path.parent
+def _lost_to_a_power_cut(where: Path, ack: Ack, state: State) -> str:
+    """What is missing of the acknowledged appends and may be, or nothing. Raises DamagedJournal where more is."""
     if state.batch < ack.synced:
         raise DamagedJournal(f"{where}: {state.batch} appends are there, ACK says that {ack.synced} were synced")
     if state.batch >= ack.acknowledged:
-        return
-    if is_same_boot:
+        return ""
+    if _is_same_boot(ack):
         raise DamagedJournal(
             f"{where}: {state.batch} appends are there, ACK says {ack.acknowledged}; no power cut since"
         )
-    _log.warning(
-        "%s: the machine went down before the last changes were flushed: %d of %d unflushed changes are lost",
-        where,
-        ack.num_changes - state.num_changes,
-        ack.num_changes,
+    return (
+        "the machine went down before the last changes were flushed: "
+        f"{ack.num_changes - state.num_changes} of {ack.num_changes} unflushed changes are lost"
     )
 
 

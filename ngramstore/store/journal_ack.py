@@ -12,6 +12,8 @@ import errno
 import fcntl
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -175,6 +177,30 @@ def read_ack(path: Path) -> Ack:
     if not good:
         raise DamagedJournal(f"{path}: both slots fail their checksum")
     return max(good, key=lambda ack: ack.counter)
+
+
+@contextmanager
+def no_writer(path: Path) -> Iterator[None]:
+    """Keep writers out by a shared lock on the file that they lock, which is only read. Fine where there is no such file.
+
+    Raises WriterLocked where one is at work. Filesystems without locks are fine.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WriterLocked(f"{path.parent} is open for writing") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+        yield
+    finally:
+        os.close(fd)
 
 
 def boot_id() -> bytes:

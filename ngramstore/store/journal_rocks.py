@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -44,6 +48,19 @@ def open_rocksdb(path: Path, *, is_same_boot: bool, is_read_only: bool = False) 
     access = AccessType.read_only(False) if is_read_only else AccessType.read_write()
     with RocksErrors(path):
         return Rdict(str(path), options, column_families={"default": options}, access_type=access)
+
+
+@contextmanager
+def linked(path: Path) -> Iterator[Path]:
+    """A new directory with links to the files of a journal, to be opened read-only: nothing in `path` itself is written.
+
+    rocksdict writes its configuration anew wherever it opens, also for reading.
+    """
+    with tempfile.TemporaryDirectory(prefix="ngramstore-") as directory:
+        for name in os.listdir(path):
+            if name not in ("LOCK", "LOG", "rocksdict-config.json"):
+                os.symlink(path.absolute() / name, Path(directory, name))
+        yield Path(directory)
 
 
 def write_values(db: Rdict, keys: list[bytes], values: list[bytes]) -> None:

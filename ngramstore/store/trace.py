@@ -74,7 +74,9 @@ class Trace:
         except FileNotFoundError:
             raise UsageError(f"there is no file {str(path)!r}", hint="`ngramstore trace` writes traces") from None
         if data[:8] != _MAGIC:
-            raise NotAStore(f"{path} is not a trace: it begins with {data[:8]!r}", hint="`ngramstore trace` writes traces")
+            raise NotAStore(
+                f"{path} is not a trace: it begins with {data[:8]!r}", hint="`ngramstore trace` writes traces"
+            )
         if len(data) < TRACE_HEADER.size + _CRC_BYTES:
             raise DamagedStore(f"{path} has {len(data)} bytes, a trace has {TRACE_HEADER.size + _CRC_BYTES} at least")
         head = TRACE_HEADER.unpack(data[: TRACE_HEADER.size])

@@ -23,6 +23,7 @@ from ngramstore.errors import (
     UsageError,
     WriterLocked,
 )
+from ngramstore.store import journal as journal_module
 from ngramstore.store import journal_salvage
 from ngramstore.store import repair as repair_module
 from ngramstore.store.check import examine, verify
@@ -525,7 +526,88 @@ def test_files_of_a_journal_that_are_kept_from_a_repair_are_not_damaged(copy, qu
                 act()
     after = content_of(path)
     del before["LOCK"], after["LOCK"]  # says which process took it
-    assert {name: data for name, data in after.items() if "/" not in name} == {
-        name: data for name, data in before.items() if "/" not in name
-    }
+    assert after == before
     assert repair(path).lost and published(path)[(5, 5)] == 2000
+
+
+def leave_journal(path: Path, *, num_puts: int = 3) -> Path:
+    """Changes of a writer that was killed, none of them synced; returns the journal's path."""
+    child = os.fork()
+    if child == 0:
+        store = ngs.open(path, mode="rw")
+        for stamp in range(num_puts):
+            store.put([(7, stamp + 100)], rows_of([stamp], 4))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    (journal,) = path.glob("journal-*")
+    return journal
+
+
+def every_byte(path: Path) -> dict:
+    return {
+        str(file.relative_to(path)): (file.stat().st_mtime_ns, file.stat().st_ino, file.is_file() and file.read_bytes())
+        for file in [path, *path.rglob("*")]
+    }
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+@pytest.mark.parametrize("has_lock", [False, True])
+def test_verify_a_dry_run_and_a_repair_elsewhere_change_no_byte_of_a_store_with_a_journal(
+    copy, quick_path, is_damaged, has_lock
+):
+    path = copy("plain")
+    journal = leave_journal(path)
+    if is_damaged:
+        change(path / "base-000001.rows", 4096 + 20 * 30)
+    if not has_lock:
+        (path / "LOCK").unlink()
+    before = every_byte(path)
+    assert f"{journal.name} holds 3 changes that are not published yet" in examine(path).notes
+    assert every_byte(path) == before
+    assert repair(path, dry_run=True).is_changed == is_damaged
+    assert repair(path, quick_path / "out").is_changed == is_damaged
+    assert every_byte(path) == before
+    if is_damaged:
+        assert published(quick_path / "out")[7, 102] == 2
+    with ngs.open(path, mode="rw") as store:
+        assert stamps_of(store.get([(7, 100), (7, 102)])[0]) == [0, 2]
+
+
+def test_verify_says_every_time_what_a_power_cut_took_and_calls_any_other_loss_a_fault(copy, monkeypatch):
+    path = copy("plain")
+    journal = leave_journal(path)
+    (log,) = (file for file in journal.glob("*.log") if file.stat().st_size)
+    os.truncate(log, log.stat().st_size - 3)
+    for _ in range(2):
+        (fault,) = verify(path)
+        assert fault.file == journal.name and "no power cut since" in fault.what
+    monkeypatch.setattr(journal_module, "boot_id", lambda: b"another boot ...")
+    for _ in range(2):
+        report = examine(path)
+        assert report.faults == []
+        assert any("1 of 3 unflushed changes are lost" in note for note in report.notes)
+
+
+def test_verify_keeps_a_writer_out_of_the_journal_it_reads_and_no_longer(copy, monkeypatch):
+    path = copy("plain")
+    leave_journal(path)
+    real = journal_module._load
+
+    def load(*args):
+        with pytest.raises(WriterLocked):
+            ngs.open(path, mode="rw")
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "_load", load)
+        assert verify(path) == []
+    ngs.open(path, mode="rw").close()
+
+
+def test_a_journal_that_may_not_be_read_is_a_note(copy, monkeypatch):
+    path = copy("plain")
+    journal = leave_journal(path)
+    refuse_to_open(monkeypatch, "ACK", errno.EACCES)
+    report = examine(path)
+    assert report.faults == []
+    assert any(note.startswith(f"{journal.name} was not checked") and "denied" in note for note in report.notes)
