@@ -83,7 +83,11 @@ def open_manifest(directory: Path, faults: list[Fault]) -> Manifest | None:
         problem = error
     if isinstance(problem, UnsupportedVersion):
         raise problem  # not damage: somebody else can read it
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        faults.append(Fault(MANIFEST_NAME, None, damage_of(path, error)))
+        return None
     right = mended(data, _is_manifest)
     if right is None:
         faults.append(Fault(MANIFEST_NAME, 0, problem.message))

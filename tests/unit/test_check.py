@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
 import shutil
@@ -611,3 +612,59 @@ def test_a_journal_that_may_not_be_read_is_a_note(copy, monkeypatch):
     report = examine(path)
     assert report.faults == []
     assert any(note.startswith(f"{journal.name} was not checked") and "denied" in note for note in report.notes)
+
+
+def fail_to_read(monkeypatch, path: Path, after: int) -> None:
+    """From here on the disk gives the first `after` bytes of a file, and no more."""
+
+    class Torn(io.FileIO):
+        def read(self, size=-1):
+            if self.tell() >= after:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(min(size, after - self.tell()))
+
+    def opened(file, *args, **kwargs):
+        return Torn(file) if Path(file) == path else open(file, *args, **kwargs)
+
+    monkeypatch.setattr(journal_salvage, "open", opened, raising=False)
+
+
+def test_what_the_disk_still_gives_of_a_journal_is_kept(copy, monkeypatch):
+    path = copy("plain")
+    journal = leave_journal(path)
+    change(path / "base-000001.rows", 4096 + 20 * 30)
+    (log,) = (file for file in journal.glob("*.log") if file.stat().st_size)
+    fail_to_read(monkeypatch, log, log.stat().st_size - 3)
+    report = repair(path)
+    assert any(f"{journal.name}/{log.name}: cannot be read: Input/output error" in line for line in report.lost)
+    rows, found = published_of(path, [(7, 100), (7, 101), (7, 102)])
+    assert found.tolist() == [True, True, False] and stamps_of(rows[:2]) == [0, 1]
+    assert not any(file.is_dir() for file in path.iterdir())
+
+
+def published_of(path: Path, ngrams: list) -> tuple:
+    with ngs.open(path) as store:
+        return store.get(ngrams)
+
+
+def test_a_journal_of_which_nothing_can_be_read_is_set_aside_and_a_dry_run_says_so_too(copy):
+    path = copy("plain")
+    journal = leave_journal(path)
+    for file in journal.iterdir():
+        if file.suffix == ".log":
+            file.write_bytes(b"\xaa" * file.stat().st_size)
+    wanted = content_of(journal)
+    dry, real = repair(path, dry_run=True), repair(path)
+    assert dry.lost == real.lost
+    assert f"unpublished changes: {journal.name} is kept as set-aside-{journal.name}" in real.lost
+    assert content_of(path / f"set-aside-{journal.name}") == wanted
+    assert verify(path) == []
+    ngs.open(path, mode="rw").close()
+    assert content_of(path / f"set-aside-{journal.name}") == wanted
+
+
+def test_a_manifest_that_the_disk_does_not_give_is_a_fault(copy, monkeypatch):
+    path = copy("plain")
+    refuse_to_open(monkeypatch, "MANIFEST", errno.EIO)
+    monkeypatch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    assert [str(fault) for fault in verify(path)] == ["MANIFEST: cannot be read: Input/output error"]
