@@ -64,11 +64,11 @@ class RawFile:
             self.close()
             self.fault(None, damage_of(self.path, error))
             return
-        lock_shared(self.fd)
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(
                 f"{self.path} is not a regular file", hint="put the file itself in its place, or move this away"
             )
+        lock_shared(self.fd)
         self.size = status.st_size
         if self.size != entry.file_bytes:
             at = min(self.size, entry.file_bytes)
