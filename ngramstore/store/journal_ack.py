@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion, WriterLocked
+from ngramstore.files import OwnsFd
 from ngramstore.layout import Field, Layout
 
 ACK_NAME = "ACK"
@@ -97,7 +98,7 @@ class Ack:
         return cls(**fields)  # type: ignore[arg-type]
 
 
-class AckFile:
+class AckFile(OwnsFd):
     """ACK, open and locked: one process writes a journal."""
 
     def __init__(self, path: Path, fd: int, ack: Ack) -> None:
@@ -153,15 +154,6 @@ class AckFile:
         if num_written != ACK_SLOT_BYTES:
             raise DiskFull(f"{self.path}: only {num_written} of {ACK_SLOT_BYTES} bytes could be written")
         self.ack = ack
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
-            os.close(fd)
-
-    def __del__(self) -> None:
-        if os is not None:  # as the interpreter ends modules may go first
-            self.close()
 
 
 def read_ack(path: Path) -> Ack:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import FormatError, UsageError
-from ngramstore.files import lock_shared
+from ngramstore.files import OwnsFd, lock_shared
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES, Layout
 from ngramstore.store.datafile import FileEntry, FileStamp, check_header, header_crc, header_page
@@ -48,14 +48,13 @@ class Fault:
         return f"{self.file}: {self.what}" if self.offset is None else f"{self.file} at byte {self.offset}: {self.what}"
 
 
-class RawFile:
+class RawFile(OwnsFd):
     """A file as the manifest names it, readable in any state; what is wrong with it as a whole goes to `faults`."""
 
     def __init__(self, directory: Path, entry: FileEntry, faults: list[Fault]) -> None:
         self.path = directory / entry.name
         self.entry = entry
         self.size = 0
-        self.fd = -1
         self._faults = faults
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -131,15 +130,6 @@ class RawFile:
         except FormatError as error:
             self.fault(0, error.message)
         return fields, False
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1  # first: Ctrl-C between the two must not close a number twice
-            os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def damage_of(path: Path, error: OSError) -> str:
