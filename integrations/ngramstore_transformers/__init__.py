@@ -1,4 +1,4 @@
-"""Any causal language model of Hugging Face Transformers, reading its input embeddings from a store.
+"""Causal language models of Hugging Face Transformers, reading its input embeddings from a store.
 
 import ngramstore as ngs
 from ngramstore_transformers import attach, detach

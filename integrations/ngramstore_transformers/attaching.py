@@ -120,7 +120,7 @@ def _embed(model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: 
     ids are the whole sequence, or what follows the cache's content (then the record says what came before).
     """
     embedding = _up_to_date(model)
-    past_length = 0 if past is None else int(past.get_seq_length())
+    past_length = 0 if past is None else record.length(past)
     if past_length and ids_BS.shape[1] != past_length + num_new:
         ids_BS, mask_BS = record.continued(past, past_length, ids_BS[:, ids_BS.shape[1] - num_new :], mask)
     else:

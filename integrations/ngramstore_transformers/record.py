@@ -19,8 +19,9 @@ from transformers import Cache
 from ngramstore.errors import UsageError
 
 _IDS, _MASK = "_ngramstore_ids", "_ngramstore_mask"
-_STATES = ("past_key_values", "cache", "cache_params", "state", "mems")
+_STATES = ("past_key_values", "cache", "cache_params", "state", "mems", "past_buckets_states")
 """What models call the arguments that stand for the positions before."""
+_FILL = "fill the cache with this model since attach, from input_ids"
 
 
 def cache_among(values: Iterable[Any]) -> Cache | None:
@@ -42,6 +43,21 @@ def require_recordable(options: Mapping[str, Any]) -> None:
             )
 
 
+def length(cache: Any) -> int:
+    """Positions that the cache holds. A running state (Mamba's) does not count them: then those on record.
+
+    Raises UsageError for a running state that nobody recorded.
+    """
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # no layer of the cache has positions
+        if _is_recorded(cache):
+            return getattr(cache, _IDS).shape[1]
+        if cache.has_previous_state():
+            raise UsageError("the cache holds a running state, on record is nothing", hint=_FILL) from None
+        return 0
+
+
 def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
     """The cache holds, or will hold after this step, exactly these positions."""
     if not _is_recorded(cache):
@@ -60,7 +76,7 @@ def continued(cache: Any, length: int, new_BT: Tensor, mask: Tensor | None) -> t
         held = "nothing" if ids_BS is None else f"ids of shape {tuple(ids_BS.shape)}"
         raise UsageError(
             f"the cache holds {length} positions of {len(new_BT)} sequences, on record is {held}",
-            hint="fill the cache with this model since attach, from input_ids",
+            hint=_FILL,
         )
     ids = torch.cat((ids_BS, new_BT), 1)
     if mask is not None and mask.ndim == 2 and mask.shape[1] == ids.shape[1]:

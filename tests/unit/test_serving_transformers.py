@@ -396,3 +396,54 @@ def test_a_state_that_is_no_cache_is_refused_and_generate_goes_without(store):
         model(tokens[:, 2:], state=first.state, use_cache=True)
     want = reference.generate(tokens, max_new_tokens=8, do_sample=False, use_cache=False)
     assert torch.equal(model.generate(tokens, max_new_tokens=8, do_sample=False), want)
+
+
+@pytest.mark.parametrize("name", ["past_buckets_states", "past_key_values", "cache", "cache_params", "mems", "state"])
+def test_a_state_by_whatever_name_that_is_no_cache_is_refused(store, name):
+    """Of Reformer, of releases with tuples of keys and values, of xLSTM, XLNet and RWKV."""
+    model = make("llama")
+    attach(model, store)
+    with pytest.raises(UsageError, match=f"{name} is a tuple, no Cache"):
+        model(prompts(1)["input_ids"], **{name: ((torch.zeros(1), torch.zeros(1)),)})
+
+
+@pytest.fixture
+def mamba():
+    """Its cache is a running state, which does not count positions."""
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(hidden_size=DIM, state_size=8, num_hidden_layers=2, **COMMON)
+    return transformers.MambaForCausalLM(config).eval()
+
+
+def cache_of(output):
+    return next(value for value in output.values() if isinstance(value, transformers.Cache))
+
+
+def test_a_cache_that_does_not_count_its_positions_is_stepped_with(store, mamba):
+    reference, ids = from_scratch(mamba), prompts(1)["input_ids"]
+    attach(mamba, store)
+    with torch.no_grad():
+        output = mamba(ids[:, :4], use_cache=True)
+        past, parts = cache_of(output), [output.logits]
+        for new in ids[:, 4:].split(1, 1):
+            parts.append(mamba(new, **{CACHE_NAMES[0]: past}, use_cache=True).logits)
+        torch.testing.assert_close(torch.cat(parts, 1), reference(ids).logits, atol=1e-4, rtol=1e-4)
+        past.reset()
+        again = mamba(ids, **{CACHE_NAMES[0]: past}, use_cache=True).logits
+        torch.testing.assert_close(again, reference(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+def test_generate_with_a_cache_that_does_not_count_its_positions_gives_the_same_tokens(store, mamba, options):
+    given = {"max_new_tokens": 14, "do_sample": False, **options}
+    want = from_scratch(mamba).generate(prompts(1)["input_ids"], use_cache=False, **given)
+    attach(mamba, store)
+    assert torch.equal(mamba.generate(prompts(1)["input_ids"], **given), want)
+
+
+def test_a_running_state_made_by_somebody_else_is_refused(store, mamba):
+    ids = prompts(1)["input_ids"]
+    past = cache_of(mamba(ids, use_cache=True))
+    attach(mamba, store)
+    with pytest.raises(UsageError, match="on record is nothing"):
+        mamba(ids[:, :1], **{CACHE_NAMES[0]: past}, use_cache=True)
