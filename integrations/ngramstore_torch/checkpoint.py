@@ -246,5 +246,6 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
         if saved and len(saved) < len(_STATE):
             raise FormatError(f"the optimizer's file lacks {', '.join({*_STATE} - {*saved})} of {name}")
         for key, value in saved.items():
-            optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+            dtype = torch.float32 if key == "step" else value.dtype  # a count of another type stops the fused kernel
+            optimizer.state[parameter][key] = value.to(parameter.device, dtype, copy=True)
     return tensors["losses"].tolist()
