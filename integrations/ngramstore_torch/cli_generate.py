@@ -13,6 +13,8 @@ from ngramstore.cli.common import ByteSize, say
 from ngramstore.errors import UsageError
 from ngramstore_torch.identities import require_tokenizer
 
+_LOADING_S = 60.0
+
 
 @click.command(name="generate", short_help="Generate text from a checkpoint served by a store.")
 @click.option("--checkpoint", "run", required=True, type=click.Path(path_type=Path), help="Run folder of `train`.")
@@ -58,7 +60,10 @@ from ngramstore_torch.identities import require_tokenizer
     "--cache-bytes", default="256MiB", show_default=True, type=ByteSize(), help="Size of the row cache; 0: none."
 )
 @click.option(
-    "--timeout", default=None, type=float, help="Give up on a look-up after this many seconds.  [default: never]"
+    "--timeout",
+    default=None,
+    type=float,
+    help="Give up on a look-up after this many seconds; on the first ones, which compile, after 60 or more.  [default: never]",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--any-store", is_flag=True, help="Accept a store that was not exported from this checkpoint.")
@@ -95,9 +100,9 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
         _require_source(store, saved, o["any_store"])
         require_tokenizer(str(store.path), store.metadata, words.id)
         require_ids(tokens, decoder.config.vocab_size, "the tokens of the prompt")
+        embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])
         if len(tokens):
             _load_kernels(path, decoder, tokens, o["timeout"])
-        embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])
         made: list[int] = []
         shown = ""
         embedding.stats.reset()
@@ -144,12 +149,17 @@ def _require_source(store: Any, saved: Any, any_store: bool) -> None:
 
 def _load_kernels(path: Path, decoder: Any, tokens: Any, timeout_s: float | None) -> None:
     """Compile or load what look-ups call, through a handle of its own, so that statistics show look-ups alone. It reads the
-    prompt's rows: on a cold disk their pages are then in memory, those of the tokens to come are not."""
+    prompt's rows: on a cold disk their pages are then in memory, those of the tokens to come are not.
+
+    timeout_s: what look-ups are allowed. Here they have _LOADING_S at least: compiling is no sign of a slow disk.
+    """
     import torch
 
     import ngramstore
     from ngramstore_torch.embedding import NGramEmbedding
 
+    if timeout_s is not None:
+        timeout_s = max(timeout_s, _LOADING_S)
     with ngramstore.open(path) as store, torch.inference_mode():
         embedding = NGramEmbedding(store, decoder.tokens, timeout_s=timeout_s)
         line = torch.from_numpy(tokens.astype("int64"))[None].to(decoder.tokens.weight.device)

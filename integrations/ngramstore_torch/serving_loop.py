@@ -37,7 +37,8 @@ def generate_served(
 
     candidates: while a token is drawn, fetch the rows that the C likeliest next tokens would need. chunk: prompt tokens
     per step; the next chunk's rows are fetched while a chunk runs. The same seed gives the tokens of `generate` with
-    `served_embedding`. Raises UsageError where prompt and answer do not fit, and the store's errors.
+    `served_embedding`. Look-ups of the prompt and of each token have the embedding's timeout_s.
+    Raises UsageError where prompt and answer do not fit, LookupTimeout, and the store's errors.
     """
     room = decoder.config.max_positions
     if not len(prompt) or max_new_tokens < 1:

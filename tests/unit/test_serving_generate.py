@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from torch_cases import DECODER, language, plain, scone, shaken, vocabulary
 
 import ngramstore
-from ngramstore.errors import UsageError
+from ngramstore.errors import LookupTimeout, UsageError
 from ngramstore.mine.tokenizers import load_tokenizer, train_bpe
 from ngramstore_torch import NGramEmbedding, checkpoint, cli_generate, export_table, generate
 from ngramstore_torch.decoder import DecoderConfig
@@ -139,6 +140,49 @@ def test_statistics_leave_out_the_loading_of_kernels(folder, monkeypatch):
     found = json.loads(run(folder, "--json").stdout)
     assert len(calls) == 1
     assert found["lookups_per_s"] * found["seconds"] == pytest.approx(found["prompt_tokens"] + 19)
+
+
+@pytest.fixture
+def slow_look_ups(monkeypatch):
+    """Calling it makes the first look-ups wait for so many seconds each."""
+    look_up = ngramstore.Store.lookup_tail
+
+    def slow(seconds: float, number: int) -> None:
+        waits = [seconds] * number
+
+        def wait_and_look_up(*arguments, **options):
+            if waits:
+                time.sleep(waits.pop())
+            return look_up(*arguments, **options)
+
+        monkeypatch.setattr(ngramstore.Store, "lookup_tail", wait_and_look_up)
+
+    return slow
+
+
+def test_code_that_is_compiled_first_does_not_count_as_a_slow_disk(folder, slow_look_ups):
+    slow_look_ups(1.0, 1)
+    result = run(folder, "--json", "--timeout", "0.5")
+    assert result.exit_code == 0, result.exception
+    assert len(json.loads(result.stdout)["tokens"]) == 20
+
+
+def test_a_disk_that_does_not_answer_the_first_look_up_is_given_up_on(folder, slow_look_ups, monkeypatch):
+    slow_look_ups(20.0, 100)
+    monkeypatch.setattr(cli_generate, "_LOADING_S", 0.1)
+    began = time.perf_counter()
+    with pytest.raises(LookupTimeout):
+        raise run(folder, "--timeout", "0.05").exception
+    assert time.perf_counter() - began < 10
+
+
+def test_a_disk_that_does_not_answer_the_prompt_is_given_up_on(folder, slow_look_ups, monkeypatch):
+    slow_look_ups(20.0, 100)
+    monkeypatch.setattr(cli_generate, "_load_kernels", lambda *given: None)
+    began = time.perf_counter()
+    with pytest.raises(LookupTimeout):
+        raise run(folder, "--timeout", "0.05").exception
+    assert time.perf_counter() - began < 10
 
 
 def test_candidates_without_a_cache_and_prompts_that_are_no_text_are_refused(folder):
