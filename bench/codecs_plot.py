@@ -3,37 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-_LEAST_PERCENT = 0.003
+from bench import drawing
+
+_TARGET_BITS, _TARGET_PERCENT = 4.5, 0.2
+_ROUNDED = " rounded by sensitivity"
 
 
 def plot(result: dict, path: Path) -> None:
-    """Means over the tables; bits as stored or with zstd, what is less, on the left at the tables' row width, on the right
-    in frames as long as those of wide rows. Costs below 0.003 % are drawn there."""
-    import matplotlib
+    """Means over the tables with their standard errors; bits as stored or with zstd, what is less, at the tables' row width.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    families: dict[str, list[dict]] = {}
-    for line in result["summary"]:
-        families.setdefault("int4" if line["family"] == "codec int4" else line["family"], []).append(line)
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
-    titles = (f"rows of {result['settings']['dim']} values", "frames of 1,024 values and more")
-    for axis, column, title in zip(axes, ("zstd_bits", "wide_bits"), titles, strict=True):
-        for family, lines in families.items():
-            lines = sorted(lines, key=lambda line: line["raw_bits"])
-            bits = [min(line["raw_bits"], line[column]) for line in lines]
-            cost = [max(_LEAST_PERCENT, line["perplexity_percent"]) for line in lines]
-            axis.plot(bits, cost, "o-" if lines[0]["is_codec"] else "x--", label=family, markersize=6)
-        axis.axhline(0.2, color="grey", linewidth=0.8)
-        axis.axvline(4.5, color="grey", linewidth=0.8)
-        axis.set(xlabel="bits a value on disk", yscale="log", xscale="log", title=title, xlim=(2.5, 34))
-        axis.set_xticks([3, 4, 5, 6, 8, 16, 32], ["3", "4", "5", "6", "8", "16", "32"], minor=False)
+    Codecs of the store are blue (rounded by sensitivity: orange), other ways grey. The cost has a linear axis: what costs
+    nothing lies on zero, with its error, and the differences between the others keep their size.
+    """
+    pyplot = drawing.pyplot()
+    with pyplot.rc_context(drawing.STYLE):
+        figure, axis = pyplot.subplots(figsize=(8, 4.4), layout="constrained")
+        _target(axis)
+        for line in result["summary"]:
+            _point(axis, line)
+        axis.axhline(0, color="#888888", linewidth=0.8, zorder=1)
+        axis.set(
+            xscale="log", xlim=(2.9, 40), xlabel="bits a value on disk (log scale)", ylabel="perplexity above f32, %"
+        )
+        ticks = [3, 4, 5, 6, 8, 16, 32]
+        axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
         axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("held-out perplexity above f32, %")
-    axes[1].legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+        axis.grid(axis="y")
+        drawing.heading(
+            figure,
+            "What a codec costs: held-out perplexity above f32 rows (left and down is better)",
+            f"Rows of {result['settings']['dim']} values, stored with zstd where that is smaller. Mean over "
+            f"{max(line['tables'] for line in result['summary'])} trained tables; bars: standard error.\n"
+            f"Blue: codecs of the store. Orange: int4 rounded by sensitivity. Shaded: at most {_TARGET_PERCENT:g} % "
+            f"in at most {_TARGET_BITS:g} bits.",
+        )
+        drawing.save(figure, path)
+        pyplot.close(figure)
+
+
+def _target(axis: Any) -> None:
+    axis.fill_between([1, _TARGET_BITS], 0, _TARGET_PERCENT, color="#e9eef2", zorder=0, linewidth=0)
+
+
+def _point(axis: Any, line: dict) -> None:
+    bits, cost = min(line["raw_bits"], line["zstd_bits"]), line["perplexity_percent"]
+    is_rounded = line["family"].endswith(_ROUNDED)
+    color = drawing.PEER if not line["is_codec"] else drawing.SECOND if is_rounded else drawing.OURS
+    axis.errorbar(
+        bits, cost, line["standard_error_percent"] or 0, color=color, capsize=3, marker="D" if is_rounded else "o",
+        markersize=6, zorder=3,
+    )  # fmt: skip
+    name = line["family"].removeprefix("codec ").removesuffix(_ROUNDED)
+    if line["name"].startswith("group"):
+        is_narrow = bits < _TARGET_BITS - 0.1
+        name, offset, side = f"{name}, {line['name']}", (-9 if is_narrow else 9, 0), "right" if is_narrow else "left"
+    else:
+        offset, side = (0, 12), "center"
+    axis.annotate(
+        name, (bits, cost), xytext=offset, textcoords="offset points", ha=side, va="center", fontsize=8.5, color=color
+    )

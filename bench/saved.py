@@ -35,6 +35,10 @@ class Found:
         pairs = zip(self._rounds(subject, metric), self._rounds(other, metric), strict=True)
         return median(mine / theirs for mine, theirs in pairs if mine is not None and theirs)
 
+    def rounds(self, subject: str, metric: str) -> list[float]:
+        """Its value in each round that gave one. Raises KeyError where it was not measured."""
+        return [value for value in self._rounds(subject, metric) if value is not None]
+
     def has(self, subject: str, metric: str) -> bool:
         """The subject has this metric."""
         return metric in self.case["subjects"].get(subject, {}).get("metrics", {})
