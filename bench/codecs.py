@@ -28,8 +28,8 @@ from bench.trained import Trained, trained
 from ngramstore.cli.common import Count
 from ngramstore.codec import SecondOrderInt4, codec_from_spec, compress
 from ngramstore.files import publish
-from ngramstore_torch.experiment import python_sources
-from ngramstore_torch.presets import DEMO, QUICK, Preset
+from ngramstore_torch.experiment.comparison import python_sources
+from ngramstore_torch.experiment.presets import DEMO, QUICK, Preset
 
 RESULT = Path(__file__).parent / "results" / "codecs.json"
 PLOT = Path(__file__).parent.parent / "docs" / "images" / "codecs.png"

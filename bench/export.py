@@ -20,10 +20,10 @@ import torch
 
 from bench import machine
 from ngramstore.mine import Vocabulary
-from ngramstore_torch.decoder import DecoderConfig
-from ngramstore_torch.export import Exported, SconeRows, export_table
-from ngramstore_torch.fgram_model import FgramConfig
-from ngramstore_torch.scone import SconeModel
+from ngramstore_torch.export.table import Exported, SconeRows, export_table
+from ngramstore_torch.model.decoder import DecoderConfig
+from ngramstore_torch.model.fgram import FgramConfig
+from ngramstore_torch.model.scone import SconeModel
 
 RESULT = Path(__file__).parent / "results" / "export.json"
 TOKEN_TYPES, MAX_N = 4096, 5

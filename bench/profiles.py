@@ -160,10 +160,10 @@ def _training(folder: Path, _num_rows: int) -> tuple[Step, bool]:
     import torch
 
     from ngramstore.mine import mine_ngrams
-    from ngramstore_torch.corpus import tag_corpus
-    from ngramstore_torch.presets import DEMO
-    from ngramstore_torch.scone import SconeModel
-    from ngramstore_torch.train import train_model
+    from ngramstore_torch.data.corpus import tag_corpus
+    from ngramstore_torch.experiment.presets import DEMO
+    from ngramstore_torch.model.scone import SconeModel
+    from ngramstore_torch.training.train import train_model
 
     corpus = _corpus(folder, 6_000_000)
     vocabulary = mine_ngrams(
@@ -196,7 +196,7 @@ def _training(folder: Path, _num_rows: int) -> tuple[Step, bool]:
 def _corpus(folder: Path, max_bytes: int) -> TokenShards:
     """Python's standard library, tokenised."""
     from ngramstore.mine import open_corpus
-    from ngramstore_torch.experiment import python_sources
+    from ngramstore_torch.experiment.comparison import python_sources
 
     tokenizer = f"train:{_VOCABULARY}"
     return open_corpus(python_sources(max_bytes), tokenizer=tokenizer, cache=folder / "cache", errors="replace")

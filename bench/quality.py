@@ -25,7 +25,7 @@ from bench.quality_cells import CODE, MODELS, Cell, Data, measure
 from bench.quality_report import differences, lines
 from ngramstore.cli.common import Count
 from ngramstore.files import publish
-from ngramstore_torch.presets import QUICK, Preset
+from ngramstore_torch.experiment.presets import QUICK, Preset
 
 RESULT = Path(__file__).parent / "results" / "quality.json"
 GRID = replace(

@@ -16,16 +16,16 @@ import torch
 
 from bench import machine
 from ngramstore.mine import TokenShards, Vocabulary, mine_ngrams, open_corpus
-from ngramstore_torch.checkpoint import LanguageModel
-from ngramstore_torch.corpus import tag_corpus
-from ngramstore_torch.costs import cost_of
-from ngramstore_torch.data import TaggedTokens
-from ngramstore_torch.evaluate import evaluate_model
-from ngramstore_torch.experiment import fgram_load, python_sources
-from ngramstore_torch.hashed import HashedConfig, HashedModel
-from ngramstore_torch.presets import Preset
-from ngramstore_torch.scone import PlainModel, SconeModel
-from ngramstore_torch.train import train_model
+from ngramstore_torch.data.batches import TaggedTokens
+from ngramstore_torch.data.corpus import tag_corpus
+from ngramstore_torch.experiment.comparison import fgram_load, python_sources
+from ngramstore_torch.experiment.evaluate import evaluate_model
+from ngramstore_torch.experiment.presets import Preset
+from ngramstore_torch.model.costs import cost_of
+from ngramstore_torch.model.hashed import HashedConfig, HashedModel
+from ngramstore_torch.model.kinds import LanguageModel
+from ngramstore_torch.model.scone import PlainModel, SconeModel
+from ngramstore_torch.training.train import train_model
 
 MODELS = ("plain", "scone", "wide", "deep", "equal", "hashed")
 CODE = "code"

@@ -17,15 +17,15 @@ import torch
 
 from ngramstore.hashing import ngram_ids
 from ngramstore.mine import TokenShards, Vocabulary, mine_ngrams, open_corpus
-from ngramstore_torch import checkpoint
-from ngramstore_torch.corpus import tag_corpus
-from ngramstore_torch.data import TaggedTokens
-from ngramstore_torch.evaluate import evaluate_model
-from ngramstore_torch.export import SconeRows
-from ngramstore_torch.presets import Preset
-from ngramstore_torch.scone import SconeModel
-from ngramstore_torch.sensitivity import input_sensitivity
-from ngramstore_torch.train import train_model
+from ngramstore_torch.data.batches import TaggedTokens
+from ngramstore_torch.data.corpus import tag_corpus
+from ngramstore_torch.experiment.evaluate import evaluate_model
+from ngramstore_torch.experiment.presets import Preset
+from ngramstore_torch.export.sensitivity import input_sensitivity
+from ngramstore_torch.export.table import SconeRows
+from ngramstore_torch.model.scone import SconeModel
+from ngramstore_torch.training import checkpoint
+from ngramstore_torch.training.train import train_model
 
 _EXPORT_ROWS = 4096
 

@@ -69,7 +69,7 @@ def command(
 
 def _full(out: Path, texts: tuple[Path, ...], quick: bool, progress: bool, tell: Any) -> dict[str, Any]:
     try:
-        run = import_module("ngramstore_torch.demo").run  # an integration: the core does not know its types
+        run = import_module("ngramstore_torch.experiment.demo").run  # an integration: the core does not know its types
     except ModuleNotFoundError as error:
         if error.name == "ngramstore_torch":
             raise UsageError(

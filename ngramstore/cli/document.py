@@ -19,10 +19,10 @@ shows the traceback behind an error.
 """
 _WIDTH = 110
 _INTEGRATIONS = {
-    "train": "ngramstore_torch.cli_train",
-    "export": "ngramstore_torch.cli_export",
-    "evaluate": "ngramstore_torch.cli_evaluate",
-    "generate": "ngramstore_torch.cli_generate",
+    "train": "ngramstore_torch.cli.train",
+    "export": "ngramstore_torch.cli.export",
+    "evaluate": "ngramstore_torch.cli.evaluate",
+    "generate": "ngramstore_torch.cli.generate",
 }
 
 

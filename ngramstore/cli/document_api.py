@@ -54,17 +54,17 @@ _PAGE = {
         QwenPleKeys LongcatKeys OverEncodingKeys ByteKeys
     """,
     "Serve in PyTorch": """
-        ngramstore_torch: NGramEmbedding NGramHistory RowTableEmbedding serving_module.StoreModule prefetch.Ticket
-        row_hashes.RowHash KeysHash OverEncodingHash TrainedTableHash serving_stats.ServingStats live_embedding
-        served_embedding Decoder KVCache generate generate_served
+        ngramstore_torch: NGramEmbedding NGramHistory RowTableEmbedding StoreModule Ticket RowHash KeysHash
+        OverEncodingHash TrainedTableHash ServingStats live_embedding served_embedding Decoder KVCache generate
+        generate_served
     """,
     "Serve in Transformers": """
         ngramstore_transformers: attach attached detach save_reference load_reference
     """,
     "Train and export": """
         ngramstore_torch: DecoderConfig FgramConfig FgramModel SconeModel PlainModel HashedConfig HashedModel
-        cost_of costs.Costs tag TaggedTokens Batch TrainConfig train_model TrainResult load_checkpoint Checkpoint
-        evaluate_model Evaluation export_table export.Exported RowSource SconeRows input_sensitivity
+        cost_of Costs tag TaggedTokens Batch TrainConfig train_model TrainResult load_checkpoint Checkpoint
+        evaluate_model Evaluation export_table Exported RowSource SconeRows input_sensitivity
     """,
 }
 """Sections, and what stands in them: a word with a colon is where the names behind it live."""

@@ -5,7 +5,7 @@ error e costs about e H e / 2 nats, H the second moments of the loss's gradient 
 level nearest to it, and what it misses is made good by the values that follow, as far as H lets one stand for another:
 GPTQ (arXiv 2210.17323), which rounds weights for H of a layer's inputs, here for rows under H of what comes behind.
 
-`ngramstore_torch.sensitivity` measures H. How much it saves: docs/codecs.md, from bench/results/codecs.json.
+`ngramstore_torch.input_sensitivity` measures H. How much it saves: docs/codecs.md, from bench/results/codecs.json.
 
 Shapes: M rows, D row width, S values of a group, G groups of a row.
 """
@@ -93,7 +93,7 @@ def _factor(sensitivity_DD: np.ndarray, dim: int) -> np.ndarray:
     if not np.isfinite(moments_DD).all() or not mean > 0 or not np.allclose(moments_DD, moments_DD.T, atol=1e-6 * mean):
         raise UsageError(
             "the sensitivity is not a matrix of second moments: finite, symmetric, of positive trace",
-            hint="measure it with ngramstore_torch.sensitivity",
+            hint="measure it with ngramstore_torch.input_sensitivity",
         )
     damped_DD = moments_DD / mean + _DAMPING * np.eye(dim)
     try:

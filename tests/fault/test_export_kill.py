@@ -14,8 +14,8 @@ pytest.importorskip("torch")
 from ngramstore import files
 from ngramstore.errors import FormatError, IncompleteStore, UnsupportedVersion, UsageError, WriterLocked
 from ngramstore.mine import Vocabulary
-from ngramstore_torch.export import Exported, export_table
-from ngramstore_torch.spool import Spool, spool_path
+from ngramstore_torch.export.spool import Spool, spool_path
+from ngramstore_torch.export.table import Exported, export_table
 
 BATCH, NUM_BATCHES = 10, 7
 
@@ -261,7 +261,7 @@ def test_the_identity_of_scone_rows_is_that_of_their_weights():
     import torch
     from torch_cases import scone
 
-    from ngramstore_torch.export import SconeRows
+    from ngramstore_torch.export.table import SconeRows
 
     model = scone()
     identity = SconeRows(model).identity

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngramstore.mine import Vocabulary
-from ngramstore_torch.data import TaggedTokens, tag
-from ngramstore_torch.decoder import DecoderConfig
-from ngramstore_torch.fgram_model import FgramConfig
-from ngramstore_torch.generation import live_embedding
-from ngramstore_torch.hashed import HashedConfig, HashedModel
-from ngramstore_torch.scone import SconeModel
+from ngramstore_torch.data.batches import TaggedTokens, tag
+from ngramstore_torch.model.decoder import DecoderConfig
+from ngramstore_torch.model.fgram import FgramConfig
+from ngramstore_torch.model.hashed import HashedConfig, HashedModel
+from ngramstore_torch.model.scone import SconeModel
+from ngramstore_torch.serving.generation import live_embedding
 
 ALPHABET, MAX_N = 4, 4
 tokens = st.integers(0, ALPHABET - 1)

@@ -60,7 +60,7 @@ def test_every_error_is_on_it():
 
 
 @pytest.mark.parametrize(
-    "name", ["ImportReport", "Recorder", "Sizes", "Spec", "ngramstore_torch.serving_module.StoreModule"]
+    "name", ["ImportReport", "Recorder", "Sizes", "Spec", "ngramstore_torch.StoreModule"]
 )
 def test_what_is_returned_is_on_it_too(name):
     assert f"### {name}\n" in PAGE.read_text()
@@ -92,7 +92,7 @@ def test_what_stats_says_is_explained(tmp_path):
 
 def test_what_the_statistics_of_a_module_say_is_explained():
     pytest.importorskip("torch")
-    from ngramstore_torch.serving_stats import ServingStats
+    from ngramstore_torch import ServingStats
 
     explained = (ServingStats.__doc__ or "").replace("\n", " ")
     for key in ServingStats().as_dict():

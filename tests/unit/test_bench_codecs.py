@@ -14,8 +14,8 @@ from bench import codec_ways, codecs, codecs_report
 from bench.codecs_plot import plot
 from bench.trained import trained
 from ngramstore.codec import codec_from_spec
-from ngramstore_torch.experiment import python_sources
-from ngramstore_torch.presets import QUICK
+from ngramstore_torch.experiment.comparison import python_sources
+from ngramstore_torch.experiment.presets import QUICK
 
 
 def rows(count: int = 600, dim: int = 64) -> np.ndarray:

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from ngramstore.errors import UsageError
-from ngramstore_torch import demo
-from ngramstore_torch.presets import Preset
-from ngramstore_torch.train import TrainConfig
+from ngramstore_torch.experiment import demo
+from ngramstore_torch.experiment.presets import Preset
+from ngramstore_torch.training.train import TrainConfig
 
 TINY = Preset(
     name="quick",
@@ -101,6 +101,6 @@ def test_a_folder_with_another_demo_is_refused(finished):
 
 
 def test_the_verdict_fits_both_outcomes():
-    from ngramstore_torch.demo_report import verdict
+    from ngramstore_torch.experiment.demo_report import verdict
 
     assert verdict(0.25) == "0.250 nats better" and verdict(-0.25) == "0.250 nats worse"

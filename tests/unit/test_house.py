@@ -31,6 +31,9 @@ LEVELS = [
 ]
 """A module imports from its own level and from those before it. The bare package gives its version to all."""
 
+TORCH_LEVELS = [{"data"}, {"model"}, {"serving", "training", "export"}, {"experiment"}, {"cli"}]
+"""Folders of ngramstore_torch: a module imports from its own folder and from levels before it, not from its neighbours."""
+
 PUBLIC = {
     "ngramstore": "build, open, sizes, Store, Builder, Hit, Trace, errors",
     "ngramstore.errors": "what to catch and to raise",
@@ -57,7 +60,7 @@ LONG = {
     "ngramstore/store/writer.py": 350,
     "ngramstore/store/manifest.py": 330,
     "ngramstore/store/check.py": 330,
-    "integrations/ngramstore_torch/train.py": 370,
+    "integrations/ngramstore_torch/training/train.py": 370,
     "bench/workloads/store.py": 330,  # its cases, one after the other
 }
 """Files that may be longer, and where that ends."""
@@ -113,9 +116,26 @@ def test_imports_point_one_way(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "integrations").rglob("*.py")), ids=name_of)
-def test_the_library_does_not_import_its_command_line(path):
-    is_command = path.name.startswith("cli_")
-    assert is_command or not any(re.search(r"\bcli(_\w+|\b)", module) for module in imports(path))
+def test_the_library_does_not_import_a_command_line(path):
+    assert path.parent.name == "cli" or not any("cli" in module.split(".") for module in imports(path))
+
+
+TORCH = ROOT / "integrations" / "ngramstore_torch"
+TORCH_FILES = [path for path in sorted(TORCH.rglob("*.py")) if path != TORCH / "__init__.py"]
+
+
+def test_every_module_of_the_torch_side_is_in_a_folder_with_a_level():
+    assert {path.relative_to(TORCH).parts[0] for path in TORCH_FILES} == set().union(*TORCH_LEVELS)
+
+
+@pytest.mark.parametrize("path", TORCH_FILES, ids=name_of)
+def test_imports_of_the_torch_side_point_one_way(path):
+    folder = path.relative_to(TORCH).parts[0]
+    here = next(i for i, folders in enumerate(TORCH_LEVELS) if folder in folders)
+    allowed = {folder}.union(*TORCH_LEVELS[:here])
+    ours = [module.split(".") for module in imports(path) if module.split(".")[0].startswith("ngramstore_")]
+    assert [".".join(parts) for parts in ours if parts[0] != "ngramstore_torch" or parts[1:2] == []] == []
+    assert [".".join(parts) for parts in ours if parts[1] not in allowed] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "integrations").rglob("*.py")), ids=name_of)

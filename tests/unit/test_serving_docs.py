@@ -20,7 +20,7 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch):
 
 
 def test_the_commands_of_the_page_exist():
-    from ngramstore_torch.cli_generate import command
+    from ngramstore_torch.cli.generate import command
 
     known = {option for parameter in command.params for option in parameter.opts}
     lines = re.findall(r"^ +ngramstore generate (.*)$", PAGE.read_text(), re.MULTILINE)

@@ -14,12 +14,14 @@ from torch_cases import DECODER, language, plain, scone, shaken, vocabulary
 import ngramstore
 from ngramstore.errors import LookupTimeout, UsageError
 from ngramstore.mine.tokenizers import load_tokenizer, train_bpe
-from ngramstore_torch import NGramEmbedding, checkpoint, cli_generate, export_table, generate
-from ngramstore_torch.decoder import DecoderConfig
-from ngramstore_torch.export import SconeRows
-from ngramstore_torch.fgram_model import FgramConfig
-from ngramstore_torch.generation import live_embedding
-from ngramstore_torch.serving_loop import generate_served
+from ngramstore_torch import NGramEmbedding, export_table, generate
+from ngramstore_torch.cli import generate as cli_generate
+from ngramstore_torch.export.table import SconeRows
+from ngramstore_torch.model.decoder import DecoderConfig
+from ngramstore_torch.model.fgram import FgramConfig
+from ngramstore_torch.serving.generation import live_embedding
+from ngramstore_torch.serving.loop import generate_served
+from ngramstore_torch.training import checkpoint
 
 
 @pytest.fixture(scope="module")

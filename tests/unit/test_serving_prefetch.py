@@ -14,9 +14,9 @@ import ngramstore
 from ngramstore.codec.quantize import codec_from_spec
 from ngramstore.errors import LookupTimeout, UsageError
 from ngramstore_torch import NGramEmbedding
-from ngramstore_torch.decoder import Decoder, DecoderConfig
-from ngramstore_torch.dequantize import dequantize
-from ngramstore_torch.serving_loop import generate_served
+from ngramstore_torch.model.decoder import Decoder, DecoderConfig
+from ngramstore_torch.serving.dequantize import dequantize
+from ngramstore_torch.serving.loop import generate_served
 
 
 @pytest.fixture(scope="module")

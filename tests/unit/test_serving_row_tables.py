@@ -15,9 +15,9 @@ import ngramstore
 from ngramstore.errors import UsageError
 from ngramstore.keys import keys_from_config, keys_from_spec
 from ngramstore_torch import KeysHash, NGramHistory, OverEncodingHash, RowTableEmbedding
-from ngramstore_torch.data import tag
-from ngramstore_torch.hashed import HashedConfig, HashedModel
-from ngramstore_torch.row_tables import TrainedTableHash
+from ngramstore_torch.data.batches import tag
+from ngramstore_torch.model.hashed import HashedConfig, HashedModel
+from ngramstore_torch.serving.row_tables import TrainedTableHash
 
 VOCAB, DIM, SIZES = 7, 5, (11, 13, 17, 19)  # two tables for n = 2, two for n = 3
 
@@ -81,7 +81,7 @@ def test_rows_are_those_of_the_plain_formula_in_any_chunks(case, combine, seed):
 
 def test_large_vocabularies_and_tables_do_not_overflow(case):
     hasher = OverEncodingHash(1 << 32, [(1 << 31) - 1] * 3)
-    from ngramstore_torch.history import NGramHistory
+    from ngramstore_torch.serving.history import NGramHistory
 
     tokens = np.array([[(1 << 32) - 1, (1 << 32) - 2, 7, (1 << 32) - 3]])
     got = hasher.rows(NGramHistory(1, hasher.max_n).windows(tokens))[0, -1]

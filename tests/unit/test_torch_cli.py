@@ -17,7 +17,10 @@ import ngramstore
 from ngramstore.cli.common import Count
 from ngramstore.errors import UsageError
 from ngramstore.mine import Vocabulary, mine_ngrams, open_corpus, train_bpe
-from ngramstore_torch import checkpoint, cli_evaluate, cli_export, cli_train
+from ngramstore_torch.cli import evaluate as cli_evaluate
+from ngramstore_torch.cli import export as cli_export
+from ngramstore_torch.cli import train as cli_train
+from ngramstore_torch.training import checkpoint
 
 SMALL = [
     "--dim",
@@ -277,7 +280,5 @@ def test_counts_read_with_units(text, number):
 
 
 def test_help_needs_no_torch():
-    code = (
-        "import sys; from ngramstore_torch import cli_train, cli_export, cli_evaluate; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from ngramstore_torch.cli import train, export, evaluate, generate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

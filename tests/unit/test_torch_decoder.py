@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch_cases import DECODER, VOCAB
 
 from ngramstore.errors import UsageError
-from ngramstore_torch.decoder import Decoder, DecoderConfig, KVCache
+from ngramstore_torch.model.decoder import Decoder, DecoderConfig, KVCache
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from torch_cases import DECODER, FGRAM, language, plain, scone, shaken, tagged
 import ngramstore
 from ngramstore.errors import UsageError
 from ngramstore_torch import NGramEmbedding
-from ngramstore_torch.costs import cost_of
-from ngramstore_torch.data import tag
-from ngramstore_torch.evaluate import evaluate_model, served_inputs
-from ngramstore_torch.export import SconeRows, export_table
-from ngramstore_torch.generation import generate, live_embedding, served_embedding
-from ngramstore_torch.hashed import HashedConfig, HashedModel
-from ngramstore_torch.train import TrainConfig, train_model
+from ngramstore_torch.data.batches import tag
+from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
+from ngramstore_torch.export.table import SconeRows, export_table
+from ngramstore_torch.model.costs import cost_of
+from ngramstore_torch.model.hashed import HashedConfig, HashedModel
+from ngramstore_torch.serving.generation import generate, live_embedding, served_embedding
+from ngramstore_torch.training.train import TrainConfig, train_model
 
 
 class DictStore:

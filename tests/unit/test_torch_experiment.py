@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from torch_cases import VOCAB, tagged
 
-from ngramstore_torch.experiment import Experiment, load_model, python_sources, table
-from ngramstore_torch.presets import DEMO, QUICK, Preset
-from ngramstore_torch.train import TrainConfig
+from ngramstore_torch.experiment.comparison import Experiment, load_model, python_sources, table
+from ngramstore_torch.experiment.presets import DEMO, QUICK, Preset
+from ngramstore_torch.training.train import TrainConfig
 
 TOY = Preset(
     name="toy",

@@ -11,12 +11,12 @@ from torch_cases import plain, scone, shaken, tagged
 
 import ngramstore
 from ngramstore.errors import UsageError
-from ngramstore_torch.data import IGNORE
-from ngramstore_torch.evaluate import evaluate_model, served_inputs
-from ngramstore_torch.export import SconeRows, export_table
-from ngramstore_torch.generation import generate, live_embedding, served_embedding
-from ngramstore_torch.sensitivity import input_sensitivity, kept_sensitivity
-from ngramstore_torch.train import TrainConfig, train_model
+from ngramstore_torch.data.batches import IGNORE
+from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
+from ngramstore_torch.export.sensitivity import input_sensitivity, kept_sensitivity
+from ngramstore_torch.export.table import SconeRows, export_table
+from ngramstore_torch.serving.generation import generate, live_embedding, served_embedding
+from ngramstore_torch.training.train import TrainConfig, train_model
 
 
 @pytest.fixture(scope="module")

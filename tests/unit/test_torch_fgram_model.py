@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch_cases import FGRAM, scone, shaken, tagged
 
 from ngramstore.errors import UsageError
-from ngramstore_torch.fgram_model import FgramConfig, FgramModel, at_last
+from ngramstore_torch.model.fgram import FgramConfig, FgramModel, at_last
 
 
 def inputs(num: int = 9, max_n: int = 4, dim: int = 32) -> tuple[torch.Tensor, torch.Tensor]:

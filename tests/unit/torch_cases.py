@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from ngramstore.mine import Vocabulary
-from ngramstore_torch.data import TaggedTokens, tag
-from ngramstore_torch.decoder import DecoderConfig
-from ngramstore_torch.fgram_model import FgramConfig
-from ngramstore_torch.scone import PlainModel, SconeModel
+from ngramstore_torch.data.batches import TaggedTokens, tag
+from ngramstore_torch.model.decoder import DecoderConfig
+from ngramstore_torch.model.fgram import FgramConfig
+from ngramstore_torch.model.scone import PlainModel, SconeModel
 
 VOCAB = 40
 DECODER = DecoderConfig(vocab_size=VOCAB, dim=32, num_layers=2, num_heads=2, max_positions=32)

@@ -1,0 +1,157 @@
+"""`ngramstore evaluate`: held-out perplexity of trained models, live or served from a store, and their differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ngramstore.cli.common import json_option, say
+from ngramstore.errors import UsageError
+from ngramstore_torch.cli.text import Text, open_text, text_options
+from ngramstore_torch.data.identities import require_tokenizer
+
+if TYPE_CHECKING:
+    from ngramstore_torch.training.checkpoint import Checkpoint
+
+
+@click.command(name="evaluate", short_help="Measure held-out perplexity, live or served from a store.")
+@text_options
+@click.option("--vocab", required=True, type=click.Path(path_type=Path), help="The vocabulary file that `mine` wrote.")
+@click.option(
+    "--checkpoint",
+    "runs",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Run folder of `train`; can be repeated.",
+)
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Store exported from the SCONE run among them, to measure as served; can be repeated.",
+)
+@click.option(
+    "--max-windows",
+    default=0,
+    type=click.IntRange(0),
+    help="Measure on this many windows, evenly spread.  [default: all]",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
+@json_option
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def command(
+    inputs: tuple[Path, ...],
+    shards: Path | None,
+    vocab: Path,
+    runs: tuple[Path, ...],
+    stores: tuple[Path, ...],
+    max_windows: int,
+    device: str,
+    bf16: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure models on the text that mining and training held out: nats a token, perplexity, and the difference to the first.
+
+    \b
+    Examples:
+      ngramstore evaluate --corpus corpus/ --vocab vocab.ngv --checkpoint plain/ --checkpoint scone/ --store table/
+    """
+    # Imported here so that --help needs no torch.
+    import ngramstore
+    from ngramstore_torch.cli.device import choose_device
+    from ngramstore_torch.data.corpus import tag_corpus
+    from ngramstore_torch.experiment.evaluate import evaluate_model
+    from ngramstore_torch.model.costs import cost_of
+    from ngramstore_torch.training import checkpoint
+
+    text = open_text(inputs, shards, vocab, progress=not quiet, **options)
+    _, held = tag_corpus(text.corpus, text.vocabulary, held_out=text.held_out)
+    if not len(held):
+        raise UsageError("nothing was held out", hint="mine with --held-out 0.05, or give --held-out")
+    place = choose_device(device)
+    loaded = {str(run): checkpoint.load(run) for run in runs}
+    for name, saved in loaded.items():
+        _require_fit(name, saved, text)
+    lengths = {name: saved.description["train"].get("seq_len", 0) for name, saved in loaded.items()}
+    seq_len = min((length for length in lengths.values() if length), default=0)
+    if len({*lengths.values()}) > 1:
+        say(f"note: windows of {seq_len} tokens for all, the shortest that a run was trained with: {lengths}")
+    scones = [saved for saved in loaded.values() if saved.model.kind == "scone"]
+    if stores and len(scones) != 1:
+        raise UsageError(f"--store belongs to one SCONE checkpoint, {len(scones)} are given")
+    kind = {"max_windows": max_windows, "bf16": bf16}
+    identity = text.identity()["vocabulary_id"]
+    results: list[dict[str, Any]] = []
+
+    def add(name: str, saved: checkpoint.Checkpoint, **more: Any) -> None:
+        model = saved.model.to(place)
+        found = evaluate_model(model, held, seq_len=seq_len, **kind, **more)
+        cost = cost_of(model)
+        results.append(
+            {
+                "name": name,
+                "nats": found.nats,
+                "difference": found.nats - (results[0]["nats"] if results else found.nats),
+                "perplexity": found.perplexity,
+                "tokens": found.num_tokens,
+                "parameters": cost.decoder_parameters if "store" in more else cost.parameters,
+                "flops_per_token": cost.flops_per_token,
+            }
+        )
+
+    for name, saved in loaded.items():
+        add(f"{name} ({saved.model.kind})", saved)
+    for path in stores:
+        with ngramstore.open(path) as store:
+            origin = (store.metadata or {}).get("checkpoint_id")
+            require_tokenizer(str(path), store.metadata, text.corpus.tokenizer_id)
+            if (store.metadata or {}).get("vocabulary_id", identity) != identity:
+                say(f"note: {path} holds the f-grams of another vocabulary than {vocab}, which the live line uses")
+            if origin not in (None, scones[0].identity) or store.dim != scones[0].model.decoder.config.dim:
+                raise UsageError(
+                    f"{path} holds rows of {store.dim} numbers of the checkpoint {str(origin)[:16]}, not of this one "
+                    f"({scones[0].model.decoder.config.dim} numbers, {scones[0].identity[:16]})",
+                    hint="export again from the checkpoint as it is now",
+                )
+            add(f"{path} (served)", scones[0], store=store)
+    if as_json:
+        click.echo(json.dumps({"results": results}))
+        return
+    width = max(len(result["name"]) for result in results)
+    click.echo(f"{'':{width}}    nats  difference  perplexity  parameters  MFLOPs/token")
+    for r in results:
+        click.echo(
+            f"{r['name']:{width}}  {r['nats']:.4f}  {r['difference']:+10.4f}  {r['perplexity']:10.3f}"
+            f"  {r['parameters']:10,}  {r['flops_per_token'] / 1e6:12.2f}"
+        )
+
+
+def _require_fit(name: str, saved: Checkpoint, text: Text) -> None:
+    """UsageError where a run cannot be measured on this text; a note where its f-grams are not those that it was trained with."""
+    data = saved.description["data"]
+    require_tokenizer(name, data, text.corpus.tokenizer_id)
+    if data.get("corpus_id") == text.corpus.identity and data.get("held_out", 0.0) < text.held_out:
+        raise UsageError(
+            f"{name} was trained with held_out={data.get('held_out', 0.0)}: it has seen some of what "
+            f"held_out={text.held_out} would measure it on",
+            hint="give the --held-out that it was trained with, or train again",
+        )
+    assert text.vocabulary is not None
+    if saved.model.kind != "scone":
+        return
+    most = saved.model.fgram_model.config.max_n
+    if text.vocabulary.max_n > most:
+        raise UsageError(
+            f"the vocabulary has n-grams of {text.vocabulary.max_n} tokens, {name} takes up to {most}",
+            hint="give the vocabulary that it was trained with",
+        )
+    if data.get("vocabulary_id") not in (text.identity()["vocabulary_id"], "", None):
+        say(f"note: {name} was trained with another vocabulary; n-grams that were not trained get untried vectors")

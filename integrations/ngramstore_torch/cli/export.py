@@ -1,0 +1,166 @@
+"""`ngramstore export`: a trained SCONE run in, a store with the vector of every f-gram out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ngramstore.cli.common import build_options, json_option, quiet_option, say
+from ngramstore.errors import UsageError
+from ngramstore_torch.cli.text import open_text, text_options, written_options
+from ngramstore_torch.data.identities import require_tokenizer, vocabulary_identity
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ngramstore_torch.cli.text import Text
+    from ngramstore_torch.model.scone import SconeModel
+    from ngramstore_torch.training.checkpoint import Checkpoint
+
+
+@click.command(name="export", short_help="Compute the f-gram table of a trained model into a store.")
+@click.option("--checkpoint", "run", required=True, type=click.Path(path_type=Path), help="Run folder of `train`.")
+@click.option("--vocab", required=True, type=click.Path(path_type=Path), help="The vocabulary it was trained with.")
+@click.option("--store", "path", required=True, type=click.Path(path_type=Path), help="Store to write.")
+@click.option(
+    "--codec",
+    default="int8",
+    show_default=True,
+    help="f32, f16, bf16, int8, int4, e4m3; options as int4:group=64. int8 keeps perplexity within 0.05 %.",
+)
+@text_options
+@build_options
+@click.option("--batch", default=4096, show_default=True, help="F-grams a forward pass.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
+@click.option("--restart", is_flag=True, help="Begin again, throwing away what an export that was killed left.")
+@json_option
+@quiet_option
+def command(
+    run: Path,
+    vocab: Path,
+    path: Path,
+    codec: str,
+    inputs: tuple[Path, ...],
+    shards: Path | None,
+    compression: str,
+    memory: int | None,
+    threads: int | None,
+    seed: int,
+    batch: int,
+    device: str,
+    bf16: bool,
+    restart: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Run the f-gram model over every f-gram of the vocabulary, once, straight into a store.
+
+    The store remembers tokenizer, vocabulary and checkpoint. It cannot be read before it is complete. An export that was
+    killed leaves STORE.export: run the same command again to resume behind the rows it holds.
+
+    With --codec int4, give the text that the model was trained on (--corpus or --shards, and how to read them): how much each
+    rounding error costs the decoder is measured there, and rows are rounded so that it costs least. The store has the same size
+    and the same readers, and loses about a third less.
+
+    \b
+    Examples:
+      ngramstore export --checkpoint scone/ --vocab vocab.ngv --store table/
+      ngramstore export --checkpoint scone/ --vocab vocab.ngv --store small/ --codec int4 --corpus corpus/
+      ngramstore export --checkpoint scone/ --vocab vocab.ngv --store large/ --codec f16 --device cuda --bf16
+    """
+    # Imported here so that --help needs no torch.
+    from ngramstore.cli.common import as_codec
+    from ngramstore.codec import codec_from_spec
+    from ngramstore.mine import Vocabulary
+    from ngramstore_torch.cli.device import choose_device
+    from ngramstore_torch.export.spool import discard_spool, spool_path
+    from ngramstore_torch.export.table import SconeRows, export_table
+    from ngramstore_torch.training import checkpoint
+
+    spec = as_codec(codec)
+    spec_name = codec_from_spec(spec, 1).name
+    has_text = bool(inputs) or shards is not None
+    if has_text and spec_name != "int4":
+        raise UsageError(f"text is for rounding int4, not for {codec}", hint="leave --corpus and --shards out")
+    if given := [] if has_text else written_options(options):
+        raise UsageError(f"{', '.join(given)} without text", hint="they say how to read --corpus or --shards")
+    if (path / "MANIFEST").exists() and not spool_path(path).exists():
+        raise UsageError(f"{path} already holds a store", hint="give another --store, or remove it first")
+    saved = checkpoint.load(run)
+    vocabulary = Vocabulary.load(vocab)
+    data = saved.description["data"]
+    vocabulary.require_tokenizer(data.get("tokenizer_id", ""))
+    identity = vocabulary_identity(vocabulary)
+    if data.get("vocabulary_id") not in (identity, "", None):
+        say("note: this is not the vocabulary of the training run; n-grams that were not trained get untried vectors")
+    source = SconeRows(saved.model, device=choose_device(device), bf16=bf16)
+    kept = spool_path(path).with_suffix(".sensitivity")
+    if restart:
+        discard_spool(path)
+        kept.unlink(missing_ok=True)
+    sensitivity = None
+    if has_text:
+        text = open_text(inputs, shards, vocab, progress=not quiet, **options)
+        require_tokenizer(str(run), data, text.corpus.tokenizer_id)
+        sensitivity = _sensitivity(saved, source.model, text, kept)
+    elif spec_name == "int4":
+        say("note: plain rounding; with --corpus, the text it was trained on, int4 loses less")
+    metadata = {
+        "tokenizer_id": data.get("tokenizer_id", ""),
+        "tokenizer_name": data.get("tokenizer_name", ""),
+        "vocabulary_id": identity,
+        "checkpoint_id": saved.identity,
+        "checkpoint_step": saved.step,
+    }
+    if sensitivity is not None:
+        metadata["rounding"] = "second-order"
+    done = export_table(
+        source,
+        vocabulary,
+        path,
+        codec=spec,
+        sensitivity=sensitivity,
+        batch_size=batch,
+        metadata=metadata,
+        progress=not quiet,
+        restart=restart,
+        compression=compression,
+        memory_bytes=memory,
+        threads=threads,
+        seed=seed,
+    )
+    kept.unlink(missing_ok=True)
+    answer = {"store": str(done.path), "rows": done.num_rows, "dim": done.dim, "codec": codec} | metadata
+    answer |= {"resumed_rows": done.num_resumed, "seconds": dict(done.seconds), "store_seconds": done.store_seconds}
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    click.echo(f"{done.path}: {done.num_rows:,} rows of {done.dim} numbers, {codec}")
+    if done.num_resumed:
+        click.echo(f"{done.num_resumed:,} of them were there from an export that was cut short")
+    parts = ", ".join(f"{name} {taken:.1f}" for name, taken in done.seconds.items() if name != "model")
+    click.echo(
+        f"{done.seconds.get('model', 0.0):.1f} s in the model, {done.store_seconds:.1f} s in the store ({parts})"
+    )
+
+
+def _sensitivity(saved: Checkpoint, model: SconeModel, text: Text, kept: Path) -> np.ndarray:
+    """What the decoder minds, measured on the text it was trained on, or by an export that was cut short."""
+    from ngramstore_torch.data.corpus import tag_corpus
+    from ngramstore_torch.export.sensitivity import input_sensitivity, kept_sensitivity
+
+    settings = saved.description["train"]
+
+    def measure() -> np.ndarray:
+        train, _ = tag_corpus(text.corpus, text.vocabulary, held_out=text.held_out)
+        shape = {"seq_len": settings.get("seq_len", 0), "batch_size": settings.get("batch_size", 16)}
+        return input_sensitivity(model, train, **shape)
+
+    assert text.vocabulary is not None
+    parts = (saved.identity, text.corpus.identity, str(text.held_out), vocabulary_identity(text.vocabulary))
+    return kept_sensitivity(kept, " ".join(parts), measure)

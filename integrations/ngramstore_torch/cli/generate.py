@@ -1,0 +1,194 @@
+"""`ngramstore generate`: text from a trained decoder served by a store, with what serving cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ngramstore.cli.common import ByteSize, say
+from ngramstore.errors import UsageError
+from ngramstore_torch.data.identities import require_tokenizer
+
+_LOADING_S = 60.0
+
+
+@click.command(name="generate", short_help="Generate text from a checkpoint served by a store.")
+@click.option("--checkpoint", "run", required=True, type=click.Path(path_type=Path), help="Run folder of `train`.")
+@click.option("--store", "path", required=True, type=click.Path(path_type=Path), help="Store exported from it.")
+@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--tokenizer", help="A tokenizer.json.  [default: the one in the run folder]")
+@click.option(
+    "--max-new-tokens",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Tokens to add; with the prompt at most the --seq-len of training.",
+)
+@click.option(
+    "--temperature",
+    default=0.8,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="More draws less likely tokens; 0 takes the likeliest.",
+)
+@click.option(
+    "--top-k",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Draw among this many of the likeliest tokens.",
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Seed of the draws: another seed, another text.",
+)
+@click.option(
+    "--candidates",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Fetch ahead of time the rows that this many likely next tokens would need; try 8.",
+)
+@click.option(
+    "--cache-bytes", default="256MiB", show_default=True, type=ByteSize(), help="Size of the row cache; 0: none."
+)
+@click.option(
+    "--timeout",
+    default=None,
+    type=float,
+    help="Give up on a look-up after this many seconds; on the first ones, which compile, after 60 or more.  [default: never]",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--any-store", is_flag=True, help="Accept a store that was not exported from this checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the text.")
+@click.option("--quiet", is_flag=True, help="No statistics on stderr.")
+def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: bool, quiet: bool, **o: Any) -> None:
+    """Continue a text; each token's embedding comes from the store where an f-gram ends at it.
+
+    Text goes to stdout as it is made; tokens/s, look-ups/s, hit rate and waiting times go to stderr, live.
+
+    \b
+    Examples:
+      ngramstore generate --checkpoint scone/ --store table/ --prompt "Once upon a time"
+    """
+    # Imported here so that --help needs no torch.
+    import ngramstore
+    from ngramstore.mine import load_tokenizer
+    from ngramstore_torch.cli.device import choose_device
+    from ngramstore_torch.data.batches import require_ids
+    from ngramstore_torch.serving.embedding import NGramEmbedding
+    from ngramstore_torch.serving.loop import generate_served
+    from ngramstore_torch.training import checkpoint
+
+    if o["candidates"] and not o["cache_bytes"]:
+        raise UsageError("--candidates fetches into the row cache, and --cache-bytes is 0", hint="give the cache room")
+    saved = checkpoint.load(run)
+    if saved.model.kind != "scone":
+        raise UsageError(f"{run} holds a model of kind {saved.model.kind!r}; a store serves one of kind 'scone'")
+    words = load_tokenizer(tokenizer or run)
+    require_tokenizer(str(run), saved.description["data"], words.id)
+    tokens = words.encode(prompt)
+    decoder = saved.model.decoder.to(choose_device(o["device"])).eval()
+    with ngramstore.open(path, cache_bytes=o["cache_bytes"]) as store:
+        _require_source(store, saved, o["any_store"])
+        require_tokenizer(str(store.path), store.metadata, words.id)
+        require_ids(tokens, decoder.config.vocab_size, "the tokens of the prompt")
+        embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])
+        if len(tokens):
+            _load_kernels(path, decoder, tokens, o["timeout"])
+        made: list[int] = []
+        shown = ""
+        embedding.stats.reset()
+        began = shown_at = time.perf_counter()
+        for token in generate_served(
+            decoder,
+            embedding,
+            tokens,
+            o["max_new_tokens"],
+            temperature=o["temperature"],
+            top_k=o["top_k"],
+            seed=o["seed"],
+            candidates=o["candidates"],
+        ):
+            made.append(token)
+            if as_json:
+                continue
+            text = words.decode([*tokens.tolist(), *made])
+            if not text.endswith("�"):  # else in the middle of a character
+                click.echo(text[len(shown) :], nl=False)
+                shown = text
+            if not quiet and time.perf_counter() - shown_at > 1:
+                shown_at = time.perf_counter()
+                say("\n" + _line(_statistics(embedding, len(tokens), made, shown_at - began)))
+        found = _statistics(embedding, len(tokens), made, time.perf_counter() - began)
+    if as_json:
+        text = words.decode([*tokens.tolist(), *made])
+        click.echo(json.dumps({"text": text, "prompt_tokens": len(tokens), "tokens": made, **found}))
+        return
+    click.echo()
+    if not quiet:
+        say(_line(found))
+
+
+def _require_source(store: Any, saved: Any, any_store: bool) -> None:
+    """UsageError for a store that says it came from another checkpoint."""
+    source = store.metadata.get("checkpoint_id")
+    if source is not None and source != saved.identity and not any_store:
+        raise UsageError(
+            f"{store.path} was exported from checkpoint {str(source)[:12]}.., this is {saved.identity[:12]}..",
+            hint="export the table again, or give --any-store",
+        )
+
+
+def _load_kernels(path: Path, decoder: Any, tokens: Any, timeout_s: float | None) -> None:
+    """Compile or load what look-ups call, through a handle of its own, so that statistics show look-ups alone. It reads the
+    prompt's rows: on a cold disk their pages are then in memory, those of the tokens to come are not.
+
+    timeout_s: what look-ups are allowed. Here they have _LOADING_S at least: compiling is no sign of a slow disk.
+    """
+    import torch
+
+    import ngramstore
+    from ngramstore_torch.serving.embedding import NGramEmbedding
+
+    if timeout_s is not None:
+        timeout_s = max(timeout_s, _LOADING_S)
+    with ngramstore.open(path) as store, torch.inference_mode():
+        embedding = NGramEmbedding(store, decoder.tokens, timeout_s=timeout_s)
+        line = torch.from_numpy(tokens.astype("int64"))[None].to(decoder.tokens.weight.device)
+        embedding(line, ticket=embedding.prefetch(line, timeout_s=timeout_s))
+        history = embedding.new_history(1, max_rollback=0)
+        for token_11 in line[:, -8:].split(1, dim=1):
+            embedding(token_11, history=history)
+
+
+def _statistics(embedding: Any, prompt_tokens: int, made: list[int], seconds: float) -> dict[str, Any]:
+    stats, store = embedding.stats.as_dict(), embedding.store.stats()
+    return {
+        "seconds": seconds,
+        "tokens_per_s": len(made) / seconds,
+        "lookups_per_s": stats["positions"] / seconds,
+        "ngram_share": stats["found_share"],
+        "hit_rate": store["hit_rate"],
+        "wait_p50_us": stats["wait_p50_us"],
+        "wait_p99_us": stats["wait_p99_us"],
+        "wait_share": stats["wait_total_s"] / seconds,
+        "rows_read": store["rows_read"],
+        "bytes_read": store["bytes_read"],
+    }
+
+
+def _line(found: dict[str, Any]) -> str:
+    rate = "no cache" if found["hit_rate"] is None else f"{found['hit_rate']:.0%} cache hits"
+    return (
+        f"{found['tokens_per_s']:.1f} tokens/s, {found['lookups_per_s']:.1f} look-ups/s, "
+        f"{found['ngram_share']:.0%} with an f-gram, {rate}, "
+        f"wait p50 {found['wait_p50_us']:.0f} us, p99 {found['wait_p99_us']:.0f} us"
+    )

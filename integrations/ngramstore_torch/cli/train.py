@@ -1,0 +1,219 @@
+"""`ngramstore train`: a tokenised corpus and its f-grams in, a run folder with a trained decoder and f-gram model out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ngramstore.cli.common import Count, json_option, quiet_option, say
+from ngramstore.errors import UsageError
+from ngramstore_torch.cli.text import Text, open_text, text_options
+
+
+@click.command(name="train", short_help="Train a decoder and its f-gram model (SCONE).")
+@text_options
+@click.option("--vocab", type=click.Path(path_type=Path), help="The vocabulary file that `mine` wrote.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder for checkpoints.")
+@click.option("--plain", is_flag=True, help="Train the decoder without f-grams, to compare with.")
+@click.option(
+    "--hashed", type=Count(), help="Train a rival without f-grams: this many hashed n-gram rows, summed into the input."
+)
+@click.option("--dim", default=192, show_default=True, help="Width of the decoder, and of a row of the table.")
+@click.option("--layers", default=2, show_default=True, help="Layers of the decoder.")
+@click.option("--heads", default=0, help="Attention heads.  [default: dim / 64]")
+@click.option(
+    "--flops-factor",
+    default=1.0,
+    help="With --plain: widen the decoder to about this many times the FLOPs a token.  [default: 1]",
+)
+@click.option(
+    "--fgram-layers", default=1, show_default=True, help="Layers of the f-gram model; none remain when serving."
+)
+@click.option("--fgram-width", default=0, help="Width of the f-gram model.  [default: dim]")
+@click.option(
+    "--tokens", default="2.5M", show_default=True, type=Count(), help="Training tokens; several epochs if need be."
+)
+@click.option("--batch", "batch_size", default=16, show_default=True, help="Sequences a forward pass.")
+@click.option("--seq-len", default=256, show_default=True, help="Tokens a sequence.")
+@click.option("--accumulate", default=1, show_default=True, help="Forward passes a step.")
+@click.option(
+    "--lr", default=2e-3, show_default=True, help="Peak learning rate: 2e-3 for millions of parameters, less for more."
+)
+@click.option(
+    "--fgram-lr",
+    default=0.1,
+    show_default=True,
+    help="Rate of the f-gram model, as a fraction of --lr; short runs want more.",
+)
+@click.option(
+    "--seed", default=0, show_default=True, help="Seed of the first weights and of the order of the training windows."
+)
+@click.option("--bf16", is_flag=True, help="Matrix products in bfloat16; saves time where the hardware has them.")
+@click.option("--compile", is_flag=True, help="torch.compile; pays on long runs on a GPU.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--checkpoint-every", default=0, help="Steps between checkpoints.  [default: at the end, on Ctrl-C and on SIGTERM]"
+)
+@click.option("--resume", is_flag=True, help="Resume from the checkpoint in --out, with the same loss curve.")
+@json_option
+@quiet_option
+def command(
+    inputs: tuple[Path, ...], shards: Path | None, vocab: Path | None, as_json: bool, quiet: bool, **o: Any
+) -> None:
+    """Train a decoder whose input is the vector of the longest f-gram that ends at each token.
+
+    The decoder and the small f-gram model that makes those vectors are trained together. Afterwards `export` computes the
+    vectors of all f-grams once; the f-gram model is not needed any more.
+
+    \b
+    Examples:
+      ngramstore mine corpus/ --out vocab.ngv --tokenizer train:1024 --held-out 0.05
+      ngramstore train --corpus corpus/ --vocab vocab.ngv --out scone/
+      ngramstore train --corpus corpus/ --vocab vocab.ngv --out plain/ --plain
+      ngramstore export --checkpoint scone/ --vocab vocab.ngv --store table/
+      ngramstore evaluate --corpus corpus/ --vocab vocab.ngv --checkpoint scone/ --store table/
+
+    Ctrl-C, or SIGTERM as schedulers send it, saves a checkpoint and says how to resume; against kill -9 and power cuts give
+    --checkpoint-every. What mining held out is never trained on, and measured at the end.
+    With --plain give --vocab too: tokenizer and held-out text are then the same, so that the two can be compared.
+    How much f-grams gain depends on tokenizer, decoder and tokens; docs/scone.md has what was measured.
+    """
+    # Imported here so that --help needs no torch.
+    from ngramstore_torch.cli.device import choose_device
+    from ngramstore_torch.data.corpus import tag_corpus
+    from ngramstore_torch.experiment.evaluate import evaluate_model
+    from ngramstore_torch.training.train import TrainConfig, train_model
+
+    progress = not quiet
+    if o["plain"] and o["hashed"] is not None:
+        raise UsageError("--plain and --hashed are two models", hint="give one of them, and another run for the other")
+    if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
+        raise UsageError(
+            f"{o['out']} already holds a run", hint="add --resume to continue it, or choose another folder"
+        )
+    with_fgrams = not o["plain"] and o["hashed"] is None
+    if with_fgrams and vocab is None:
+        raise UsageError(
+            "a SCONE model needs its f-grams", hint="give --vocab FILE (from `ngramstore mine`), or --plain"
+        )
+    if vocab is None and o["cache"] is None:
+        o["cache"] = o["out"].with_name(o["out"].name + ".cache")
+    text = open_text(
+        inputs,
+        shards,
+        vocab,
+        progress=progress,
+        **_of(o, "tokenizer cache held_out documents suffixes errors dtype eos_id"),
+    )
+    if with_fgrams and text.vocabulary is not None and len(text.vocabulary) == 0:
+        raise UsageError(
+            f"{vocab} holds no f-gram", hint="mine more text, or with a smaller --min-count; or train with --plain"
+        )
+    config = TrainConfig(
+        device=choose_device(o["device"]),
+        **_of(o, "tokens batch_size seq_len accumulate lr fgram_lr seed bf16 compile checkpoint_every"),
+    )
+    model = _model(text, o)
+    started = time.perf_counter()
+    train, held = tag_corpus(text.corpus, text.vocabulary if with_fgrams else None, held_out=text.held_out)
+    tag_seconds = time.perf_counter() - started
+    matched = f", an f-gram ends at {(train.rows_P >= 0).mean():.0%} of them" if with_fgrams and len(train) else ""
+    say(f"{len(train):,} tokens to train on{matched}; {len(held):,} held out")
+    unsaved = [] if text.corpus.tokenizer is None else [text.corpus.tokenizer]
+
+    def keep_tokenizer(step: int, loss: float) -> None:
+        del step, loss
+        while unsaved:  # after the first step: before any checkpoint, and not where the settings are refused
+            unsaved.pop().save(o["out"] / "tokenizer.json")
+
+    result = train_model(
+        model,
+        train,
+        config,
+        out=o["out"],
+        resume=o["resume"],
+        data_identity=text.identity(),
+        progress=progress,
+        on_step=keep_tokenizer,
+    )
+    keep_tokenizer(result.step, 0.0)
+    if result.interrupted:
+        arguments = [word for word in sys.argv[1:] if word != "--resume"]
+        say(
+            f"stopped at step {result.step} of {config.num_steps}; to resume:\n  {shlex.join(['ngramstore', *arguments, '--resume'])}"
+        )
+        raise SystemExit(130)
+    found = evaluate_model(model, held, seq_len=config.seq_len, bf16=config.bf16) if len(held) else None
+    answer = {
+        "checkpoint": str(o["out"]),
+        "kind": model.kind,
+        "step": result.step,
+        "tokens": result.step * config.tokens_per_step,
+        "tokens_per_second": round(result.tokens_per_second, 1),
+        "train_nats": sum(result.losses[-20:]) / len(result.losses[-20:]),
+        "matching": {
+            "tag_seconds": tag_seconds,
+            "batch_seconds": result.batch_seconds,
+            "train_seconds": result.seconds,
+            "share": (tag_seconds + result.batch_seconds) / max(result.seconds, 1e-9),
+        },
+        "held_out": None if found is None else asdict(found) | {"perplexity": found.perplexity},
+    }
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    click.echo(f"checkpoint      {o['out']} ({model.kind}, step {result.step})")
+    click.echo(f"training loss   {answer['train_nats']:.4f} nats (mean of the last 20 steps)")
+    if found is not None:
+        click.echo(
+            f"held out        {found.nats:.4f} nats, perplexity {found.perplexity:.2f}, {found.num_tokens:,} tokens"
+        )
+    click.echo(f"speed           {result.tokens_per_second:,.0f} tokens/s")
+    if with_fgrams:
+        click.echo(
+            f"matching        {answer['matching']['share']:.1%} of that time: {tag_seconds:.1f} s ahead of it for all tags, "
+            f"{result.batch_seconds:.1f} s beside it for batches"
+        )
+
+
+def _model(text: Text, o: dict[str, Any]) -> Any:
+    """A fresh model of the sizes asked for, its random start fixed by the seed."""
+    import torch
+
+    from ngramstore_torch.model.decoder import DecoderConfig
+    from ngramstore_torch.model.fgram import FgramConfig
+    from ngramstore_torch.model.hashed import HashedConfig, HashedModel
+    from ngramstore_torch.model.scone import PlainModel, SconeModel
+
+    if o["flops_factor"] != 1 and not o["plain"]:
+        raise UsageError("--flops-factor scales the plain decoder only", hint="add --plain")
+    heads = o["heads"] or max(1, o["dim"] // 64)
+    decoder = DecoderConfig(
+        vocab_size=text.vocab_size, dim=o["dim"], num_layers=o["layers"], num_heads=heads, max_positions=o["seq_len"]
+    )
+    max_n = 5 if text.vocabulary is None else text.vocabulary.max_n
+    torch.manual_seed(o["seed"])
+    if o["plain"] and o["flops_factor"] != 1:
+        wide = decoder.scaled(o["flops_factor"])
+        ratio = wide.flops_per_token() / decoder.flops_per_token()
+        say(f"a decoder of width {wide.dim} with {wide.num_heads} heads: {ratio:.2f} times the FLOPs a token")
+        return PlainModel(wide)
+    if o["plain"]:
+        return PlainModel(decoder)
+    if o["hashed"] is not None:
+        return HashedModel(decoder, HashedConfig(num_rows=o["hashed"], max_n=max_n))
+    fgram = FgramConfig(
+        dim=o["dim"], max_n=max_n, num_layers=o["fgram_layers"], num_heads=heads, width=o["fgram_width"]
+    )
+    return SconeModel(decoder, fgram)
+
+
+def _of(options: dict[str, Any], names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names.split()}

@@ -1,0 +1,223 @@
+"""One comparison from end to end: train plain and SCONE, export, serve, measure; what `ngramstore demo` shows.
+
+Every model sees the same tokens in the same order and is measured on the same held-out windows.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ngramstore
+from ngramstore.mine import Vocabulary
+from ngramstore_torch.data.batches import TaggedTokens, TrainingBatches
+from ngramstore_torch.experiment.evaluate import evaluate_model
+from ngramstore_torch.experiment.presets import Preset
+from ngramstore_torch.export.sensitivity import input_sensitivity
+from ngramstore_torch.export.table import SconeRows, export_table
+from ngramstore_torch.model.costs import cost_of
+from ngramstore_torch.model.hashed import HashedConfig, HashedModel
+from ngramstore_torch.model.kinds import LanguageModel
+from ngramstore_torch.model.scone import PlainModel, SconeModel
+from ngramstore_torch.serving.embedding import StoreLike
+from ngramstore_torch.training import checkpoint
+from ngramstore_torch.training.train import TrainConfig, TrainResult, train_model
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the comparison."""
+
+    name: str
+    nats: float
+    perplexity: float
+    parameters: int
+    """That stay in memory when it serves, tables on disk not counted."""
+    flops_per_token: int
+    train_flops_per_token: int
+    """0 where nothing was trained for this line (served from a store)."""
+    table_bytes: int
+    """Of the n-gram table: the store's files, or a hashed table in float32."""
+    train_seconds: float
+    tokens_per_second: float
+
+
+class Experiment:
+    """Trains and measures models of one preset on tagged tokens; results collect in `measured`, in order.
+
+    Checkpoints and stores go to subfolders of `folder`. A model is trained anew each time, unless `resume` lets it go on
+    from its checkpoint there.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        train: TaggedTokens,
+        held: TaggedTokens,
+        vocabulary: Vocabulary,
+        vocab_size: int,
+        folder: str | Path,
+        *,
+        identity: Mapping[str, Any] | None = None,
+        progress: bool = False,
+        on_step: Callable[[int, float], None] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.resume = resume
+        self.preset, self.vocabulary, self.folder = preset, vocabulary, Path(folder)
+        self.train_tokens, self.held_tokens = train, held
+        self.decoder = preset.decoder(vocab_size)
+        self.identity = dict(identity or {})
+        self.progress, self.on_step = progress, on_step
+        self.measured: list[Measured] = []
+        self.results: dict[str, TrainResult] = {}
+
+    def plain(self, name: str = "plain", *, flops_factor: float = 1.0, by: str = "width") -> PlainModel:
+        """Train and measure the decoder alone, or a larger one of the family."""
+        decoder = self.decoder if flops_factor == 1 else self.decoder.scaled(flops_factor, by=by)
+        return self._train(name, lambda: PlainModel(decoder))
+
+    def scone(self, name: str = "scone") -> SconeModel:
+        """Train and measure the decoder with its f-gram model, live."""
+        return self._train(name, lambda: SconeModel(self.decoder, self.preset.fgram()))
+
+    def hashed(self, name: str = "hashed") -> HashedModel:
+        """Train and measure the decoder with hashed tables of as many rows as there are f-grams."""
+        config = HashedConfig(num_rows=len(self.vocabulary), max_n=self.preset.max_n)
+        return self._train(name, lambda: HashedModel(self.decoder, config))
+
+    def served(self, model: SconeModel, codec: str, name: str | None = None) -> Path:
+        """Export a model's table with a codec, replacing an earlier one, and measure the decoder served from it.
+
+        int4 is rounded by what the decoder minds, measured on the text it was trained on.
+        """
+        path = self.folder / f"store-{codec}"
+        if path.exists():
+            shutil.rmtree(path)
+        source = SconeRows(model, device=self.preset.train.device)
+        export_table(
+            source,
+            self.vocabulary,
+            path,
+            codec=codec,
+            sensitivity=self._sensitivity(model) if codec == "int4" else None,
+            metadata=self.identity,
+            progress=self.progress,
+        )
+        with ngramstore.open(path) as store:
+            num_bytes = sum(file.stat().st_size for file in store.files)
+            self._measure(name or f"scone, {codec} store", model, None, store=store, table_bytes=num_bytes)
+        return path
+
+    def _sensitivity(self, model: SconeModel) -> np.ndarray:
+        return input_sensitivity(model, self.train_tokens, seq_len=self.preset.train.seq_len)
+
+    def report(self) -> dict[str, Any]:
+        """Everything measured, as JSON values; `difference` is to the first line, negative is better."""
+        first = self.measured[0].nats
+        return {
+            "preset": asdict(self.preset),
+            "tokens_trained": self.preset.train.num_steps * self.preset.train.tokens_per_step,
+            "corpus_tokens": len(self.train_tokens),
+            "num_fgrams": len(self.vocabulary),
+            "matched": float((self.train_tokens.rows_P >= 0).mean()),
+            "models": [asdict(line) | {"difference": line.nats - first} for line in self.measured],
+        }
+
+    def _train(self, name: str, make: Callable[[], LanguageModel]) -> Any:
+        torch.manual_seed(self.preset.train.seed)
+        model = make()
+        result = train_model(
+            model,
+            self.train_tokens,
+            self.preset.train,
+            out=self.folder / name,
+            resume=self.resume and (self.folder / name / checkpoint.FILE_NAME).exists(),
+            data_identity=self.identity,
+            progress=self.progress,
+            on_step=self.on_step,
+        )
+        if result.interrupted:
+            raise KeyboardInterrupt
+        self.results[name] = result
+        self._measure(name, model, result)
+        return model
+
+    def _measure(
+        self,
+        name: str,
+        model: LanguageModel,
+        result: TrainResult | None,
+        *,
+        store: StoreLike | None = None,
+        table_bytes: int = 0,
+    ) -> None:
+        config = self.preset.train
+        found = evaluate_model(
+            model, self.held_tokens, store=store, seq_len=config.seq_len, max_windows=self.preset.max_windows
+        )
+        cost = cost_of(model, **fgram_load(self.train_tokens, config) if isinstance(model, SconeModel) else {})
+        if isinstance(model, HashedModel):
+            table_bytes = 4 * model.tables.weight.numel()
+        self.measured.append(
+            Measured(
+                name=name,
+                nats=found.nats,
+                perplexity=found.perplexity,
+                parameters=cost.parameters if result and isinstance(model, SconeModel) else cost.decoder_parameters,
+                flops_per_token=cost.flops_per_token,
+                train_flops_per_token=cost.train_flops_per_token if result else 0,
+                table_bytes=table_bytes,
+                train_seconds=result.seconds if result else 0.0,
+                tokens_per_second=result.tokens_per_second if result else 0.0,
+            )
+        )
+
+
+def fgram_load(train: TaggedTokens, config: TrainConfig, *, num_batches: int = 4) -> dict[str, float]:
+    """What `cost_of` has to know of the data: f-grams, different ones a token in training batches, their mean length."""
+    batches = TrainingBatches(train, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed)
+    lengths = np.concatenate([batches[i].fgram_lengths_U.numpy() for i in range(num_batches)])
+    return {
+        "num_fgrams": len(train.fgram_lengths_N),
+        "fgrams_per_token": len(lengths) / (num_batches * config.batch_size * config.seq_len),
+        "mean_length": float(lengths.mean()) if len(lengths) else 0.0,
+    }
+
+
+def python_sources(max_bytes: int = 0) -> list[Path]:
+    """The Python files of the running interpreter's standard library: a corpus that everybody has.
+
+    max_bytes: stop at about that much, taken evenly from the whole; 0 takes all.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [p for p in sorted(root.rglob("*.py")) if "site-packages" not in p.parts and p.stat().st_size > 200]
+    if not max_bytes:
+        return files
+    total = sum(path.stat().st_size for path in files)
+    keep = min(1.0, max_bytes / total)
+    return [path for i, path in enumerate(files) if int((i + 1) * keep) > int(i * keep)]
+
+
+def load_model(folder: str | Path) -> LanguageModel:
+    """The model of a checkpoint, ready to be measured or to generate."""
+    return checkpoint.load(folder).model.eval()
+
+
+def table(lines: Sequence[Measured]) -> str:
+    """The comparison as text, differences to the first line."""
+    width = max(len(line.name) for line in lines)
+    rows = [f"{'':{width}}    nats  difference  perplexity  MFLOPs/token  table bytes"]
+    for line in lines:
+        rows.append(
+            f"{line.name:{width}}  {line.nats:.4f}  {line.nats - lines[0].nats:+10.4f}  {line.perplexity:10.3f}"
+            f"  {line.flops_per_token / 1e6:12.2f}  {line.table_bytes:11,}"
+        )
+    return "\n".join(rows)

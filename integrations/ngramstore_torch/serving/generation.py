@@ -1,0 +1,112 @@
+"""Generation with a cache: every new token gets the embedding of the longest f-gram that ends at it, live or from a store.
+
+Shapes: T tokens so far, S new tokens, D row width, K tokens of the longest f-gram.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ngramstore.errors import UsageError
+from ngramstore_torch.data.batches import VocabularyLike, require_ids, tag
+from ngramstore_torch.model.decoder import Decoder, KVCache
+from ngramstore_torch.model.kinds import LanguageModel
+from ngramstore_torch.model.scone import replace_matched
+from ngramstore_torch.serving.embedding import StoreLike, check_min_length
+
+Embed = Callable[[np.ndarray, int], Tensor]
+"""(tokens of the document so far (T,), how many of them are new S) -> input embeddings of the new ones (1, S, D)."""
+
+
+@torch.no_grad()
+def generate(
+    decoder: Decoder,
+    embed: Embed,
+    prompt: np.ndarray,
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+) -> Iterator[int]:
+    """Continue a prompt (at least one token), one token at a time; temperature 0 takes the likeliest.
+
+    Raises UsageError where prompt and answer do not fit into the decoder's max_positions.
+    """
+    tokens = [int(token) for token in prompt]
+    room = decoder.config.max_positions
+    if not tokens:
+        raise UsageError("a prompt has at least one token")
+    require_room(len(tokens), max_new_tokens, room)
+    check_sampling(temperature, top_k)
+    require_ids(np.array(tokens), decoder.config.vocab_size, "the tokens of the prompt")
+    device = decoder.tokens.weight.device
+    cache = KVCache(decoder.config, 1, device=device)
+    random = torch.Generator().manual_seed(seed)
+    num_new = len(tokens)
+    for _ in range(max_new_tokens):
+        inputs_1SD = embed(np.array(tokens, np.uint32), num_new)
+        logits_V = decoder(inputs_BTD=inputs_1SD, cache=cache)[0, -1].float().cpu()
+        tokens.append(choose(logits_V, temperature, top_k, random))
+        num_new = 1
+        yield tokens[-1]
+
+
+def require_room(num_prompt: int, num_new: int, room: int) -> None:
+    """UsageError where prompt and answer do not fit into the decoder's positions."""
+    if num_prompt + num_new > room:
+        raise UsageError(
+            f"{num_prompt} prompt tokens and {num_new} new ones do not fit into {room} positions",
+            hint=f"the model was trained with sequences of {room} tokens: shorten the prompt, ask for fewer new ones "
+            "(`--max-new-tokens`), or train with a longer `--seq-len`",
+        )
+
+
+def check_sampling(temperature: float, top_k: int) -> None:
+    """UsageError for what no token can be drawn with."""
+    if not 0 <= temperature < math.inf or top_k < 1:
+        raise UsageError(
+            f"temperature {temperature}, top_k {top_k}", hint="a temperature is a number from 0, top_k is at least 1"
+        )
+
+
+def choose(logits_V: Tensor, temperature: float, top_k: int, random: torch.Generator) -> int:
+    """A token drawn from the top_k likeliest at a temperature; 0 means the likeliest."""
+    if temperature == 0:
+        return int(logits_V.argmax())
+    best_logits, best = logits_V.topk(min(top_k, len(logits_V)))
+    return int(best[torch.multinomial((best_logits / temperature).softmax(0), 1, generator=random)])
+
+
+def live_embedding(model: LanguageModel, vocabulary: VocabularyLike | None = None) -> Embed:
+    """Embeddings computed by the model itself: A_f runs for each matched token."""
+
+    def embed(tokens_T: np.ndarray, num_new: int) -> Tensor:
+        tagged = tag(tokens_T, np.array([0, len(tokens_T)]), vocabulary)
+        index_1S = np.arange(len(tokens_T) - num_new, len(tokens_T))[None]
+        device = next(model.parameters()).device
+        return model.inputs(tagged.at(index_1S, history=model.history).to(device))
+
+    return embed
+
+
+def served_embedding(decoder: Decoder, store: StoreLike, max_n: int, *, min_length: int = 2) -> Embed:
+    """Embeddings from a store: A_f is not needed. min_length: shorter matches count as none, as in NGramEmbedding."""
+    check_min_length(min_length, store)
+
+    def embed(tokens_T: np.ndarray, num_new: int) -> Tensor:
+        context_1S = tokens_T[None, max(0, len(tokens_T) - num_new - max_n + 1) :]
+        hit = store.lookup(context_1S)
+        weight = decoder.tokens.weight
+        own_1SD = decoder.tokens(torch.from_numpy(tokens_T[None, -num_new:].astype(np.int64)).to(weight.device))
+        rows_SD = torch.from_numpy(np.ascontiguousarray(hit.rows[0, -num_new:])).to(weight.device)
+        found_1S = torch.from_numpy(hit.length[:, -num_new:] >= min_length).to(weight.device)
+        at_1S = torch.arange(num_new, device=weight.device)[None].where(found_1S, -1)
+        return replace_matched(own_1SD, rows_SD, at_1S)
+
+    return embed

@@ -1,0 +1,221 @@
+"""Checkpoints: safetensors for the numbers, one JSON file that names them, replaced atomically; nothing is unpickled.
+
+A run directory holds `checkpoint.json` and the files it names. New files are written and synced under names of their
+own first, then checkpoint.json is replaced by one rename: a crash leaves the old checkpoint or the new one.
+
+    checkpoint.json             what the model is (kind, shapes), how it was trained, step, identities, files
+    model-<step>.safetensors    weights by parameter name; <step>-1, -2, .. where a file of that name was there
+    optimizer-<step>.safetensors  AdamW's state by parameter name, and the loss of every step so far
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ngramstore.errors import FormatError, MissingExtra, UnsupportedVersion, UsageError
+from ngramstore.files import fsync_directory, publish
+from ngramstore_torch.model.kinds import LanguageModel, build, describe
+
+try:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+except ImportError:
+    raise MissingExtra("safetensors", "torch") from None
+
+FILE_NAME = "checkpoint.json"
+_STATE = ("step", "exp_avg", "exp_avg_sq")
+FORMAT, VERSION = "ngramstore-checkpoint", 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run directory holds, read and checked. `model` is on the CPU."""
+
+    model: LanguageModel
+    step: int
+    description: dict[str, Any]
+    """checkpoint.json: "model", "train", "data", "files", ..."""
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the weights' file: what a store built from this checkpoint says it came from."""
+        return self.description["files"]["model"]["sha256"]
+
+
+def save(
+    directory: str | os.PathLike,
+    model: LanguageModel,
+    *,
+    step: int,
+    optimizer: Mapping[str, Tensor],
+    train: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> None:
+    """Publish a checkpoint of a run; files of the one before are removed afterwards."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    files = {
+        "model": _write(_unused(directory, f"model-{step:08d}"), weights),
+        "optimizer": _write(_unused(directory, f"optimizer-{step:08d}"), optimizer),
+    }
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": describe(model),
+        "step": step,
+        "train": dict(train),
+        "data": dict(data),
+        "files": files,
+    }
+    publish(directory / FILE_NAME, (json.dumps(description, indent=2) + "\n").encode())
+    kept = {entry["name"] for entry in files.values()}
+    for path in (*directory.glob("model-*.safetensors*"), *directory.glob("optimizer-*.safetensors*")):
+        if path.name not in kept:  # also the .part of a run that was killed while it saved
+            path.unlink(missing_ok=True)
+
+
+def load(directory: str | os.PathLike, *, with_optimizer: bool = False) -> Checkpoint:
+    """Read a run directory; every file's size and SHA-256 is checked before its numbers are used.
+
+    Raises UsageError where there is no checkpoint, FormatError where it is damaged or of another shape.
+    """
+    directory = Path(directory)
+    try:
+        text = (directory / FILE_NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"there is no checkpoint in {directory}",
+            hint=f"give the folder that `ngramstore train --out` wrote {FILE_NAME} to",
+        ) from None
+    description = _parse(text)
+    model = build(description["model"], where=FILE_NAME)
+    load_weights(model, _read(directory, description, "model"))
+    optimizer = _read(directory, description, "optimizer") if with_optimizer else {}
+    return Checkpoint(model, int(description["step"]), description, optimizer)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into a model of exactly these names and shapes; UsageError names what differs."""
+    own = model.state_dict()
+    if faults := [f"{name} is missing" for name in own.keys() - weights.keys()]:
+        raise UsageError(f"the checkpoint is not of this model: {sorted(faults)[0]} ({len(faults)} in all)")
+    if faults := [f"{name} is unknown" for name in weights.keys() - own.keys()]:
+        raise UsageError(f"the checkpoint is not of this model: {sorted(faults)[0]} ({len(faults)} in all)")
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise UsageError(
+                f"the checkpoint is of another shape: {name} is {tuple(weights[name].shape)}, "
+                f"this model's is {tuple(tensor.shape)}",
+                hint="give the sizes that the run was started with, or start another run in another folder",
+            )
+    model.load_state_dict(weights)
+
+
+def require_same(saved: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    """UsageError that names the first setting that differs from the saved one."""
+    for name in (*saved, *(name for name in wanted if name not in saved)):
+        old, new = saved.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            require_same(old, new, f"{what}.{name}")
+        elif (list(old) if isinstance(old, tuple) else old) != (list(new) if isinstance(new, tuple) else new):
+            raise UsageError(
+                f"the checkpoint was made with {what}.{name} = {old!r}, this run asks for {new!r}",
+                hint="resume with the settings of the run, or start another run in another folder",
+            )
+
+
+def _unused(directory: Path, stem: str) -> Path:
+    """A name that no file has: a checkpoint saved anew at the same step must not touch what the old one names."""
+    path, number = directory / f"{stem}.safetensors", 0
+    while path.exists():
+        number += 1
+        path = directory / f"{stem}-{number}.safetensors"
+    return path
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    part = path.with_name(path.name + ".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+        digest = _digest(file)
+    os.replace(part, path)
+    fsync_directory(path.parent)
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _read(directory: Path, description: Mapping[str, Any], what: str) -> dict[str, Tensor]:
+    entry = description["files"][what]
+    path = directory / entry["name"]
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise FormatError(f"{path} is missing, and {FILE_NAME} names it") from None
+    if size != entry["bytes"]:
+        raise FormatError(f"{path} is {size} bytes long, {FILE_NAME} says {entry['bytes']}")
+    with open(path, "rb") as file:
+        if _digest(file).hexdigest() != entry["sha256"]:
+            raise FormatError(f"{path} is damaged: its SHA-256 is not the one that {FILE_NAME} names")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise FormatError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        description = json.loads(text)
+        if description["format"] != FORMAT:
+            raise FormatError(f"{FILE_NAME} is of format {description['format']!r}, not {FORMAT!r}")
+        if description["version"] != VERSION:
+            raise UnsupportedVersion(f"checkpoint version {description['version']!r}, this release reads {VERSION}")
+        for entry in (description["files"]["model"], description["files"]["optimizer"]):
+            if Path(entry["name"]).name != entry["name"] or not isinstance(entry["bytes"], int):
+                raise FormatError(f"{FILE_NAME} names a file outside its own folder: {entry['name']!r}")
+            _ = entry["sha256"]
+        _ = description["model"]["kind"], description["train"], description["data"], int(description["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{FILE_NAME} cannot be read: {error!r}") from None
+    return description
+
+
+def _digest(file: Any) -> Any:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> dict[str, Tensor]:
+    """AdamW's state by parameter name, and the losses so far (f64), ready for `save`."""
+    tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = value.detach().cpu()
+    return tensors
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> list[float]:
+    """Put the saved state back, exactly, where the parameters are; returns the losses so far.
+
+    A parameter that had no gradient yet has no state; AdamW makes it at the first one.
+    """
+    for name, parameter in model.named_parameters():
+        saved = {key: tensors[f"{key}/{name}"] for key in _STATE if f"{key}/{name}" in tensors}
+        if saved and len(saved) < len(_STATE):
+            raise FormatError(f"the optimizer's file lacks {', '.join({*_STATE} - {*saved})} of {name}")
+        for key, value in saved.items():
+            dtype = torch.float32 if key == "step" else value.dtype  # a count of another type stops the fused kernel
+            optimizer.state[parameter][key] = value.to(parameter.device, dtype, copy=True)
+    return tensors["losses"].tolist()
