@@ -225,18 +225,21 @@ def in_python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_the_package_is_fast_and_loads_nothing_heavy():
+def test_importing_the_package_loads_its_errors_and_little_else():
+    """What makes an import slow is what it loads; how long that takes is the machine's business."""
     code = """
-        import sys, time
-        begin = time.perf_counter()
+        import sys, typing
+        before = set(sys.modules)
         import ngramstore
-        seconds = time.perf_counter() - begin
-        heavy = {"numba", "torch", "numpy", "zstandard", "rocksdict", "llvmlite", "click", "tokenizers"}
-        print(seconds, *sorted(heavy & set(sys.modules)))
+        print(*sorted(set(sys.modules) - before))
     """
-    results = [in_python(code).split() for _ in range(3)]
-    assert all(result[1:] == [] for result in results)
-    assert min(float(result[0]) for result in results) < 0.2
+    loaded = in_python(code).split()
+    assert {name for name in loaded if name.startswith("ngramstore")} == {"ngramstore", "ngramstore.errors"}
+    assert {name.partition(".")[0] for name in loaded} <= {"ngramstore"} | set(sys.stdlib_module_names)
+    assert len(loaded) < MOST_MODULES, loaded
+
+
+MOST_MODULES = 8  # 4 at most with Python 3.10 to 3.13, where typing is loaded already; logging would bring 12 more
 
 
 def test_opening_a_store_loads_no_torch():
