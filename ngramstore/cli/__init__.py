@@ -1,1 +1,1 @@
-"""The command line: one file a command, results on stdout, talk on stderr."""
+"""The command line: one file a command, results on stdout, messages on stderr."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ngramstore.cli.common import as_codec, build_options, bytes_text, emit, json_option, quiet_option
 from ngramstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ngramstore.codec import Codec
+    from ngramstore.store.sources import NgramFile, Table
 
 _CHUNK_BYTES = 16 << 20
 
@@ -64,14 +71,41 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
       ngramstore build table/ --rows model.safetensors --tensor ngrams.weight --codec f16
       ngramstore build ple/ --rows ple.safetensors --tensor codes --scales scales --codec e4m3
     """
-    from tqdm import tqdm
-
     import ngramstore as ngs
-    from ngramstore.codec.quantize import codec_from_spec
+
+    given = _inputs(rows_file, vocab, options)
+    _pack(store, given, options, quiet)
+    with ngs.open(store, cache_bytes=0) as done:
+        stats = done.stats()
+    if as_json:
+        emit({"store": str(store), "rows_read": given.rows.num_rows} | {name: stats[name] for name in _REPORTED})
+        return
+    raw_bytes = given.rows.num_rows * given.dim * 4
+    click.echo(
+        f"{store}: {stats['rows']:,} rows of {given.dim} numbers, {given.codec.name}, {stats['compression']} compression, "
+        f"{bytes_text(stats['total_bytes'])} ({stats['total_bytes'] / raw_bytes:.3f} of f32)"
+    )
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the options name, opened and found to fit together."""
+
+    rows: Table
+    scales: Table | None
+    ngrams: NgramFile | None
+    codec: Codec
+    dim: int
+    is_encoded: bool
+
+
+def _inputs(rows_file: Path, vocab: Path | None, options: dict[str, Any]) -> _Inputs:
+    """Open the files. Raises UsageError where options or shapes contradict one another."""
+    from ngramstore.codec import codec_from_spec
     from ngramstore.store.sources import open_ngrams, open_table
 
-    addressing = options["addressing"] or ("ngram" if vocab is not None else "row")
-    if (addressing == "ngram") != (vocab is not None):
+    addressing = options["addressing"]
+    if addressing is not None and (addressing == "ngram") != (vocab is not None):
         raise UsageError(
             f"--addressing {addressing} {'needs' if vocab is None else 'has no use for'} --vocab",
             hint="n-grams come from --vocab; rows addressed by number have none",
@@ -95,14 +129,24 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
             f"{vocab} has {ngrams.num_ngrams:,} n-grams, {rows.name} has {rows.num_rows:,} rows",
             hint="row i belongs to n-gram i: there must be as many of each",
         )
+    return _Inputs(rows, scales, ngrams, codec, dim, options["encoded"])
+
+
+def _pack(store: Path, given: _Inputs, options: dict[str, Any], quiet: bool) -> None:
+    """Stream the rows into a new store."""
+    from tqdm import tqdm
+
+    import ngramstore as ngs
+
+    rows, ngrams = given.rows, given.ngrams
     step = max(1, _CHUNK_BYTES // (rows.width * rows.array.itemsize))
     with (
         ngs.build(
             store,
-            dim=dim,
+            dim=given.dim,
             max_n=None if ngrams is None else options["max_n"] or ngrams.max_n,
-            codec=codec.spec(),
-            addressing=addressing,
+            codec=given.codec.spec(),
+            addressing="row" if ngrams is None else "ngram",
             compression=options["compression"],
             duplicates=options["duplicates"],
             tokens=not options["no_tokens"],
@@ -118,28 +162,25 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
         keys = ngrams.chunks(step) if ngrams is not None else None
         for at in range(0, rows.num_rows, step):
             count = min(step, rows.num_rows - at)
-            if options["encoded"]:
-                chunk = rows.array[at : at + count]  # part of the mapped file: not copied
-            elif scales is not None:
-                chunk = codec.pack(rows.raw(at, count), _scales(codec.name, scales.raw(at, count)))
-                chunk.flags.writeable = False  # so that the build need not copy it
+            encoded = _encoded(given, at, count)
+            if encoded is not None:
+                builder.add_encoded_rows(encoded) if keys is None else builder.add_encoded(next(keys), encoded)
             else:
                 chunk = rows.floats(at, count)
-            if options["encoded"] or scales is not None:
-                builder.add_encoded_rows(chunk) if keys is None else builder.add_encoded(next(keys), chunk)
-            else:
                 builder.add_rows(chunk) if keys is None else builder.add(next(keys), chunk)
             bar.update(count)
-    with ngs.open(store, cache_bytes=0) as done:
-        stats = done.stats()
-    raw_bytes = rows.num_rows * dim * 4
-    if as_json:
-        emit({"store": str(store), "rows_read": rows.num_rows} | {name: stats[name] for name in _REPORTED})
-        return
-    click.echo(
-        f"{store}: {stats['rows']:,} rows of {dim} numbers, {codec.name}, {stats['compression']} compression, "
-        f"{bytes_text(stats['total_bytes'])} ({stats['total_bytes'] / raw_bytes:.3f} of f32)"
-    )
+
+
+def _encoded(given: _Inputs, at: int, count: int) -> np.ndarray | None:
+    """`count` rows from `at` as they will be stored, where the file has them so; None where it holds numbers to encode."""
+    if given.is_encoded:
+        return given.rows.array[at : at + count]  # part of the mapped file: not copied
+    if given.scales is None:
+        return None
+    scales = _scales(given.codec.name, given.scales.raw(at, count))
+    chunk = given.codec.pack(given.rows.raw(at, count), scales)
+    chunk.flags.writeable = False  # so that the build need not copy it
+    return chunk
 
 
 _REPORTED = ("rows", "dim", "max_n", "addressing", "codec", "compression", "suffix_closed", "identity", "total_bytes")

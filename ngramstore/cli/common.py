@@ -1,4 +1,4 @@
-"""What every command shares: sizes and counts as options, n-grams as text, results on stdout, talk on stderr."""
+"""What every command shares: sizes and counts as options, n-grams as text, results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def say(message: str) -> None:
-    """Talk: to stderr, so that stdout holds the result alone."""
+    """A message, on stderr, so that stdout holds the result alone."""
     click.echo(message, err=True)
 
 

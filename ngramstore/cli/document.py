@@ -13,8 +13,8 @@ _HEAD = """# The command line
 
 Made from the commands' own `--help` by `python -m ngramstore.cli.document`; a test says when this page is out of date.
 
-Results go to stdout, talk and progress bars to stderr. `--json` prints one JSON object. Exit status: 0 all is fine, 1 a check found
-faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug of ours, 130 stopped by Ctrl-C (`train`: or SIGTERM). `ngramstore --verbose COMMAND`
+Results go to stdout, messages and progress bars to stderr. `--json` prints one JSON object. Exit status: 0 success, 1 a check found
+faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C (`train`: or SIGTERM). `ngramstore --verbose COMMAND`
 shows the traceback behind an error.
 """
 _WIDTH = 110

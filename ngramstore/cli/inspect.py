@@ -37,23 +37,34 @@ def command(
       ngramstore inspect store/ --block 0
       ngramstore inspect store/ --ngram "3,14"
     """
-    from ngramstore.store.view import View
-
     if sum(choice is not None for choice in (block, number, ngram)) > 1:
         raise UsageError("--block, --row and --ngram exclude each other")
-    view = View.open(store, trust_external=trust_external)
-    if block is not None:
-        result = _block(view, block)
-    elif number is not None:
-        _require_row(view.base, number)
-        result = _row(view, view.base, number)
-    elif ngram is not None:
-        result = _of_ngram(view, as_ngram(ngram))
-    else:
-        result = _store(view)
+    result = _found(store, trust_external, block, number, ngram)
     if as_json:
         emit(result)
-        return
+    else:
+        _print(result)
+
+
+def _found(
+    path: Path, trust_external: bool, block: int | None, number: int | None, ngram: str | None
+) -> dict[str, Any]:
+    """What was asked for, as --json prints it."""
+    from ngramstore.store.view import View
+
+    view = View.open(path, trust_external=trust_external)
+    if block is not None:
+        return _block(view, block)
+    if number is not None:
+        _require_row(view.base, number)
+        return _row(view, view.base, number)
+    if ngram is not None:
+        return _of_ngram(view, as_ngram(ngram))
+    return _store(view)
+
+
+def _print(result: dict[str, Any]) -> None:
+    """A manifest with its files, a block, or a row, for people."""
     if "manifest" in result:
         _print_fields("manifest", result["manifest"])
         for name, fields in result["files"].items():
@@ -87,7 +98,9 @@ def _block(view: Any, block: int) -> dict[str, Any]:
 
     layer = view.base
     if not isinstance(view.manifest.base, LayerEntry):
-        raise UsageError(f"the rows of {view.directory} lie in files of others, without blocks", hint="use --row")
+        raise UsageError(
+            f"the rows of {view.directory} are read in place from a checkpoint and have no blocks", hint="use --row"
+        )
     if block < 0 or block * BLOCK_ROWS >= layer.num_rows:
         raise UsageError(f"block {block} does not exist", hint=f"blocks are 0 to {(layer.num_rows - 1) // BLOCK_ROWS}")
     first = block * BLOCK_ROWS

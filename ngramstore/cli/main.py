@@ -45,7 +45,7 @@ CORE_COMMANDS = {
     "import": "Make a store of the n-gram tables of a shipped model.",
     "keys": "Row numbers of tokens in the tables of a shipped model.",
     "trace": "Record which rows tokens ask for, the most wanted first.",
-    "warm": "Read the rows of a trace, so that the system holds their pages.",
+    "warm": "Load the rows of a trace into the page cache.",
     "warmup": "Compile all kernels ahead of use.",
 }
 _OTHERS = {
@@ -118,7 +118,11 @@ class Commands(click.Group):
             click.echo("stopped", err=True)
             code = _EXIT_STOPPED
         except Exception as error:
-            _tell(ctx, f"{type(error).__name__}: {error}", "this is a bug of ours: please report what --verbose shows")
+            _tell(
+                ctx,
+                f"{type(error).__name__}: {error}",
+                "this is a bug in ngramstore: please report what --verbose shows",
+            )
             code = _EXIT_BUG
         ctx.exit(code)
 
@@ -155,10 +159,10 @@ def _each_entry_point() -> Iterator[tuple[str, Any]]:
 def cli(verbose: bool) -> None:
     """New here? `ngramstore demo --quick` shows everything working; `ngramstore demo --store` needs no extras.
 
-    An embedded key-value store for n-gram embeddings: mine, train, build, serve. Every command has a --help that teaches.
+    An embedded key-value store for n-gram embeddings: mine, train, build, serve. Every command has a --help with examples.
 
-    Results go to stdout, talk and progress bars to stderr; --json prints one JSON object. Exit status: 0 all is fine, 1 a check
-    found faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug of ours, 130 stopped by Ctrl-C.
+    Results go to stdout, messages and progress bars to stderr; --json prints one JSON object. Exit status: 0 success, 1 a check
+    found faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ngramstore.cli.common import ByteSize, Count, emit, json_option, quiet_option, say
 from ngramstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from ngramstore.mine import TokenShards, Vocabulary
 
 
 @click.command(name="mine", short_help="Find the most frequent n-grams of a corpus.")
@@ -81,54 +84,11 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
     at how many positions an n-gram ends. With --held-out it is also measured on text that was not mined.
     The tokenizer is written beside the vocabulary, as OUT.tokenizer.json: `train`, `evaluate` and `export` find it there.
     """
-    # Imported here so that --help needs no numba.
-    from ngramstore.mine.corpus import open_corpus
-    from ngramstore.mine.miner import check_options, mine_ngrams
-    from ngramstore.mine.reports import check_plot, report
-    from ngramstore.mine.shards import num_held_out
+    from ngramstore.mine.reports import report  # here, so that --help needs no numba
 
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
-    if out.is_dir():
-        raise UsageError(f"--out {str(out)!r} is a folder", hint="name a file in it")
-    work = options["work"] or out.with_name(out.name + ".work")
-    for name, file in (("--out", out), ("--plot", plot)):
-        if file is not None and work.absolute() in file.absolute().parents:
-            raise UsageError(f"{name} {str(file)!r} lies in --work, which is deleted", hint="write it somewhere else")
-    if plot is not None:
-        check_plot(plot)
-    check_options(*(options[name] for name in ("max_n", "size", "min_count", "memory", "workers", "held_out")))
-    progress = not options["quiet"]
-    corpus = open_corpus(
-        list(options["inputs"]),
-        tokenizer=options["tokenizer"],
-        cache=options["cache"] or out.with_name(out.name + ".cache"),
-        eos_id=options["eos_id"],
-        dtype=options["dtype"],
-        documents=options["documents"],
-        suffixes=options["suffixes"] or None,
-        errors=options["errors"],
-        progress=progress,
-    )
-    say(f"corpus: {corpus.num_tokens:,} tokens in {corpus.num_documents:,} documents, {len(corpus.shards)} shards")
-    if options["held_out"]:
-        held_out = num_held_out(corpus, options["held_out"])
-        say(f"held out: {held_out:,} tokens, {held_out / max(1, corpus.num_tokens):.1%}")
-    vocabulary = mine_ngrams(
-        corpus,
-        work=work,
-        max_n=options["max_n"],
-        size=options["size"],
-        min_count=options["min_count"],
-        memory_bytes=options["memory"],
-        workers=options["workers"],
-        held_out=options["held_out"],
-        restart=not options["resume"],
-        save_to=out,
-        progress=progress,
-    )
-    if len(vocabulary) < options["size"]:
-        say(f"note: only {len(vocabulary):,} n-grams occur at least {options['min_count']} times; all of them are kept")
+    work = _check(out, plot, options)
+    corpus = _open(out, options)
+    vocabulary = _mine(corpus, out, work, options)
     paths = {"vocabulary": str(out)}
     if corpus.tokenizer is not None:
         paths["tokenizer"] = str(out.with_name(out.name + ".tokenizer.json"))
@@ -144,3 +104,67 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
         click.echo(found.text())
         for what, path in paths.items():
             click.echo(f"{what:<15}  {path}")
+
+
+def _check(out: Path, plot: Path | None, options: dict[str, Any]) -> Path:
+    """Refuse what cannot work before anything is read. Returns the folder for intermediate files."""
+    from ngramstore.mine.miner import check_options
+    from ngramstore.mine.reports import check_plot
+
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
+    if out.is_dir():
+        raise UsageError(f"--out {str(out)!r} is a folder", hint="name a file in it")
+    work = options["work"] or out.with_name(out.name + ".work")
+    for name, file in (("--out", out), ("--plot", plot)):
+        if file is not None and work.absolute() in file.absolute().parents:
+            raise UsageError(f"{name} {str(file)!r} lies in --work, which is deleted", hint="write it somewhere else")
+    if plot is not None:
+        check_plot(plot)
+    check_options(*(options[name] for name in ("max_n", "size", "min_count", "memory", "workers", "held_out")))
+    return work
+
+
+def _open(out: Path, options: dict[str, Any]) -> TokenShards:
+    """The corpus as tokens; says how large it is."""
+    from ngramstore.mine.corpus import open_corpus
+    from ngramstore.mine.shards import num_held_out
+
+    corpus = open_corpus(
+        list(options["inputs"]),
+        tokenizer=options["tokenizer"],
+        cache=options["cache"] or out.with_name(out.name + ".cache"),
+        eos_id=options["eos_id"],
+        dtype=options["dtype"],
+        documents=options["documents"],
+        suffixes=options["suffixes"] or None,
+        errors=options["errors"],
+        progress=not options["quiet"],
+    )
+    say(f"corpus: {corpus.num_tokens:,} tokens in {corpus.num_documents:,} documents, {len(corpus.shards)} shards")
+    if options["held_out"]:
+        held_out = num_held_out(corpus, options["held_out"])
+        say(f"held out: {held_out:,} tokens, {held_out / max(1, corpus.num_tokens):.1%}")
+    return corpus
+
+
+def _mine(corpus: TokenShards, out: Path, work: Path, options: dict[str, Any]) -> Vocabulary:
+    """The vocabulary, saved to `out`; says where fewer n-grams are frequent than were wanted."""
+    from ngramstore.mine.miner import mine_ngrams
+
+    vocabulary = mine_ngrams(
+        corpus,
+        work=work,
+        max_n=options["max_n"],
+        size=options["size"],
+        min_count=options["min_count"],
+        memory_bytes=options["memory"],
+        workers=options["workers"],
+        held_out=options["held_out"],
+        restart=not options["resume"],
+        save_to=out,
+        progress=not options["quiet"],
+    )
+    if len(vocabulary) < options["size"]:
+        say(f"note: only {len(vocabulary):,} n-grams occur at least {options['min_count']} times; all of them are kept")
+    return vocabulary

@@ -60,40 +60,47 @@ def command(
       ngramstore trace ple/ tokens.npy --out hot.ngt --trust-external
       ngramstore trace DeepSeek-V4.1-Flash/config.json logs/ --tokenizer DeepSeek-V4.1-Flash/ --out hot.ngt
     """
-    if not (source / "MANIFEST").is_file():
-        trace, slot_bytes = _of_keys(read_config(source), None, inputs, quiet, options), None
-    else:
-        import ngramstore as ngs
-        from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
-
-        with ngs.open(source, cache_bytes=0, trust_external=options["trust_external"]) as store:
-            trace = _of_store(store, inputs, quiet, options)
-            slot_bytes = store.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES
-    num_distinct = len(trace.keys)
+    trace, slot_bytes = _recorded(source, inputs, quiet, options)
     kept = trace if top is None else trace.top(top)
     kept.save(out)
     rows_for = {share: trace.rows_for(share) for share in _SHARES}
-    if as_json:
-        emit(
-            {
-                "out": str(out),
-                "lookups": trace.num_lookups,
-                "distinct": num_distinct,
-                "kept": len(kept.keys),
-                "kept_share": kept.share(len(kept.keys)),
-                "rows_for_share": {str(share): rows for share, rows in rows_for.items()},
-                "cache_bytes_for_share": {
-                    str(share): None if slot_bytes is None or rows is None else rows * slot_bytes
-                    for share, rows in rows_for.items()
-                },
-            }
-        )
+    if not as_json:
+        _print(out, kept, rows_for, slot_bytes)
         return
-    click.echo(f"{out}: {len(kept.keys):,} rows, {kept.share(len(kept.keys)):.1%} of {trace.num_lookups:,} look-ups")
+    emit(
+        {
+            "out": str(out),
+            "lookups": trace.num_lookups,
+            "distinct": len(trace.keys),
+            "kept": len(kept.keys),
+            "kept_share": kept.share(len(kept.keys)),
+            "rows_for_share": {str(share): rows for share, rows in rows_for.items()},
+            "cache_bytes_for_share": {
+                str(share): None if slot_bytes is None or rows is None else rows * slot_bytes
+                for share, rows in rows_for.items()
+            },
+        }
+    )
+
+
+def _print(out: Path, kept: Trace, rows_for: dict[float, int | None], slot_bytes: int | None) -> None:
+    click.echo(f"{out}: {len(kept.keys):,} rows, {kept.share(len(kept.keys)):.1%} of {kept.num_lookups:,} look-ups")
     for share, rows in rows_for.items():
         if rows is not None:
             held = "" if slot_bytes is None else f", a cache of {bytes_text(rows * slot_bytes)}"
             click.echo(f"  {share:4.0%} of the look-ups: {rows:,} rows{held}")
+
+
+def _recorded(source: Path, inputs: tuple[Path, ...], quiet: bool, options: dict[str, Any]) -> tuple[Trace, int | None]:
+    """The trace, and what a cached row costs; None where `source` is a config, which says nothing of a codec."""
+    if not (source / "MANIFEST").is_file():
+        return _of_keys(read_config(source), None, inputs, quiet, options), None
+
+    import ngramstore as ngs
+    from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
+
+    with ngs.open(source, cache_bytes=0, trust_external=options["trust_external"]) as store:
+        return _of_store(store, inputs, quiet, options), store.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES
 
 
 def _of_store(store: Store, inputs: tuple[Path, ...], quiet: bool, options: dict[str, Any]) -> Trace:

@@ -12,7 +12,7 @@ from ngramstore.cli.common import ByteSize, bytes_text, emit, json_option, quiet
 _STEP_ROWS = 1 << 16
 
 
-@click.command(name="warm", short_help="Read the rows of a trace, so that the system holds their pages.")
+@click.command(name="warm", short_help="Load the rows of a trace into the page cache.")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("--max-bytes", type=ByteSize(), help="Stop after this many bytes of rows.  [default: all]")
@@ -20,10 +20,10 @@ _STEP_ROWS = 1 << 16
 @quiet_option
 @json_option
 def command(store: Path, trace: Path, max_bytes: int | None, trust_external: bool, quiet: bool, as_json: bool) -> None:
-    """Read the rows of TRACE (`ngramstore trace`) from STORE, the most wanted first.
+    """Load rows of STORE into the page cache (`ngramstore warmup` compiles kernels).
 
-    Their pages then lie in the page cache of the system, which all processes share and from which it takes them when memory runs
-    short. The row cache belongs to one process; fill it there with `store.warm(ngramstore.Trace.load("hot.ngt"))`.
+    TRACE, made by `ngramstore trace`, says which rows; the most wanted are read first. All processes share the page cache; the system drops pages from it
+    when memory runs short. A row cache belongs to one process: fill it there with `store.warm(ngramstore.Trace.load("hot.ngt"))`.
 
     \b
     Example:

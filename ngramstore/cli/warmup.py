@@ -14,9 +14,9 @@ from ngramstore.cli.common import emit, json_option
 @click.command(name="warmup", short_help="Compile all kernels ahead of use.")
 @json_option
 def command(as_json: bool) -> None:
-    """Compile every kernel once and keep the machine code in numba's cache, for example while an image is built.
+    """Compile all kernels ahead of use (`ngramstore warm` loads rows into memory).
 
-    Builds, changes, compacts and reads a small store with every codec in a temporary directory. A process that finds the cache
+    The machine code is kept in numba's cache. Run it once after installing, for example while a container image is built. Builds, changes, compacts and reads a small store with every codec in a temporary directory. A process that finds the cache
     filled compiles nothing. NUMBA_CACHE_DIR says where the cache is; without a writable place nothing is kept.
 
     \b

@@ -227,6 +227,12 @@ def test_the_list_says_what_each_command_says_of_itself():
         assert __import__(module, fromlist=["command"]).command.short_help == _OTHERS[name]
 
 
+@pytest.mark.parametrize(("command", "other"), [("warm", "warmup"), ("warmup", "warm")])
+def test_help_of_warm_and_of_warmup_points_to_the_other_in_its_first_line(command, other):
+    first = run(command, "--help").split("\n\n")[1].strip().splitlines()[0]
+    assert f"`ngramstore {other}`" in first
+
+
 def test_the_page_of_the_command_line_is_up_to_date():
     pytest.importorskip("torch")
     from ngramstore.cli.document import document
