@@ -31,7 +31,7 @@ def open(
     """Open a store. Opening reads the manifest and the headers, no rows.
 
     mode: "r", look up only: any number of processes, also on a read-only mount. "rw": the one writer.
-    cache_bytes: budget of the row cache, encoded rows and 48 bytes of bookkeeping each; 0: no cache. Raise it until
+    cache_bytes: budget of the row cache, encoded rows and 52 bytes of bookkeeping each; 0: no cache. Raise it until
     `stats()["hit_rate"]` is flat.
     resident: hold all rows in memory, without a cache and without reads. Right where the store fits.
     lock_index: copy the index into memory and verify all of it now, instead of mapping it and verifying pages on first touch.

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ngramstore.kernels.native import cache as native
+from ngramstore.kernels.native import cache_oldest as oldest
+from ngramstore.kernels.native import cache_table as table
 
 SLOT_OVERHEAD_BYTES = native.SLOT_OVERHEAD_BYTES
+_LEAST_OLDEST = 64
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,17 @@ class RowCache:
         self._most_slots = max(1, min(budget_bytes // (row_bytes + SLOT_OVERHEAD_BYTES), (1 << 31) - 2))
         self.num_slots = min(self._most_slots, max(1, max_rows))
         self._arena = np.empty(self.num_slots * row_bytes, np.uint8)
-        records = np.zeros((self.num_slots + 1) * native.RECORD_BYTES + 32, np.uint8)
-        records = records[-records.ctypes.data % 32 :][: (self.num_slots + 1) * native.RECORD_BYTES]
-        self._links = records.view(np.int32).reshape(-1, 8)
-        self._keys = records.view(np.int64).reshape(-1, 4)[:-1, native.KEY]
-        self._links[-1, : native.PINS] = self.num_slots
-        self._keys[:] = -1
-        self._table = np.zeros(1 << (2 * self.num_slots - 1).bit_length(), np.int32)
-        self.state = np.zeros(native.NUM_STATE, np.int64)
-        self.state[native.NUM_SLOTS] = self.num_slots
-        self.state[native.TABLE_PLACES] = len(self._table)
-        self.state[native.SLOT_BYTES] = row_bytes
-        self.state[native.ARENA_ADDRESS] = self._arena.ctypes.data
-        self.state[native.SLOTS_ADDRESS] = records.ctypes.data
-        self.state[native.TABLE_ADDRESS] = self._table.ctypes.data
+        self._table = np.zeros((table.PLACES_PER_SLOT * self.num_slots, table.ENTRY), np.int64)
+        most_oldest = max(_LEAST_OLDEST, self.num_slots // oldest.SLOTS_PER_LISTED)
+        self._oldest = np.empty((min(self.num_slots, most_oldest), oldest.NUMBERS), np.int64)
+        self.state = np.zeros(table.NUM_STATE, np.int64)
+        self.state[table.NUM_SLOTS] = self.num_slots
+        self.state[table.NUM_PLACES] = len(self._table)
+        self.state[table.SLOT_BYTES] = row_bytes
+        self.state[table.MOST_OLDEST] = len(self._oldest)
+        self.state[table.ARENA_ADDRESS] = self._arena.ctypes.data
+        self.state[table.TABLE_ADDRESS] = self._table.ctypes.data
+        self.state[table.OLDEST_ADDRESS] = self._oldest.ctypes.data
 
     def is_outgrown_by(self, num_rows: int) -> bool:
         """Whether the budget has room for more of so many rows than this cache was made for."""
@@ -67,7 +67,7 @@ class RowCache:
 
     def stats(self) -> dict[str, int]:
         """Counters since the cache was made: look-ups that hit and missed, rows inserted and evicted, rows and bytes held."""
-        hits, misses, inserted, evicted, used = self.state[native.HITS : native.USED + 1].tolist()
+        hits, misses, inserted, evicted, used = self.state[table.HITS : table.USED + 1].tolist()
         return {
             "cache_hits": hits,
             "cache_misses": misses,

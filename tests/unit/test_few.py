@@ -6,11 +6,11 @@ import threading
 
 import numpy as np
 import pytest
+from cache_cases import bytes_of, check_sound, copy_of
 from helpers import rows_of
 
 import ngramstore as ngs
 from ngramstore.errors import UsageError
-from ngramstore.kernels.native import cache as cache_kernels
 from ngramstore.kernels.native import few as native
 from ngramstore.kernels.reference import few as reference
 from ngramstore.serve.few import Few
@@ -30,10 +30,7 @@ def store(tmp_path):
 
 def copied(store) -> tuple[Few, RowCache]:
     """The short way over a copy of the store's cache, and that copy."""
-    cache = RowCache(store._cache.budget_bytes, store._cache.row_bytes, store._cache.num_slots)
-    for name in ("_arena", "_links", "_table"):
-        getattr(cache, name)[:] = getattr(store._cache, name)
-    cache.state[: cache_kernels.NUM_SLOTS] = store._cache.state[: cache_kernels.NUM_SLOTS]
+    cache = copy_of(store._cache)
     return Few(store._view, cache, np.zeros(5, np.int64)), cache
 
 
@@ -45,7 +42,7 @@ def ran(kernels, store, name, *arguments):
     for array in filled:
         array[...] = 9
     answer = getattr(kernels, name)(call, *arguments)
-    state = (cache._links.tolist(), cache.state[: cache_kernels.NUM_SLOTS].tolist(), few._alive[2].tolist())
+    state = (bytes_of(cache), few._alive[2].tolist())
     return answer, state, [array.tolist() for array in filled] if answer >= 0 else None
 
 
@@ -79,7 +76,7 @@ def test_native_and_reference_agree_on_one_position(store, end, room):
         few, cache = copied(store)
         out = np.full(4, 9, np.float32)
         answer = kernels.serve_one(few._calls["f"], tokens, end, min(room, end), out)
-        state = (cache._links.tolist(), cache.state[: cache_kernels.NUM_SLOTS].tolist(), few._alive[2].tolist())
+        state = (bytes_of(cache), few._alive[2].tolist())
         results.append((answer, state, out.tolist() if answer >= 0 else None))
     assert results[0] == results[1]
     assert (results[0][0] == -1) == (end == 6 and room >= 2)  # (5, 3) is stored and not cached
@@ -131,7 +128,7 @@ def test_eight_threads_count_exactly(store):
     assert (stats["calls"], stats["positions"], stats["found"]) == (8 * 300, sum(asked), sum(asked))
     assert stats["cache_hits"] + stats["cache_misses"] == sum(asked)
     assert stats["cache_rows"] == stats["cache_inserted"] - stats["cache_evicted"]
-    assert (store._cache._links[:, 2] == 0).all()
+    check_sound(store._cache)
 
 
 def test_few_and_many_give_the_same_rows(store):

@@ -7,13 +7,13 @@ import threading
 
 import numpy as np
 import pytest
+from cache_cases import bytes_of, check_sound, copy_of
 from helpers import cache_of, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ngramstore as ngs
 from ngramstore.errors import DamagedRows, StoreClosed, UsageError
-from ngramstore.kernels.native import cache as cache_kernels
 from ngramstore.kernels.native import few_rows as native
 from ngramstore.kernels.reference import few_rows as reference
 from ngramstore.serve.few import FewRows
@@ -53,10 +53,7 @@ def copied(store) -> tuple[FewRows, RowCache | None]:
     """The short way over a copy of the store's cache, and that copy."""
     if store._cache is None:
         return FewRows(store._view, None, np.zeros(5, np.int64)), None
-    cache = RowCache(store._cache.budget_bytes, store._cache.row_bytes, store._cache.num_slots)
-    for name in ("_arena", "_links", "_table"):
-        getattr(cache, name)[:] = getattr(store._cache, name)
-    cache.state[: cache_kernels.NUM_SLOTS] = store._cache.state[: cache_kernels.NUM_SLOTS]
+    cache = copy_of(store._cache)
     return FewRows(store._view, cache, np.zeros(5, np.int64)), cache
 
 
@@ -67,8 +64,7 @@ def ran(kernels, store, numbers):
     answer = kernels.serve_numbers(few._calls["f"], np.array(numbers, np.int64), out)
     state = None
     if cache is not None:
-        state = cache._links.tolist(), cache.state[: cache_kernels.NUM_SLOTS].tolist(), cache._table.tolist()
-        state += (cache._arena[: ROW_BYTES * cache.state[cache_kernels.USED]].tolist(),)
+        state = bytes_of(cache)
     return answer, state, few._alive[2].tolist(), out.tolist() if answer >= 0 else None
 
 
@@ -317,4 +313,4 @@ def test_eight_threads_count_exactly(path):
         assert stats["cache_hits"] + stats["cache_misses"] == sum(asked)
         assert stats["cache_rows"] == stats["cache_inserted"] - stats["cache_evicted"]
         assert stats["bytes_read"] == stats["rows_read"] * (ROW_BYTES + 4)
-        assert (store._cache._links[:-1, 2] == 0).all()
+        check_sound(store._cache)

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,23 +21,18 @@ from hypothesis import strategies as st
 import ngramstore
 from ngramstore.hashing import checksums, ngram_ids
 from ngramstore.kernels import jit
-from ngramstore.kernels.jit import kernel
-from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import hashing as native_hashing
 from ngramstore.kernels.native import index as native_index
 from ngramstore.kernels.native import packing as native_packing
 from ngramstore.kernels.native import probe as native_probe
 from ngramstore.kernels.native import rows as native_rows
 from ngramstore.kernels.native import tokens as native_tokens
-from ngramstore.kernels.native.dequantize import row_writer
-from ngramstore.kernels.reference import cache as reference_cache
 from ngramstore.kernels.reference import hashing as reference_hashing
 from ngramstore.kernels.reference import index as reference_index
 from ngramstore.kernels.reference import packing as reference_packing
 from ngramstore.kernels.reference import probe as reference_probe
 from ngramstore.kernels.reference import rows as reference_rows
 from ngramstore.kernels.reference import tokens as reference_tokens
-from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, RowCache
 from ngramstore.store.datafile import FileStamp
 from ngramstore.store.index import Index, IndexBuilder, IndexPlan
 
@@ -59,7 +53,9 @@ def functions(path: Path) -> dict[str, tuple[list[str], list[str]]]:
     return found
 
 
-TOPICS = sorted(path.stem for path in (KERNELS / "native").glob("*.py") if path.stem not in ("__init__", "memory"))
+HELPERS = ("__init__", "memory", "cache_table", "cache_oldest")
+"""Modules without kernels of their own."""
+TOPICS = sorted(path.stem for path in (KERNELS / "native").glob("*.py") if path.stem not in HELPERS)
 
 
 def test_every_topic_has_a_twin():
@@ -444,205 +440,6 @@ def test_a_length_that_no_row_has_is_a_fault_of_the_index(tmp_path):
     lengths[9] = 41
     data = index_bytes(plan, np.empty(0, np.uint64), tmp_path / "index", lengths)
     assert both_read(plan, data, path, np.array([9]), seeds[[9]])[0] == [native_rows.BAD_INDEX_PAGE]
-
-
-# Cache
-
-
-class CacheState:
-    """A row cache driven by one package of kernels; its rows are the key's byte, repeated."""
-
-    ROW = 3
-
-    def __init__(self, module, num_slots: int) -> None:
-        self.module, self.num_slots = module, num_slots
-        self.cache = RowCache(num_slots * (self.ROW + SLOT_OVERHEAD_BYTES), self.ROW, num_slots)
-        self.state, self.links, self.keys = self.cache.state, self.cache._links, self.cache._keys
-        self.cache._arena[:] = 0
-        self.plan = np.array([row_writer("copy", "copy"), self.ROW, self.ROW, self.ROW, self.ROW, 0])
-        self.held: list[list[int]] = []
-
-    def serve(self, keys, plan=None):
-        """Rows of those keys and positions of absent ones; a row that is absent stays 99."""
-        keys = np.array(keys, np.int64)
-        out, miss = np.full((len(keys), self.ROW), 99, np.uint8), np.zeros(len(keys), np.int64)
-        absent = self.module.serve(self.state, self.plan if plan is None else plan, keys, out, miss)
-        return out.tolist(), miss[:absent].tolist()
-
-    def insert(self, keys, lost=()):
-        """Put keys in, but for those that are lost."""
-        keys = np.array(keys, np.int64)
-        at = np.arange(len(keys)) * self.ROW
-        at[np.isin(keys, list(lost))] = -1
-        self.module.insert(self.state, np.repeat(keys % 251, self.ROW).astype(np.uint8), at, keys)
-
-    def serve_if_all_are_here(self, keys):
-        """Rows if all of those keys are there."""
-        keys = np.array(keys, np.int64)
-        out = np.full((len(keys), self.ROW), 99, np.uint8)
-        call = compiled_serve if self.module is native_cache else reference_cache.serve_if_all_are_here
-        there = call(self.state.ctypes.data, self.plan, keys, len(keys), out.ctypes.data)
-        return out.tolist() if there else None
-
-    def pin(self, keys) -> None:
-        """Pin what is there of some keys, as another thread does that is copying rows out."""
-        slots = [slot for slot in range(self.num_slots) if self.keys[slot] in keys]
-        self.links[slots, self.module.PINS] += 1
-        self.held.append(slots)
-
-    def let_go(self) -> None:
-        if self.held:
-            self.links[self.held.pop(0), self.module.PINS] -= 1
-
-    def everything(self) -> tuple[bytes, ...]:
-        """All state, as bytes, without the addresses."""
-        parts = (self.cache._arena, self.links, self.cache._table, self.state[: self.module.SLOT_BYTES])
-        return tuple(part.tobytes() for part in parts)
-
-    def order(self) -> list[int]:
-        """Row keys, most recently used first, by the ring."""
-        keys, slot = [], int(self.links[self.num_slots, self.module.NEXT])
-        while slot != self.num_slots:
-            keys.append(int(self.keys[slot]))
-            slot = int(self.links[slot, self.module.NEXT])
-        return keys
-
-
-@kernel
-def compiled_serve(state, plan, keys, count, target):
-    """The helper, callable from here."""
-    return native_cache.serve_if_all_are_here(state, plan, keys, count, target)
-
-
-def colliding_keys(num_slots: int, count: int) -> list[int]:
-    """Row keys whose home is one of two neighbouring places at the end of the table, so that clusters wrap around."""
-    places = 1 << (2 * num_slots - 1).bit_length()
-    found, key = [], 0
-    while len(found) < count:
-        if reference_hashing.mix64(key) % places in (places - 1, places - 2):
-            found.append(key)
-        key += 1
-    return found
-
-
-requests = st.lists(
-    st.tuples(
-        st.lists(st.integers(-1, 13), max_size=9), st.sets(st.integers(0, 13), max_size=2), st.sampled_from("uuuph")
-    ),
-    max_size=25,
-)
-
-
-@settings(max_examples=120, deadline=None)
-@given(st.integers(1, 7), requests, st.booleans())
-def test_the_cache_agrees_with_its_twin_whatever_happens(num_slots, steps, collide):
-    """Any sequence of look-ups, lost rows and pins of other threads ("h") leaves the same bytes everywhere."""
-    names = colliding_keys(num_slots, 14) if collide else [5 + 1000 * i for i in range(14)]
-    ours, twin = CacheState(native_cache, num_slots), CacheState(reference_cache, num_slots)
-    for wanted, lost, what in steps:
-        keys = [names[w] if w >= 0 else -1 for w in wanted]
-        here = set(ours.keys.tolist()) | {-1}
-        answers = []
-        for state in (ours, twin):
-            if what == "p":
-                state.let_go()
-            few = state.serve_if_all_are_here(keys)
-            rows, misses = state.serve(keys)
-            if what == "h":
-                state.pin(keys)
-            state.insert(list(dict.fromkeys(keys[m] for m in misses)), [names[w] for w in lost])
-            answers.append((few, rows, misses, state.everything()))
-        assert answers[0] == answers[1]
-        few, rows, misses, _ = answers[0]
-        assert misses == [m for m, key in enumerate(keys) if key not in here]
-        assert rows == [[0 if key < 0 else key % 251 if key in here else 99] * 3 for key in keys]
-        assert few == (rows if not misses else None)
-    for state in (ours, twin):
-        while state.held:
-            state.let_go()
-    assert (ours.links[:, native_cache.PINS] == 0).all()
-
-
-def test_blocks_of_many_rows_agree_with_the_twin():
-    """More rows than one block, with absent ones, none wanted and doubles at every block's edge."""
-    rng = np.random.default_rng(0)
-    ours, twin = CacheState(native_cache, 150), CacheState(reference_cache, 150)
-    for count in (63, 64, 65, 128, 400):
-        keys = rng.integers(-20, 200, count).tolist()
-        keys = [max(key, -1) for key in keys]
-        answers = []
-        for state in (ours, twin):
-            rows, misses = state.serve(keys)
-            state.insert(list(dict.fromkeys(keys[m] for m in misses)))
-            answers.append((rows, misses, state.everything()))
-        assert answers[0] == answers[1]
-
-
-def test_what_is_only_kept_is_neither_copied_nor_counted():
-    for module in (native_cache, reference_cache):
-        state = CacheState(module, 4)
-        state.insert([1, 2])
-        assert state.serve([1, 3, -1], np.zeros(6, np.int64)) == ([[99] * 3] * 3, [1])
-        assert state.order() == [1, 2]
-        assert state.state[module.HITS] == state.state[module.MISSES] == 0
-
-
-@settings(max_examples=120, deadline=None)
-@given(st.integers(1, 7), st.lists(st.integers(0, 13), max_size=60), st.booleans())
-def test_the_cache_is_least_recently_used_first_out(num_slots, wanted, collide):
-    """One key a call, against an OrderedDict; heavy collisions make each eviction shift the table."""
-    names = colliding_keys(num_slots, 14) if collide else [5 + 1000 * i for i in range(14)]
-    cache, model = CacheState(native_cache, num_slots), OrderedDict()
-    hits = 0
-    for w in wanted:
-        key = names[w]
-        rows, misses = cache.serve([key])
-        assert bool(misses) == (key not in model)
-        if misses:
-            cache.insert([key])
-        else:
-            assert rows == [[key % 251] * 3]
-        hits += key in model
-        model[key] = True
-        model.move_to_end(key)
-        if len(model) > num_slots:
-            model.popitem(last=False)
-        assert cache.order() == list(model)[::-1]
-        assert int(np.count_nonzero(cache.cache._table)) == len(model)
-    stats = cache.cache.stats()
-    missed = len(wanted) - hits
-    assert (stats["cache_hits"], stats["cache_misses"], stats["cache_inserted"]) == (hits, missed, missed)
-    assert (stats["cache_evicted"], stats["cache_rows"]) == (missed - len(model), len(model))
-
-
-@pytest.mark.parametrize("pinned", range(7, 12))
-def test_eviction_tries_the_nine_least_recently_used_and_then_gives_up(pinned):
-    states = [CacheState(module, 12) for module in (native_cache, reference_cache)]
-    for state in states:
-        for key in range(12):
-            state.insert([key])
-        state.pin(range(pinned))
-        state.insert([99])
-        assert (99 in state.keys) == (pinned <= 8)
-        assert pinned > 8 or state.keys[pinned] == 99
-    assert states[0].everything() == states[1].everything()
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(-1, 6), max_size=30))
-def test_distinct_lists_each_key_once_in_order_of_appearance(keys):
-    results = []
-    for module in (native_cache, reference_cache):
-        count = len(keys)
-        miss, miss_keys, miss_seeds = np.zeros(count, np.int32), np.zeros(count, np.int64), np.zeros(count, np.uint64)
-        seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
-        array = np.array(keys, np.int64)
-        unique = module.distinct(seen, array, array.astype(np.uint64), miss, miss_keys, miss_seeds)
-        results.append((unique, miss.tolist(), miss_keys.tolist(), miss_seeds.tolist()))
-    assert results[0] == results[1]
-    listed = list(dict.fromkeys(key for key in keys if key >= 0))
-    assert results[0][2][: results[0][0]] == listed
-    assert results[0][1] == [listed.index(key) if key >= 0 else -1 for key in keys]
 
 
 # Tokens

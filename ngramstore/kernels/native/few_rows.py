@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
-from ngramstore.kernels.native.cache import ARENA_ADDRESS, NUM_STATE, distinct, insert, let_go, pin_those_here
+from ngramstore.kernels.native.cache import distinct, hold_those_here, insert, let_go
+from ngramstore.kernels.native.cache_table import NUM_STATE
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.native.hashing import checksum32
-from ngramstore.kernels.native.memory import add_atomic, i64_array, load_i64, load_u32
+from ngramstore.kernels.native.memory import add_atomic, i64_array, load_u32
 from ngramstore.kernels.native.rows import read_at_once
 
 STATE, COUNTS, NUM_ROWS, FIRST_KEY = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PLAN + 3
@@ -77,15 +78,17 @@ def serve_numbers(call, numbers_M, out):
             return -1
         keys_M[m] = call[FIRST_KEY] + number
         held_M[m] = -1
-    arena = np.int64(0)
-    hits = 0
+    reader = np.int64(0)
+    hits = np.int64(0)
     if state != 0:
-        arena = load_i64(state + 8 * ARENA_ADDRESS)
-        hits = pin_those_here(state, keys_M, count, held_M)
+        reader = hold_those_here(state, keys_M, count, held_M)
+        for m in range(count):
+            hits += held_M[m] >= 0
     if hits == count:
         for m in range(count):
-            write_row(call, arena + held_M[m] * call[ROW_BYTES], target + m * call[OUT_BYTES])
-        let_go(state, held_M, count, hits, 0)
+            write_row(call, held_M[m], target + m * call[OUT_BYTES])
+        if state != 0:
+            let_go(state, reader, hits, 0)
         _add_call(call, count)
         return 0
     slot_bytes = call[ROW_BYTES] + _CHECKSUM_BYTES
@@ -98,14 +101,14 @@ def serve_numbers(call, numbers_M, out):
     staging = np.empty(num_read * slot_bytes, np.uint8)
     if call[ROWS_FD] < 0 or not _read(call, keys_U, num_read, staging):
         if state != 0:
-            let_go(state, held_M, count, 0, 0)
+            let_go(state, reader, 0, 0)
         return -1
     source = np.int64(staging.ctypes.data)
     for m in range(count):
-        row = arena + held_M[m] * call[ROW_BYTES] if held_M[m] >= 0 else source + place_M[m] * slot_bytes
+        row = held_M[m] if held_M[m] >= 0 else source + place_M[m] * slot_bytes
         write_row(call, row, target + m * call[OUT_BYTES])
     if state != 0:
-        let_go(state, held_M, count, hits, count - hits)
+        let_go(state, reader, hits, count - hits)
         at_U = np.empty(num_read, np.int64)
         for u in range(num_read):
             at_U[u] = u * slot_bytes

@@ -179,6 +179,12 @@ u8_array = _array_of(types.uint8)
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
+@inline
+def yield_core():
+    """Let other threads run."""
+    _sched_yield()
+
+
 @intrinsic
 def _try_lock(typingctx, address):
     """Set the i64 at an address from 0 to 1; False if it was 1."""
@@ -222,7 +228,7 @@ def lock(address):
     while not _try_lock(address):
         spins += 1
         if spins > 64:  # its holder may have lost its core
-            _sched_yield()
+            yield_core()
 
 
 @intrinsic

@@ -1,6 +1,7 @@
-"""What the row cache's kernels mean: the same memory, read as a list and a table.
+"""What the row cache's kernels mean: the same memory, read as a dictionary of entries.
 
-STATE and the records of slots: kernels/native/cache.py. One thread: the lock is not looked at.
+STATE and the table: kernels/native/cache_table.py. One thread: the locks are not looked at. The list of the oldest is neither read
+nor written: what it says of the rows that are still as listed stays true.
 
 Shapes: M wanted rows, U rows read, C slots.
 """
@@ -12,62 +13,78 @@ from typing import Any
 
 import numpy as np
 
+from ngramstore.kernels.native.cache_table import (
+    ARENA_ADDRESS,
+    CLOCK,
+    ENTRY,
+    EVICTED,
+    HITS,
+    INSERTED,
+    KEY,
+    MISSES,
+    NUM_PLACES,
+    NUM_READERS,
+    NUM_SLOTS,
+    NUM_STATE,
+    READERS,
+    SLOT,
+    SLOT_BYTES,
+    STAMP,
+    TABLE_ADDRESS,
+    USED,
+)
 from ngramstore.kernels.reference.dequantize import OUT_BYTES, WRITER, write_row
 from ngramstore.kernels.reference.hashing import mix64
-
-LOCK, HITS, MISSES, INSERTED, EVICTED, USED = 0, 1, 2, 3, 4, 5
-NUM_SLOTS, TABLE_PLACES, SLOT_BYTES = 6, 7, 8
-ARENA_ADDRESS, SLOTS_ADDRESS, TABLE_ADDRESS = 9, 10, 11
-NUM_STATE = 12
-PREVIOUS, NEXT, PINS = 0, 1, 2
-KEY = 2
-RECORD_BYTES = 32
-_LEAST_RECENT_TRIED = 9
 
 
 class _Cache:
     """The parts of a cache as arrays over its memory."""
 
     def __init__(self, state: np.ndarray) -> None:
+        self.state = state
         self.num_slots, self.row_bytes = int(state[NUM_SLOTS]), int(state[SLOT_BYTES])
         self.arena = memory(int(state[ARENA_ADDRESS]), self.num_slots * self.row_bytes)
-        records = memory(int(state[SLOTS_ADDRESS]), RECORD_BYTES * (self.num_slots + 1))
-        self.links = records.view(np.int32).reshape(-1, 8)
-        self.keys = records.view(np.int64).reshape(-1, 4)[:-1, KEY]
-        self.table = memory(int(state[TABLE_ADDRESS]), 4 * int(state[TABLE_PLACES])).view(np.int32)
+        table = memory(int(state[TABLE_ADDRESS]), 8 * ENTRY * int(state[NUM_PLACES]))
+        self.table = table.view(np.int64).reshape(-1, ENTRY)
 
     def place(self, key: int) -> int:
         """Where the table holds a key, or the free place where it would go: its home, or the next after it that fits."""
-        at = mix64(key) % len(self.table)
-        while self.table[at] != 0 and self.keys[self.table[at] - 1] != key:
+        at = (mix64(key) >> 32) * len(self.table) >> 32
+        while self.table[at, KEY] not in (0, key + 1):
             at = (at + 1) % len(self.table)
         return at
 
     def find(self, key: int) -> int:
-        """The slot of a key, or -1."""
-        return int(self.table[self.place(key)]) - 1
+        """The place of a key, or -1."""
+        at = self.place(key) if key >= 0 else -1
+        return at if at >= 0 and self.table[at, KEY] != 0 else -1
 
-    def order(self) -> list[int]:
-        """Slots, most recently used first."""
-        order = [int(self.links[-1, NEXT])]
-        while order[-1] != self.num_slots:
-            order.append(int(self.links[order[-1], NEXT]))
-        return order[:-1]
+    def use(self, place: int) -> int:
+        """The row at a place becomes the most recently used: its address."""
+        self.table[place, STAMP] = self.tick()
+        return self.arena.ctypes.data + int(self.table[place, SLOT]) * self.row_bytes
 
-    def set_order(self, order: list[int]) -> None:
-        """Write the ring that reads as this order."""
-        ring = [self.num_slots, *order]
-        self.links[ring, NEXT] = ring[1:] + ring[:1]
-        self.links[ring, PREVIOUS] = ring[-1:] + ring[:-1]
+    def tick(self) -> int:
+        """The next number of the clock."""
+        self.state[CLOCK] += 1
+        return int(self.state[CLOCK])
 
-    def forget(self, slot: int) -> None:
-        """Take a slot's key out: what stood behind it without a gap is lifted out and entered again, in order."""
-        at = self.place(int(self.keys[slot]))
-        self.table[at], self.keys[slot] = 0, -1
-        at = (at + 1) % len(self.table)
-        while self.table[at] != 0:
-            entry, self.table[at] = int(self.table[at]), 0
-            self.table[self.place(int(self.keys[entry - 1]))] = entry
+    def oldest(self) -> int:
+        """The place of the least recently used row, or -1: a reader holds it."""
+        stamps = np.where(self.table[:, KEY] != 0, self.table[:, STAMP], np.iinfo(np.int64).max)
+        begins = self.state[READERS : READERS + NUM_READERS]
+        held_since = min(begins[begins != 0].tolist(), default=int(self.state[CLOCK]) + 1)
+        oldest = int(stamps.argmin())
+        return oldest if stamps[oldest] < held_since else -1
+
+    def forget(self, place: int) -> None:
+        """Take an entry out: what stood behind it without a gap is lifted out and entered again, in order."""
+        self.table[place] = 0
+        at = (place + 1) % len(self.table)
+        while self.table[at, KEY] != 0:
+            entry = self.table[at].copy()
+            self.table[at] = 0
+            self.table[self.place(int(entry[KEY]) - 1)] = entry
             at = (at + 1) % len(self.table)
 
 
@@ -83,72 +100,64 @@ def serve(state: np.ndarray, plan: np.ndarray, keys_M: np.ndarray, out: np.ndarr
     A plan without a row writer copies nothing and counts nothing: rows are wanted in the cache only.
     """
     cache, is_wanted, absent = _Cache(state), plan[WRITER] != 0, 0
-    order = cache.order()
     for m, key in enumerate(keys_M.tolist()):
-        slot = cache.find(key) if key >= 0 else -1
-        if slot >= 0:
-            order.remove(slot)
-            order.insert(0, slot)
-        if key >= 0 and slot < 0:
+        place = cache.find(key)
+        source = cache.use(place) if place >= 0 else 0
+        if key >= 0 and place < 0:
             miss_M[absent] = m
             absent += 1
         elif is_wanted:
-            _put_out(cache, plan, slot, out.ctypes.data + m * int(plan[OUT_BYTES]))
+            _put_out(plan, source, out.ctypes.data + m * int(plan[OUT_BYTES]))
     if is_wanted:
         state[HITS] += np.count_nonzero(keys_M >= 0) - absent
         state[MISSES] += absent
-    cache.set_order(order)
     return absent
 
 
-def serve_if_all_are_here(state: int, plan: np.ndarray, keys: np.ndarray, count: int, target: int) -> bool:
-    """As `serve` for `count` keys, if all of them are in the cache; else nothing has changed, and False.
+def serve_if_all_are_here(state: int, plan: np.ndarray, keys: np.ndarray, num_keys: int, target: int) -> bool:
+    """As `serve` for some keys, if all of them are in the cache; else nothing has changed, and False.
 
     state: the address of STATE. plan: an array that begins with a plan.
     """
-    array: Any = memory(state, 8 * NUM_STATE).view(np.int64)
-    cache = _Cache(array)
-    slots = [cache.find(key) if key >= 0 else None for key in keys[:count].tolist()]
-    if -1 in slots:
+    cache = _Cache(_state_at(state))
+    wanted = keys[:num_keys].tolist()
+    if any(key >= 0 and cache.find(key) < 0 for key in wanted):
         return False
-    order = cache.order()
-    for m, slot in enumerate(slots):
-        if slot is not None:
-            array[HITS] += 1
-            order.remove(slot)
-            order.insert(0, slot)
-        _put_out(cache, plan, -1 if slot is None else slot, target + m * int(plan[OUT_BYTES]))
-    cache.set_order(order)
+    for m, key in enumerate(wanted):
+        source = cache.use(cache.find(key)) if key >= 0 else 0
+        cache.state[HITS] += key >= 0
+        _put_out(plan, source, target + m * int(plan[OUT_BYTES]))
     return True
 
 
-def _put_out(cache: _Cache, plan: np.ndarray, slot: int, target: int) -> None:
-    """The row of a slot (-1: zeros) to an address."""
-    if slot < 0:
+def _state_at(address: int) -> Any:
+    return memory(address, 8 * NUM_STATE).view(np.int64)
+
+
+def _put_out(plan: np.ndarray, source: int, target: int) -> None:
+    """The row at an address (0: zeros) to an address."""
+    if source == 0:
         memory(target, int(plan[OUT_BYTES]))[:] = 0
     else:
-        write_row(plan, cache.arena.ctypes.data + slot * cache.row_bytes, target)
+        write_row(plan, source, target)
 
 
-def pin_those_here(state: int, keys: np.ndarray, count: int, held: np.ndarray) -> int:
-    """Slots of `count` keys, as most recently used; -1: not here. Returns how many are here. One thread: nothing is pinned.
+def hold_those_here(state: int, keys: np.ndarray, num_keys: int, held: np.ndarray) -> int:
+    """Addresses of the rows of some keys, as most recently used; -1: not here. One thread: nothing has to be held, no reader.
 
     state: the address of STATE.
     """
-    cache = _Cache(memory(state, 8 * NUM_STATE).view(np.int64))
-    order = cache.order()
-    for m, key in enumerate(keys[:count].tolist()):
-        held[m] = cache.find(key)
-        if held[m] >= 0:
-            order.remove(int(held[m]))
-            order.insert(0, int(held[m]))
-    cache.set_order(order)
-    return int(np.count_nonzero(held[:count] >= 0))
+    cache = _Cache(_state_at(state))
+    for m, key in enumerate(keys[:num_keys].tolist()):
+        place = cache.find(key)
+        held[m] = cache.use(place) if place >= 0 else -1
+    return 0
 
 
-def let_go(state: int, held: np.ndarray, count: int, hits: int, misses: int) -> None:
+def let_go(state: int, reader: int, hits: int, misses: int) -> None:
     """Count hits and misses."""
-    array: Any = memory(state, 8 * NUM_STATE).view(np.int64)
+    del reader
+    array = _state_at(state)
     array[HITS] += hits
     array[MISSES] += misses
 
@@ -156,31 +165,26 @@ def let_go(state: int, held: np.ndarray, count: int, hits: int, misses: int) -> 
 def insert(state: np.ndarray, rows: np.ndarray, rows_at_U: np.ndarray, keys_U: np.ndarray) -> None:
     """Put U rows in as most recently used, evicting the least recently used; a key that is here already stays as it is.
 
-    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. The victim is the first unpinned of the nine least
-    recently used; where there is none the row is not kept.
+    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Where the least recently used is held by a reader, the row is not
+    kept.
     """
     cache = _Cache(state)
-    order = cache.order()
     for key, at in zip(keys_U.tolist(), rows_at_U.tolist(), strict=True):
         if at < 0 or cache.find(key) >= 0:
             continue
-        if state[USED] < cache.num_slots:
-            slot = int(state[USED])
+        slot = int(state[USED])
+        if slot < cache.num_slots:
             state[USED] += 1
         else:
-            tried = order[: -_LEAST_RECENT_TRIED - 1 : -1]
-            slot = next((victim for victim in tried if cache.links[victim, PINS] == 0), -1)
-            if slot < 0:
+            oldest = cache.oldest()
+            if oldest < 0:
                 continue
-            order.remove(slot)
-            cache.forget(slot)
+            slot = int(cache.table[oldest, SLOT])
+            cache.forget(oldest)
             state[EVICTED] += 1
         cache.arena[slot * cache.row_bytes : (slot + 1) * cache.row_bytes] = rows[at : at + cache.row_bytes]
-        place = cache.place(key)
-        cache.keys[slot], cache.table[place] = key, slot + 1
-        order.insert(0, slot)
+        cache.table[cache.place(key)] = key + 1, cache.tick(), slot
         state[INSERTED] += 1
-    cache.set_order(order)
 
 
 def distinct(

@@ -6,15 +6,9 @@ import os
 
 import numpy as np
 
+from ngramstore.kernels.native.cache_table import NUM_STATE
 from ngramstore.kernels.native.few_rows import COUNTS, FIRST_KEY, NUM_ROWS, RESIDENT, ROWS_DATA_AT, ROWS_FD, STATE
-from ngramstore.kernels.reference.cache import (
-    ARENA_ADDRESS,
-    NUM_STATE,
-    insert,
-    let_go,
-    memory,
-    pin_those_here,
-)
+from ngramstore.kernels.reference.cache import hold_those_here, insert, let_go, memory
 from ngramstore.kernels.reference.dequantize import OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.reference.hashing import xxh64
 
@@ -37,21 +31,19 @@ def serve_numbers(call: np.ndarray, numbers_M: np.ndarray, out: np.ndarray) -> i
         return 0
     keys_M, count, state = numbers_M + call[FIRST_KEY], len(numbers_M), int(call[STATE])
     held_M = np.full(count, -1)
-    hits = pin_those_here(state, keys_M, count, held_M) if state else 0
+    reader = hold_those_here(state, keys_M, count, held_M) if state else 0
+    hits = np.count_nonzero(held_M >= 0)
     absent = list(dict.fromkeys(numbers_M[held_M < 0].tolist()))
     stored = [row for number in absent if (row := _read(call, number)) is not None]
     if len(stored) < len(absent):
         return -1
     staging = np.concatenate([*stored, np.empty(0, np.uint8)])
     slot_bytes = int(call[ROW_BYTES]) + 4
-    for m, (number, slot) in enumerate(zip(numbers_M.tolist(), held_M.tolist(), strict=True)):
-        if slot >= 0:
-            source = int(memory(state, 8 * NUM_STATE).view(np.int64)[ARENA_ADDRESS]) + slot * int(call[ROW_BYTES])
-        else:
-            source = staging.ctypes.data + absent.index(number) * slot_bytes
+    for m, (number, held) in enumerate(zip(numbers_M.tolist(), held_M.tolist(), strict=True)):
+        source = held if held >= 0 else staging.ctypes.data + absent.index(number) * slot_bytes
         write_row(call, source, out.ctypes.data + m * int(call[OUT_BYTES]))
     if state:
-        let_go(state, held_M, count, hits, count - hits)
+        let_go(state, reader, hits, count - hits)
         keys_U, at_U = np.array(absent, np.int64) + call[FIRST_KEY], np.arange(len(absent)) * slot_bytes
         insert(memory(state, 8 * NUM_STATE).view(np.int64), staging, at_U, keys_U)
     memory(int(call[COUNTS]), 40).view(np.int64)[:] += [1, count, count, len(absent), len(absent) * slot_bytes]
