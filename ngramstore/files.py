@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,11 +81,17 @@ def fsync_directory(path: Path) -> None:
 
 def publish(path: Path, data: bytes) -> None:
     """Replace a small file: a reader sees the old bytes or the new ones, also after a power cut."""
+    publish_pieces(path, (data,))
+
+
+def publish_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """As `publish`, for what need not be in memory at once."""
     temporary = path.with_name(path.name + ".tmp")
     with clear_errors(temporary):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        write_all(fd, data, temporary)
+        for piece in pieces:
+            write_all(fd, piece, temporary)
         fsync(fd, temporary)
     finally:
         os.close(fd)

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from ngramstore.errors import FormatError, MissingExtra, UnsupportedVersion, UsageError
-from ngramstore.files import fsync_directory, publish
+from ngramstore.files import make_directory, publish, remove_if_possible
 from ngramstore_torch.model.kinds import LanguageModel, build, describe
+from ngramstore_torch.training.tensor_file import write_tensors
 
 try:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 except ImportError:
     raise MissingExtra("safetensors", "torch") from None
 
@@ -61,28 +62,26 @@ def save(
     train: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> None:
-    """Publish a checkpoint of a run; files of the one before are removed afterwards."""
+    """Publish a checkpoint of a run; files of the one before are removed afterwards.
+
+    After an error the one before is there, and no file of the new one: a full disk would stay full. Raises DiskFull.
+    """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    files = {
-        "model": _write(_unused(directory, f"model-{step:08d}"), weights),
-        "optimizer": _write(_unused(directory, f"optimizer-{step:08d}"), optimizer),
-    }
-    description = {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": describe(model),
-        "step": step,
-        "train": dict(train),
-        "data": dict(data),
-        "files": files,
-    }
-    publish(directory / FILE_NAME, (json.dumps(description, indent=2) + "\n").encode())
-    kept = {entry["name"] for entry in files.values()}
-    for path in (*directory.glob("model-*.safetensors*"), *directory.glob("optimizer-*.safetensors*")):
-        if path.name not in kept:  # also the .part of a run that was killed while it saved
-            path.unlink(missing_ok=True)
+    make_directory(directory)
+    paths = {what: _unused(directory, f"{what}-{step:08d}") for what in ("model", "optimizer")}
+    description: dict[str, Any] = {"format": FORMAT, "version": VERSION, "model": describe(model), "step": step}
+    description |= {"train": dict(train), "data": dict(data)}
+    try:
+        tensors = {"model": model.state_dict(), "optimizer": optimizer}
+        description["files"] = {what: write_tensors(path, tensors[what]) for what, path in paths.items()}
+        publish(directory / FILE_NAME, (json.dumps(description, indent=2) + "\n").encode())
+    except BaseException:
+        _give_up(directory, [path.name for path in paths.values()])
+        raise
+    kept = {path.name for path in paths.values()}
+    for left in (*directory.glob("model-*.safetensors*"), *directory.glob("optimizer-*.safetensors*")):
+        if left.name not in kept:  # also of a run that was killed while it saved
+            remove_if_possible(left)
 
 
 def load(directory: str | os.PathLike, *, with_optimizer: bool = False) -> Checkpoint:
@@ -135,6 +134,18 @@ def require_same(saved: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
             )
 
 
+def _give_up(directory: Path, names: list[str]) -> None:
+    """Remove files of a checkpoint that could not be saved, unless checkpoint.json names them: the last sync had failed."""
+    try:
+        named = (directory / FILE_NAME).read_text()
+    except FileNotFoundError:
+        named = ""
+    for name in names:
+        if name not in named:
+            for left in directory.glob(f"{name}*"):
+                remove_if_possible(left)
+
+
 def _unused(directory: Path, stem: str) -> Path:
     """A name that no file has: a checkpoint saved anew at the same step must not touch what the old one names."""
     path, number = directory / f"{stem}.safetensors", 0
@@ -142,17 +153,6 @@ def _unused(directory: Path, stem: str) -> Path:
         number += 1
         path = directory / f"{stem}-{number}.safetensors"
     return path
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    part = path.with_name(path.name + ".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-        digest = _digest(file)
-    os.replace(part, path)
-    fsync_directory(path.parent)
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _read(directory: Path, description: Mapping[str, Any], what: str) -> dict[str, Tensor]:
@@ -198,11 +198,11 @@ def _digest(file: Any) -> Any:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> dict[str, Tensor]:
-    """AdamW's state by parameter name, and the losses so far (f64), ready for `save`."""
+    """AdamW's state by parameter name, and the losses so far (f64), for `save` to write at once."""
     tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().cpu()
+            tensors[f"{key}/{name}"] = value.detach()
     return tensors
 
 
