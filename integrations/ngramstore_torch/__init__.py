@@ -35,7 +35,7 @@ _HOME = {
     "StoreModule": "serving.module",
     "TaggedTokens": "data.batches",
     "Ticket": "serving.prefetch",
-    "TrainConfig": "training.train",
+    "TrainConfig": "training.config",
     "TrainResult": "training.train",
     "TrainedTableHash": "serving.row_hashes",
     "cost_of": "model.costs",

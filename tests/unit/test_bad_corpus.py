@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from ngramstore.cli.main import cli
 from ngramstore.errors import UsageError
-from ngramstore_torch.training.train import TrainConfig
+from ngramstore_torch.training.config import TrainConfig
 
 SMALL = "--dim 32 --layers 1 --heads 2 --tokens 1k --batch 4 --seq-len 32 --device cpu --quiet"
 

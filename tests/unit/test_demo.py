@@ -10,7 +10,7 @@ import pytest
 from ngramstore.errors import UsageError
 from ngramstore_torch.experiment import demo
 from ngramstore_torch.experiment.presets import Preset
-from ngramstore_torch.training.train import TrainConfig
+from ngramstore_torch.training.config import TrainConfig
 
 TINY = Preset(
     name="quick",

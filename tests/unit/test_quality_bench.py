@@ -17,7 +17,7 @@ from bench.quality import GRID, STAGES, Stage
 from bench.quality_cells import MODELS, Cell, Data
 from bench.quality_picture import picture
 from bench.quality_report import FGRAM_LR, RESULT, crossover, differences, lines
-from ngramstore_torch.training.train import TrainConfig
+from ngramstore_torch.training.config import TrainConfig
 
 TOY = replace(
     GRID,

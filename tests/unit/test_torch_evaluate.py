@@ -19,7 +19,8 @@ from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.model.costs import cost_of
 from ngramstore_torch.model.hashed import HashedConfig, HashedModel
 from ngramstore_torch.serving.generation import generate, live_embedding, served_embedding
-from ngramstore_torch.training.train import TrainConfig, train_model
+from ngramstore_torch.training.config import TrainConfig
+from ngramstore_torch.training.train import train_model
 
 
 class DictStore:

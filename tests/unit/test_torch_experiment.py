@@ -10,7 +10,7 @@ from torch_cases import VOCAB, tagged
 
 from ngramstore_torch.experiment.comparison import Experiment, load_model, python_sources, table
 from ngramstore_torch.experiment.presets import DEMO, QUICK, Preset
-from ngramstore_torch.training.train import TrainConfig
+from ngramstore_torch.training.config import TrainConfig
 
 TOY = Preset(
     name="toy",

@@ -16,7 +16,8 @@ from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
 from ngramstore_torch.export.sensitivity import input_sensitivity, kept_sensitivity
 from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.serving.generation import generate, live_embedding, served_embedding
-from ngramstore_torch.training.train import TrainConfig, train_model
+from ngramstore_torch.training.config import TrainConfig
+from ngramstore_torch.training.train import train_model
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from ngramstore_torch.model.decoder import DecoderConfig
 from ngramstore_torch.model.hashed import HashedConfig, HashedModel
 from ngramstore_torch.training import checkpoint
 from ngramstore_torch.training import train as train_module
-from ngramstore_torch.training.train import TrainConfig, train_model
+from ngramstore_torch.training.config import TrainConfig
+from ngramstore_torch.training.train import train_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scone_loss_50_steps.json"
 CONFIG = TrainConfig(tokens=50 * 8 * 16, batch_size=8, seq_len=16, lr=3e-3, fgram_lr=1.0)

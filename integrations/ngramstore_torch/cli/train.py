@@ -89,7 +89,8 @@ def command(
     from ngramstore_torch.cli.device import choose_device
     from ngramstore_torch.data.corpus import tag_corpus
     from ngramstore_torch.experiment.evaluate import evaluate_model
-    from ngramstore_torch.training.train import TrainConfig, train_model
+    from ngramstore_torch.training.config import TrainConfig
+    from ngramstore_torch.training.train import train_model
 
     progress = not quiet
     if o["plain"] and o["hashed"] is not None:

@@ -28,7 +28,8 @@ from ngramstore_torch.model.kinds import LanguageModel
 from ngramstore_torch.model.scone import PlainModel, SconeModel
 from ngramstore_torch.serving.embedding import StoreLike
 from ngramstore_torch.training import checkpoint
-from ngramstore_torch.training.train import TrainConfig, TrainResult, train_model
+from ngramstore_torch.training.config import TrainConfig
+from ngramstore_torch.training.train import TrainResult, train_model
 
 
 @dataclass(frozen=True)

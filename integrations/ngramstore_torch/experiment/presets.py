@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ngramstore_torch.model.decoder import DecoderConfig
 from ngramstore_torch.model.fgram import FgramConfig
-from ngramstore_torch.training.train import TrainConfig
+from ngramstore_torch.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,9 @@ run that was stopped and resumed gives the same losses as one that was not, on t
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,73 +20,17 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ngramstore.errors import UsageError
-from ngramstore.files import clear_errors
-from ngramstore_torch.data.batches import Batch, TaggedTokens, TrainingBatches, require_ids
+from ngramstore.files import make_directory
+from ngramstore_torch.data.batches import Batch, TaggedTokens, require_ids
 from ngramstore_torch.model.kinds import LanguageModel, describe
 from ngramstore_torch.model.scone import SconeModel
 from ngramstore_torch.training import checkpoint
+from ngramstore_torch.training.config import TrainConfig
+from ngramstore_torch.training.feed import Feed
+from ngramstore_torch.training.interrupt import interrupt_flag
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train. A step takes accumulate * batch_size * seq_len tokens."""
-
-    tokens: int = 2_500_000
-    """Training tokens in all, rounded up to whole steps. More than the corpus holds means several epochs."""
-    batch_size: int = 16
-    """Sequences in one forward pass: memory grows with batch_size * seq_len * vocabulary."""
-    seq_len: int = 256
-    accumulate: int = 1
-    """Forward passes a step; raise it where the batch you want does not fit."""
-    lr: float = 2e-3
-    """Peak of the cosine; 2e-3 suits some million parameters, 2e-4 the paper's hundreds of millions."""
-    fgram_lr: float = 0.1
-    """Rate of A_f, as a fraction of `lr`. At the decoder's own rate the gain melts away as training goes on; a run of a few
-    hundred steps wants more. docs/scone.md has what was measured."""
-    final_lr: float = 0.1
-    """Where the cosine ends, as a fraction of the peak."""
-    warmup: float = 0.05
-    """Fraction of the steps over which the rate rises from zero."""
-    weight_decay: float = 0.1
-    """On the matrices of linear layers; tables, norms and positions do not decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    seed: int = 0
-    bf16: bool = False
-    """Matrix products in bfloat16 (autocast); weights and optimizer stay float32."""
-    compile: bool = False
-    """torch.compile: a minute or so once, then faster steps on an accelerator."""
-    device: str = "cpu"
-    checkpoint_every: int = 0
-    """Steps between checkpoints; 0 saves at the end, on Ctrl-C and on SIGTERM only."""
-
-    def __post_init__(self) -> None:
-        for name in ("tokens", "batch_size", "seq_len", "accumulate", "lr", "fgram_lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be above 0, and a number, got {getattr(self, name)}")
-        for name, most in (("seed", 2**63 - 1), ("checkpoint_every", math.inf)):
-            if not 0 <= getattr(self, name) <= most:
-                raise UsageError(f"{name} must be a whole number from 0, got {getattr(self, name)}")
-        for name in ("final_lr", "warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must be 0..1, got {getattr(self, name)}")
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.accumulate * self.batch_size * self.seq_len
-
-    @property
-    def num_steps(self) -> int:
-        return -(-self.tokens // self.tokens_per_step)
-
-    def lr_at(self, step: int) -> float:
-        """Learning rate of a step: a linear rise, then half a cosine down to final_lr * lr."""
-        rising = round(self.warmup * self.num_steps)
-        if step < rising:
-            return self.lr * (step + 1) / rising
-        progress = (step - rising) / max(1, self.num_steps - rising)
-        return self.lr * (self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2)
+_UNREAD = 10
+"""Losses that may wait on an accelerator: reading one waits for the step that made it."""
 
 
 @dataclass(frozen=True)
@@ -134,65 +74,43 @@ def train_model(
     model.to(device).train()
     optimizer = make_optimizer(model, config)
     settings, identity = _settings(config), dict(data_identity or {})
-    losses: list[float] = []
+    losses = _Losses()
     if resume:
         if out is None:
             raise UsageError("there is nothing to resume without a run folder", hint="give out= (--out)")
-        losses = _resume(model, optimizer, Path(out), settings, identity)
+        losses.known = _resume(model, optimizer, Path(out), settings, identity)
     if out is not None:
         _make_folder(Path(out))  # now: at the end it would take the whole training along
-    first_step = len(losses)
+    first_step = step = len(losses.known)
     last_step = min(config.num_steps, config.num_steps if stop_after is None else stop_after)
     if config.compile:
-        model.decoder.compile()
-        if isinstance(model, SconeModel):
-            model.fgram_model.compile(dynamic=True)
+        _compile(model)
 
-    def save(step: int) -> None:
+    def save() -> None:
         if out is not None:
-            state = checkpoint.optimizer_tensors(model, optimizer, losses)
+            state = checkpoint.optimizer_tensors(model, optimizer, losses.known)
             checkpoint.save(out, model, step=step, optimizer=state, train=settings, data=identity)
 
-    feed = _Feed(model, data, config, first_step, last_step, device)
+    feed = Feed(model, data, config, first_step, last_step, device)
     started = time.perf_counter()
-    step, pending = first_step, []
-    with (
-        interrupt_flag() as interrupted,
-        feed,
-        tqdm(
-            total=config.num_steps * config.tokens_per_step,
-            initial=first_step * config.tokens_per_step,
-            unit="tok",
-            unit_scale=True,
-            desc=model.kind,
-            file=sys.stderr,
-            disable=not progress,
-            dynamic_ncols=True,
-        ) as bar,
-    ):
+    with interrupt_flag() as interrupted, feed, _bar(model, config, first_step, shown=progress) as bar:
         while step < last_step and not interrupted:
-            pending.append(train_step(model, optimizer, feed, config, step))
+            losses.add(train_step(model, optimizer, feed, config, step))
             step += 1
             bar.update(config.tokens_per_step)
-            if len(pending) == 10 or step == last_step or device.type == "cpu":  # reading a loss waits for the device
-                losses += [float(loss) for loss in pending]
-                pending.clear()
-                bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-                _require_finite(losses[-1], step)
+            is_due = config.checkpoint_every > 0 and step % config.checkpoint_every == 0 and step < last_step
+            if is_due or step == last_step or device.type == "cpu" or len(losses.unread) == _UNREAD:
+                losses.read(step)  # a checkpoint that is there is better than weights that are not numbers
+                bar.set_postfix(loss=f"{losses.known[-1]:.3f}", refresh=False)
             if on_step is not None:
-                on_step(step, losses[-1] if losses else math.nan)
-            if config.checkpoint_every and step % config.checkpoint_every == 0 and step < last_step:
-                losses += [float(loss) for loss in pending]
-                pending.clear()
-                _require_finite(losses[-1], step)  # the checkpoint before is better than weights that are not numbers
-                save(step)
-        losses += [float(loss) for loss in pending]
-        if losses:
-            _require_finite(losses[-1], step)
+                on_step(step, losses.known[-1] if losses.known else math.nan)
+            if is_due:
+                save()
+        losses.read(step)
         if step > first_step or not resume:
-            save(step)
+            save()
     return TrainResult(
-        losses=losses,
+        losses=losses.known,
         step=step,
         interrupted=bool(interrupted),
         tokens=(step - first_step) * config.tokens_per_step,
@@ -250,74 +168,42 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     )
 
 
-@contextmanager
-def interrupt_flag() -> Iterator[list[int]]:
-    """A list that the first Ctrl-C or SIGTERM makes non-empty; a second one interrupts as usual. Main thread only."""
-    flag: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in before.items() if handler is not None}  # None: not Python's
+class _Losses:
+    """The loss of every step: `known` are numbers, `unread` are still on the device."""
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __init__(self) -> None:
+        self.known: list[float] = []
+        self.unread: list[Tensor] = []
 
-    def stop(number: int, frame: object) -> None:
-        flag.append(number)
-        restore()
+    def add(self, loss: Tensor) -> None:
+        """Of one more step."""
+        self.unread.append(loss)
 
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield flag
-    finally:
-        restore()
+    def read(self, step: int) -> None:
+        """Fetch what is unread. UsageError where the last one, of this step, is not a number."""
+        self.known += [float(loss) for loss in self.unread]
+        self.unread.clear()
+        if self.known and not math.isfinite(self.known[-1]):
+            raise UsageError(f"the loss became {self.known[-1]} at step {step}", hint="lower the learning rate (--lr)")
 
 
-class _Feed:
-    """The batches of steps [first, last) in order, on the device; the next one is made in a thread meanwhile."""
+def _compile(model: LanguageModel) -> None:
+    model.decoder.compile()
+    if isinstance(model, SconeModel):
+        model.fgram_model.compile(dynamic=True)
 
-    def __init__(
-        self, model: LanguageModel, data: TaggedTokens, config: TrainConfig, first: int, last: int, device: torch.device
-    ) -> None:
-        self.batches = TrainingBatches(
-            data, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed, history=model.history
-        )
-        self.device = device
-        self.seconds = 0.0
-        self._indices = iter(range(first * config.accumulate, last * config.accumulate))
-        self._pool = ThreadPoolExecutor(1)
-        self._next = None
 
-    def __enter__(self) -> _Feed:
-        self._submit()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> Batch:
-        assert self._next is not None, "train_model asks for exactly as many batches as it announced"
-        batch = self._next.result()
-        self._submit()
-        return batch.to(self.device)
-
-    def _submit(self) -> None:
-        index = next(self._indices, None)
-        self._next = None if index is None else self._pool.submit(self._make, index)
-
-    def _make(self, index: int) -> Batch:
-        started = time.perf_counter()
-        batch = self.batches[index]
-        if self.device.type == "cuda":
-            batch = batch.pinned()
-        self.seconds += time.perf_counter() - started
-        return batch
+def _bar(model: LanguageModel, config: TrainConfig, first_step: int, *, shown: bool) -> tqdm:
+    return tqdm(
+        total=config.num_steps * config.tokens_per_step,
+        initial=first_step * config.tokens_per_step,
+        unit="tok",
+        unit_scale=True,
+        desc=model.kind,
+        file=sys.stderr,
+        disable=not shown,
+        dynamic_ncols=True,
+    )
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -351,10 +237,4 @@ def _without_names(data: Mapping[str, Any]) -> dict[str, Any]:
 def _make_folder(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file", hint="give a folder for the checkpoints")
-    with clear_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def _require_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise UsageError(f"the loss became {loss} at step {step}", hint="lower the learning rate (--lr)")
+    make_directory(path)
