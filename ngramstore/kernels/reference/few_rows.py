@@ -32,7 +32,7 @@ def serve_numbers(call: np.ndarray, numbers_M: np.ndarray, out: np.ndarray) -> i
     keys_M, count, state = numbers_M + call[FIRST_KEY], len(numbers_M), int(call[STATE])
     held_M = np.full(count, -1)
     reader = hold_those_here(state, keys_M, count, held_M) if state else 0
-    hits = np.count_nonzero(held_M >= 0)
+    hits = int(np.count_nonzero(held_M >= 0))
     absent = list(dict.fromkeys(numbers_M[held_M < 0].tolist()))
     stored = [row for number in absent if (row := _read(call, number)) is not None]
     if len(stored) < len(absent):
