@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import json_option, say
+from ngramstore.cli.common import emit, json_option, quiet_option, say
 from ngramstore.errors import UsageError
+from ngramstore_torch.cli.device import choose_device, device_option
 from ngramstore_torch.cli.text import Text, open_text, text_options
 from ngramstore_torch.data.identities import require_tokenizer
 
 if TYPE_CHECKING:
+    import ngramstore
+    from ngramstore_torch.data.batches import TaggedTokens
+    from ngramstore_torch.model.kinds import LanguageModel
     from ngramstore_torch.training.checkpoint import Checkpoint
 
 
@@ -41,10 +45,10 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     help="Measure on this many windows, evenly spread.  [default: all]",
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
 @json_option
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 def command(
     inputs: tuple[Path, ...],
     shards: Path | None,
@@ -66,10 +70,7 @@ def command(
     """
     # Imported here so that --help needs no torch.
     import ngramstore
-    from ngramstore_torch.cli.device import choose_device
     from ngramstore_torch.data.corpus import tag_corpus
-    from ngramstore_torch.experiment.evaluate import evaluate_model
-    from ngramstore_torch.model.costs import cost_of
     from ngramstore_torch.training import checkpoint
 
     text = open_text(inputs, shards, vocab, progress=not quiet, **options)
@@ -80,51 +81,62 @@ def command(
     loaded = {str(run): checkpoint.load(run) for run in runs}
     for name, saved in loaded.items():
         _require_fit(name, saved, text)
+    scones = [saved for saved in loaded.values() if saved.model.kind == "scone"]
+    measure = partial(_measured, held, seq_len=_window_length(loaded), max_windows=max_windows, bf16=bf16, device=place)
+    if stores and len(scones) != 1:
+        raise UsageError(f"--store belongs to one SCONE checkpoint, {len(scones)} are given")
+    results = [measure(f"{name} ({saved.model.kind})", saved.model) for name, saved in loaded.items()]
+    for path in stores:
+        with ngramstore.open(path) as store:
+            _require_store(path, store, scones[0], text, vocab)
+            results.append(measure(f"{path} (served)", scones[0].model, store=store))
+    for result in results:
+        result["difference"] = result["nats"] - results[0]["nats"]
+    if as_json:
+        emit({"results": results})
+    else:
+        _show(results)
+
+
+def _window_length(loaded: dict[str, Checkpoint]) -> int:
+    """Of the windows that all are measured on, in tokens: the shortest that a run was trained with; 0: unknown."""
     lengths = {name: saved.description["train"].get("seq_len", 0) for name, saved in loaded.items()}
     seq_len = min((length for length in lengths.values() if length), default=0)
     if len({*lengths.values()}) > 1:
         say(f"note: windows of {seq_len} tokens for all, the shortest that a run was trained with: {lengths}")
-    scones = [saved for saved in loaded.values() if saved.model.kind == "scone"]
-    if stores and len(scones) != 1:
-        raise UsageError(f"--store belongs to one SCONE checkpoint, {len(scones)} are given")
-    kind = {"max_windows": max_windows, "bf16": bf16}
-    identity = text.identity()["vocabulary_id"]
-    results: list[dict[str, Any]] = []
+    return seq_len
 
-    def add(name: str, saved: checkpoint.Checkpoint, **more: Any) -> None:
-        model = saved.model.to(place)
-        found = evaluate_model(model, held, seq_len=seq_len, **kind, **more)
-        cost = cost_of(model)
-        results.append(
-            {
-                "name": name,
-                "nats": found.nats,
-                "difference": found.nats - (results[0]["nats"] if results else found.nats),
-                "perplexity": found.perplexity,
-                "tokens": found.num_tokens,
-                "parameters": cost.decoder_parameters if "store" in more else cost.parameters,
-                "flops_per_token": cost.flops_per_token,
-            }
-        )
 
-    for name, saved in loaded.items():
-        add(f"{name} ({saved.model.kind})", saved)
-    for path in stores:
-        with ngramstore.open(path) as store:
-            origin = (store.metadata or {}).get("checkpoint_id")
-            require_tokenizer(str(path), store.metadata, text.corpus.tokenizer_id)
-            if (store.metadata or {}).get("vocabulary_id", identity) != identity:
-                say(f"note: {path} holds the f-grams of another vocabulary than {vocab}, which the live line uses")
-            if origin not in (None, scones[0].identity) or store.dim != scones[0].model.decoder.config.dim:
-                raise UsageError(
-                    f"{path} holds rows of {store.dim} numbers of the checkpoint {str(origin)[:16]}, not of this one "
-                    f"({scones[0].model.decoder.config.dim} numbers, {scones[0].identity[:16]})",
-                    hint="export again from the checkpoint as it is now",
-                )
-            add(f"{path} (served)", scones[0], store=store)
-    if as_json:
-        click.echo(json.dumps({"results": results}))
-        return
+def _measured(
+    held: TaggedTokens,
+    name: str,
+    model: LanguageModel,
+    *,
+    store: ngramstore.Store | None = None,
+    device: str,
+    seq_len: int,
+    max_windows: int,
+    bf16: bool,
+) -> dict[str, Any]:
+    """One line of the answer; its difference is filled in when the first line is known."""
+    from ngramstore_torch.experiment.evaluate import evaluate_model
+    from ngramstore_torch.model.costs import cost_of
+
+    found = evaluate_model(model.to(device), held, store=store, seq_len=seq_len, max_windows=max_windows, bf16=bf16)
+    cost = cost_of(model)
+    return {
+        "name": name,
+        "nats": found.nats,
+        "difference": 0.0,
+        "perplexity": found.perplexity,
+        "tokens": found.num_tokens,
+        "parameters": cost.parameters if store is None else cost.decoder_parameters,
+        "flops_per_token": cost.flops_per_token,
+    }
+
+
+def _show(results: list[dict[str, Any]]) -> None:
+    """The lines for people."""
     width = max(len(result["name"]) for result in results)
     click.echo(f"{'':{width}}    nats  difference  perplexity  parameters  MFLOPs/token")
     for r in results:
@@ -134,8 +146,26 @@ def command(
         )
 
 
+def _require_store(path: Path, store: ngramstore.Store, scone: Checkpoint, text: Text, vocab: Path) -> None:
+    """UsageError for a store that this model cannot be served from; a note where it holds other f-grams than the live line uses."""
+    metadata = store.metadata or {}
+    require_tokenizer(str(path), metadata, text.corpus.tokenizer_id)
+    identity = text.identity()["vocabulary_id"]
+    if metadata.get("vocabulary_id", identity) != identity:
+        say(f"note: {path} holds the f-grams of another vocabulary than {vocab}, which the live line uses")
+    origin, dim = metadata.get("checkpoint_id"), scone.model.decoder.config.dim
+    if origin not in (None, scone.identity) or store.dim != dim:
+        raise UsageError(
+            f"{path} holds rows of {store.dim} numbers of the checkpoint {str(origin)[:16]}, not of this one "
+            f"({dim} numbers, {scone.identity[:16]})",
+            hint="export again from the checkpoint as it is now",
+        )
+
+
 def _require_fit(name: str, saved: Checkpoint, text: Text) -> None:
     """UsageError where a run cannot be measured on this text; a note where its f-grams are not those that it was trained with."""
+    from ngramstore_torch.model.scone import SconeModel
+
     data = saved.description["data"]
     require_tokenizer(name, data, text.corpus.tokenizer_id)
     if data.get("corpus_id") == text.corpus.identity and data.get("held_out", 0.0) < text.held_out:
@@ -145,7 +175,7 @@ def _require_fit(name: str, saved: Checkpoint, text: Text) -> None:
             hint="give the --held-out that it was trained with, or train again",
         )
     assert text.vocabulary is not None
-    if saved.model.kind != "scone":
+    if not isinstance(saved.model, SconeModel):
         return
     most = saved.model.fgram_model.config.max_n
     if text.vocabulary.max_n > most:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import build_options, json_option, quiet_option, say
+from ngramstore.cli.common import as_codec, build_options, emit, json_option, quiet_option, say
 from ngramstore.errors import UsageError
+from ngramstore_torch.cli.device import choose_device, device_option
 from ngramstore_torch.cli.text import open_text, text_options, written_options
 from ngramstore_torch.data.identities import require_tokenizer, vocabulary_identity
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ngramstore.mine import Vocabulary
     from ngramstore_torch.cli.text import Text
+    from ngramstore_torch.export.table import Exported
     from ngramstore_torch.model.scone import SconeModel
     from ngramstore_torch.training.checkpoint import Checkpoint
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 @text_options
 @build_options
 @click.option("--batch", default=4096, show_default=True, help="F-grams a forward pass.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
 @click.option("--restart", is_flag=True, help="Begin again, throwing away what an export that was killed left.")
 @json_option
@@ -74,18 +76,16 @@ def command(
       ngramstore export --checkpoint scone/ --vocab vocab.ngv --store large/ --codec f16 --device cuda --bf16
     """
     # Imported here so that --help needs no torch.
-    from ngramstore.cli.common import as_codec
     from ngramstore.codec import codec_from_spec
     from ngramstore.mine import Vocabulary
-    from ngramstore_torch.cli.device import choose_device
     from ngramstore_torch.export.spool import discard_spool, spool_path
     from ngramstore_torch.export.table import SconeRows, export_table
     from ngramstore_torch.training import checkpoint
 
     spec = as_codec(codec)
-    spec_name = codec_from_spec(spec, 1).name
+    is_int4 = codec_from_spec(spec, 1).name == "int4"
     has_text = bool(inputs) or shards is not None
-    if has_text and spec_name != "int4":
+    if has_text and not is_int4:
         raise UsageError(f"text is for rounding int4, not for {codec}", hint="leave --corpus and --shards out")
     if given := [] if has_text else written_options(options):
         raise UsageError(f"{', '.join(given)} without text", hint="they say how to read --corpus or --shards")
@@ -93,11 +93,7 @@ def command(
         raise UsageError(f"{path} already holds a store", hint="give another --store, or remove it first")
     saved = checkpoint.load(run)
     vocabulary = Vocabulary.load(vocab)
-    data = saved.description["data"]
-    vocabulary.require_tokenizer(data.get("tokenizer_id", ""))
-    identity = vocabulary_identity(vocabulary)
-    if data.get("vocabulary_id") not in (identity, "", None):
-        say("note: this is not the vocabulary of the training run; n-grams that were not trained get untried vectors")
+    metadata = _metadata(saved, vocabulary)
     source = SconeRows(saved.model, device=choose_device(device), bf16=bf16)
     kept = spool_path(path).with_suffix(".sensitivity")
     if restart:
@@ -106,19 +102,11 @@ def command(
     sensitivity = None
     if has_text:
         text = open_text(inputs, shards, vocab, progress=not quiet, **options)
-        require_tokenizer(str(run), data, text.corpus.tokenizer_id)
+        require_tokenizer(str(run), saved.description["data"], text.corpus.tokenizer_id)
         sensitivity = _sensitivity(saved, source.model, text, kept)
-    elif spec_name == "int4":
-        say("note: plain rounding; with --corpus, the text it was trained on, int4 loses less")
-    metadata = {
-        "tokenizer_id": data.get("tokenizer_id", ""),
-        "tokenizer_name": data.get("tokenizer_name", ""),
-        "vocabulary_id": identity,
-        "checkpoint_id": saved.identity,
-        "checkpoint_step": saved.step,
-    }
-    if sensitivity is not None:
         metadata["rounding"] = "second-order"
+    elif is_int4:
+        say("note: plain rounding; with --corpus, the text it was trained on, int4 loses less")
     done = export_table(
         source,
         vocabulary,
@@ -135,11 +123,32 @@ def command(
         seed=seed,
     )
     kept.unlink(missing_ok=True)
-    answer = {"store": str(done.path), "rows": done.num_rows, "dim": done.dim, "codec": codec} | metadata
-    answer |= {"resumed_rows": done.num_resumed, "seconds": dict(done.seconds), "store_seconds": done.store_seconds}
     if as_json:
-        click.echo(json.dumps(answer))
-        return
+        answer = {"store": str(done.path), "rows": done.num_rows, "dim": done.dim, "codec": codec} | metadata
+        answer |= {"resumed_rows": done.num_resumed, "seconds": dict(done.seconds), "store_seconds": done.store_seconds}
+        emit(answer)
+    else:
+        _show(done, codec)
+
+
+def _metadata(saved: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:
+    """What the store says of its origin. UsageError where tokenizers differ, a note where vocabularies do."""
+    data = saved.description["data"]
+    vocabulary.require_tokenizer(data.get("tokenizer_id", ""))
+    identity = vocabulary_identity(vocabulary)
+    if data.get("vocabulary_id") not in (identity, "", None):
+        say("note: this is not the vocabulary of the training run; n-grams that were not trained get untried vectors")
+    return {
+        "tokenizer_id": data.get("tokenizer_id", ""),
+        "tokenizer_name": data.get("tokenizer_name", ""),
+        "vocabulary_id": identity,
+        "checkpoint_id": saved.identity,
+        "checkpoint_step": saved.step,
+    }
+
+
+def _show(done: Exported, codec: str) -> None:
+    """What was written, for people."""
     click.echo(f"{done.path}: {done.num_rows:,} rows of {done.dim} numbers, {codec}")
     if done.num_resumed:
         click.echo(f"{done.num_resumed:,} of them were there from an export that was cut short")

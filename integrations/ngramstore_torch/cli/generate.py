@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import ByteSize, say
+from ngramstore.cli.common import ByteSize, emit, say
 from ngramstore.errors import UsageError
+from ngramstore_torch.cli.device import choose_device, device_option
 from ngramstore_torch.data.identities import require_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    import ngramstore
+    from ngramstore.mine import Tokenizer
+    from ngramstore_torch.model.decoder import Decoder
+    from ngramstore_torch.serving.embedding import NGramEmbedding
+    from ngramstore_torch.training.checkpoint import Checkpoint
 
 _LOADING_S = 60.0
 
@@ -65,7 +74,7 @@ _LOADING_S = 60.0
     type=float,
     help="Give up on a look-up after this many seconds; on the first ones, which compile, after 60 or more.  [default: never]",
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @click.option("--any-store", is_flag=True, help="Accept a store that was not exported from this checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the text.")
 @click.option("--quiet", is_flag=True, help="No statistics on stderr.")
@@ -81,7 +90,6 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
     # Imported here so that --help needs no torch.
     import ngramstore
     from ngramstore.mine import load_tokenizer
-    from ngramstore_torch.cli.device import choose_device
     from ngramstore_torch.data.batches import require_ids
     from ngramstore_torch.serving.embedding import NGramEmbedding
     from ngramstore_torch.serving.loop import generate_served
@@ -103,41 +111,64 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
         embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])
         if len(tokens):
             _load_kernels(path, decoder, tokens, o["timeout"])
-        made: list[int] = []
-        shown = ""
         embedding.stats.reset()
-        began = shown_at = time.perf_counter()
-        for token in generate_served(
-            decoder,
-            embedding,
-            tokens,
-            o["max_new_tokens"],
-            temperature=o["temperature"],
-            top_k=o["top_k"],
-            seed=o["seed"],
-            candidates=o["candidates"],
-        ):
-            made.append(token)
-            if as_json:
-                continue
-            text = words.decode([*tokens.tolist(), *made])
-            if not text.endswith("�"):  # else in the middle of a character
-                click.echo(text[len(shown) :], nl=False)
-                shown = text
-            if not quiet and time.perf_counter() - shown_at > 1:
-                shown_at = time.perf_counter()
-                say("\n" + _line(_statistics(embedding, len(tokens), made, shown_at - began)))
-        found = _statistics(embedding, len(tokens), made, time.perf_counter() - began)
+        answer = _Answer(words, tokens, embedding)
+        options = {name: o[name] for name in ("temperature", "top_k", "seed", "candidates")}
+        for token in generate_served(decoder, embedding, tokens, o["max_new_tokens"], **options):
+            answer.made.append(token)
+            if not as_json:
+                answer.show(with_statistics=not quiet)
+        found = answer.statistics()
     if as_json:
-        text = words.decode([*tokens.tolist(), *made])
-        click.echo(json.dumps({"text": text, "prompt_tokens": len(tokens), "tokens": made, **found}))
+        emit({"text": answer.text(), "prompt_tokens": len(tokens), "tokens": answer.made, **found})
         return
     click.echo()
     if not quiet:
         say(_line(found))
 
 
-def _require_source(store: Any, saved: Any, any_store: bool) -> None:
+class _Answer:
+    """The text as it grows, and what serving it cost since it began."""
+
+    def __init__(self, words: Tokenizer, prompt: np.ndarray, embedding: NGramEmbedding) -> None:
+        self.words, self.prompt, self.embedding = words, prompt, embedding
+        self.made: list[int] = []
+        self._shown = ""
+        self._began = self._shown_at = time.perf_counter()
+
+    def text(self) -> str:
+        """Prompt and answer so far."""
+        return self.words.decode([*self.prompt.tolist(), *self.made])
+
+    def show(self, *, with_statistics: bool) -> None:
+        """Print what is new, and once a second what it cost."""
+        text = self.text()
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else in the middle of a character
+            click.echo(text[len(self._shown) :], nl=False)
+            self._shown = text
+        if with_statistics and time.perf_counter() - self._shown_at > 1:
+            self._shown_at = time.perf_counter()
+            say("\n" + _line(self.statistics()))
+
+    def statistics(self) -> dict[str, Any]:
+        """Speed, hit rate and waiting times since the first token was asked for."""
+        seconds = time.perf_counter() - self._began
+        stats, store = self.embedding.stats.as_dict(), self.embedding.store.stats()
+        return {
+            "seconds": seconds,
+            "tokens_per_s": len(self.made) / seconds,
+            "lookups_per_s": stats["positions"] / seconds,
+            "ngram_share": stats["found_share"],
+            "hit_rate": store["hit_rate"],
+            "wait_p50_us": stats["wait_p50_us"],
+            "wait_p99_us": stats["wait_p99_us"],
+            "wait_share": stats["wait_total_s"] / seconds,
+            "rows_read": store["rows_read"],
+            "bytes_read": store["bytes_read"],
+        }
+
+
+def _require_source(store: ngramstore.Store, saved: Checkpoint, any_store: bool) -> None:
     """UsageError for a store that says it came from another checkpoint."""
     source = store.metadata.get("checkpoint_id")
     if source is not None and source != saved.identity and not any_store:
@@ -147,7 +178,7 @@ def _require_source(store: Any, saved: Any, any_store: bool) -> None:
         )
 
 
-def _load_kernels(path: Path, decoder: Any, tokens: Any, timeout_s: float | None) -> None:
+def _load_kernels(path: Path, decoder: Decoder, tokens: np.ndarray, timeout_s: float | None) -> None:
     """Compile or load what look-ups call, through a handle of its own, so that statistics show look-ups alone. It reads the
     prompt's rows: on a cold disk their pages are then in memory, those of the tokens to come are not.
 
@@ -167,22 +198,6 @@ def _load_kernels(path: Path, decoder: Any, tokens: Any, timeout_s: float | None
         history = embedding.new_history(1, max_rollback=0)
         for token_11 in line[:, -8:].split(1, dim=1):
             embedding(token_11, history=history)
-
-
-def _statistics(embedding: Any, prompt_tokens: int, made: list[int], seconds: float) -> dict[str, Any]:
-    stats, store = embedding.stats.as_dict(), embedding.store.stats()
-    return {
-        "seconds": seconds,
-        "tokens_per_s": len(made) / seconds,
-        "lookups_per_s": stats["positions"] / seconds,
-        "ngram_share": stats["found_share"],
-        "hit_rate": store["hit_rate"],
-        "wait_p50_us": stats["wait_p50_us"],
-        "wait_p99_us": stats["wait_p99_us"],
-        "wait_share": stats["wait_total_s"] / seconds,
-        "rows_read": store["rows_read"],
-        "bytes_read": store["bytes_read"],
-    }
 
 
 def _line(found: dict[str, Any]) -> str:

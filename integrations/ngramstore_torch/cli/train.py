@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import Count, json_option, quiet_option, say
+from ngramstore.cli.common import Count, emit, json_option, quiet_option, say
 from ngramstore.errors import UsageError
+from ngramstore_torch.cli.device import choose_device, device_option
 from ngramstore_torch.cli.text import Text, open_text, text_options
+
+if TYPE_CHECKING:
+    from ngramstore_torch.model.kinds import LanguageModel
+    from ngramstore_torch.training.config import TrainConfig
+    from ngramstore_torch.training.train import TrainResult
 
 
 @click.command(name="train", short_help="Train a decoder and its f-gram model (SCONE).")
@@ -57,7 +63,7 @@ from ngramstore_torch.cli.text import Text, open_text, text_options
 )
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16; saves time where the hardware has them.")
 @click.option("--compile", is_flag=True, help="torch.compile; pays on long runs on a GPU.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @click.option(
     "--checkpoint-every", default=0, help="Steps between checkpoints.  [default: at the end, on Ctrl-C and on SIGTERM]"
 )
@@ -86,37 +92,14 @@ def command(
     How much f-grams gain depends on tokenizer, decoder and tokens; docs/scone.md has what was measured.
     """
     # Imported here so that --help needs no torch.
-    from ngramstore_torch.cli.device import choose_device
     from ngramstore_torch.data.corpus import tag_corpus
     from ngramstore_torch.experiment.evaluate import evaluate_model
     from ngramstore_torch.training.config import TrainConfig
     from ngramstore_torch.training.train import train_model
 
-    progress = not quiet
-    if o["plain"] and o["hashed"] is not None:
-        raise UsageError("--plain and --hashed are two models", hint="give one of them, and another run for the other")
-    if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
-        raise UsageError(
-            f"{o['out']} already holds a run", hint="add --resume to continue it, or choose another folder"
-        )
     with_fgrams = not o["plain"] and o["hashed"] is None
-    if with_fgrams and vocab is None:
-        raise UsageError(
-            "a SCONE model needs its f-grams", hint="give --vocab FILE (from `ngramstore mine`), or --plain"
-        )
-    if vocab is None and o["cache"] is None:
-        o["cache"] = o["out"].with_name(o["out"].name + ".cache")
-    text = open_text(
-        inputs,
-        shards,
-        vocab,
-        progress=progress,
-        **_of(o, "tokenizer cache held_out documents suffixes errors dtype eos_id"),
-    )
-    if with_fgrams and text.vocabulary is not None and len(text.vocabulary) == 0:
-        raise UsageError(
-            f"{vocab} holds no f-gram", hint="mine more text, or with a smaller --min-count; or train with --plain"
-        )
+    _require_sense(o, with_fgrams, vocab)
+    text = _text(inputs, shards, vocab, o, with_fgrams, progress=not quiet)
     config = TrainConfig(
         device=choose_device(o["device"]),
         **_of(o, "tokens batch_size seq_len accumulate lr fgram_lr seed bf16 compile checkpoint_every"),
@@ -127,13 +110,7 @@ def command(
     tag_seconds = time.perf_counter() - started
     matched = f", an f-gram ends at {(train.rows_P >= 0).mean():.0%} of them" if with_fgrams and len(train) else ""
     say(f"{len(train):,} tokens to train on{matched}; {len(held):,} held out")
-    unsaved = [] if text.corpus.tokenizer is None else [text.corpus.tokenizer]
-
-    def keep_tokenizer(step: int, loss: float) -> None:
-        del step, loss
-        while unsaved:  # after the first step: before any checkpoint, and not where the settings are refused
-            unsaved.pop().save(o["out"] / "tokenizer.json")
-
+    keep_tokenizer = _tokenizer_keeper(text, o["out"])
     result = train_model(
         model,
         train,
@@ -141,50 +118,110 @@ def command(
         out=o["out"],
         resume=o["resume"],
         data_identity=text.identity(),
-        progress=progress,
+        progress=not quiet,
         on_step=keep_tokenizer,
     )
     keep_tokenizer(result.step, 0.0)
     if result.interrupted:
         arguments = [word for word in sys.argv[1:] if word != "--resume"]
-        say(
-            f"stopped at step {result.step} of {config.num_steps}; to resume:\n  {shlex.join(['ngramstore', *arguments, '--resume'])}"
-        )
+        again = shlex.join(["ngramstore", *arguments, "--resume"])
+        say(f"stopped at step {result.step} of {config.num_steps}; to resume:\n  {again}")
         raise SystemExit(130)
     found = evaluate_model(model, held, seq_len=config.seq_len, bf16=config.bf16) if len(held) else None
-    answer = {
-        "checkpoint": str(o["out"]),
+    measured = None if found is None else asdict(found) | {"perplexity": found.perplexity}
+    answer = _answer(o["out"], model, config, result, tag_seconds) | {"held_out": measured}
+    if as_json:
+        emit(answer)
+    else:
+        _show(answer, with_fgrams)
+
+
+def _require_sense(o: dict[str, Any], with_fgrams: bool, vocab: Path | None) -> None:
+    """UsageError for options that do not go together."""
+    if o["plain"] and o["hashed"] is not None:
+        raise UsageError("--plain and --hashed are two models", hint="give one of them, and another run for the other")
+    if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
+        raise UsageError(
+            f"{o['out']} already holds a run", hint="add --resume to continue it, or choose another folder"
+        )
+    if with_fgrams and vocab is None:
+        raise UsageError(
+            "a SCONE model needs its f-grams", hint="give --vocab FILE (from `ngramstore mine`), or --plain"
+        )
+
+
+def _text(
+    inputs: tuple[Path, ...],
+    shards: Path | None,
+    vocab: Path | None,
+    o: dict[str, Any],
+    with_fgrams: bool,
+    *,
+    progress: bool,
+) -> Text:
+    """What to train on; without a vocabulary its tokens are kept beside the run."""
+    options = _of(o, "tokenizer cache held_out documents suffixes errors dtype eos_id")
+    if vocab is None and o["cache"] is None:
+        options["cache"] = o["out"].with_name(o["out"].name + ".cache")
+    text = open_text(inputs, shards, vocab, progress=progress, **options)
+    if with_fgrams and text.vocabulary is not None and len(text.vocabulary) == 0:
+        raise UsageError(
+            f"{vocab} holds no f-gram", hint="mine more text, or with a smaller --min-count; or train with --plain"
+        )
+    return text
+
+
+def _tokenizer_keeper(text: Text, out: Path) -> Callable[[int, float], None]:
+    """Saves the tokenizer once, after the first step: before any checkpoint, and not where the settings are refused."""
+    unsaved = [] if text.corpus.tokenizer is None else [text.corpus.tokenizer]
+
+    def keep_tokenizer(step: int, loss: float) -> None:
+        del step, loss
+        while unsaved:
+            unsaved.pop().save(out / "tokenizer.json")
+
+    return keep_tokenizer
+
+
+def _answer(
+    out: Path, model: LanguageModel, config: TrainConfig, result: TrainResult, tag_seconds: float
+) -> dict[str, Any]:
+    """What the command says of a run, but what was measured on held-out text."""
+    last = result.losses[-20:]
+    return {
+        "checkpoint": str(out),
         "kind": model.kind,
         "step": result.step,
         "tokens": result.step * config.tokens_per_step,
         "tokens_per_second": round(result.tokens_per_second, 1),
-        "train_nats": sum(result.losses[-20:]) / len(result.losses[-20:]),
+        "train_nats": sum(last) / len(last),
         "matching": {
             "tag_seconds": tag_seconds,
             "batch_seconds": result.batch_seconds,
             "train_seconds": result.seconds,
             "share": (tag_seconds + result.batch_seconds) / max(result.seconds, 1e-9),
         },
-        "held_out": None if found is None else asdict(found) | {"perplexity": found.perplexity},
     }
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    click.echo(f"checkpoint      {o['out']} ({model.kind}, step {result.step})")
+
+
+def _show(answer: dict[str, Any], with_fgrams: bool) -> None:
+    """The answer for people."""
+    held, matching = answer["held_out"], answer["matching"]
+    click.echo(f"checkpoint      {answer['checkpoint']} ({answer['kind']}, step {answer['step']})")
     click.echo(f"training loss   {answer['train_nats']:.4f} nats (mean of the last 20 steps)")
-    if found is not None:
+    if held is not None:
         click.echo(
-            f"held out        {found.nats:.4f} nats, perplexity {found.perplexity:.2f}, {found.num_tokens:,} tokens"
+            f"held out        {held['nats']:.4f} nats, perplexity {held['perplexity']:.2f}, {held['num_tokens']:,} tokens"
         )
-    click.echo(f"speed           {result.tokens_per_second:,.0f} tokens/s")
+    click.echo(f"speed           {answer['tokens_per_second']:,.0f} tokens/s")
     if with_fgrams:
         click.echo(
-            f"matching        {answer['matching']['share']:.1%} of that time: {tag_seconds:.1f} s ahead of it for all tags, "
-            f"{result.batch_seconds:.1f} s beside it for batches"
+            f"matching        {matching['share']:.1%} of that time: {matching['tag_seconds']:.1f} s ahead of it for all tags, "
+            f"{matching['batch_seconds']:.1f} s beside it for batches"
         )
 
 
-def _model(text: Text, o: dict[str, Any]) -> Any:
+def _model(text: Text, o: dict[str, Any]) -> LanguageModel:
     """A fresh model of the sizes asked for, its random start fixed by the seed."""
     import torch
 
