@@ -44,7 +44,8 @@ def attach(model: PreTrainedModel, store: Any, **options: Any) -> NGramEmbedding
         raise UsageError(f"{type(model).__name__} is an encoder-decoder", hint="attach takes decoder-only models")
     embedding = NGramEmbedding(store, model.get_input_embeddings(), **options)
     model.__dict__[_KEY] = embedding  # past nn.Module's registry: T must not be saved twice
-    model.__class__ = _class_with_store(type(model))
+    own: Any = type(model)
+    model.__class__ = _class_with_store(own)
     return embedding
 
 
@@ -128,12 +129,15 @@ def _embed(model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: 
     begin = ids_BS.shape[1] - num_new
     recent = max(0, begin - embedding.max_n + 1)
     is_masked = mask_BS is not None and not bool(mask_BS[:, recent:].all())
+    used_BS = mask_BS if is_masked else None
     if is_masked:
         recent = 0  # masked positions count for nothing: look further back
     history = embedding.new_history(len(ids_BS), max_rollback=0)
     if begin:
-        history.push(ids_BS[:, recent:begin].cpu().numpy(), mask_BS[:, recent:begin] if is_masked else None)
-    made_BTD = embedding(ids_BS[:, begin:], history=history, attention_mask=mask_BS[:, begin:] if is_masked else None)
+        history.push(ids_BS[:, recent:begin].cpu().numpy(), None if used_BS is None else used_BS[:, recent:begin])
+    made_BTD = embedding(
+        ids_BS[:, begin:], history=history, attention_mask=None if used_BS is None else used_BS[:, begin:]
+    )
     if past is not None:  # last: after an error the cache and its record stand as they were
         record.write(past, ids_BS, mask_BS)
     return made_BTD

@@ -61,7 +61,8 @@ def length(cache: Any) -> int:
 def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
     """The cache holds, or will hold after this step, exactly these positions."""
     if not _is_recorded(cache):
-        cache.__class__ = _recorded(type(cache))
+        own: Any = type(cache)
+        cache.__class__ = _recorded(own)
     setattr(cache, _IDS, ids_BS)
     setattr(cache, _MASK, mask_BS)
 

@@ -182,7 +182,7 @@ class Experiment:
         )
 
 
-def fgram_load(train: TaggedTokens, config: TrainConfig, *, num_batches: int = 4) -> dict[str, float]:
+def fgram_load(train: TaggedTokens, config: TrainConfig, *, num_batches: int = 4) -> dict[str, Any]:
     """What `cost_of` has to know of the data: f-grams, different ones a token in training batches, their mean length."""
     batches = TrainingBatches(train, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed)
     lengths = np.concatenate([batches[i].fgram_lengths_U.numpy() for i in range(num_batches)])

@@ -65,7 +65,7 @@ class Spool:
             if zlib.crc32(head[:8]) != head_crc or num_rows == 0 or end > size:
                 break
             rows_MB = np.fromfile(self._file, np.uint8, num_rows * self._row_bytes)
-            if zlib.crc32(rows_MB) != crc:
+            if zlib.crc32(rows_MB.data) != crc:
                 break
             yield rows_MB.reshape(num_rows, self._row_bytes)
             good = end
@@ -74,7 +74,7 @@ class Spool:
 
     def add(self, encoded_MB: np.ndarray) -> None:
         """Append a batch, at least one row; after `batches` has ended only."""
-        data = memoryview(np.ascontiguousarray(encoded_MB)).cast("B")
+        data = np.ascontiguousarray(encoded_MB).data.cast("B")
         head = struct.pack("<II", len(encoded_MB), zlib.crc32(data))
         write_all(self._file.fileno(), head + struct.pack("<I", zlib.crc32(head)), self.path)
         write_all(self._file.fileno(), data, self.path)

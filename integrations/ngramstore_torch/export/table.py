@@ -28,6 +28,7 @@ from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore_torch.data.batches import VocabularyLike, require_ids
 from ngramstore_torch.data.identities import vocabulary_identity
 from ngramstore_torch.export.spool import Spool, discard_spool, spool_path
+from ngramstore_torch.model.kinds import LanguageModel
 from ngramstore_torch.model.scone import SconeModel
 
 
@@ -51,7 +52,7 @@ class RowSource(Protocol):
 class SconeRows:
     """Rows of a SCONE model: A_f over its own T, in float32 (bf16=True: matrix products in bfloat16)."""
 
-    def __init__(self, model: SconeModel, *, device: torch.device | str = "cpu", bf16: bool = False) -> None:
+    def __init__(self, model: LanguageModel, *, device: torch.device | str = "cpu", bf16: bool = False) -> None:
         if not isinstance(model, SconeModel):
             raise UsageError(
                 f"a model of kind {model.kind!r} has no f-gram table to export", hint="train one without --plain"
@@ -141,9 +142,8 @@ def export_table(
     parent = Path(path).absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{path}: {parent} is not a folder", hint="create it first")
-    encoder: Codec | SecondOrderInt4 = codec_from_spec(codec, source.dim)
-    if sensitivity is not None:
-        encoder = SecondOrderInt4(encoder, sensitivity)
+    plain = codec_from_spec(codec, source.dim)
+    encoder: Codec | SecondOrderInt4 = plain if sensitivity is None else SecondOrderInt4(plain, sensitivity)
     if restart:
         discard_spool(path)
     with ExitStack() as stack:

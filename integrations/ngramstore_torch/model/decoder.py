@@ -108,6 +108,9 @@ class Decoder(nn.Module):
     Position t sees positions up to t only. With a cache, the input continues what the cache holds.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config

@@ -13,6 +13,7 @@ Shapes: U f-grams, K tokens of the longest one, D width of T, E own width, H hea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,13 +88,12 @@ class FgramModel(nn.Module):
         E = config.own_width
         self.positions = nn.Parameter(torch.zeros(config.max_n, E))
         self.project_in = nn.Linear(config.dim, E, bias=False) if config.has_projection else None
-        self.blocks = nn.ModuleList(
-            FgramBlock(E, config.num_heads, config.hidden_dim) for _ in range(config.num_layers)
-        )
+        blocks = [FgramBlock(E, config.num_heads, config.hidden_dim) for _ in range(config.num_layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.project_out = nn.Linear(E, config.dim, bias=False) if config.has_projection else None
         initialize(self, width=E, num_branches=2 * config.num_layers)
         if config.identity_start:
-            for block in self.blocks:
+            for block in blocks:
                 nn.init.zeros_(block.attention_output.weight)
                 nn.init.zeros_(block.mlp.mlp_output.weight)
             if self.project_out is not None:
@@ -107,7 +107,8 @@ class FgramModel(nn.Module):
         x_UKE = stream_UKE + self.positions[: embeddings_UKD.shape[1]]
         for block in self.blocks[:-1]:
             x_UKE = block(x_UKE)
-        x_UE = self.blocks[-1].last_token(x_UKE, lengths_U)
+        last: Any = self.blocks[-1]
+        x_UE = last.last_token(x_UKE, lengths_U)
         if self.project_out is None:
             return x_UE
         return last_UD + self.project_out(x_UE)  # the token's own embedding goes around the narrower (or wider) model

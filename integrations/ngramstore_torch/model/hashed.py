@@ -53,6 +53,7 @@ class HashedModel(nn.Module):
 
     def inputs(self, batch: Batch) -> Tensor:
         """Input embeddings (B, T, D) of a batch made with history = max_n - 1."""
+        assert batch.history_BTJ is not None, "batches for hashed tables are made with history="
         tokens_BTD = self.decoder.tokens(batch.tokens_BT)
         rows_BTJ, inside_BTJ = hashed_rows(batch.tokens_BT, batch.history_BTJ, self.config.rows_per_table)
         for j in range(self.history):  # one table after the other: a (B, T, J, D) tensor would be J times the memory

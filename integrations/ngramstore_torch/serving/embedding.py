@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ngramstore.errors import UsageError
 from ngramstore_torch.serving.history import NGramHistory
-from ngramstore_torch.serving.module import HOST_DTYPES, StoreModule
+from ngramstore_torch.serving.module import HOST_DTYPES, StoreModule, width_of
 from ngramstore_torch.serving.prefetch import LookUp, lookup_into
 
 
@@ -56,7 +56,7 @@ class NGramEmbedding(StoreModule):
         if not store.spec.is_ngram:
             raise UsageError(f"{store.path} addresses rows by number", hint="use RowTableEmbedding")
         check_min_length(min_length, store)
-        width = store.dim if token_embedding is None else token_embedding.weight.shape[1]
+        width = store.dim if token_embedding is None else width_of(token_embedding)
         if width != store.dim:
             raise UsageError(f"the store's rows are {store.dim} wide, the token embedding's are {width}")
         super().__init__(store, token_embedding, store.max_n, timeout_s)
@@ -83,8 +83,10 @@ class NGramEmbedding(StoreModule):
         if self.timeout_s is not None or not like.is_cpu or like.dtype not in HOST_DTYPES:
             return None
         began = time.perf_counter_ns()
-        tokens_S, end, room = history.next_one(tokens_11.item())
-        row_11D, bits_D, dtype, dim = history.scratch or (None, None, None, 0)
+        token: Any = tokens_11.item()
+        tokens_S, end, room = history.next_one(token)
+        scratch: Any = history.scratch or (None, None, None, 0)
+        row_11D, bits_D, dtype, dim = scratch
         if dtype is not like.dtype or dim != self.dim:
             dtype, dim = like.dtype, self.dim
             row_11D = torch.empty((1, 1, dim), dtype=dtype)

@@ -50,12 +50,12 @@ def generate_served(
     cache, history = KVCache(decoder.config, 1, device=device), embedding.new_history(1, max_rollback=0)
     random = torch.Generator().manual_seed(seed)
     chunks = torch.from_numpy(np.asarray(prompt).astype(np.int64))[None].split(chunk, dim=1)
-    limit = {"timeout_s": embedding.timeout_s}
-    ticket = embedding.prefetch(chunks[0], history=history, **limit)
+    limit = embedding.timeout_s
+    ticket = embedding.prefetch(chunks[0], history=history, timeout_s=limit)
     for number, tokens_1T in enumerate(chunks):
         inputs_1TD = embedding(tokens_1T.to(device), history=history, ticket=ticket)
         if number + 1 < len(chunks):
-            ticket = embedding.prefetch(chunks[number + 1], history=history, **limit)
+            ticket = embedding.prefetch(chunks[number + 1], history=history, timeout_s=limit)
         logits_V = decoder(inputs_BTD=inputs_1TD, cache=cache)[0, -1]
     while True:
         if candidates:

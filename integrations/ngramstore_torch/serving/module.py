@@ -211,9 +211,10 @@ class StoreModule(nn.Module, ABC):
 
     def _like_weight(self) -> Tensor:
         # Through the dictionaries: an attribute of a module costs a microsecond or two, at every call.
-        embed = self._modules.get("token_embedding")
+        embed: Any = self._modules.get("token_embedding")
         if embed is None:
-            return self._buffers["_like"]
+            like: Any = self._buffers["_like"]
+            return like
         weight = embed._parameters.get("weight")
         return embed.weight if weight is None else weight
 
@@ -266,6 +267,12 @@ class StoreModule(nn.Module, ABC):
         if rows.dtype == torch.uint8 != dtype:
             rows = dequantize(store.spec.codec, rows.flatten(0, -2), dtype).unflatten(0, rows.shape[:-1])
         return rows if rows.dtype == dtype else rows.to(dtype), lengths_BT
+
+
+def width_of(token_embedding: nn.Module) -> int:
+    """Width of T's vectors."""
+    weight: Any = token_embedding.weight
+    return int(weight.shape[1])
 
 
 def on_host(tokens_BT: Tensor) -> np.ndarray:

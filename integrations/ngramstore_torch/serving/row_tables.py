@@ -18,7 +18,7 @@ from ngramstore.errors import UsageError
 from ngramstore.keys import Keys, keys_from_spec
 from ngramstore_torch.serving.dequantize import CODED, codes_and_scales
 from ngramstore_torch.serving.history import Windows
-from ngramstore_torch.serving.module import StoreModule
+from ngramstore_torch.serving.module import StoreModule, width_of
 from ngramstore_torch.serving.prefetch import LookUp
 from ngramstore_torch.serving.row_hashes import KeysHash, OverEncodingHash, RowHash, TrainedTableHash
 
@@ -72,8 +72,8 @@ class RowTableEmbedding(StoreModule):
         if token_embedding is not None:
             if combine in ("none", "codes"):
                 raise UsageError(f'combine="{combine}" keeps rows apart and takes no token embedding')
-            if combine == "sum" and token_embedding.weight.shape[1] != store.dim:
-                raise UsageError(f"the store's rows are {store.dim} wide, T's {token_embedding.weight.shape[1]}")
+            if combine == "sum" and width_of(token_embedding) != store.dim:
+                raise UsageError(f"the store's rows are {store.dim} wide, T's {width_of(token_embedding)}")
         super().__init__(store, token_embedding, hasher.max_n, timeout_s)
         self.hasher, self.combine = hasher, combine
 
