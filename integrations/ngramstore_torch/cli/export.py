@@ -85,12 +85,7 @@ def command(
     spec = as_codec(codec)
     is_int4 = codec_from_spec(spec, 1).name == "int4"
     has_text = bool(inputs) or shards is not None
-    if has_text and not is_int4:
-        raise UsageError(f"text is for rounding int4, not for {codec}", hint="leave --corpus and --shards out")
-    if given := [] if has_text else written_options(options):
-        raise UsageError(f"{', '.join(given)} without text", hint="they say how to read --corpus or --shards")
-    if (path / "MANIFEST").exists() and not spool_path(path).exists():
-        raise UsageError(f"{path} already holds a store", hint="give another --store, or remove it first")
+    _require_sense(path, codec, has_text and not is_int4, [] if has_text else written_options(options))
     saved = checkpoint.load(run)
     vocabulary = Vocabulary.load(vocab)
     metadata = _metadata(saved, vocabulary)
@@ -129,6 +124,18 @@ def command(
         emit(answer)
     else:
         _show(done, codec)
+
+
+def _require_sense(path: Path, codec: str, is_text_useless: bool, given: list[str]) -> None:
+    """UsageError for options that do not go together, and where a store is already. given: how to read text, without any."""
+    from ngramstore_torch.export.spool import spool_path
+
+    if is_text_useless:
+        raise UsageError(f"text is for rounding int4, not for {codec}", hint="leave --corpus and --shards out")
+    if given:
+        raise UsageError(f"{', '.join(given)} without text", hint="they say how to read --corpus or --shards")
+    if (path / "MANIFEST").exists() and not spool_path(path).exists():
+        raise UsageError(f"{path} already holds a store", hint="give another --store, or remove it first")
 
 
 def _metadata(saved: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -97,12 +97,7 @@ def run(
     hit_rates = _hit_rates(stores["int8"], held, preset)
     text, speed = _generated(model, stores["int8"], corpus, held)
     say(f"6/6 generate {speed:.0f} tokens/s from the int8 store:\n{_indented(text)}")
-    nats = {line.name: line.nats for line in experiment.measured}
-    names = {"plain": "plain", "scone_live": "scone", **{f"store_{codec}": f"scone, {codec} store" for codec in CODECS}}
-    result = {
-        "perplexity": {key: float(np.exp(nats[name])) for key, name in names.items()},
-        "nats": {key: nats[name] for key, name in names.items()},
-        "gain_nats": nats["plain"] - nats["scone, int8 store"],
+    result = _outcome(experiment) | {
         "tokens_per_s": speed,
         "hit_rate": hit_rates[_HIT_RATE_SHARE],
         "hit_rate_by_cache_share": {str(share): rate for share, rate in hit_rates.items()},
@@ -110,8 +105,6 @@ def run(
         "matched": matches.as_dict(),
         "store_bytes": {codec: _store_bytes(path) for codec, path in stores.items()},
         "generated": text,
-        "losses": {name: found.losses for name, found in experiment.results.items()},
-        "models": [asdict(line) for line in experiment.measured],
         **identity,
         "threads": torch.get_num_threads(),
     }
@@ -120,6 +113,19 @@ def run(
     say(f"\nSCONE served from disk is {verdict(result['gain_nats'])} than the plain decoder on held-out text.")
     say(f"{result['seconds']:.0f} s in all; {folder / 'report.json'} and {folder / 'report.png'} have the rest.")
     return result
+
+
+def _outcome(experiment: Experiment) -> dict[str, Any]:
+    """What training and measuring gave, as report.json holds it."""
+    nats = {line.name: line.nats for line in experiment.measured}
+    names = {"plain": "plain", "scone_live": "scone", **{f"store_{codec}": f"scone, {codec} store" for codec in CODECS}}
+    return {
+        "perplexity": {key: float(np.exp(nats[name])) for key, name in names.items()},
+        "nats": {key: nats[name] for key, name in names.items()},
+        "gain_nats": nats["plain"] - nats["scone, int8 store"],
+        "losses": {name: found.losses for name, found in experiment.results.items()},
+        "models": [asdict(line) for line in experiment.measured],
+    }
 
 
 def _same_demo(path: Path, identity: dict[str, str]) -> None:
