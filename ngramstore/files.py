@@ -115,7 +115,7 @@ def remove_if_possible(path: Path) -> bool:
     """Delete what is of no use any more; what cannot be deleted is logged and stays. True if it is gone."""
     try:
         remove(path)
-    except OSError as error:
+    except (OSError, UsageError) as error:
         _log.warning("%s is of no use any more but cannot be removed: %s", path, str(error))
         return False
     return True

@@ -19,8 +19,10 @@ from ngramstore.files import (
     clear_errors,
     lock_shared,
     publish,
+    publish_pieces,
     read_exactly,
     remove,
+    remove_if_possible,
     remove_unless_read,
     require_space,
 )
@@ -51,6 +53,20 @@ def test_publish_replaces_and_syncs_in_order(tmp_path, seen):
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["F"]
     assert seen == [("write", "F.tmp"), ("fsync", "F.tmp"), ("rename", "F"), ("fsync", tmp_path.name)]
+
+
+def test_pieces_are_published_as_one_file(tmp_path, seen):
+    publish_pieces(tmp_path / "F", (bytes([number]) * number for number in range(3)))
+    assert (tmp_path / "F").read_bytes() == b"\1\2\2"
+    assert seen[-3:] == [("fsync", "F.tmp"), ("rename", "F"), ("fsync", tmp_path.name)]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENOSPC])
+def test_what_cannot_be_removed_stays_and_is_no_error(tmp_path, monkeypatch, code):
+    (tmp_path / "F").write_bytes(b"old")
+    fail_at(monkeypatch, "unlink", code)
+    assert not remove_if_possible(tmp_path / "F")
+    assert (tmp_path / "F").exists()
 
 
 @pytest.mark.parametrize("operation", ["write", "fsync", "rename"])
