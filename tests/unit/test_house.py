@@ -215,6 +215,13 @@ def test_files_are_short_and_say_what_they_are(path):
     assert ast.get_docstring(tree_of(path)), "the first line says the one idea of the file"
 
 
+@pytest.mark.parametrize("package", [CORE, *sorted((ROOT / "integrations").glob("ngramstore_*"))], ids=name_of)
+def test_every_package_is_type_checked_and_says_so(package):
+    assert (package / "py.typed").exists()
+    checked = re.search(r"^packages = \[(.+)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert checked is not None and f'"{package.name}"' in checked[1]
+
+
 def in_python(code: str) -> str:
     """What a fresh interpreter prints."""
     done = subprocess.run(
