@@ -95,9 +95,9 @@ def test_a_run_on_a_disk_that_fills_up_resumes_from_its_last_checkpoint_with_the
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "observe", full_from_step_4)
-        with pytest.raises(DiskFull, match="optimizer-00000004"):
+        with pytest.raises(DiskFull, match="optimizer-00000004") as full:
             train_model(plain(), data, CONFIG, out=tmp_path, on_step=lambda step, loss: step_now.append(step))
-    assert step_now[-1] == 4
+    assert step_now[-1] == 4 and "--resume" in str(full.value)
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoint.json",
         "model-00000002.safetensors",

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ngramstore.errors import FormatError, MissingExtra, UnsupportedVersion, UsageError
+from ngramstore.errors import DiskFull, FormatError, MissingExtra, UnsupportedVersion, UsageError
 from ngramstore.files import make_directory, publish, remove_if_possible
 from ngramstore_torch.model.kinds import LanguageModel, build, describe
 from ngramstore_torch.training.tensor_file import write_tensors
@@ -75,9 +75,13 @@ def save(
         tensors = {"model": model.state_dict(), "optimizer": optimizer}
         description["files"] = {what: write_tensors(path, tensors[what]) for what, path in paths.items()}
         publish(directory / FILE_NAME, (json.dumps(description, indent=2) + "\n").encode())
-    except BaseException:
+    except BaseException as error:
         _give_up(directory, [path.name for path in paths.values()])
-        raise
+        if not isinstance(error, DiskFull):
+            raise
+        is_first = not (directory / FILE_NAME).exists()
+        hint = "free some space" + ("" if is_first else "; --resume goes on from the checkpoint before")
+        raise DiskFull(error.message, hint=hint) from error
     kept = {path.name for path in paths.values()}
     for left in (*directory.glob("model-*.safetensors*"), *directory.glob("optimizer-*.safetensors*")):
         if left.name not in kept:  # also of a run that was killed while it saved
