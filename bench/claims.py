@@ -84,7 +84,7 @@ def _disk(codec: str, dim: int, limit: float) -> Claim:
         return size / found.case["subjects"][subject]["facts"]["row_bytes"]
 
     return Claim(
-        what=f"disk: {codec}, {dim:,} values, by the raw row; tokens apart",
+        what=f"disk: {codec}, {dim:,} values, vs the raw row, tokens not counted",
         limit=limit,
         file_of="store/disk",
         read=read,
@@ -150,87 +150,87 @@ _WAYS = (("in_place", "read in place"), ("checksums", "in place with checksums")
 
 CLAIMS: tuple[Claim, ...] = (
     *(
-        _ratio(f"warm, {size:,} keys a call, beside {label}", limit, "store/warm", other, f"us_per_key@{size}")
+        _ratio(f"warm, {size:,} keys per call, vs {label}", limit, "store/warm", other, f"us_per_key@{size}")
         for other, label, limit in (
             ("memmap", "memory map + searchsorted", 0.6), ("lmdb", "LMDB", 0.4), ("rocks_tuned", "tuned RocksDB", 0.3),
         )
         for size in (1024, 8192)
     ),
     *(
-        _ratio(f"warm, {size:,} keys a call, beside the floor", 1.3, "store/warm", "floor", f"us_per_key@{size}")
+        _ratio(f"warm, {size:,} keys per call, vs the floor", 1.3, "store/warm", "floor", f"us_per_key@{size}")
         for size in (1024, 8192)
     ),
     *(
         _ratio(
-            f"warm, {size:,} keys a call, {kind}, beside a floor that gathers with our own prefetching kernel", 1.3, "store/warm_floors",
+            f"warm, {size:,} keys per call, {kind}, vs a gather by our own prefetching kernel", 1.3, "store/warm_floors",
             "floor_ahead", f"us_per_key@{size}", subject=subject,
         )
         for subject, kind in (("ngramstore_resident", "rows in memory"), ("ngramstore", "row cache"))
         for size in (1024, 8192)
     ),
-    Claim(what="two threads, batches of 8,192, by one thread", limit=1.7, at_least=True, file_of="store/threads", read=_two_threads),
-    _ratio("one key a call, cached, beside LMDB", 1.0, "store/warm", "lmdb", "us_per_key@1"),
-    _ratio("longest match beside an exact get of as many keys", 1.5, "store/match", "ngramstore_exact", "us_per_position"),
-    _ratio("longest match beside LMDB that probes", 0.2, "store/match", "lmdb", "us_per_position"),
-    _ratio("cache of 10 % of the rows, 1,024 keys, beside RocksDB with zstd", 0.5, "store/small_cache", "rocks_zstd", "us_per_key@1024"),
-    _ratio("cache of 10 % of the rows, 64 keys, beside RocksDB with zstd", 0.5, "store/small_cache", "rocks_zstd", "us_per_key@64"),
-    _ratio("cold rows beside a flat file, all reads hinted", 1.5, "store/cold_rows", "flat_hint_pread_numba", "us_per_row"),
-    _ratio("cold rows beside LMDB", 0.4, "store/cold_rows", "lmdb", "us_per_row"),
-    _ratio("cold rows beside RocksDB with zstd", 0.4, "store/cold_rows", "rocks_zstd", "us_per_row"),
-    _value("disk: index of 1M keys, rows of one size", 6.5, "store/index", "ngramstore int8 D=64", "index_per_key", "B a key"),
-    _value("disk: index of 1M keys, compressed rows", 9.0, "store/index", "ngramstore_zstd f16 D=256", "index_per_key", "B a key"),
+    Claim(what="two threads vs one, batches of 8,192", limit=1.7, at_least=True, file_of="store/threads", read=_two_threads),
+    _ratio("one key per call, cached, vs LMDB", 1.0, "store/warm", "lmdb", "us_per_key@1"),
+    _ratio("longest match vs exact look-ups of as many keys", 1.5, "store/match", "ngramstore_exact", "us_per_position"),
+    _ratio("longest match vs LMDB that probes", 0.2, "store/match", "lmdb", "us_per_position"),
+    _ratio("cache of 10 % of the rows, 1,024 keys, vs RocksDB with zstd", 0.5, "store/small_cache", "rocks_zstd", "us_per_key@1024"),
+    _ratio("cache of 10 % of the rows, 64 keys, vs RocksDB with zstd", 0.5, "store/small_cache", "rocks_zstd", "us_per_key@64"),
+    _ratio("cold rows vs a flat file, all reads hinted", 1.5, "store/cold_rows", "flat_hint_pread_numba", "us_per_row"),
+    _ratio("cold rows vs LMDB", 0.4, "store/cold_rows", "lmdb", "us_per_row"),
+    _ratio("cold rows vs RocksDB with zstd", 0.4, "store/cold_rows", "rocks_zstd", "us_per_row"),
+    _value("disk: index of 1M keys, rows of one size", 6.5, "store/index", "ngramstore int8 D=64", "index_per_key", "B per key"),
+    _value("disk: index of 1M keys, compressed rows", 9.0, "store/index", "ngramstore_zstd f16 D=256", "index_per_key", "B per key"),
     _disk("f16", 2048, 1.03),
     _disk("int8", 1024, 1.02),
     _disk("int4", 1024, 1.02),
     _value("open 1M keys", 50, "store/open", "ngramstore", "open_ms", "ms"),
     _value("open 20M keys", 50, "store/open_large", "ngramstore", "open_ms", "ms"),
-    _ratio("build from int8 rows beside RocksDB's SST ingest with zstd", 1.0, "store/build", "rocks_zstd1", "seconds"),
+    _ratio("build from int8 rows vs RocksDB's SST ingest with zstd", 1.0, "store/build", "rocks_zstd1", "seconds"),
     _value("memory of look-ups above the cache's budget", 100, "store/memory", "ngramstore", "over_budget_mib", "MiB"),
     *(
-        _ratio(f"rows by number, {tokens} token{'s' * (tokens > 1)} a call, {what}", limit, f"tables/engramdb_{case}", "engramdb", f"us_{tokens}")
+        _ratio(f"rows by number, {tokens} token{'s' * (tokens > 1)} per call, {what}", limit, f"tables/engramdb_{case}", "engramdb", f"us_{tokens}")
         for case, what, limit in (
-            ("fetch_160", "160 B x 16, beside engramdb-python's fetch", 1 / 3),
-            ("fetch_264", "264 B x 48, beside engramdb-python's fetch", 1 / 3),
-            ("tensor_160", "160 B x 16, beside engramdb-python's torch helper", 1 / 10),
+            ("fetch_160", "160 B x 16, vs engramdb-python's fetch", 1 / 3),
+            ("fetch_264", "264 B x 48, vs engramdb-python's fetch", 1 / 3),
+            ("tensor_160", "160 B x 16, vs engramdb-python's torch helper", 1 / 10),
         )
         for tokens in (1, 512)
     ),
     *(
-        _ratio(f"{what}, cold prompt of 2,048 tokens x 48 rows, beside hinted reads of the same pages", 1.5, "tables/prefill", f"floor_{name}", "ms", subject=name)
+        _ratio(f"{what}, cold prompt of 2,048 tokens x 48 rows, vs hinted reads of the same pages", 1.5, "tables/prefill", f"floor_{name}", "ms", subject=name)
         for name, what in _WAYS
     ),
     *(
-        _ratio(f"{what}, bytes read a row, beside its pages", 1.3, "tables/prefill", f"floor_{name}", "disk_bytes_per_row", subject=name)
+        _ratio(f"{what}, bytes read per row, vs the row's pages", 1.3, "tables/prefill", f"floor_{name}", "disk_bytes_per_row", subject=name)
         for name, what in _WAYS
     ),
     *(_value(f"{what}, 48 cached rows, one call", 100, "tables/decode", name, "us", "us") for name, what in _WAYS),
     _value("import of a 5 GB checkpoint in place", 2, "tables/import", "in_place", "seconds", "s"),
     *(_value(f"{what}, memory above the cache's budget", 200, "tables/memory", name, "over_budget_mib", "MiB") for name, what in _WAYS),
-    Claim(what="100M keys, build: memory by its budget", limit=1.0, file_of="scale/build", read=_build_memory),
+    Claim(what="100M keys, build: memory vs its budget", limit=1.0, file_of="scale/build", read=_build_memory),
     *(
-        Claim(what=f"100M keys beside 1M, {what}", limit=2.0, file_of=f"scale/{case}", read=lambda f, metric=metric: _scale_of(f, metric))
+        Claim(what=f"100M keys vs 1M, {what}", limit=2.0, file_of=f"scale/{case}", read=lambda f, metric=metric: _scale_of(f, metric))
         for what, case, metric in (
-            ("Zipf, one key a call", "zipf", "us_per_key@1"),
-            ("Zipf, 1,024 keys a call, the default cache for both", "zipf", "us_per_key@1024"),
-            ("Zipf, 1,024 keys a call, a quarter of the rows cached", "zipf_quarter", "us_per_key@1024"),
-            ("the same hot rows, 1,024 keys a call", "hot", "us_per_key@1024"),
+            ("Zipf, one key per call", "zipf", "us_per_key@1"),
+            ("Zipf, 1,024 keys per call, the default cache for both", "zipf", "us_per_key@1024"),
+            ("Zipf, 1,024 keys per call, a quarter of the rows cached", "zipf_quarter", "us_per_key@1024"),
+            ("the same hot rows, 1,024 keys per call", "hot", "us_per_key@1024"),
         )
     ),
-    Claim(what="demo: SCONE beside the plain decoder", limit=0.10, at_least=True, file_of="demo", read=_demo_gain, unit="nats"),
-    Claim(what="demo --quick: SCONE beside the plain decoder", limit=0.05, at_least=True, file_of="demo_quick", read=_demo_gain, unit="nats"),
+    Claim(what="demo: SCONE vs the plain decoder", limit=0.10, at_least=True, file_of="demo", read=_demo_gain, unit="nats"),
+    Claim(what="demo --quick: SCONE vs the plain decoder", limit=0.05, at_least=True, file_of="demo_quick", read=_demo_gain, unit="nats"),
     *(
         Claim(
-            what=f"SCONE beside the plain decoder, {text}, vocabulary of 4,096, mean of seeds", limit=0.05, at_least=True, file_of="quality",
+            what=f"SCONE vs the plain decoder, {text}, vocabulary of 4,096, mean of seeds", limit=0.05, at_least=True, file_of="quality",
             read=lambda r, text=text: _quality_gain(r, text), unit="nats",
         )
         for text in ("code", "english")
     ),
     Claim(what="matching and batches, share of a training run", limit=0.02, file_of="quality", read=_matching_share),
-    Claim(what="export: the store's part by A_f's, worst of the shapes", limit=1.0, file_of="export", read=_export_share),
-    Claim(what="int8 store beside the live model, perplexity", limit=0.05, file_of="demo", read=_perplexity_off("store_int8"), unit="% off"),
-    Claim(what="int4 store beside the live model, perplexity", limit=0.5, file_of="demo", read=_perplexity_off("store_int4"), unit="% off"),
+    Claim(what="export: the store's time vs A_f's, worst shape", limit=1.0, file_of="export", read=_export_share),
+    Claim(what="int8 store vs the live model, perplexity", limit=0.05, file_of="demo", read=_perplexity_off("store_int8"), unit="% off"),
+    Claim(what="int4 store vs the live model, perplexity", limit=0.5, file_of="demo", read=_perplexity_off("store_int4"), unit="% off"),
     Claim(
-        what="best codec of 4.5 bits a value or fewer, trained tables, perplexity", limit=0.2, file_of="codecs",
+        what="best codec of 4.5 bits per value or fewer, trained tables, perplexity", limit=0.2, file_of="codecs",
         read=_half_a_byte, unit="% more",
     ),
     Claim(
@@ -239,19 +239,19 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *(
         Claim(
-            what=f"mining beside {name}", limit=0.5, file_of="mine",
+            what=f"mining vs {name}", limit=0.5, file_of="mine",
             read=lambda r, name=name: _mining(r)["ngramstore"]["wall_s"] / _mining(r)[name.lower()]["wall_s"],
         )
         for name in ("DuckDB", "Polars")
     ),
     *(
-        _value(f"decode step, batch 1, {size} decoder, {mode}, beside nn.Embedding", limit, f"decode/step_{size}", "batch_1", f"longer_{mode}", "x")
+        _value(f"decode step, batch 1, {size} decoder, {mode}, vs nn.Embedding", limit, f"decode/step_{size}", "batch_1", f"longer_{mode}", "x")
         for size in ("10M", "50M", "120M")
         for mode, limit in (("cached", 1.02), ("tenth", 1.05))
     ),
     *(
         Claim(
-            what=f"prompt: look-up by decoder time, {mode}", limit=0.05, file_of="decode/prefill",
+            what=f"prompt: look-up time vs decoder time, {mode}", limit=0.05, file_of="decode/prefill",
             read=lambda f, mode=mode: f.value(f.subjects[0], f"share_{mode}"),
         )
         for mode in ("cached", "tenth")

@@ -245,7 +245,7 @@ def main(path: Path, num_rows: int, dim: int, repeats: int) -> None:
 
 def print_tables(codecs: list[dict], choices: list[dict], kinds: list[str]) -> None:
     """The markdown tables of docs/codecs.md."""
-    click.echo("| codec | bits a value | " + " | ".join(kinds) + " |\n|---|---:|" + "---:|" * len(kinds))
+    click.echo("| codec | bits per value | " + " | ".join(kinds) + " |\n|---|---:|" + "---:|" * len(kinds))
     for codec in codecs:
         errors = " | ".join(f"{codec['error_percent'][kind]:.3g}" for kind in kinds)
         click.echo(f"| `{json.dumps(codec['spec'])}` | {codec['bits_per_value']:.3f} | {errors} |")

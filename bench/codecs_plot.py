@@ -1,4 +1,4 @@
-"""The plot of `python -m bench codecs`: what perplexity costs against bits a value on disk, from the JSON."""
+"""The plot of `python -m bench codecs`: what perplexity costs against bits per value on disk, from the JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plot(result: dict, path: Path) -> None:
             _point(axis, line)
         axis.axhline(0, color="#888888", linewidth=0.8, zorder=1)
         axis.set(
-            xscale="log", xlim=(2.9, 40), xlabel="bits a value on disk (log scale)", ylabel="perplexity above f32, %"
+            xscale="log", xlim=(2.9, 40), xlabel="bits per value on disk (log scale)", ylabel="perplexity above f32, %"
         )
         ticks = [3, 4, 5, 6, 8, 16, 32]
         axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])

@@ -12,15 +12,15 @@ import numpy as np
 PAGE = Path(__file__).parent.parent / "docs" / "codecs.md"
 BEGIN, END = "<!-- trained -->", "<!-- end trained -->"
 _LEGEND = """\
-From `bench/results/codecs.json`. *zstd*: frames of one row with a dictionary, as in a store. *zstd, wide rows*: frames of 1,024 values and
-more, what rows of that width would take: at 192 values a frame's own 8 to 9 bytes are 0.4 bits a value. *Entropy*: of single bytes, what
-an ideal coder would reach. Checksums, 4 bytes a row, are not in it: 0.03 bits a value at D = 1024, 0.17 at 192. *±*: the standard error over
-the tables; costs that differ by less say nothing.
+From `bench/results/codecs.json`. *zstd*: frames of one row with a dictionary, as in a store. *zstd, wide rows*: frames of at least 1,024
+values, as rows of that width would take; at 192 values, the 8 to 9 bytes that a frame adds are 0.4 bits per value. *Entropy*: that of single
+bytes, which an ideal coder would reach. Checksums, 4 bytes per row, are not included: 0.03 bits per value at D = 1024, 0.17 at 192. *±*: the
+standard error over the tables; smaller differences in cost mean nothing.
 """
-_IMAGE = "![Held-out perplexity against bits a value](images/codecs.png)"
+_IMAGE = "![Held-out perplexity against bits per value](images/codecs.png)"
 
 _BITS = ("raw_bits", "zstd_bits", "wide_bits", "entropy_bits")
-_HEAD = "| codec or way | bits a value | zstd | zstd, wide rows | entropy | row error % | worst row % | perplexity % | worst |"
+_HEAD = "| codec or way | bits per value | zstd | zstd, wide rows | entropy | row error % | worst row % | perplexity % | worst |"
 
 
 def summary(tables: dict[str, dict]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ _INTRO = """\
 # Results
 
 Made by `python -m bench.page` from the JSON files in `bench/results/`; each section names its file and the command that wrote it.
-Times are medians of interleaved rounds, in brackets the quartiles, in parentheses the median of the ratios to the baseline in the same
+Times are medians of interleaved rounds; brackets hold the quartiles, parentheses the median of the ratios to the baseline in the same
 round. The machine is shared: trust ratios, not microseconds, and read the warnings above each table.
 """
 
@@ -87,7 +87,7 @@ def _export(result: dict[str, Any]) -> str:
         parts = "  ".join(f"{name} {value['cpu_s']:.2f}" for name, value in case["parts"].items())
         found.append(
             f"  {case['rows']:,} rows of {case['dim']}, A_f of {case['layers']} layers, {case['codec']}: CPU s {parts}; "
-            f"the store's part takes {case['store_over_model']:.2f} of the model's"
+            f"the store's part takes {case['store_over_model']:.2f} x the model's"
         )
     return "\n".join(found)
 
@@ -112,7 +112,7 @@ def _codecs(result: dict[str, Any]) -> str:
     ]
     for codec in result["codecs"]:
         errors = "  ".join(f"{kind} {value:.3f}" for kind, value in codec["error_percent"].items())
-        lines.append(f"  {codec['spec']['name']:6} {codec['bits_per_value']:6.2f} bits a value  {errors}")
+        lines.append(f"  {codec['spec']['name']:6} {codec['bits_per_value']:6.2f} bits per value  {errors}")
     return "\n".join(lines)
 
 

@@ -57,9 +57,9 @@ def _space(found: Found | None) -> str:
 
 def _latency(cases: dict[tuple[str, str], Found]) -> str:
     lines = [
-        f"**Latency.** The paper's end on the GPU ({PAPER['latency']['what']}); ours end in the host's memory, on a smaller table "
-        "and another machine, so only the order of magnitude compares. Here every token ends a stored n-gram; median, in "
-        "brackets the p99, milliseconds a batch.",
+        f"**Latency.** The paper's times end on the GPU ({PAPER['latency']['what']}); ours end in host memory, on a smaller table "
+        "and another machine, so only the order of magnitude is comparable. Here every token ends a stored n-gram; median, "
+        "p99 in brackets, milliseconds per batch.",
         "",
         "| | f-grams | " + " | ".join(f"batch {size}" for size in _BATCHES) + " |",
         "|---|---:|" + "---:|" * len(_BATCHES),
@@ -89,8 +89,8 @@ def _latency(cases: dict[tuple[str, str], Found]) -> str:
 
 def _decode(cases: dict[tuple[str, str], Found]) -> str:
     lines = [
-        f"**Decoding.** The paper's: {PAPER['decode']['what']}. Ours: the same small decoder on a CPU with the store in front of "
-        "it and with a plain `nn.Embedding`, batch 1, milliseconds a token.",
+        f"**Decoding.** The paper's: {PAPER['decode']['what']}. Ours: the same small decoder on a CPU, with the store in front of "
+        "it and with a plain `nn.Embedding`, batch 1, milliseconds per token.",
         "",
         "| | with the table | without |",
         "|---|---:|---:|",

@@ -56,7 +56,7 @@ def _warm(cases: Cases, pyplot: Any) -> Any:
     if bounds:
         axes[1, 0].set_title("Beside both floors, in a separate run", fontsize=9)
         note += "\nfloor: a plain gather. floor_ahead: the same gather with ngramstore's prefetching kernel."
-    drawing.heading(figure, "Warm look-ups, 1,024 keys a call: time per key (lower is better)", note)
+    drawing.heading(figure, "Warm look-ups, 1,024 keys per call: time per key (lower is better)", note)
     return figure
 
 
@@ -66,7 +66,7 @@ def _batch(cases: Cases, pyplot: Any) -> Any:
     shown = ("ngramstore", "dict", "memmap_numba", "lmdb", "rocks_tuned", "redis", "floor")
     figure, axis = pyplot.subplots(figsize=(7.5, 4.4), layout="constrained")
     _label(axis, _lines(axis, found, [s for s in shown if s in found.subjects], sizes, "us_per_key@{}"))
-    axis.set(xlabel="keys a call (log scale)", ylabel="µs per key (log scale)")
+    axis.set(xlabel="keys per call (log scale)", ylabel="µs per key (log scale)")
     axis.set_xticks(sizes, labels=[f"{size:,}" for size in sizes])
     note = "int8 rows of 1,024 values; medians. floor is told the row numbers. The tables below have the other peers."
     drawing.heading(figure, "Warm look-ups by batch size: time per key (lower is better)", note)
@@ -81,7 +81,7 @@ def _latency(cases: Cases, pyplot: Any) -> Any:
         found = cases["paper", name]
         subjects = [s for s in found.subjects if s != "ngramstore_resident"]
         ends.append(_lines(axis, found, subjects, (1, 2, 4, 8, 16), "us@{}", "p99_us@{}"))
-        axis.set(title=title, xlabel="tokens a call (log scale)")
+        axis.set(title=title, xlabel="tokens per call (log scale)")
         axis.set_xticks((1, 2, 4, 8, 16), labels=("1", "2", "4", "8", "16"))
     for axis, found in zip(axes, ends, strict=True):  # both have drawn, so the scale they share is final
         _label(axis, found)
@@ -147,7 +147,7 @@ def _traces(cases: Cases, pyplot: Any) -> Any:
                 drawing.dot(axis, place, found, subject, metric)
         axis.set_title(metric.partition("@")[2])
     drawing.finish_dots(list(axes.flat), [subjects] * axes.size, "µs per key (log scale)")
-    drawing.heading(figure, "Warm look-ups by trace, 1,024 keys a call: time per key (lower is better)", _READ)
+    drawing.heading(figure, "Warm look-ups by trace, 1,024 keys per call: time per key (lower is better)", _READ)
     return figure
 
 
@@ -198,13 +198,13 @@ def _label(axis: Any, ends: dict[str, float]) -> None:
 
 
 PLOTS: dict[str, tuple[str, tuple[tuple[str, str], ...], Callable[[Cases, Any], Any]]] = {
-    "warm.png": ("Warm look-ups at 1,024 keys a call: time per key, and the floors", (("store", "warm"),), _warm),
+    "warm.png": ("Warm look-ups at 1,024 keys per call: time per key, and the floors", (("store", "warm"),), _warm),
     "batch.png": ("Warm look-ups by batch size: time per key", (("store", "warm"),), _batch),
     "traces.png": ("Every peer on every trace: time per key", (("store", "traces"),), _traces),
     "cold.png": ("1,024 random rows, cold and warm: time per row", (("store", "cold_rows"), ("store", "warm")), _cold),
     "disk.png": ("Bytes on disk per key", (("store", "disk"),), _disk),
     "latency.png": (
-        "Longest match by tokens a call: median and p99",
+        "Longest match by tokens per call: median and p99",
         (("paper", "latency_ram"), ("paper", "latency_disk")),
         _latency,
     ),

@@ -30,10 +30,10 @@ def _mining(folder: Path) -> str:
     speed = {name: found["million_tokens_per_s"] for name, found in subjects.items()}
     return (
         f"The source of Python's standard library, {corpus['tokens'] / 1e6:.1f} million tokens, {result['machine']['cores']} cores: "
-        f"{speed['ngramstore']:.1f} million tokens a second in one thread,\n{speed['ngramstore, 2 threads']:.1f} in two. "
-        f"DuckDB took {times['duckdb']:.1f} times as long as one thread and Polars {times['polars']:.1f}, both on all cores "
-        f"({cpu['duckdb']:.1f} and {cpu['polars']:.1f} times\nthe processor time); sorting packed 5-grams in memory with numpy "
-        f"{times['numpy sort']:.1f} times (it needs tokens of 12 bits). In 8 MiB of memory,\nlength by length, mining takes "
+        f"{speed['ngramstore']:.1f} million tokens per second in one thread,\n{speed['ngramstore, 2 threads']:.1f} in two. "
+        f"DuckDB took {times['duckdb']:.1f} times as long as one thread and Polars {times['polars']:.1f} times, both on all cores "
+        f"({cpu['duckdb']:.1f} and {cpu['polars']:.1f} times\nthe processor time). Sorting packed 5-grams in memory with numpy took "
+        f"{times['numpy sort']:.1f} times as long (it needs tokens of 12 bits). In 8 MiB of memory,\nlength by length, mining takes "
         f"{times['ngramstore, 8 MiB']:.1f} times as long."
     )
 
@@ -46,17 +46,17 @@ def _floors(folder: Path) -> str:
         return " to ".join(f"{ratio:.2f}" for ratio in ratios)
 
     return (
-        f"  Beside a bare gather by the same kernel, batches cost {above('ngramstore_resident')} times as much, with a row cache that "
-        f"holds every row\n  {above('ngramstore')} (`bench/results/{found.file}`): the record of each row in the cache is memory that has "
-        "to be touched too."
+        f"  Compared with a bare gather by the same kernel, batches cost {above('ngramstore_resident')} times as much with resident rows "
+        f"and {above('ngramstore')} times\n  with a row cache that holds every row (`bench/results/{found.file}`): the cache also has to "
+        "touch an entry of its table for each row."
     )
 
 
 def _threads(folder: Path) -> str:
     found = saved.cases(folder)["store", "threads"]
     return (
-        f"  Two threads answer one call of 8,192 cached keys {found.value('ngramstore', 'speedup_of_one_call'):.2f} times as fast; two callers "
-        f"get {found.value('ngramstore', 'speedup'):.2f} times as much\n  done (`bench/results/{found.file}`)."
+        f"  With two threads, one call of 8,192 cached keys is {found.value('ngramstore', 'speedup_of_one_call'):.2f} times as fast; two callers "
+        f"together get {found.value('ngramstore', 'speedup'):.2f} times the\n  throughput of one (`bench/results/{found.file}`)."
     )
 
 

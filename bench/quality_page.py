@@ -17,8 +17,8 @@ BEGIN, END = "<!-- quality -->", "<!-- quality end -->"
 RIVALS = {
     ("scone", FGRAM_LR): f"SCONE, A_f at {FGRAM_LR:g} of the decoder's rate",
     ("scone", 1.0): "SCONE, A_f at the decoder's rate",
-    ("deep", 0): "plain, twice the FLOPs a token, by depth",
-    ("wide", 0): "plain, twice the FLOPs a token, by width",
+    ("deep", 0): "plain, twice the FLOPs per token, by depth",
+    ("wide", 0): "plain, twice the FLOPs per token, by width",
     ("equal", 0): "plain, equal training FLOPs",
     ("hashed", 0): "hashed n-gram tables, as many rows",
 }

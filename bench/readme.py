@@ -39,9 +39,9 @@ def demo(folder: Path = saved.RESULTS) -> str:
         for perplexity, model in zip(served, found["models"][2:], strict=True)
     )
     return (
-        f"What that run found (`bench/results/demo.json`: one seed, a small model, {found['seconds']:.0f} s on {found['threads']} cores): "
+        f"Results of that run (`bench/results/demo.json`: one seed, a small model, {found['seconds']:.0f} s on {found['threads']} cores): "
         f"perplexity {plain:.1f} for the plain\ndecoder, {live:.1f} for SCONE live, {stores}; "
-        f"a cache of 10 % of the rows serves\n{100 * found['hit_rate']:.0f} % of look-ups. "
+        f"a cache of 10 % of the rows answers\n{100 * found['hit_rate']:.0f} % of look-ups. "
         f"`--quick` takes {quick['seconds']:.0f} s (`bench/results/demo_quick.json`)."
     )
 
@@ -49,7 +49,7 @@ def demo(folder: Path = saved.RESULTS) -> str:
 def table(folder: Path = saved.RESULTS) -> str:
     """One line a case that was measured."""
     cases = saved.cases(folder)
-    lines = ["| case | ours | beside |", "|---|---|---|"]
+    lines = ["| case | ngramstore | others |", "|---|---|---|"]
     for workload, case, line in _LINES:
         found = cases.get((workload, case))
         if found is not None:
@@ -67,15 +67,15 @@ def _warm(found: Found) -> tuple[str, str, str]:
     others |= {"rocks_tuned": "tuned RocksDB", "redis": "Redis"}
     metric = "us_per_key@1024"
     return (
-        "warm, cached, 1,024 keys a call",
-        f"{_short(found.value('ngramstore', metric))} us a key",
+        "warm, cached, 1,024 keys per call",
+        f"{_short(found.value('ngramstore', metric))} us per key",
         _others(found, metric, others),
     )
 
 
 def _single(found: Found) -> tuple[str, str, str]:
     ours = f"{_short(found.value('ngramstore', 'us_per_key@1'))} us"
-    return "one key a call, cached", ours, _others(found, "us_per_key@1", {"lmdb": "LMDB", "dict": "Python dict"})
+    return "one key per call, cached", ours, _others(found, "us_per_key@1", {"lmdb": "LMDB", "dict": "Python dict"})
 
 
 def _match(found: Found) -> tuple[str, str, str]:
@@ -83,7 +83,7 @@ def _match(found: Found) -> tuple[str, str, str]:
     others = {"lmdb": "LMDB probing the same way", "memmap": "memory map"}
     return (
         "longest match, K = 5, real text",
-        f"{_short(found.value('ngramstore', metric))} us a position",
+        f"{_short(found.value('ngramstore', metric))} us per position",
         _others(found, metric, others),
     )
 
@@ -93,7 +93,7 @@ def _small(found: Found) -> tuple[str, str, str]:
     others = {"rocks_zstd": "RocksDB + zstd with a cache of the same bytes"}
     return (
         "cache of 10 % of the rows",
-        f"{_short(found.value('ngramstore', metric))} us a key",
+        f"{_short(found.value('ngramstore', metric))} us per key",
         _others(found, metric, others),
     )
 
@@ -103,7 +103,7 @@ def _cold(found: Found) -> tuple[str, str, str]:
     others = {"flat_hint_pread_numba": "the same bytes from a flat file, all reads hinted", "lmdb": "LMDB"}
     return (
         "cold, 1,024 random rows",
-        f"{_short(found.value('ngramstore', metric))} us a row",
+        f"{_short(found.value('ngramstore', metric))} us per row",
         _others(found, metric, others),
     )
 
@@ -121,7 +121,7 @@ def _disk(found: Found) -> tuple[str, str, str]:
     ours = found.value("ngramstore f16 D=2048", "bytes_per_key")
     return (
         "disk, 2,048 values of 16 bits",
-        f"{ours:,.0f} B a key",
+        f"{ours:,.0f} B per key",
         f"LMDB {found.value('lmdb f16 D=2048', 'bytes_per_key'):,.0f}",
     )
 
@@ -132,7 +132,7 @@ def _short(value: float) -> str:
 
 def _rows(found: Found) -> tuple[str, str, str]:
     return (
-        "48 rows of 264 B by number, cached, one token a call",
+        "48 rows of 264 B by number, cached, one token per call",
         f"{_short(found.value('ngramstore', 'us_1'))} us",
         _others(found, "us_1", {"engramdb": "engramdb-python's `fetch`"}),
     )
@@ -142,8 +142,8 @@ def _hot(found: Found) -> tuple[str, str, str]:
     small, *_, large = found.subjects
     metric = "us_per_key@1024"
     return (
-        f"hot rows among {large}, 1,024 a call",
-        f"{_short(found.value(large, metric))} us a key",
+        f"hot rows among {large}, 1,024 per call",
+        f"{_short(found.value(large, metric))} us per key",
         f"among {small} {_short(found.value(small, metric))}",
     )
 

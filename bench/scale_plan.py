@@ -72,12 +72,12 @@ def measured(result: dict[str, Any]) -> str:
 
 
 _LINES = (
-    ("build", "us_per_row", "build, us a row"),
-    ("build", "add_s", "of it `add`: encode, sort, spill, s"),
-    ("build", "finish_s", "of it merge and write, s"),
-    ("build", "anon_mib", "build, largest anonymous memory, MiB"),
-    ("build", "index_bytes_per_key", "index, bytes a key"),
-    ("build", "bytes_per_key", "all files, bytes a key"),
+    ("build", "us_per_row", "build, us per row"),
+    ("build", "add_s", "of which `add`: encode, sort, spill, s"),
+    ("build", "finish_s", "of which merge and write, s"),
+    ("build", "anon_mib", "build, peak anonymous memory, MiB"),
+    ("build", "index_bytes_per_key", "index, bytes per key"),
+    ("build", "bytes_per_key", "all files, bytes per key"),
     ("open", "open_ms", "open, ms"),
     ("open", "first_get_ms", "first look-up, ms"),
     *(
@@ -86,16 +86,16 @@ _LINES = (
         for metric, label in (
             ("us_per_key@1", "one key, us"),
             ("p99_us_per_call@1", "one key, p99, us"),
-            ("us_per_key@1024", "1,024 keys, us a key"),
+            ("us_per_key@1024", "1,024 keys, us per key"),
             ("p99_us_per_call@1024", "1,024 keys, p99 of a call, us"),
         )
     ),
-    ("changes", "put_us_per_row", "put, us a row"),
+    ("changes", "put_us_per_row", "put, us per row"),
     ("changes", "flush_s", "flush, s"),
     ("changes", "compact_s", "compact, s"),
-    ("changes", "compact_anon_mib", "compact, largest anonymous memory, MiB"),
+    ("changes", "compact_anon_mib", "compact, peak anonymous memory, MiB"),
     ("verify", "seconds", "verify, s"),
-    ("verify", "anon_mib", "verify, largest anonymous memory, MiB"),
+    ("verify", "anon_mib", "verify, peak anonymous memory, MiB"),
 )
 
 
@@ -107,8 +107,8 @@ def plan(result: dict[str, Any]) -> str:
     num, dim = facts["num_keys"], facts["dim"]
     small = _sizes("int8", dim, num)
     rows = [
-        f"Times are those of {num:,} keys (int8, D = {dim}) of the run above: what a key costs times {KEYS / num:g}, what a byte",
-        f"costs times the bytes. {MEMORY_BYTES >> 30} GiB for the build.",
+        f"Times are scaled from {num:,} keys (int8, D = {dim}) in the run above: costs per key times {KEYS / num:g}, costs per byte",
+        f"times the bytes. The build has {MEMORY_BYTES >> 30} GiB.",
         "",
         "| 1,000,000,000 keys | " + " | ".join(f"{codec}, D = {width}" for codec, width in PLANS) + " |",
         "|---|" + "---:|" * len(PLANS),
@@ -121,8 +121,8 @@ def plan(result: dict[str, Any]) -> str:
         by_byte = size.disk_bytes / small.disk_bytes
         entries = {
             "rows, GB": f"{size.rows_bytes / 1e9:,.0f}",
-            f"of it checksums ({CHECKSUM_BYTES} B a row), GB": f"{KEYS * CHECKSUM_BYTES / 1e9:.0f}",
-            "index, GB (bytes a key)": f"{size.index_bytes / 1e9:.2f} ({size.index_bytes / KEYS:.2f})",
+            f"of which checksums ({CHECKSUM_BYTES} B per row), GB": f"{KEYS * CHECKSUM_BYTES / 1e9:.0f}",
+            "index, GB (bytes per key)": f"{size.index_bytes / 1e9:.2f} ({size.index_bytes / KEYS:.2f})",
             "tokens, GB": f"{size.tokens_bytes / 1e9:.1f}",
             "store, GB": f"{size.disk_bytes / 1e9:,.0f}",
             "disk while building: store + spilled runs, GB": f"{(size.disk_bytes + spilled) / 1e9:,.0f}",

@@ -12,11 +12,11 @@ PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
 BEGIN, END = "<!-- measured: made by `python -m bench.page` -->", "<!-- measured end -->"
 _BATCHES = ("batch_1", "batch_8", "batch_64")
 _STEPS = (
-    ("longer_cached", "longer, all rows cached"),
-    ("longer_tenth", "longer, a tenth cached, the rest in the page cache"),
-    ("longer_cold", "longer, cold: no row cache, no page of rows in memory before any step"),
-    ("added_cold", "added, cold"),
-    ("added_candidates", "added, cold, with `prefetch_candidates` of 8 candidates a sequence"),
+    ("longer_cached", "step ratio, all rows cached"),
+    ("longer_tenth", "step ratio, a tenth cached, the rest in the page cache"),
+    ("longer_cold", "step ratio, cold: no row cache, and no page of the rows in memory before a step"),
+    ("added_cold", "extra, cold"),
+    ("added_candidates", "extra, cold, with `prefetch_candidates` of 8 candidates a sequence"),
 )
 _TRACES = {
     "code": "code (Python's standard library)",
@@ -66,8 +66,8 @@ def _call(found: Found) -> str:
 
 def _hit_rates(found: Found) -> str:
     lines = [
-        f"Row requests that hit (`{found.file}`), LRU / the best possible (Belady), after a warm-up of a fifth of the trace. What even Belady",
-        "misses with 30 % of the rows cached are first requests of a row:",
+        f"Hit rate of row requests (`{found.file}`), LRU / the best possible (Belady), after a warm-up of a fifth of the trace. What even Belady",
+        "misses with 30 % of the rows cached are first requests for a row:",
         "",
         "| trace | 1 % of the rows | 10 % | 30 % |",
         "|---|---|---|---|",

@@ -108,9 +108,9 @@ def test_the_plan_multiplies_what_was_measured():
     cases = [case("build", us_per_row=2.5, seconds=36.0), case("verify", seconds=3.6)]
     result = {"machine": machine, "load_at_end": [2.0], "cases": cases}
     text = scale_plan.section(result)
-    assert "| build, us a row | 2.5 | 25 |" in text
+    assert "| build, us per row | 2.5 | 25 |" in text
     assert "load 1.0 at the start, 2.0 at the end" in text
-    assert "| index, GB (bytes a key) | 5.02 (5.02) | 5.02 (5.02) | 5.02 (5.02) |" in text
+    assert "| index, GB (bytes per key) | 5.02 (5.02) | 5.02 (5.02) | 5.02 (5.02) |" in text
     line = next(line for line in text.splitlines() if line.startswith("| build, h |"))
     assert float(line.split("|")[2]) == pytest.approx(
         360 * 100 / 3600, rel=0.05

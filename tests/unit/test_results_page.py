@@ -85,10 +85,10 @@ def test_ratios_are_taken_round_by_round(tmp_path):
 @pytest.mark.parametrize(("ours", "is_met"), [(0.39, True), (0.40, True), (0.41, False)])
 def test_a_target_is_met_at_its_limit_and_not_beyond(tmp_path, ours, is_met):
     _write(tmp_path, "a", warm={"ngramstore": {"us_per_key@1024": [ours]}, "lmdb": {"us_per_key@1024": [1.0]}})
-    (answer,) = [a for a in claims.answers(tmp_path) if a.claim.what == "warm, 1,024 keys a call, beside LMDB"]
+    (answer,) = [a for a in claims.answers(tmp_path) if a.claim.what == "warm, 1,024 keys per call, vs LMDB"]
     assert (answer.value, answer.is_met, answer.file) == (ours, is_met, "a.json")
     assert (
-        "**not met**" in next(line for line in claims.table(tmp_path).splitlines() if "beside LMDB | 0." in line)
+        "**not met**" in next(line for line in claims.table(tmp_path).splitlines() if "vs LMDB | 0." in line)
     ) != is_met
 
 
