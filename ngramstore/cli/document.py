@@ -11,11 +11,11 @@ from ngramstore.cli.main import CORE_COMMANDS, GROUPS, cli
 
 _HEAD = """# The command line
 
-Made from the commands' own `--help` by `python -m ngramstore.cli.document`; a test says when this page is out of date.
+Made from the commands' own `--help` by `python -m ngramstore.cli.document`; a test fails when this page is out of date.
 
 Results go to stdout, messages and progress bars to stderr. `--json` prints one JSON object. Exit status: 0 success, 1 a check found
-faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C (`train`: or SIGTERM). `ngramstore --verbose COMMAND`
-shows the traceback behind an error.
+faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C (`train`: or
+SIGTERM). `ngramstore --verbose COMMAND` shows the traceback of an error.
 """
 _WIDTH = 110
 _INTEGRATIONS = {

@@ -15,12 +15,12 @@ from ngramstore import errors
 
 _HEAD = """# The Python interface
 
-Made from the docstrings by `python -m ngramstore.cli.document_api`; a test says when this page is out of date. `help()` says the same.
+Made from the docstrings by `python -m ngramstore.cli.document_api`; a test fails when this page is out of date. `help()` shows the same.
 
-Shapes: B lines, T tokens a line, M n-grams or rows of a call, D row width, B u8 bytes of an encoded row, K the longest n-gram.
-Integers of any kind are taken as tokens; they must fit 32 bits without a sign. `Ngrams` are a list of tuples of tokens, an
-array (M, n), or a pair of an array (M, K), left-aligned, and lengths (M,). Everything raises errors of one tree, at the end of this page,
-each with a hint that says what to do.
+Shapes: B lines, T tokens per line, M n-grams or rows in a call, D row width, K tokens in the longest n-gram; `row_bytes` is the size of an
+encoded row. Tokens are integers of any type that fit in 32 unsigned bits. `Ngrams` are a list of tuples of tokens, an array (M, n), or a
+pair of an array (M, K), left-aligned, and lengths (M,). All errors belong to one tree, shown at the end of this page; each has a hint that
+says what to do.
 """
 _PAGE = {
     "Build a store": """

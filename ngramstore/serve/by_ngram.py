@@ -179,7 +179,7 @@ class NgramLookups(Filling):
         return rows, self._get_ids(ids, rows)
 
     def get_encoded(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
-        """As `get`, rows as they are stored: (M, B) u8, zeros where absent, and found (M,) bool.
+        """As `get`, rows as they are stored: (M, row_bytes) u8, zeros where absent, and found (M,) bool.
 
         `spec.codec.unpack` takes them apart. Raises as `get`.
         """

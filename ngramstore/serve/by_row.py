@@ -44,7 +44,7 @@ class RowLookups(Filling):
         return rows
 
     def rows_encoded(self, numbers: ArrayLike, *, found: np.ndarray | None = None) -> np.ndarray:
-        """As `rows`, as they are stored: integers of any shape S -> (*S, B) u8. `found` and errors are those of `rows`."""
+        """As `rows`, as they are stored: integers of any shape S -> (*S, row_bytes) u8. `found` and errors are those of `rows`."""
         few = self._few_rows
         if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
             few_rows = few.encoded(numbers)

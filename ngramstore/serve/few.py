@@ -127,7 +127,7 @@ class FewRows:
         return out
 
     def encoded(self, numbers: np.ndarray) -> np.ndarray | None:
-        """Rows as they are stored, (*S, B) u8."""
+        """Rows as they are stored, (*S, row_bytes) u8."""
         if numbers.dtype is not _I64 or not 0 < numbers.size <= native_rows.MOST_ROWS:
             return None
         out = np.empty((*numbers.shape, self._row_bytes), np.uint8)

@@ -81,7 +81,7 @@ class Lookups(NgramLookups, RowLookups):
                 yield from zip(tokens.tolist(), decoded, strict=True)
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """All rows of the published state: tokens (M, K) u32, lengths (M,) u8, encoded rows (M, B) u8.
+        """All rows of the published state: tokens (M, K) u32, lengths (M,) u8, encoded rows (M, row_bytes) u8.
 
         Row-addressed: numbers (M,) i64 in place of tokens. Unpublished changes of this handle are flushed first.
         """

@@ -44,7 +44,7 @@ class Store(Lookups):
         self.put_encoded(keys, self.spec.codec.encode(array))
 
     def put_encoded(self, keys: Any, rows: np.ndarray) -> None:
-        """As `put`, with rows already encoded (M, B) u8; kept bit for bit. Raises as `put`."""
+        """As `put`, with rows already encoded (M, row_bytes) u8; kept bit for bit. Raises as `put`."""
         writer = self._changing()
         rows = np.asarray(rows)
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != self.spec.codec.row_bytes:

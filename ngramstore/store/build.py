@@ -135,7 +135,7 @@ class Builder:
         self._take(tokens, lengths, self._encode(rows, len(lengths)), is_ours=True)
 
     def add_encoded(self, ngrams: Ngrams, rows: np.ndarray) -> None:
-        """As `add`, with rows already encoded by the store's codec: (M, B) u8 (`codec.pack` makes them). Kept bit for bit.
+        """As `add`, with rows already encoded by the store's codec: (M, row_bytes) u8, as `codec.pack` makes them. Kept bit for bit.
 
         Rows are copied, unless their array cannot change: a read-only array, or a read-only map of a file. Those are read when
         they are needed, until the build ends: leave the file alone for as long.
@@ -152,7 +152,7 @@ class Builder:
         self._take_numbered(numbers, self._encode(array, len(array) if array.ndim else 0), is_ours=True)
 
     def add_encoded_rows(self, rows: np.ndarray, numbers: ArrayLike | None = None) -> None:
-        """As `add_rows`, with rows already encoded: (M, B) u8. See `add_encoded`."""
+        """As `add_rows`, with rows already encoded: (M, row_bytes) u8. See `add_encoded`."""
         self._take_numbered(numbers, self._encoded(rows, len(rows)), is_ours=False)
 
     def finish(self) -> None:
