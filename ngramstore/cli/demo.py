@@ -13,7 +13,7 @@ from ngramstore.cli.common import emit, json_option, quiet_option, say
 from ngramstore.errors import MissingExtra, UsageError
 
 
-@click.command(name="demo", short_help="Everything once, on text that is on this machine.")
+@click.command(name="demo", short_help="Show everything working, on text from this machine.")
 @click.argument("texts", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--store", "store_only", is_flag=True, help="The store alone: no model, no extras, under a minute.")
 @click.option("--quick", is_flag=True, help="A smaller model, trained for less time.")

@@ -37,7 +37,7 @@ _PAGE = {
     "Change": """
         ngramstore: Store.put Store.put_encoded Store.delete Store.flush Store.refresh Store.compact
     """,
-    "Keep it well": """
+    "Maintain it": """
         ngramstore: Store.stats Store.warm Store.trace serve.trace.Recorder Trace Store.backup Store.verify
         Store.close
     """,
@@ -50,7 +50,7 @@ _PAGE = {
         ngramstore.codec: CODECS codec_from_spec Codec SecondOrderInt4
     """,
     "Row numbers of shipped models": """
-        ngramstore.keys: keys_from_config keys_from_spec text_config token_map_of Keys Table NOTHING EngramKeys
+        ngramstore.keys: read_config keys_from_config keys_from_spec text_config token_map_of Keys Table NOTHING EngramKeys
         QwenPleKeys LongcatKeys OverEncodingKeys ByteKeys
     """,
     "Serve in PyTorch": """

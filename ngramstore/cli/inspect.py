@@ -11,7 +11,7 @@ from ngramstore.cli.common import as_ngram, bytes_text, emit, json_option, row_t
 from ngramstore.errors import UsageError
 
 
-@click.command(name="inspect", short_help="Show a store, a block or a row to a human.")
+@click.command(name="inspect", short_help="Show a store, a block or a row in readable form.")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--block", type=int, help="List this block of 64 rows of the base, counted from 0.")
 @click.option(

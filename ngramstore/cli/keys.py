@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def command(config: Path, tokens: str, tokenizer: Path | None, token_map: Path |
     """
     import numpy as np
 
-    from ngramstore.keys import keys_from_config
+    from ngramstore.keys import keys_from_config, read_config
 
     keys = keys_from_config(
         read_config(config),
@@ -55,20 +54,6 @@ def command(config: Path, tokens: str, tokenizer: Path | None, token_map: Path |
         return
     for token, line in zip(ids, rows.tolist(), strict=True):
         click.echo(f"{token}\t{' '.join(map(str, line))}")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A model's config.json, given as the file or as its directory."""
-    path = path / "config.json" if path.is_dir() else path
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {str(path)!r}", hint="give the model's config.json") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def read_tokenizer(path: Path) -> Any:

@@ -20,7 +20,7 @@ from ngramstore.errors import UsageError
 @trust_option
 @json_option
 def command(store: Path, text: str | None, with_rows: bool, trust_external: bool, as_json: bool) -> None:
-    """Print, for each token, how long the longest stored n-gram is that ends there (0: none), and its row.
+    """Print, for each token, the length of the longest stored n-gram that ends there (0: none), and its row.
 
     \b
     Examples:

@@ -24,27 +24,27 @@ _GROUP = "ngramstore.commands"
 GROUPS = {
     "A model and its table": ("mine", "train", "export", "evaluate", "generate"),
     "Stores from rows, from checkpoints": ("build", "import", "keys", "sizes"),
-    "Look into one, keep its cache warm": ("get", "lookup", "inspect", "stats", "trace", "warm"),
-    "Keep it well; try it all": ("verify", "repair", "compact", "backup", "warmup", "demo"),
+    "Inspect a store, warm its cache": ("get", "lookup", "inspect", "stats", "trace", "warm"),
+    "Maintain a store; try everything": ("verify", "repair", "compact", "backup", "warmup", "demo"),
 }
 """The commands of this project as help and README list them."""
 _REST = "From other packages"
 CORE_COMMANDS = {
-    "demo": "Everything once, on text that is on this machine.",
+    "demo": "Show everything working, on text from this machine.",
     "mine": "Find the most frequent n-grams of a corpus.",
     "build": "Pack rows into a new store.",
     "get": "Rows of n-grams, or of row numbers.",
     "lookup": "The longest stored n-gram at each token.",
-    "inspect": "Show a store, a block or a row to a human.",
+    "inspect": "Show a store, a block or a row in readable form.",
     "verify": "Read everything and list every fault.",
     "repair": "Save every good row of a damaged store.",
-    "stats": "Counts, sizes and choices of a store.",
+    "stats": "Counts, sizes and settings of a store.",
     "sizes": "Disk and memory of a store before building it.",
     "compact": "Merge all changes into the packed rows.",
     "backup": "Copy the published state into a new directory.",
     "import": "Make a store of the n-gram tables of a shipped model.",
     "keys": "Row numbers of tokens in the tables of a shipped model.",
-    "trace": "Record which rows tokens ask for, the most wanted first.",
+    "trace": "Record which rows a text requests, the most frequent first.",
     "warm": "Load the rows of a trace into the page cache.",
     "warmup": "Compile all kernels ahead of use.",
 }

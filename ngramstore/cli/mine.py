@@ -80,8 +80,8 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
       ngramstore mine articles.jsonl.zst --out vocab.ngv --tokenizer gpt2/ --size 1M --memory 8GiB
       ngramstore mine train.bin --dtype uint16 --eos-id 50256 --out vocab.ngv --held-out 0.05 --plot vocab.png
 
-    The report tells how many n-grams of each length were kept, the count of the last one kept (the cut-off), and the coverage:
-    at how many positions an n-gram ends. With --held-out it is also measured on text that was not mined.
+    The report says how many n-grams of each length were kept, the count of the last one kept (the cut-off), and the coverage:
+    the share of positions at which an n-gram ends. With --held-out it is also measured on text that was not mined.
     The tokenizer is written beside the vocabulary, as OUT.tokenizer.json: `train`, `evaluate` and `export` find it there.
     """
     from ngramstore.mine.reports import report  # here, so that --help needs no numba

@@ -11,16 +11,16 @@ from ngramstore.cli.common import emit, json_option, quiet_option, say
 
 @click.command(name="repair", short_help="Save every good row of a damaged store.")
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Only say what would be kept and what is lost.")
+@click.option("--dry-run", is_flag=True, help="Only report what would be kept and what is lost.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write into this new directory and leave STORE as it is.")
 @click.option("--drop-tokens", is_flag=True, help="Keep rows whose tokens are lost: the new store keeps none at all.")
 @quiet_option
 @json_option
 def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, quiet: bool, as_json: bool) -> None:
-    """Save every good row of a damaged store. A line on stdout for each row or change that is lost.
+    """Save every good row of a damaged store. Prints a line for each row or change that is lost.
 
-    A store that is well is left alone. Otherwise all good rows, with published and unpublished changes, are written as a new
-    base, which replaces the old one atomically; it needs room for a second copy. What is stored twice is restored: IDs from
+    An undamaged store is left unchanged. Otherwise all good rows, with published and unpublished changes, are written as a new
+    base, which replaces the old one atomically; it needs room for a second copy. What is stored redundantly is restored: IDs from
     tokens, tokens from IDs, headers from the manifest. In row-addressed stores a lost row becomes zeros. A row whose tokens are
     lost can still be looked up, but not in a store that keeps tokens: it is dropped, or with --drop-tokens all tokens are. Exit
     status 1 if anything was lost, 0 if not.

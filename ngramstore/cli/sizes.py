@@ -25,7 +25,7 @@ from ngramstore.errors import UsageError
 def command(
     rows: int, dim: int, codec: str | None, addressing: str, mean_length: float, no_tokens: bool, as_json: bool
 ) -> None:
-    """Print what a store will take, without compression. Nothing is read or written.
+    """Print the space that a store will take, without compression. Nothing is read or written.
 
     Disk is rows, index and tokens together. `index` is mapped, and in memory when it is warm; `resident` is the memory of
     a store opened with resident=True, index included; `cache for all` is the row cache that would hold every row.

@@ -9,7 +9,7 @@ import click
 from ngramstore.cli.common import bytes_text, emit, json_option, trust_option
 
 
-@click.command(name="stats", short_help="Counts, sizes and choices of a store.")
+@click.command(name="stats", short_help="Counts, sizes and settings of a store.")
 @click.argument("store", type=click.Path(path_type=Path))
 @trust_option
 @json_option

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ngramstore.cli.common import Count, bytes_text, emit, json_option, quiet_option, trust_option
-from ngramstore.cli.keys import read_config, read_token_map, read_tokenizer
+from ngramstore.cli.keys import read_token_map, read_tokenizer
 from ngramstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
-@click.command(name="trace", short_help="Record which rows tokens ask for, the most wanted first.")
+@click.command(name="trace", short_help="Record which rows a text requests, the most frequent first.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The trace to write.")
@@ -36,13 +36,13 @@ _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
     show_default=True,
     help="Text: what a document is.",
 )
-@click.option("--top", type=Count(), help="Keep only this many of the most wanted rows.  [default: all]")
+@click.option("--top", type=Count(), help="Keep only this many of the most frequent rows.  [default: all]")
 @click.option(
     "--max-entries",
     type=Count(),
     default="4M",
     show_default=True,
-    help="Count at most this many rows; the rarest are forgotten.",
+    help="Count at most this many rows; the rarest are dropped.",
 )
 @trust_option
 @quiet_option
@@ -50,10 +50,10 @@ _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 def command(
     source: Path, inputs: tuple[Path, ...], out: Path, top: int | None, quiet: bool, as_json: bool, **options: Any
 ) -> None:
-    """Record which rows the tokens of INPUTS ask for. No row is read.
+    """Record which rows the tokens of INPUTS request. No row is read.
 
     SOURCE is a store, or the config.json of a model whose n-gram table is known (`ngramstore keys`). INPUTS are token files (.npy,
-    .bin) or text, as `ngramstore mine` takes them. Documents are sequences: none looks back into the one before.
+    .bin) or text, as `ngramstore mine` takes them. Documents are sequences: no n-gram reaches back into the one before.
 
     \b
     Examples:
@@ -94,6 +94,8 @@ def _print(out: Path, kept: Trace, rows_for: dict[float, int | None], slot_bytes
 def _recorded(source: Path, inputs: tuple[Path, ...], quiet: bool, options: dict[str, Any]) -> tuple[Trace, int | None]:
     """The trace, and what a cached row costs; None where `source` is a config, which says nothing of a codec."""
     if not (source / "MANIFEST").is_file():
+        from ngramstore.keys import read_config
+
         return _of_keys(read_config(source), None, inputs, quiet, options), None
 
     import ngramstore as ngs

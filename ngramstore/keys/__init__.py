@@ -1,6 +1,6 @@
 """Row numbers of the n-gram tables that models ship with: one key spec a model family, chosen by the model's config.
 
-keys = keys_from_config(json.load(open("config.json")), tokenizer=tokenizer)
+keys = keys_from_config(read_config("config.json"), tokenizer=tokenizer)
 store.rows(keys.rows(tokens))          # (B, T) token ids -> (B, T, heads, dim)
 """
 
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ngramstore.errors import UnsupportedVersion, UsageError
 from ngramstore.keys.base import NOTHING, SPEC_VERSION, Keys, Table
 from ngramstore.keys.bytes import ByteKeys
+from ngramstore.keys.config import read_config, text_config
 from ngramstore.keys.engram import EngramKeys
 from ngramstore.keys.longcat import LongcatKeys
 from ngramstore.keys.over_encoding import OverEncodingKeys
@@ -31,6 +32,7 @@ __all__ = [
     "Table",
     "keys_from_config",
     "keys_from_spec",
+    "read_config",
     "text_config",
     "token_map_of",
 ]
@@ -85,11 +87,3 @@ def keys_from_spec(spec: Mapping[str, Any], *, token_map: ArrayLike | None = Non
         return cls.from_spec(spec)  # type: ignore[attr-defined]
     except (KeyError, TypeError) as error:
         raise UsageError(f"the key spec of model {spec['model']!r} lacks or garbles {error}") from error
-
-
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config that describes the language model."""
-    if not isinstance(config, Mapping):
-        raise UsageError(f"a config is a JSON object, got {type(config).__name__}")
-    inner = config.get("text_config")
-    return inner if isinstance(inner, Mapping) else config

@@ -16,7 +16,7 @@ import numpy as np
 
 from ngramstore.codec.quantize import Codec, codec_from_spec
 from ngramstore.errors import UsageError
-from ngramstore.keys import EngramKeys, Keys, LongcatKeys, QwenPleKeys, keys_from_config, text_config
+from ngramstore.keys import EngramKeys, Keys, LongcatKeys, QwenPleKeys, keys_from_config, read_config, text_config
 from ngramstore.keys import Table as KeyTable
 from ngramstore.keys.base import number
 from ngramstore.store.external_entry import Piece, Segment
@@ -57,7 +57,9 @@ def read_checkpoint(directory: Path, *, tokenizer: Any = None, token_map: Any = 
     Raises UsageError, naming what was found and what was expected: no known model, missing shards, shapes, row counts and
     types that do not fit the config; FormatError for a safetensors file that is none.
     """
-    config = _config(directory)
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory", hint="give the directory of a checkpoint")
+    config: Mapping[str, Any] = read_config(directory)
     keys = keys_from_config(config, tokenizer=tokenizer, token_map=token_map)
     if keys.model not in _MODELS:
         raise UsageError(
@@ -100,20 +102,6 @@ def read_checkpoint(directory: Path, *, tokenizer: Any = None, token_map: Any = 
         segments=tuple(segments),
         tensors=tuple(tensor.name for weights, scales, _ in groups for tensor in (*weights, *scales)),
     )
-
-
-def _config(directory: Path) -> Mapping[str, Any]:
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is not a directory", hint="give the directory of a checkpoint")
-    try:
-        value = json.loads((directory / "config.json").read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"{directory} has no config.json", hint="give the directory of a checkpoint") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{directory / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{directory / 'config.json'} holds a {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def _all_tensors(directory: Path) -> dict[str, Tensor]:

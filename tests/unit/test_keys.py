@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ngramstore.errors import UnsupportedVersion, UsageError
-from ngramstore.keys import ByteKeys, EngramKeys, LongcatKeys, keys_from_config, keys_from_spec
+from ngramstore.keys import ByteKeys, EngramKeys, LongcatKeys, keys_from_config, keys_from_spec, read_config
 from ngramstore.keys.primes import is_prime, next_prime
 
 V41 = {
@@ -340,3 +340,17 @@ def test_engram_without_a_tokenizer_says_so_whatever_the_ids():
 def test_a_config_that_asks_for_a_billion_heads_is_refused_at_once(config, name):
     with pytest.raises(UsageError, match=rf"{name} = 1000000000, expected an integer from \d to 1024"):
         keys_from_config(config | {name: 10**9})
+
+
+def test_a_config_is_read_from_its_file_or_its_directory(tmp_path):
+    with pytest.raises(UsageError, match=r"has no config\.json"):
+        read_config(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "x"}')
+    assert read_config(path) == read_config(tmp_path) == {"model_type": "x"}
+    with pytest.raises(UsageError, match="there is no file"):
+        read_config(tmp_path / "none.json")
+    for text, message in (("{", "is not JSON"), ("[" * 100_000, "is not JSON"), ("[1]", "holds a list")):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            read_config(path)
