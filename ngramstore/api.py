@@ -33,11 +33,11 @@ def open(
     mode: "r", look up only: any number of processes, also on a read-only mount. "rw": the one writer.
     cache_bytes: budget of the row cache, encoded rows and 52 bytes of bookkeeping each; 0: no cache. Raise it until
     `stats()["hit_rate"]` is flat.
-    resident: hold all rows in memory, without a cache and without reads. Right where the store fits.
+    resident: hold all rows in memory, without a cache and without reads. Use it where the store fits.
     lock_index: copy the index into memory and verify all of it now, instead of mapping it and verifying pages on first touch.
-    threads: large look-ups, from 4,096 positions or rows on, are split over so many threads, the caller's among them.
+    threads: large look-ups, from 4,096 positions or rows on, are split over this many threads, including the caller's.
     on_damage: a damaged row raises DamagedRows after the rest of the batch is served ("raise"), or counts as "missing".
-    trust_external: let the manifest name files outside of its directory, as `ngramstore import` writes, and read rows from them.
+    trust_external: let the manifest name files outside its directory, as `ngramstore import` writes, and read rows from them.
     identity: refuse any other store than this one (StaleStore).
 
     Raises NotAStore, IncompleteStore, UnsupportedVersion, DamagedStore, StaleStore, WriterLocked, UsageError.

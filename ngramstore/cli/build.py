@@ -54,7 +54,7 @@ _CHUNK_BYTES = 16 << 20
     help="Leave out the n-grams themselves: 8 to 12 B a row less; they cannot be listed, and puts cannot see collisions.",
 )
 @build_options
-@click.option("--restart", is_flag=True, help="Throw away what a build that was killed left here.")
+@click.option("--restart", is_flag=True, help="Discard what a killed build left here.")
 @json_option
 @quiet_option
 def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:

@@ -20,7 +20,7 @@ from ngramstore.errors import MissingExtra, UsageError
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Keep what is made here.  [default: ./ngramstore-demo; with --store: nothing is kept]",
+    help="Keep the results here.  [default: ./ngramstore-demo; with --store: nothing is kept]",
 )
 @json_option
 @quiet_option

@@ -40,7 +40,7 @@ from ngramstore.cli.keys import read_token_map, read_tokenizer
     type=click.Path(path_type=Path),
     help="Engram: the token map itself, a .npy file, in place of --tokenizer.",
 )
-@click.option("--restart", is_flag=True, help="Throw away an import that was killed in OUT, instead of resuming it.")
+@click.option("--restart", is_flag=True, help="Discard an import that was killed in OUT, instead of resuming it.")
 @quiet_option
 @json_option
 def command(

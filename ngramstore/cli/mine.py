@@ -82,7 +82,7 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
 
     The report says how many n-grams of each length were kept, the count of the last one kept (the cut-off), and the coverage:
     the share of positions at which an n-gram ends. With --held-out it is also measured on text that was not mined.
-    The tokenizer is written beside the vocabulary, as OUT.tokenizer.json: `train`, `evaluate` and `export` find it there.
+    The tokenizer is written next to the vocabulary, as OUT.tokenizer.json: `train`, `evaluate` and `export` find it there.
     """
     from ngramstore.mine.reports import report  # here, so that --help needs no numba
 

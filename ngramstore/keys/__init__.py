@@ -1,4 +1,4 @@
-"""Row numbers of the n-gram tables that models ship with: one key spec a model family, chosen by the model's config.
+"""Row numbers of the n-gram tables that models ship with: one key spec per model family, chosen by the model's config.
 
 keys = keys_from_config(read_config("config.json"), tokenizer=tokenizer)
 store.rows(keys.rows(tokens))          # (B, T) token ids -> (B, T, heads, dim)
@@ -75,7 +75,7 @@ def keys_from_config(config: Mapping[str, Any], *, tokenizer: Any = None, token_
 
 
 def keys_from_spec(spec: Mapping[str, Any], *, token_map: ArrayLike | None = None) -> Keys:
-    """The key spec that `Keys.spec` described, such as a store's `metadata["keys"]`: nothing is derived anew."""
+    """The key spec that `Keys.spec` described, such as a store's `metadata["keys"]`: nothing is derived again."""
     if not isinstance(spec, Mapping) or spec.get("model") not in MODELS:
         raise UsageError(f"not a key spec: {spec!r:.200}", hint=f"its model is one of {', '.join(MODELS)}")
     if spec.get("version") != SPEC_VERSION:

@@ -60,15 +60,15 @@ _ENCODE_BYTES = 1 << 20  # floats of one call from here on are encoded in thread
 
 
 class Builder:
-    """A new store under way (`ngramstore.build` is this class): a context manager to `add` to; nothing is readable until its
+    """A new store being built (`ngramstore.build` is this class): a context manager to `add` to; nothing is readable until its
     block ends.
 
     dim: row width D. max_n: longest n-gram K, 1 to 16 (not for addressing="row"). codec: "f32", "f16", "bf16", "int8",
     "int4", "e4m3", or a mapping with options. compression: "auto" stores zstd frames where they save 5 % of a sample,
     "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the n-grams themselves (8 to
-    12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; another one after a HashCollision.
-    metadata: anything JSON can hold, kept in the manifest. memory_bytes: what the build may hold, by default a quarter of the
-    free memory; the rest spills to disk inside `path`. threads: that pack rows (None: one a core, up to 4); the bytes are
+    12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; use another one after a HashCollision.
+    metadata: anything JSON can hold, kept in the manifest. memory_bytes: memory for the build, by default a quarter of the
+    free memory; the rest spills to disk inside `path`. threads: that pack rows (None: one per core, up to 4); the bytes are
     the same. restart: throw away a build that was killed here. progress: a bar on stderr.
 
     Raises UsageError, IncompleteStore, WriterLocked, HashCollision, DuplicateKey, DiskFull.

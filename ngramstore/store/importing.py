@@ -87,10 +87,10 @@ def import_checkpoint(
     """Make a row-addressed store at `path` of the n-gram tables of a checkpoint; `metadata["keys"]` is its key spec.
 
     Default: in place; open it with trust_external=True. checksums: a sidecar, so that every row read is verified; it reads
-    the whole table once. pack: copy all rows into the store. codec: another one than the checkpoint's (with pack).
+    the whole table once. pack: copy all rows into the store. codec: other than the checkpoint's (with pack).
     compression: as in `build`. tokenizer, token_map: Engram's, to freeze the digest of its token map.
-    restart: throw away an import that was killed or failed here; without it, the same pack goes on where it was: what is there is
-    read and verified first. Nothing is gone on with where the codec refuses values or the checkpoint is written to meanwhile.
+    restart: throw away an import that was killed or failed here; without it, the same pack resumes: what is there is read and
+    verified first. It cannot resume where the codec refuses values or the checkpoint has been written to in the meantime.
     Raises UsageError, FormatError, IncompleteStore, WriterLocked, DiskFull.
     """
     if codec is not None and not pack:

@@ -34,7 +34,7 @@ _FIRST_LINE = re.compile(rb"ngramstore manifest ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9
 _JOURNAL = re.compile(r"journal-[0-9]{6,20}")
 _AGAIN = "delete the directory and give the command again"
 _HINT_BY_WORK = {
-    "import": "give the same command again: `ngramstore import --pack` goes on where it was; else add --restart (restart=True)",
+    "import": "run the same command again: `ngramstore import --pack` resumes; otherwise add --restart (restart=True)",
     "backup": _AGAIN,
     "repair": _AGAIN,
 }

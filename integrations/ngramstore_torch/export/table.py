@@ -1,7 +1,7 @@
 """The f-gram table: run any model over a vocabulary, batch by batch, straight into a store build.
 
 Only one batch of rows is in memory at a time, beside what the build itself keeps. Batches are spooled to disk as they are computed:
-an export that was killed goes on where it was, without running the model again for what was done.
+an export that was killed resumes, without running the model again for what was done.
 
 Shapes: M f-grams of a batch, K tokens of the longest, D row width.
 """

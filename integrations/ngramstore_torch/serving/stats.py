@@ -37,7 +37,7 @@ class ServingStats:
             self.last_candidate_error = ""
 
     def add_call(self, positions: int, found: int, wait_ns: int) -> None:
-        """One answered call: so many positions, so many with an n-gram, and what the caller waited for its rows."""
+        """One answered call: its positions, those with an n-gram, and how long the caller waited for its rows."""
         with self._lock:
             self._waits[self.calls % _KEPT_WAITS] = wait_ns
             self.calls += 1

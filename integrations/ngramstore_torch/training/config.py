@@ -22,8 +22,8 @@ class TrainConfig:
     lr: float = 2e-3
     """Peak of the cosine; 2e-3 suits some million parameters, 2e-4 the paper's hundreds of millions."""
     fgram_lr: float = 0.1
-    """Rate of A_f, as a fraction of `lr`. At the decoder's own rate the gain melts away as training goes on; a run of a few
-    hundred steps wants more. docs/scone.md has what was measured."""
+    """Rate of A_f, as a fraction of `lr`. At the decoder's own rate the gain fades as training continues; a run of a few
+    hundred steps needs more. docs/scone.md has what was measured."""
     final_lr: float = 0.1
     """Where the cosine ends, as a fraction of the peak."""
     warmup: float = 0.05
