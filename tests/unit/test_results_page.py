@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench import claims, exceptions, page, paper_tables, plots, prose, readme, saved, serving_page
+from bench import claims, drawing, exceptions, page, paper_tables, plots, prose, readme, saved, serving_page
 
 
 def test_the_results_page_is_made_from_the_json_files():
@@ -141,3 +141,36 @@ def test_the_same_numbers_draw_the_same_bytes(tmp_path):
     plots.draw_all(tmp_path, tmp_path / "two")
     assert names == ["warm.png", "batch.png"]
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+def test_a_logarithmic_axis_carries_no_bars():
+    """The length of a bar would depend on where the axis begins."""
+    pytest.importorskip("matplotlib")
+    pyplot, cases = drawing.pyplot(), saved.cases()
+    for name, _ in plots.names():
+        figure = plots.PLOTS[name][2](cases, pyplot)
+        for axis in figure.axes:
+            assert not (axis.patches and "log" in (axis.get_xscale(), axis.get_yscale())), name
+        pyplot.close(figure)
+
+
+def test_ours_is_blue_and_no_peer_is():
+    assert {drawing.line_color_of(s) for s in ("ngramstore", "ngramstore_zstd", "ngramstore_resident")} == {
+        drawing.OURS
+    }
+    others = [drawing.line_color_of(s) for s in ("lmdb", "dict", "memmap", "rocks_tuned", "redis", "floor", "sqlite")]
+    assert drawing.OURS not in others
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ([], []),
+        ([1.0, 5.0, 9.0], [1.0, 5.0, 9.0]),
+        ([1.0, 1.0], [0.5, 1.5]),
+        ([0.0, 0.9, 1.8], [-0.1, 0.9, 1.9]),
+        ([0.0, 2.0, 2.0, 7.0], [0.0, 1.5, 2.5, 7.0]),
+    ],
+)
+def test_labels_are_moved_apart_and_no_farther(values, places):
+    assert drawing.apart(values, 1.0) == pytest.approx(places)
