@@ -51,7 +51,7 @@ _CHUNK_BYTES = 16 << 20
 @click.option(
     "--no-tokens",
     is_flag=True,
-    help="Leave out the n-grams themselves: 8 to 12 B a row less; they cannot be listed, and puts cannot see collisions.",
+    help="Leave out the n-grams themselves: 8 to 12 B less per row; they cannot be listed, and puts cannot see collisions.",
 )
 @build_options
 @click.option("--restart", is_flag=True, help="Discard what a killed build left here.")
@@ -61,7 +61,7 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
     """Pack rows into a new store, which cannot be read before it is complete.
 
     Rows are streamed from the file, never loaded whole. --vocab may be the .ngv file of `mine`, an .npy array (M, n) of token
-    ids, a folder with tokens.npy (M, K) and lengths.npy (M,), or text with an n-gram a line ("3 14", "3,14" or [3, 14]). Without
+    ids, a folder with tokens.npy (M, K) and lengths.npy (M,), or text with one n-gram per line ("3 14", "3,14" or [3, 14]). Without
     --vocab rows are addressed by their number.
 
     \b

@@ -68,7 +68,7 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--threads",
             type=click.IntRange(1),
-            help="Threads that encode and pack rows.  [default: one a core, up to 4]",
+            help="Threads that encode and pack rows.  [default: one per core, up to 4]",
         ),
         click.option(
             "--seed",

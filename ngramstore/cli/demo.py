@@ -34,7 +34,7 @@ def command(
     resume a demo that was stopped.
 
     With --store: builds a store from the n-grams of the text with made-up rows, looks all of the text up, checks every row,
-    changes it, compacts it and verifies it. Exit status 1 if anything was not as it must be.
+    changes it, compacts it and verifies it. Exit status 1 if anything was wrong.
 
     \b
     Examples:

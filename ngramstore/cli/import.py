@@ -17,7 +17,7 @@ from ngramstore.cli.keys import read_token_map, read_tokenizer
 @click.option(
     "--checksums",
     is_flag=True,
-    help="Without --pack: also write a checksum of 4 bytes a row, so that every read is verified.",
+    help="Without --pack: also write a checksum of 4 bytes per row, so that every read is verified.",
 )
 @click.option("--pack", is_flag=True, help="Copy the rows into the store instead of reading them in place.")
 @click.option(

@@ -14,7 +14,7 @@ from ngramstore.errors import UsageError
 @click.command(name="lookup", short_help="The longest stored n-gram at each token.")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
-    "--tokens", "text", help='Token ids of one sequence, such as "1 2 3 4".  [default: stdin, a sequence a line]'
+    "--tokens", "text", help='Token ids of one sequence, such as "1 2 3 4".  [default: stdin, one sequence per line]'
 )
 @click.option("--rows", "with_rows", is_flag=True, help="With --json: the rows too, not only their lengths.")
 @trust_option

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "--workers",
     default=1,
     show_default=True,
-    help="Threads; if the tokens outgrow --memory, processes, at most one a shard.",
+    help="Threads; if the tokens outgrow --memory, processes, at most one per shard.",
 )
 @click.option("--held-out", default=0.0, show_default=True, help="Fraction of the corpus to leave out and measure on.")
 @click.option("--eos-id", type=int, help="Token files: the token that ends a document.")

@@ -16,7 +16,7 @@ from ngramstore.cli.common import bytes_text, emit, json_option, quiet_option, s
 @json_option
 @click.pass_context
 def command(ctx: click.Context, store: Path, quiet: bool, as_json: bool) -> None:
-    """Read every byte of a store and check it: a line on stdout for each fault, exit status 1 if there is one.
+    """Read every byte of a store and check it. Prints a line for each fault; exit status 1 if there is one.
 
     Checks the manifest, headers, index pages, the order of IDs, each row's checksum and frame, each n-gram against its ID,
     counts, padding, the published changes, and the journal if no writer is at work. Nothing is changed.

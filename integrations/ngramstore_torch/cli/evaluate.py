@@ -62,7 +62,7 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Measure models on the text that mining and training held out: nats a token, perplexity, and the difference to the first.
+    """Measure models on the text that mining and training held out: nats per token, perplexity, and the difference from the first.
 
     \b
     Examples:

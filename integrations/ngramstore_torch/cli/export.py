@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @text_options
 @build_options
-@click.option("--batch", default=4096, show_default=True, help="F-grams a forward pass.")
+@click.option("--batch", default=4096, show_default=True, help="F-grams per forward pass.")
 @device_option
 @click.option("--bf16", is_flag=True, help="Matrix products in bfloat16.")
 @click.option("--restart", is_flag=True, help="Begin again, throwing away what an export that was killed left.")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--flops-factor",
     default=1.0,
-    help="With --plain: widen the decoder to about this many times the FLOPs a token.  [default: 1]",
+    help="With --plain: widen the decoder to about this many times the FLOPs per token.  [default: 1]",
 )
 @click.option(
     "--fgram-layers", default=1, show_default=True, help="Layers of the f-gram model; none remain when serving."
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 @click.option(
     "--tokens", default="2.5M", show_default=True, type=Count(), help="Training tokens; several epochs if need be."
 )
-@click.option("--batch", "batch_size", default=16, show_default=True, help="Sequences a forward pass.")
-@click.option("--seq-len", default=256, show_default=True, help="Tokens a sequence.")
-@click.option("--accumulate", default=1, show_default=True, help="Forward passes a step.")
+@click.option("--batch", "batch_size", default=16, show_default=True, help="Sequences per forward pass.")
+@click.option("--seq-len", default=256, show_default=True, help="Tokens per sequence.")
+@click.option("--accumulate", default=1, show_default=True, help="Forward passes per step.")
 @click.option(
     "--lr", default=2e-3, show_default=True, help="Peak learning rate: 2e-3 for millions of parameters, less for more."
 )
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     "--fgram-lr",
     default=0.1,
     show_default=True,
-    help="Rate of the f-gram model, as a fraction of --lr; short runs want more.",
+    help="Rate of the f-gram model, as a fraction of --lr; short runs need more.",
 )
 @click.option(
     "--seed", default=0, show_default=True, help="Seed of the first weights and of the order of the training windows."
@@ -241,7 +241,7 @@ def _model(text: Text, o: dict[str, Any]) -> LanguageModel:
     if o["plain"] and o["flops_factor"] != 1:
         wide = decoder.scaled(o["flops_factor"])
         ratio = wide.flops_per_token() / decoder.flops_per_token()
-        say(f"a decoder of width {wide.dim} with {wide.num_heads} heads: {ratio:.2f} times the FLOPs a token")
+        say(f"a decoder of width {wide.dim} with {wide.num_heads} heads: {ratio:.2f} times the FLOPs per token")
         return PlainModel(wide)
     if o["plain"]:
         return PlainModel(decoder)
