@@ -59,9 +59,7 @@ def test_every_error_is_on_it():
     assert ours - drawn == set()
 
 
-@pytest.mark.parametrize(
-    "name", ["ImportReport", "Recorder", "Sizes", "Spec", "ngramstore_torch.StoreModule"]
-)
+@pytest.mark.parametrize("name", ["ImportReport", "Recorder", "Sizes", "Spec", "ngramstore_torch.StoreModule"])
 def test_what_is_returned_is_on_it_too(name):
     assert f"### {name}\n" in PAGE.read_text()
 
