@@ -13,8 +13,8 @@ from typing import Any
 import ngramstore
 from bench import saved
 from ngramstore.layout import CHECKSUM_BYTES
-from ngramstore.store.held import HeldRows
-from ngramstore.store.runs import _HELD_SHARE
+from ngramstore.store.building.held import HeldRows
+from ngramstore.store.building.runs import _HELD_SHARE
 from ngramstore.store.sizes import Sizes
 
 RESULT = Path(__file__).parent / "results" / "scale.json"

@@ -20,8 +20,8 @@ from ngramstore import errors
 if TYPE_CHECKING:
     from ngramstore.api import build, open, sizes
     from ngramstore.serve.store import Hit, Store
-    from ngramstore.store.build import Builder
-    from ngramstore.store.importing import import_checkpoint
+    from ngramstore.store.building.build import Builder
+    from ngramstore.store.imports.importing import import_checkpoint
     from ngramstore.store.trace import Trace
 
 __version__ = "0.1.0"
@@ -31,11 +31,11 @@ _HOMES = {
     "build": "ngramstore.api",
     "open": "ngramstore.api",
     "sizes": "ngramstore.api",
-    "Builder": "ngramstore.store.build",
+    "Builder": "ngramstore.store.building.build",
     "Hit": "ngramstore.serve.store",
     "Store": "ngramstore.serve.store",
     "Trace": "ngramstore.store.trace",
-    "import_checkpoint": "ngramstore.store.importing",
+    "import_checkpoint": "ngramstore.store.imports.importing",
 }
 
 

@@ -6,7 +6,7 @@ import os
 
 from ngramstore.serve.options import OpenOptions
 from ngramstore.serve.store import Store
-from ngramstore.store.build import Builder
+from ngramstore.store.building.build import Builder
 from ngramstore.store.sizes import Sizes, sizes
 
 __all__ = ["Sizes", "build", "open", "sizes"]

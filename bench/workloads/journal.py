@@ -17,8 +17,8 @@ import numpy as np
 from bench.harness import Case
 from bench.setup import Setup
 from ngramstore.hashing import ngram_ids
-from ngramstore.store.journal import Journal
-from ngramstore.store.journal_values import Changes
+from ngramstore.store.journal.journal import Journal
+from ngramstore.store.journal.values import Changes
 
 WIDTH = 5
 ROW_BYTES = 1024

@@ -12,7 +12,7 @@ from bench import data, peers, rows
 from bench.harness import Case
 from bench.setup import Setup
 from ngramstore.hashing import checksums, ngram_ids
-from ngramstore.store.index import Index
+from ngramstore.store.layers.index import Index
 
 PARTS = ("hash", "probe", "probe_one", "searchsorted", "cached_rows", "gather", "get_one", "tail_one", "checksum")
 _BATCH = 1024

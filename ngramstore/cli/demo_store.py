@@ -22,7 +22,7 @@ from ngramstore.cli.common import bytes_text
 from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.mine.inputs import TEXT_SUFFIXES, find_files
-from ngramstore.store.check import verify
+from ngramstore.store.repair.check import verify
 
 _MAX_N = 5
 _DIM = 256

@@ -67,7 +67,7 @@ def command(
       ngramstore import DeepSeek-V4.1-Flash/ engram/
       ngramstore import Qwen3.8-Flash-Next-FP8/ ple/ --pack --codec int4
     """
-    from ngramstore.store.importing import import_checkpoint
+    from ngramstore.store.imports.importing import import_checkpoint
 
     report = import_checkpoint(
         checkpoint,

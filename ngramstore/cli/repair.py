@@ -31,7 +31,7 @@ def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, qui
       ngramstore repair store/
       ngramstore repair store/ --out saved/
     """
-    from ngramstore.store.repair import repair
+    from ngramstore.store.repair.repair import repair
 
     report = repair(store, out, dry_run=dry_run, drop_tokens=drop_tokens, progress=not quiet)
     if as_json:

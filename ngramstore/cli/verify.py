@@ -26,7 +26,7 @@ def command(ctx: click.Context, store: Path, quiet: bool, as_json: bool) -> None
       ngramstore verify store/
       ngramstore verify store/ --json
     """
-    from ngramstore.store.check import examine
+    from ngramstore.store.repair.check import examine
 
     begin = time.perf_counter()
     report = examine(store, progress=not quiet)

@@ -51,7 +51,7 @@ def _exercise(path: Path, codec: str) -> None:
     import numpy as np
 
     import ngramstore as ngs
-    from ngramstore.store.check import verify
+    from ngramstore.store.repair.check import verify
 
     tokens = np.arange(3000, dtype=np.uint32).reshape(1000, 3)
     rows = np.tile(np.arange(32, dtype=np.float32), (1000, 1))

@@ -18,9 +18,9 @@ from ngramstore.serve.row_cache import RowCache
 from ngramstore.serve.row_source import RowSource
 from ngramstore.serve.split import Workers
 from ngramstore.serve.trace import Recorder
-from ngramstore.store.manifest import Spec
+from ngramstore.store.changes.writer import Writer
+from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.view import View
-from ngramstore.store.writer import Writer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -16,7 +16,7 @@ from ngramstore.serve.by_ngram import Hit, NgramLookups
 from ngramstore.serve.by_row import RowLookups
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore.serve.row_source import KEEP
-from ngramstore.store.compaction import live_batches
+from ngramstore.store.changes.compaction import live_batches
 from ngramstore.store.trace import Trace
 from ngramstore.store.view import View
 from ngramstore.windows import as_ngrams

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.kernels.native.index import RANK_BITS
-from ngramstore.store.layer import Layer
+from ngramstore.store.layers.layer import Layer
 from ngramstore.store.view import View
 
 STAGING_BYTES = 16 << 20

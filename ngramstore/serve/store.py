@@ -17,7 +17,7 @@ from ngramstore.kernels.jit import cache_is_on_disk
 from ngramstore.serve.lookups import Hit, Lookups
 from ngramstore.serve.trace import DEFAULT_ENTRIES, Recorder
 from ngramstore.store.backup import backup
-from ngramstore.store.writer import Writer
+from ngramstore.store.changes.writer import Writer
 from ngramstore.windows import Ngrams, as_ngrams, blank_from
 
 __all__ = ["Hit", "Store"]
@@ -195,7 +195,7 @@ class Store(Lookups):
         us), StoreClosed, WrongProcess.
         """
         self._check()
-        from ngramstore.store.check import verify
+        from ngramstore.store.repair.check import verify
 
         return [str(fault) for fault in verify(self.path)]
 

@@ -17,7 +17,7 @@ from ngramstore.files import (
     remove_if_possible,
     require_space,
 )
-from ngramstore.store.manifest import BUILDING_NAME, MANIFEST_NAME
+from ngramstore.store.layers.manifest import BUILDING_NAME, MANIFEST_NAME
 from ngramstore.store.view import View
 
 _COPY_BYTES = 8 << 20

@@ -15,13 +15,13 @@ from ngramstore.errors import DamagedStore, FormatError
 from ngramstore.hashing import row_ids
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native import probe
-from ngramstore.store.datafile import DataFile
-from ngramstore.store.external import ExternalLayer
-from ngramstore.store.external_entry import ExternalEntry
-from ngramstore.store.index import Index
-from ngramstore.store.journal_known import Tier
-from ngramstore.store.layer import Layer
-from ngramstore.store.manifest import Manifest, read_manifest
+from ngramstore.store.journal.known import Tier
+from ngramstore.store.layers.datafile import DataFile
+from ngramstore.store.layers.external import ExternalLayer
+from ngramstore.store.layers.external_entry import ExternalEntry
+from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.layer import Layer
+from ngramstore.store.layers.manifest import Manifest, read_manifest
 
 PENDING_SERIAL = (1 << 20) - native.MAX_LINES
 """Serials from here on are of rows that lie in the writer's journal only."""

@@ -82,7 +82,7 @@ def is_full(act) -> None:
 
 
 def test_a_compaction_asks_for_the_room_of_what_changed_too(tmp_path, monkeypatch):
-    from ngramstore.store import compaction
+    from ngramstore.store.changes import compaction
 
     build(tmp_path / "store", 1 << 30)
     asked: list[int] = []

@@ -15,7 +15,7 @@ from helpers import assert_verifies, build_ngrams, contents, open_files, publish
 import ngramstore as ngs
 from ngramstore import file_writer, files
 from ngramstore.errors import DiskFull, IncompleteStore, NotAStore
-from ngramstore.store import build as build_module
+from ngramstore.store.building import build as build_module
 
 OLD = {(1,): 1, (2,): 2, (3,): 3, (1, 2): 4, (2, 3): 5, (1, 2, 3): 6, (7, 8, 9): 7}
 PUT = {(2,): 20, (4,): 40, (3, 4): 41}

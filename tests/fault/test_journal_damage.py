@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from ngramstore.errors import DamagedJournal
-from ngramstore.store.journal import Changes, Journal, salvage
+from ngramstore.store.journal.journal import Changes, Journal
+from ngramstore.store.repair.journal import salvage
 
 WIDTH, ROW_BYTES = 3, 10
 TIMEOUT_S = 20

@@ -9,7 +9,7 @@ from helpers import build_ngrams, published, rows_of
 
 import ngramstore as ngs
 from ngramstore.errors import NgramStoreError, UsageError, WriterLocked, WrongProcess
-from ngramstore.store.repair import repair
+from ngramstore.store.repair.repair import repair
 
 
 def test_a_name_may_be_any_text(quick_path):

@@ -19,7 +19,7 @@ from helpers import build_ngrams, published, rows_of
 import ngramstore as ngs
 from ngramstore.errors import DamagedStore
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, ROWS_HEADER, TOKENS_HEADER
-from ngramstore.store.check import verify
+from ngramstore.store.repair.check import verify
 
 STORED = {(i, i % 5): i for i in range(80)}
 FIRST = {(1, 1): 500, (900,): 501}

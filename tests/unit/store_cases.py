@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.store.build import Builder
+from ngramstore.store.building.build import Builder
 
 
 def some_ngrams(count: int, max_n: int = 3, seed: int = 0, vocabulary: int = 50) -> list[tuple[int, ...]]:

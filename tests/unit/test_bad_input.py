@@ -198,7 +198,7 @@ BECOME_NOBODY = """
 import os, sys
 import ngramstore as ngs
 from ngramstore import errors
-from ngramstore.store.check import verify
+from ngramstore.store.repair.check import verify
 path = sys.argv[1]
 with ngs.open(path, cache_bytes=1000) as store:  # loads and compiles all that is not readable for others
     store.lookup([1])

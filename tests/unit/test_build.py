@@ -18,10 +18,10 @@ from store_cases import build, build_rows, files_of, some_ngrams, some_rows
 import ngramstore as ngs
 from ngramstore.errors import DuplicateKey, HashCollision, IncompleteStore, StoreClosed, UsageError, WriterLocked
 from ngramstore.hashing import ngram_ids
-from ngramstore.store import build as build_module
-from ngramstore.store import runs
-from ngramstore.store.build import Builder
-from ngramstore.store.manifest import read_manifest
+from ngramstore.store.building import build as build_module
+from ngramstore.store.building import runs
+from ngramstore.store.building.build import Builder
+from ngramstore.store.layers.manifest import read_manifest
 
 
 def contents(path) -> dict:
@@ -357,7 +357,7 @@ def test_an_unfinished_build_cannot_be_opened_and_one_at_a_time_runs(tmp_path):
 def test_a_killed_build_is_restarted_and_only_then(tmp_path, memory_bytes):
     code = f"""
         import os, numpy as np
-        from ngramstore.store.build import Builder
+        from ngramstore.store.building.build import Builder
         builder = Builder({str(tmp_path / "store")!r}, dim=6, max_n=3, memory_bytes={memory_bytes})
         builder.add([(i,) for i in range(300)], np.ones((300, 6)))
         os._exit(9)

@@ -13,10 +13,10 @@ from store_cases import build, files_of, some_ngrams, some_rows
 
 from ngramstore.codec import codec_from_spec
 from ngramstore.kernels.native import packing
-from ngramstore.store import held
-from ngramstore.store.build import Builder
-from ngramstore.store.held import HeldRows, sorting_order
-from ngramstore.store.scattered import ScatteredRows, cannot_change
+from ngramstore.store.building import held
+from ngramstore.store.building.build import Builder
+from ngramstore.store.building.held import HeldRows, sorting_order
+from ngramstore.store.layers.scattered import ScatteredRows, cannot_change
 
 DIM = 30  # an int8 row takes 34 bytes
 

@@ -24,11 +24,11 @@ from ngramstore.errors import (
     UsageError,
     WriterLocked,
 )
-from ngramstore.store import journal as journal_module
-from ngramstore.store import journal_salvage
-from ngramstore.store import repair as repair_module
-from ngramstore.store.check import examine, verify
-from ngramstore.store.repair import repair
+from ngramstore.store.journal import journal as journal_module
+from ngramstore.store.repair import journal as journal_salvage
+from ngramstore.store.repair import repair as repair_module
+from ngramstore.store.repair.check import examine, verify
+from ngramstore.store.repair.repair import repair
 
 NGRAMS = all_ngrams(3, (0, 1, 2, 2**32 - 1))
 KINDS = {"plain": {}, "zstd": {"compression": "zstd", "dim": 64}, "untold": {"tokens": False}}
@@ -145,7 +145,7 @@ def test_what_is_no_store_is_an_error_and_not_a_fault(quick_path):
 def test_counts_of_the_manifest_are_compared_with_the_rows(copy):
     from dataclasses import replace
 
-    from ngramstore.store.manifest import read_manifest
+    from ngramstore.store.layers.manifest import read_manifest
 
     path = copy("plain")
     manifest = read_manifest(path)
@@ -222,7 +222,7 @@ def test_lengths_of_compressed_rows_come_back_from_their_checksums(copy):
     path = copy("zstd")
     wanted = model_of(path)
     index = path / "base-000001.index"
-    from ngramstore.store.index import IndexPlan
+    from ngramstore.store.layers.index import IndexPlan
 
     at, size = IndexPlan(len(NGRAMS), is_keyed=True, is_sized=True).sections()["lengths"]
     change(index, at, bytes(size))

@@ -254,7 +254,7 @@ def test_a_bug_of_ours_is_told_apart(monkeypatch, stores):
     def fail(*args, **options):
         raise ZeroDivisionError("impossible")
 
-    monkeypatch.setattr("ngramstore.store.check.examine", fail)
+    monkeypatch.setattr("ngramstore.store.repair.check.examine", fail)
     result = CliRunner().invoke(cli, ["verify", str(stores[0])])
     assert result.exit_code == 3
     assert "ZeroDivisionError: impossible" in result.stderr and "bug" in result.stderr
@@ -264,7 +264,7 @@ def test_ctrl_c_is_told_apart_from_faults_found(monkeypatch, stores):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ngramstore.store.check.examine", stop)
+    monkeypatch.setattr("ngramstore.store.repair.check.examine", stop)
     result = CliRunner().invoke(cli, ["verify", str(stores[0])])
     assert (result.exit_code, result.stderr) == (130, "stopped\n")
 

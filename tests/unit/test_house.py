@@ -31,6 +31,10 @@ LEVELS = [
 ]
 """A module imports from its own level and from those before it. The bare package gives its version to all."""
 
+STORE_LEVELS = ["progress", "layers", "journal", "view", "changes", "building", "imports", "repair"]
+"""Folders and files of ngramstore/store: each imports from itself and from those before it. What is not here (trace, sizes, backup)
+is imported by none of them."""
+
 TORCH_LEVELS = [{"data"}, {"model"}, {"serving", "training", "export"}, {"experiment"}, {"cli"}]
 """Folders of ngramstore_torch: a module imports from its own folder and from levels before it, not from its neighbours."""
 
@@ -50,15 +54,13 @@ PUBLIC = {
 MOST_LINES = 300
 LONG = {
     "ngramstore/kernels/native/dequantize.py": 310,  # a writer for each codec
-    "ngramstore/store/build.py": 390,  # from `add` to the published store
-    "ngramstore/store/repair.py": 420,
-    "ngramstore/store/journal.py": 420,
-    "ngramstore/store/index.py": 370,  # plan, builder and reader of one file
-    "ngramstore/store/importing.py": 360,
-    "ngramstore/store/sources.py": 350,
-    "ngramstore/store/writer.py": 350,
-    "ngramstore/store/manifest.py": 330,
-    "ngramstore/store/check.py": 330,
+    "ngramstore/store/building/build.py": 390,  # from `add` to the published store
+    "ngramstore/store/repair/repair.py": 420,
+    "ngramstore/store/journal/journal.py": 420,
+    "ngramstore/store/layers/index.py": 370,  # plan, builder and reader of one file
+    "ngramstore/store/imports/importing.py": 360,
+    "ngramstore/store/building/sources.py": 350,
+    "ngramstore/store/layers/manifest.py": 330,
     "bench/workloads/store.py": 330,  # its cases, one after the other
 }
 """Files that may be longer, and where that ends."""
@@ -111,6 +113,17 @@ def test_imports_point_one_way(path):
         if (module.startswith("ngramstore.") and level(module) > here) or module.startswith("ngramstore_")
     ]
     assert wrong == []
+
+
+STORE_FILES = [path for path in CORE_FILES if path.is_relative_to(CORE / "store") and path.parent.name != "ngramstore"]
+
+
+@pytest.mark.parametrize("path", STORE_FILES, ids=name_of)
+def test_imports_of_the_store_point_one_way(path):
+    part = path.relative_to(CORE / "store").parts[0].removesuffix(".py")
+    allowed = STORE_LEVELS[: STORE_LEVELS.index(part) + 1] if part in STORE_LEVELS else STORE_LEVELS
+    ours = [module.split(".")[2] for module in imports(path) if module.startswith("ngramstore.store.")]
+    assert [name for name in ours if name not in allowed] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "integrations").rglob("*.py")), ids=name_of)
@@ -176,11 +189,11 @@ def test_no_two_modules_of_the_core_import_each_other_at_the_top():
 @pytest.mark.parametrize(
     ("package", "where"),
     [
-        ("rocksdict", r"ngramstore/store/journal\w*\.py"),
+        ("rocksdict", r"ngramstore/store/(journal/\w+|repair/journal)\.py"),
         # .jsonl.zst corpora are streams, not rows: they need none of what codec/compress.py knows.
         ("zstandard", r"ngramstore/codec/compress\.py|ngramstore/mine/inputs\.py"),
         # a checkpoint that the user names is read with torch, where torch is installed; nothing else needs it.
-        ("torch", r"ngramstore/store/sources\.py"),
+        ("torch", r"ngramstore/store/building/sources\.py"),
         ("click", r"ngramstore/cli/\w+\.py"),
         ("llvmlite", r"ngramstore/kernels/native/\w+\.py"),
     ],

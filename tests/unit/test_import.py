@@ -16,8 +16,8 @@ import ngramstore as ngs
 from ngramstore import files
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError, IncompleteStore, NgramStoreError, UsageError
 from ngramstore.keys import keys_from_spec
-from ngramstore.store.importing import import_checkpoint
-from ngramstore.store.manifest import MANIFEST_NAME, read_manifest
+from ngramstore.store.imports.importing import import_checkpoint
+from ngramstore.store.layers.manifest import MANIFEST_NAME, read_manifest
 
 pytestmark = pytest.mark.filterwarnings("error")
 every_model = pytest.mark.parametrize("model", list(WRITERS))

@@ -15,8 +15,8 @@ from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native import probe
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES
-from ngramstore.store.datafile import FileEntry, FileStamp
-from ngramstore.store.index import Index, IndexBuilder, IndexPlan
+from ngramstore.store.layers.datafile import FileEntry, FileStamp
+from ngramstore.store.layers.index import Index, IndexBuilder, IndexPlan
 
 STAMP = FileStamp(bytes(range(16)), 3)
 

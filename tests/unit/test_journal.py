@@ -18,11 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngramstore.errors import DamagedJournal, StoreClosed, UsageError, WriterLocked
-from ngramstore.store import journal as journal_module
-from ngramstore.store import journal_ack, journal_guard
-from ngramstore.store.journal import Changes, Journal, salvage
-from ngramstore.store.journal_rocks import open_rocksdb
-from ngramstore.store.journal_values import STATE, STATE_KEY, VALUE_HEAD, VALUE_TAIL
+from ngramstore.store.journal import ack as journal_ack
+from ngramstore.store.journal import guard as journal_guard
+from ngramstore.store.journal import journal as journal_module
+from ngramstore.store.journal.journal import Changes, Journal
+from ngramstore.store.journal.rocks import open_rocksdb
+from ngramstore.store.journal.values import STATE, STATE_KEY, VALUE_HEAD, VALUE_TAIL
+from ngramstore.store.repair.journal import salvage
 
 WIDTH, ROW_BYTES = 3, 10
 

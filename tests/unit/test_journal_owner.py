@@ -11,10 +11,10 @@ from helpers import build_ngrams, published, rows_of, stamps_of
 
 import ngramstore as ngs
 from ngramstore.errors import DamagedJournal, UnsupportedVersion
-from ngramstore.store.check import examine
-from ngramstore.store.journal_ack import ACK_NAME, ACK_VERSION, AckFile, read_ack
-from ngramstore.store.manifest import Manifest
-from ngramstore.store.repair import repair
+from ngramstore.store.journal.ack import ACK_NAME, ACK_VERSION, AckFile, read_ack
+from ngramstore.store.layers.manifest import Manifest
+from ngramstore.store.repair.check import examine
+from ngramstore.store.repair.repair import repair
 
 STORED = {(1,): 1, (1, 2): 2, (3, 4): 3}
 
@@ -226,7 +226,7 @@ def test_a_journal_that_was_taken_over_says_so_on_disk_before_its_first_append(m
     shutil.copytree(journal, mine / journal.name)
     synced = []
     monkeypatch.setattr(
-        "ngramstore.store.journal_ack.os.fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        "ngramstore.store.journal.ack.os.fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
     )
     ngs.open(mine, mode="rw").close()
     assert str(mine / journal.name / ACK_NAME) in synced

@@ -33,8 +33,8 @@ from ngramstore.kernels.reference import packing as reference_packing
 from ngramstore.kernels.reference import probe as reference_probe
 from ngramstore.kernels.reference import rows as reference_rows
 from ngramstore.kernels.reference import tokens as reference_tokens
-from ngramstore.store.datafile import FileStamp
-from ngramstore.store.index import Index, IndexBuilder, IndexPlan
+from ngramstore.store.layers.datafile import FileStamp
+from ngramstore.store.layers.index import Index, IndexBuilder, IndexPlan
 
 KERNELS = Path(ngramstore.__file__).parent / "kernels"
 STAMP = FileStamp(bytes(16), 1)

@@ -9,8 +9,8 @@ import pytest
 
 import ngramstore
 from ngramstore.errors import DamagedStore
-from ngramstore.store.layer import Layer
-from ngramstore.store.manifest import read_manifest
+from ngramstore.store.layers.layer import Layer
+from ngramstore.store.layers.manifest import read_manifest
 
 
 def test_files_with_another_number_of_rows_than_the_manifest_says_are_refused(tmp_path):

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 import ngramstore as ngs
 from ngramstore.errors import FormatError, NgramStoreError
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, TOKENS_HEADER
-from ngramstore.store.check import Fault, verify
-from ngramstore.store.index import IndexPlan
-from ngramstore.store.manifest import read_manifest
-from ngramstore.store.repair import repair
+from ngramstore.store.layers.index import IndexPlan
+from ngramstore.store.layers.manifest import read_manifest
+from ngramstore.store.repair.check import Fault, verify
+from ngramstore.store.repair.repair import repair
 from ngramstore.store.view import View
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from ngramstore.codec.quantize import codec_from_spec
 from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion
-from ngramstore.store.datafile import FileEntry
-from ngramstore.store.external_entry import ExternalEntry, Piece, Segment, SourceEntry
-from ngramstore.store.manifest import LayerEntry, Manifest, Spec, decode_manifest, read_manifest
+from ngramstore.store.layers.datafile import FileEntry
+from ngramstore.store.layers.external_entry import ExternalEntry, Piece, Segment, SourceEntry
+from ngramstore.store.layers.manifest import LayerEntry, Manifest, Spec, decode_manifest, read_manifest
 
 
 def entry(name: str) -> FileEntry:

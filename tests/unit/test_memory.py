@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ngramstore.store import memory
+from ngramstore.store.building import memory
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from store_cases import files_of
 import ngramstore as ngs
 from ngramstore import files
 from ngramstore.errors import FormatError, IncompleteStore, NgramStoreError, UsageError
-from ngramstore.store import importing, resumable
-from ngramstore.store.datafile import FileStamp
-from ngramstore.store.resumable import ResumableRows
+from ngramstore.store.imports import importing, resumable
+from ngramstore.store.imports.resumable import ResumableRows
+from ngramstore.store.layers.datafile import FileStamp
 
 HOWS = {
     "as_it_is": {"compression": "none"},
@@ -141,7 +141,7 @@ def test_a_conversion_that_was_killed_goes_on(checkpoint, tmp_path):
 import os, signal, sys
 from pathlib import Path
 from ngramstore import files
-from ngramstore.store import importing
+from ngramstore.store.imports import importing
 importing._CHUNK_BYTES = 100 * 512
 seen = 0
 def die(operation, path):

@@ -17,9 +17,9 @@ from ngramstore.codec.compress import RowCompressor, RowDecompressor, saving, tr
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError
 from ngramstore.hashing import checksum
 from ngramstore.layout import PAGE_BYTES, ROWS_HEADER
-from ngramstore.store.datafile import FileEntry, FileStamp
-from ngramstore.store.packed import RowsFile
-from ngramstore.store.rows_writer import RowsWriter
+from ngramstore.store.layers.datafile import FileEntry, FileStamp
+from ngramstore.store.layers.packed import RowsFile
+from ngramstore.store.layers.rows_writer import RowsWriter
 from ngramstore.store.view import View
 
 STAMP = FileStamp(bytes(16), 1)

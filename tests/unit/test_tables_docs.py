@@ -11,7 +11,7 @@ from checkpoints import write_longcat
 from test_keys import LONGCAT, QWEN, V41
 
 from ngramstore.keys import keys_from_config
-from ngramstore.store.importing import import_checkpoint
+from ngramstore.store.imports.importing import import_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["tables.md", "tables/engram.md", "tables/qwen_ple.md", "tables/longcat.md"]

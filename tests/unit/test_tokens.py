@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ngramstore.errors import DamagedStore
 from ngramstore.layout import PAGE_BYTES, TOKENS_HEADER
-from ngramstore.store.datafile import FileEntry, FileStamp
-from ngramstore.store.tokens import TokensFile, TokensWriter
+from ngramstore.store.layers.datafile import FileEntry, FileStamp
+from ngramstore.store.layers.tokens import TokensFile, TokensWriter
 
 STAMP = FileStamp(bytes(16), 1)
 
@@ -55,7 +55,7 @@ def test_ngrams_come_back_by_block_and_by_row(tmp_path, count):
 
 @pytest.mark.parametrize("run_blocks", [1, 3, 1024])
 def test_rows_of_many_blocks_come_back_in_the_order_asked_for(tmp_path, monkeypatch, run_blocks):
-    monkeypatch.setattr("ngramstore.store.tokens._RUN_BLOCKS", run_blocks)
+    monkeypatch.setattr("ngramstore.store.layers.tokens._RUN_BLOCKS", run_blocks)
     tokens, lengths = some(64 * 9 + 7)
     file = TokensFile(tmp_path, written(tmp_path, tokens, lengths), STAMP)
     rows = np.concatenate([np.random.default_rng(2).integers(0, len(lengths), 300), [len(lengths) - 1, 0, 0]])

@@ -11,8 +11,8 @@ from helpers import rows_of
 import ngramstore as ngs
 from ngramstore.errors import HashCollision, UsageError
 from ngramstore.hashing import checksum
-from ngramstore.store import writer as writer_module
-from ngramstore.store.index import Index
+from ngramstore.store.changes import writer as writer_module
+from ngramstore.store.layers.index import Index
 
 NGRAMS = [(a, b) for a in range(20) for b in range(20)]
 
@@ -101,7 +101,7 @@ def test_compaction_writes_the_same_bytes_by_threads(tmp_path, monkeypatch, comp
         path = tmp_path / f"by {threads}"
         with ngs.build(path, dim=512, max_n=2, codec="f32", compression=compression) as build:
             build.add(ngrams, rows)
-        monkeypatch.setattr("ngramstore.store.compaction.default_threads", lambda threads=threads: threads)
+        monkeypatch.setattr("ngramstore.store.changes.compaction.default_threads", lambda threads=threads: threads)
         with ngs.open(path, mode="rw") as store:
             store.put(ngrams[::100], rows[1::100])
             store.delete(ngrams[50::100])

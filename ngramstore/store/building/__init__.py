@@ -1,0 +1,1 @@
+"""Rows in any order, from anywhere, into a new store."""

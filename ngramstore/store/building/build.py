@@ -1,0 +1,388 @@
+"""Bulk build: rows in any order, from anywhere, into a new store that is readable only when it is complete.
+
+The order on disk is by ID, so the build sorts: `runs.py` does it within a memory budget. Until the manifest is published
+the directory holds a file BUILDING, and opening it raises IncompleteStore.
+
+Shapes: M rows of a call, D row width, B bytes of an encoded row, N tokens of the longest n-gram (K).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+
+import ngramstore
+from ngramstore.codec import compress
+from ngramstore.errors import StoreClosed, UsageError, WrongProcess
+from ngramstore.files import (
+    WriterLock,
+    clear_errors,
+    fsync_directory,
+    make_directory,
+    publish,
+    remove,
+    remove_if_possible,
+    require_space,
+)
+from ngramstore.hashing import ngram_ids
+from ngramstore.layout import CHECKSUM_BYTES, MAX_ROW_BYTES
+from ngramstore.store.building.directory import claim_directory, clear_directory
+from ngramstore.store.building.distinct import last_of_equal, num_distinct
+from ngramstore.store.building.memory import default_memory_bytes
+from ngramstore.store.building.runs import RunSorter
+from ngramstore.store.building.spec import checked_spec, choose
+from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.layer import LayerWriter
+from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, Manifest
+from ngramstore.store.layers.rows_writer import CHUNK_BYTES, default_threads
+from ngramstore.store.layers.stages import Stages
+from ngramstore.store.layers.suffixes import suffixes_are_stored
+from ngramstore.windows import Ngrams, as_ngrams, blank_from
+
+_log = logging.getLogger("ngramstore")
+_SAMPLE_ROWS = 4096
+_DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
+_CHUNKS = 64  # shares of the memory budget that packing works in
+_MIN_CHUNK_BYTES = 64 << 10
+_ENCODE_BYTES = 1 << 20  # floats of one call from here on are encoded in threads
+
+
+class Builder:
+    """A new store being built (`ngramstore.build` is this class): a context manager to `add` to; nothing is readable until its
+    block ends.
+
+    dim: row width D. max_n: longest n-gram K, 1 to 16 (not for addressing="row"). codec: "f32", "f16", "bf16", "int8",
+    "int4", "e4m3", or a mapping with options. compression: "auto" stores zstd frames where they save 5 % of a sample,
+    "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the n-grams themselves (8 to
+    12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; use another one after a HashCollision.
+    metadata: anything JSON can hold, kept in the manifest. memory_bytes: memory for the build, by default a quarter of the
+    free memory; the rest spills to disk inside `path`. threads: that pack rows (None: one per core, up to 4); the bytes are
+    the same. restart: throw away a build that was killed here. progress: a bar on stderr.
+
+    Raises UsageError, IncompleteStore, WriterLocked, HashCollision, DuplicateKey, DiskFull.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dim: int,
+        max_n: int | None = None,
+        codec: str | Mapping[str, Any] = "int8",
+        addressing: str = "ngram",
+        compression: str = "auto",
+        duplicates: str = "error",
+        tokens: bool = True,
+        seed: int = 0,
+        metadata: Mapping[str, Any] | None = None,
+        memory_bytes: int | None = None,
+        threads: int | None = None,
+        restart: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self.spec = checked_spec(dim, max_n, codec, addressing, tokens, seed, metadata)
+        choose("compression", compression, ("auto", "none", "zstd"))
+        choose("duplicates", duplicates, ("error", "last"))
+        if self.spec.codec.row_bytes > MAX_ROW_BYTES:
+            raise UsageError(f"a row takes {self.spec.codec.row_bytes:,} bytes, at most {MAX_ROW_BYTES:,} are possible")
+        if compression == "zstd" and self.spec.codec.row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
+            raise UsageError(f"rows of {self.spec.codec.row_bytes:,} bytes cannot be compressed; 65,535 is the limit")
+        self.path = Path(path).absolute()  # the build goes on wherever the process changes to
+        self._compression = compression
+        self._duplicates = duplicates
+        self._threads = threads or default_threads()
+        self._progress = progress
+        self._encoders: ThreadPoolExecutor | None = None
+        self._next_row = 0
+        self._pid = os.getpid()
+        self._made_directory = claim_directory(self.path, restart)
+        self._lock: WriterLock | None = WriterLock(self.path / LOCK_NAME)
+        try:
+            claim_directory(self.path, restart)  # again, now that nobody else can have come in between
+            clear_directory(self.path)
+            publish(
+                self.path / BUILDING_NAME,
+                (json.dumps({"release": ngramstore.__version__, "pid": os.getpid()}) + "\n").encode(),
+            )
+            make_directory(self.path / "runs")
+        except BaseException:
+            self._release()
+            raise
+        self._memory_bytes = default_memory_bytes() if memory_bytes is None else memory_bytes
+        self._stages = Stages()
+        self._sorter = RunSorter(
+            self.path / "runs", self.spec.codec.row_bytes, self.spec.max_n, self._memory_bytes, self._stages
+        )
+
+    def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
+        """M n-grams (a list of tuples, an array (M, n), or (array (M, max_n), lengths)) and their rows (M, D), any float type.
+
+        Raises UsageError: wrong shapes, NaN or infinite values (row and column named), tokens that are not u32.
+        """
+        tokens, lengths = self._ngrams(ngrams)
+        self._take(tokens, lengths, self._encode(rows, len(lengths)), is_ours=True)
+
+    def add_encoded(self, ngrams: Ngrams, rows: np.ndarray) -> None:
+        """As `add`, with rows already encoded by the store's codec: (M, row_bytes) u8, as `codec.pack` makes them. Kept bit for bit.
+
+        Rows are copied, unless their array cannot change: a read-only array, or a read-only map of a file. Those are read when
+        they are needed, until the build ends: leave the file alone for as long.
+        """
+        tokens, lengths = self._ngrams(ngrams)
+        self._take(tokens, lengths, self._encoded(rows, len(lengths)), is_ours=False)
+
+    def add_rows(self, rows: ArrayLike, numbers: ArrayLike | None = None) -> None:
+        """Addressing "row": M rows (M, D), any float type, with their numbers, (M,) integers, by default the next ones.
+
+        Every number 0 .. N-1 once in all, in any order. Raises as `add`, and DiskFull, StoreClosed, WrongProcess.
+        """
+        array = np.asarray(rows)
+        self._take_numbered(numbers, self._encode(array, len(array) if array.ndim else 0), is_ours=True)
+
+    def add_encoded_rows(self, rows: np.ndarray, numbers: ArrayLike | None = None) -> None:
+        """As `add_rows`, with rows already encoded: (M, row_bytes) u8. See `add_encoded`."""
+        self._take_numbered(numbers, self._encoded(rows, len(rows)), is_ours=False)
+
+    def finish(self) -> None:
+        """Sort, write and publish the store. The context manager calls it; where it fails, `abort` is what is left to do.
+
+        Raises UsageError (nothing added, a row number left out), HashCollision, DuplicateKey, DiskFull, StoreClosed, WrongProcess.
+        """
+        self._check_open()
+        sorter, spec, stages = self._sorter, self.spec, self._stages
+        begin = time.perf_counter()
+        sorter.seal()
+        with clear_errors(self.path):
+            with stages.timed("find duplicates"):
+                num_rows = num_distinct(sorter, spec, may_repeat=self._duplicates == "last")
+            if num_rows == 0:
+                raise UsageError("nothing was added to the build", hint="add at least one n-gram and its row")
+            packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
+            require_space(self.path, packed_bytes + num_rows * 8, "finishing the build")
+            with stages.timed("train dictionary"):
+                dictionary, window_log = self._dictionary(num_rows)
+            writer = LayerWriter(
+                self.path,
+                "base",
+                1,
+                spec,
+                num_rows,
+                is_keyed=spec.is_ngram,
+                dictionary=dictionary,
+                window_log=window_log,
+                threads=self._threads,
+                is_direct=packed_bytes >= _DIRECT_BYTES,
+                chunk_bytes=max(_MIN_CHUNK_BYTES, min(CHUNK_BYTES, self._memory_bytes // _CHUNKS)),
+                stages=stages,
+            )
+            try:
+                with tqdm(total=num_rows, desc="pack", unit="row", unit_scale=True, disable=not self._progress) as bar:
+                    batches = sorter.sorted_batches()
+                    for batch in last_of_equal(batches) if self._duplicates == "last" else batches:
+                        writer.add(batch)
+                        bar.update(len(batch))
+                manifest = Manifest(
+                    spec=spec,
+                    identity=self._identity(writer.content_digest),
+                    generation=1,
+                    release=ngramstore.__version__,
+                    base=None,  # type: ignore[arg-type]
+                    base_generation=1,
+                    num_rows=num_rows,
+                    length_counts=tuple(writer.length_counts.tolist()) if spec.is_ngram else (),
+                    suffix_closed=False,
+                    journal="journal-000001",
+                )
+                base = writer.finish(manifest.stamp(1))
+            finally:
+                writer.close()
+            with stages.timed("find suffixes"):
+                is_closed = self._is_suffix_closed(base, manifest)
+            with stages.timed("publish"):
+                fsync_directory(self.path)
+                manifest.next(generation=1, base=base, suffix_closed=is_closed).write(self.path)
+                remove_if_possible(self.path / "runs")
+                remove_if_possible(self.path / BUILDING_NAME)
+        stages.add("finish", time.perf_counter() - begin)
+        self._release()
+
+    def stats(self) -> dict[str, Any]:
+        """Rows taken, how many of them had to be copied, the memory budget, and where the time went: seconds by stage.
+
+        "finish" is all of `finish`, and holds the stages behind it. "pack" adds up the threads that gather, compress and
+        checksum rows; "wait for pack" is what `finish` waited for them.
+        """
+        return {
+            "rows": self._sorter.num_rows,
+            "rows_copied": self._sorter.num_copied,
+            "memory_bytes": self._memory_bytes,
+            "seconds": self._stages.seconds(),
+        }
+
+    def abort(self) -> None:
+        """Give up and remove what was written. In a fork: touches nothing."""
+        if self._lock is None or os.getpid() != self._pid:
+            return
+        try:
+            clear_directory(self.path)
+            remove(self.path / LOCK_NAME)
+        except OSError as error:  # the file BUILDING goes last: what is left is known to be incomplete
+            _log.warning("%s: the build was given up, but not all of it could be removed: %s", self.path, str(error))
+        finally:
+            self._release()
+        if self._made_directory:
+            try:
+                self.path.rmdir()
+            except OSError:
+                pass  # somebody put a file of their own there: it stays
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self.finish()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _check_open(self) -> None:
+        if self._lock is None:
+            raise StoreClosed(f"the build of {self.path} has ended", hint="start another build")
+        if os.getpid() != self._pid:
+            raise WrongProcess(
+                f"the build of {self.path} belongs to process {self._pid}, this is {os.getpid()}",
+                hint="add rows in the process that began the build",
+            )
+
+    def _ngrams(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
+        self._check_open()
+        if not self.spec.is_ngram:
+            raise UsageError("this build addresses rows by number", hint="use add_rows(rows)")
+        tokens, lengths = as_ngrams(ngrams, self.spec.max_n)
+        return blank_from(tokens, lengths), lengths
+
+    def _encode(self, rows: ArrayLike, count: int) -> list[np.ndarray]:
+        """The rows in stored form, in one or more pieces."""
+        array = np.asarray(rows)
+        if array.shape != (count, self.spec.dim):
+            raise UsageError(f"rows have shape {array.shape}, wanted ({count}, {self.spec.dim})")
+        first = self._sorter.num_rows
+        with self._stages.timed("encode"):
+            if self._threads == 1 or array.nbytes < _ENCODE_BYTES:
+                return [self.spec.codec.encode(array, first_row=first)]
+            if self._encoders is None:
+                self._encoders = ThreadPoolExecutor(self._threads, "ngramstore-encode")
+            step = -(-count // self._threads)
+            pieces = [
+                self._encoders.submit(self.spec.codec.encode, array[at : at + step], first_row=first + at)
+                for at in range(0, count, step)
+            ]
+            wait(pieces)
+            return [piece.result() for piece in pieces]  # the first row that cannot be stored is the one that is named
+
+    def _encoded(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
+        if rows.dtype != np.uint8 or rows.shape != (count, self.spec.codec.row_bytes):
+            raise UsageError(
+                f"encoded rows are {rows.dtype} {rows.shape}, wanted uint8 ({count}, {self.spec.codec.row_bytes})"
+            )
+        return [rows]
+
+    def _take(self, tokens: np.ndarray, lengths: np.ndarray, pieces: list[np.ndarray], *, is_ours: bool) -> None:
+        with self._stages.timed("hash"):
+            ids = ngram_ids(tokens, lengths, self.spec.seed)
+        self._hold(ids, tokens, lengths, pieces, is_ours=is_ours)
+
+    def _take_numbered(self, numbers: ArrayLike | None, pieces: list[np.ndarray], *, is_ours: bool) -> None:
+        self._check_open()
+        if self.spec.is_ngram:
+            raise UsageError("this build addresses rows by n-gram", hint="use add(ngrams, rows)")
+        count = sum(map(len, pieces))
+        if numbers is None:
+            ids = np.arange(self._next_row, self._next_row + count, dtype=np.uint64)
+        else:
+            ids = np.asarray(numbers)
+            if ids.dtype.kind not in "iu" or ids.shape != (count,) or (ids.size and ids.min() < 0):
+                raise UsageError(f"row numbers must be {count} integers from 0 up, got {ids.dtype} {ids.shape}")
+            ids = ids.astype(np.uint64)
+        self._next_row += count
+        self._hold(
+            ids, np.zeros((count, self.spec.max_n), np.uint32), np.zeros(count, np.uint8), pieces, is_ours=is_ours
+        )
+
+    def _hold(
+        self, ids: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, pieces: list[np.ndarray], *, is_ours: bool
+    ) -> None:
+        at = 0
+        for rows in pieces:
+            part = slice(at, at + len(rows))
+            self._sorter.add(ids[part], rows, tokens[part], lengths[part], is_ours=is_ours)
+            at += len(rows)
+
+    def _dictionary(self, num_rows: int) -> tuple[bytes | None, int]:
+        """The zstd dictionary of the rows, or None to store them as they are; and the window of the compressor."""
+        row_bytes = self.spec.codec.row_bytes
+        if self._compression == "none" or row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
+            return None, 0
+        sample = self._sample(num_rows)
+        dictionary = compress.train_dictionary(sample[::2])
+        window_log = compress.window_log_for(sample[1::2], dictionary)
+        is_worth_it = compress.saving(sample[1::2], dictionary, window_log) >= compress.WORTH_SAVING
+        return dictionary if is_worth_it or self._compression == "zstd" else None, window_log
+
+    def _sample(self, num_rows: int) -> np.ndarray:
+        """The first rows in ID order: IDs are hashes, so that is a random choice, and the same for any order of adding."""
+        rows: list[np.ndarray] = []
+        for batch in self._sorter.sorted_batches():
+            rows.append(batch.rows[: _SAMPLE_ROWS - sum(map(len, rows))].copied())
+            if sum(map(len, rows)) >= min(num_rows, _SAMPLE_ROWS):
+                break
+        return np.concatenate(rows)
+
+    def _is_suffix_closed(self, base: Any, manifest: Manifest) -> bool:
+        spec = self.spec
+        if not spec.is_ngram:
+            return False
+        stored = np.flatnonzero(manifest.length_counts)
+        if len(stored) <= 1:
+            return True
+        index, file = Index.open(
+            self.path, base.index, manifest.stamp(1), is_keyed=True, is_sized=base.is_compressed, lock=False
+        )
+        closed = all(
+            suffixes_are_stored(index, tokens, lengths, int(stored[0]), spec.seed)
+            for tokens, lengths in self._sorter.token_batches()
+        )
+        file.close()
+        return closed
+
+    def _identity(self, content: bytes) -> str:
+        """A UUID made from what the store holds, so that equal builds give equal bytes."""
+        spec = self.spec
+        names = [spec.addressing, spec.dim, spec.max_n, spec.codec.spec(), spec.seed, spec.metadata, content.hex()]
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, "ngramstore:" + json.dumps(names, sort_keys=True)))
+
+    def _release(self) -> None:
+        if self._encoders is not None:
+            self._encoders.shutdown()
+            self._encoders = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

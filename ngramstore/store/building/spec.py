@@ -1,0 +1,58 @@
+"""What a build was asked for, checked before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
+from ngramstore.store.layers.manifest import ADDRESSINGS, MAX_METADATA_BYTES, Spec
+
+
+def checked_spec(
+    dim: int,
+    max_n: int | None,
+    codec: Any,
+    addressing: str,
+    tokens: bool,
+    seed: int,
+    metadata: Mapping[str, Any] | None,
+) -> Spec:
+    """The Spec of a new store, or a UsageError for the first thing that cannot be."""
+    choose("addressing", addressing, ADDRESSINGS)
+    if not isinstance(dim, (int, np.integer)) or dim < 1:
+        raise UsageError(f"dim must be a positive integer, got {dim!r}")
+    if addressing == "ngram" and max_n is None:
+        raise UsageError("max_n is missing", hint="give the length of the longest n-gram, 1 to 16")
+    if addressing == "row" and max_n is not None:
+        raise UsageError(f"max_n={max_n} has no meaning for rows addressed by number")
+    if max_n is not None and (not isinstance(max_n, (int, np.integer)) or not 1 <= max_n <= MAX_N):
+        raise UsageError(f"max_n must be 1 to {MAX_N}, got {max_n!r}")
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
+        raise UsageError(f"seed must be an integer 0 .. 2**64 - 1, got {seed!r}")
+    try:
+        plain = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"metadata must be a mapping that JSON can hold: {error}") from error
+    if (size := len(json.dumps(plain, indent=1))) > MAX_METADATA_BYTES:
+        raise UsageError(f"metadata takes {size:,} bytes as JSON, at most {MAX_METADATA_BYTES:,} are possible")
+    return Spec(
+        addressing=addressing,
+        dim=int(dim),
+        max_n=int(max_n or 1),
+        codec=codec_from_spec(codec, int(dim)),
+        seed=int(seed),
+        has_tokens=bool(tokens) and addressing == "ngram",
+        metadata=plain,
+    )
+
+
+def choose(name: str, value: str, known: tuple[str, ...]) -> None:
+    """UsageError unless `value` is one of those known."""
+    if value not in known:
+        raise UsageError(f"{name} is {value!r}", hint=f"choose one of {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""What the one writer does to a published store: puts, flush, compaction."""

@@ -1,0 +1,56 @@
+"""Two n-grams with one ID: found before a change is written, by comparing tokens with what is stored.
+
+Shapes: M n-grams, N tokens of the longest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ngramstore.errors import HashCollision
+from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
+from ngramstore.store.journal.journal import Journal
+from ngramstore.store.view import View
+
+Ngrams = tuple[np.ndarray, np.ndarray]
+"""Tokens (M, N) u32 left-aligned, zeros behind, and lengths (M,) u8."""
+
+
+def last_of_each(ids_M: np.ndarray, ngrams: Ngrams, seed: int) -> np.ndarray:
+    """Positions of the last of each ID, by ascending ID; HashCollision if equal IDs have different n-grams."""
+    order = np.argsort(ids_M, kind="stable")
+    is_equal = ids_M[order][1:] == ids_M[order][:-1]
+    left, right = order[:-1][is_equal], order[1:][is_equal]
+    refuse_different(_take(ngrams, left), _take(ngrams, right), seed)
+    return order[np.append(~is_equal, np.ones(min(1, len(ids_M)), bool))]
+
+
+def refuse_collisions(
+    view: View, journal: Journal | None, ids_M: np.ndarray, keys_M: np.ndarray, is_put_M: np.ndarray, ngrams: Ngrams
+) -> None:
+    """HashCollision if an n-gram with one of these IDs has other tokens: published, row keys (M,) i64, or put since (M,) bool."""
+    seed = view.manifest.spec.seed
+    for layer in view.file_layers:
+        where = np.flatnonzero((keys_M >= 0) & (keys_M >> RANK_BITS == layer.serial) & ~is_put_M)
+        if len(where):
+            assert layer.tokens is not None
+            stored = layer.tokens.rows(keys_M[where] & RANK_MASK)
+            refuse_different(stored, _take(ngrams, where), seed)
+    where = np.flatnonzero(is_put_M)
+    if len(where):
+        assert journal is not None
+        pending = journal.get(ids_M[where])
+        refuse_different((pending.tokens, pending.lengths), _take(ngrams, where), seed)
+
+
+def refuse_different(left: Ngrams, right: Ngrams, seed: int) -> None:
+    """HashCollision naming the first two n-grams that are not equal."""
+    same = (left[1] == right[1]) & (left[0] == right[0]).all(axis=1)
+    if not same.all():
+        i = int(np.flatnonzero(~same)[0])
+        names = [tuple(tokens[i, : lengths[i]].tolist()) for tokens, lengths in (left, right)]
+        raise HashCollision.between(names[0], names[1], seed)
+
+
+def _take(ngrams: Ngrams, which: np.ndarray) -> Ngrams:
+    return ngrams[0][which], ngrams[1][which]

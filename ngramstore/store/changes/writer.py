@@ -1,0 +1,285 @@
+"""The one writer of a store: journal, published overlay, compaction. Readers meet its work only through the manifest.
+
+A put goes to the journal (RocksDB). `flush` merges journal and overlay into a new overlay and publishes it; `compact` merges
+overlay and base into a new base. Until the manifest is renamed nothing has happened; after it, journal and old files
+are rubbish that the next writer removes too.
+
+Shapes: M n-grams, B bytes of an encoded row, N tokens of the longest (K).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ngramstore.errors import NgramStoreError
+from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible, remove_unless_read
+from ngramstore.hashing import ngram_ids, row_ids
+from ngramstore.store.changes.collisions import last_of_each, refuse_collisions
+from ngramstore.store.changes.compaction import write_base
+from ngramstore.store.changes.overlay import write_overlay
+from ngramstore.store.journal.journal import Changes, Journal
+from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
+from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, Manifest, read_manifest
+from ngramstore.store.view import View
+
+_log = logging.getLogger("ngramstore")
+_DATA_FILE = re.compile(r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)")
+_LEFT_OVER = ("runs", BUILDING_NAME, "MANIFEST.tmp")
+"""What an earlier writer or build did not get to remove, journals apart."""
+
+
+class Writer:
+    """Holds the writer lock from construction to `close`. Not safe for threads: the store's handle serialises."""
+
+    def __init__(self, directory: Path, *, lock_index: bool = False, trust_external: bool = False) -> None:
+        self._directory = directory
+        read_manifest(directory)  # what is no store gets no lock file
+        self._lock = WriterLock(directory / LOCK_NAME)
+        self._journal: Journal | None = None
+        self._journal_failed = False
+        self._may_be_behind = False
+        self._published_journals: set[str] = set()  # that could not be removed yet
+        self._num_moved: int | None = None  # rows more than published; None: not yet counted
+        try:
+            self.view = View.open(directory, lock_index=lock_index, trust_external=trust_external)
+            refuse_later_journals(directory, self.manifest)
+            self.collect_garbage()
+            if self._journal_path.exists():
+                self._journal = self._open_journal()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def manifest(self) -> Manifest:
+        """The published state."""
+        return self.view.manifest
+
+    @property
+    def num_pending(self) -> int:
+        """Changes not yet published. After a failure the journal is opened again here, which may fail: DiskFull."""
+        if self._journal is None and self._journal_failed:
+            self._recover()
+        return len(self._journal) if self._journal is not None else 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that a look-up can find, unpublished changes included."""
+        if self.num_pending == 0 or not self.manifest.spec.is_ngram:
+            return self.manifest.num_rows
+        if self._num_moved is None:
+            assert self._journal is not None
+            ids, is_delete = self._journal.ids()
+            self._num_moved = int((~is_delete).sum()) - int((self.view.find(ids) >= 0).sum())
+        return self.manifest.num_rows + self._num_moved
+
+    def pending_view(self) -> View:
+        """The published state with the unpublished changes on top."""
+        if self.num_pending == 0:
+            return self.view
+        assert self._journal is not None
+        return self.view.with_pending(self._journal.tiers)
+
+    def pending_rows(self, ids: np.ndarray) -> np.ndarray:
+        """Encoded rows (U, B) u8 of IDs (U,) u64 with unpublished puts."""
+        assert self._journal is not None
+        return self._journal.get(ids).rows
+
+    def put(self, tokens_MN: np.ndarray, lengths_M: np.ndarray, rows_MB: np.ndarray) -> None:
+        """Insert or replace M n-grams, all or nothing; of equal ones the last wins. HashCollision, DiskFull."""
+        ids, wide, kept = self._distinct(tokens_MN, lengths_M)
+        keys, is_put = self._state_of(ids)
+        if self.manifest.spec.has_tokens:
+            refuse_collisions(self.view, self._journal, ids, keys, is_put, (wide, lengths_M[kept]))
+        self._append(Changes(ids, np.zeros(len(ids), bool), wide, lengths_M[kept], rows_MB[kept]), (keys, is_put))
+
+    def delete(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> int:
+        """Remove M n-grams; absent ones are fine. Returns how many were there."""
+        ids, wide, kept = self._distinct(tokens_MN, lengths_M)
+        keys, is_put = self._state_of(ids)
+        live = np.flatnonzero((keys >= 0) | is_put)
+        ids, wide, lengths, keys, is_put = ids[live], wide[live], lengths_M[kept[live]], keys[live], is_put[live]
+        if self.manifest.spec.has_tokens:
+            refuse_collisions(self.view, self._journal, ids, keys, is_put, (wide, lengths))
+        rows = np.zeros((len(ids), self.manifest.spec.codec.row_bytes), np.uint8)
+        self._append(Changes(ids, np.ones(len(ids), bool), wide, lengths, rows), (keys, is_put))
+        return len(ids)
+
+    def put_rows(self, numbers_M: np.ndarray, rows_MB: np.ndarray) -> None:
+        """Row-addressed: replace rows by number; of equal numbers the last wins."""
+        self._recover()
+        ids = row_ids(numbers_M.astype(np.uint64))
+        tokens = numbers_M.astype("<u8").view(np.uint32).reshape(len(ids), self.manifest.spec.journal_width)
+        lengths = np.full(len(ids), tokens.shape[1], np.uint8)
+        kept = last_of_each(ids, (tokens, lengths), self.manifest.spec.seed)
+        self._append(Changes(ids[kept], np.zeros(len(kept), bool), tokens[kept], lengths[kept], rows_MB[kept]))
+
+    def flush(self) -> bool:
+        """Make all changes durable and publish them. True if there were any."""
+        self._recover()
+        journal = self._journal
+        if journal is None or len(journal) == 0:
+            return False
+        with self._cleaned_after_failure():
+            with self._journal_watched():
+                journal.sync()
+            manifest = write_overlay(self.view, journal)
+            with self._journal_watched():
+                journal.mark_published_as(manifest.state_digest)
+            self._publish(manifest)
+        self._drop_journal()
+        return True
+
+    def compact(self, *, progress: bool = False) -> bool:
+        """Merge the overlay into a new base. True if there was one. progress: a bar on stderr."""
+        self.flush()
+        if self.view.overlay is None and self.view.tombstones is None:
+            return False
+        with self._cleaned_after_failure():
+            self._publish(write_base(self.view, progress=progress))
+        self._drop_journal()  # an empty one, after an append that failed
+        return True
+
+    def collect_garbage(self) -> list[str]:
+        """Remove files that no manifest names, unless a reader still holds them. Returns what had to stay.
+
+        A journal with changes that are not published is renamed instead, with a warning.
+        """
+        if self._may_be_behind:
+            return []  # a newer manifest may name what ours does not
+        named = {entry.name for entry in self.manifest.files}
+        kept = []
+        for name in sorted(os.listdir(self._directory)):
+            path = self._directory / name
+            if _DATA_FILE.fullmatch(name) and name not in named:
+                if not remove_unless_read(path):
+                    kept.append(name)
+            elif name in _LEFT_OVER and not remove_if_possible(path):
+                kept.append(name)
+        return kept + clear_left_journals(self._directory, self.manifest, self._published_journals)
+
+    def close(self) -> None:
+        """Close the journal (unpublished changes stay in it) and let another writer in."""
+        try:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+        finally:
+            self._lock.release()
+            del self.view
+
+    @property
+    def _journal_path(self) -> Path:
+        return self._directory / self.manifest.journal
+
+    def _open_journal(self) -> Journal:
+        spec, state = self.manifest.spec, self.manifest.state_digest
+        return Journal.open(
+            self._journal_path, row_bytes=spec.codec.row_bytes, width=spec.journal_width, store_state=state
+        )
+
+    def _distinct(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ascending IDs of what is left when of equal n-grams the last stays, their tokens (M, K) and positions."""
+        self._recover()
+        spec = self.manifest.spec
+        ids = ngram_ids(tokens_MN, lengths_M, spec.seed)
+        wide = np.zeros((len(ids), spec.max_n), np.uint32)
+        wide[:, : tokens_MN.shape[1]] = tokens_MN
+        kept = last_of_each(ids, (wide, lengths_M), spec.seed)
+        return ids[kept], wide[kept], kept
+
+    def _state_of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row keys of published rows that are not deleted since (M,) i64, and which were put since (M,) bool."""
+        keys = self.view.find(ids)
+        is_put = np.zeros(len(ids), bool)
+        if self._journal is not None:
+            is_put, is_delete = self._journal.find(ids)
+            keys[is_delete] = -1  # its ID is free
+            is_put = is_put & ~is_delete
+        return keys, is_put
+
+    def _append(self, changes: Changes, state: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Write changes to the journal; state: what `_state_of` says of n-grams."""
+        if len(changes.ids) == 0:
+            return
+        if self._journal is None:
+            self._journal = self._open_journal()
+            self._num_moved = None if len(self._journal) else 0
+        with self._journal_watched():
+            self._journal.append(changes)
+        if self._num_moved is not None and state is not None:
+            keys, is_put = state
+            self._num_moved += int((~changes.is_delete).sum()) - int(((keys >= 0) | is_put).sum())
+
+    def _publish(self, manifest: Manifest) -> None:
+        """The moment of change: before the rename the old state, after it the new one."""
+        fsync_directory(self._directory)
+        self._may_be_behind = True
+        manifest.write(self._directory)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Make the state on disk ours."""
+        self.view = View.open(self._directory, lock_index=self.view.lock_index, previous=self.view)
+        self._num_moved = None
+        self._may_be_behind = False
+
+    def _recover(self) -> None:
+        """After a failure, find out how far it got, before anything else is changed.
+
+        A publication that failed after its rename has happened: its files must not be written over, and the changes it
+        holds are not pending any more. A journal that failed is opened again: its last append is there whole or not at all.
+        """
+        if self._may_be_behind:
+            fsync_directory(self._directory)
+            self._catch_up()
+            if self._journal is not None and self._journal.path != self._journal_path:
+                self._drop_journal()
+        if self._journal_failed:
+            if self._journal is not None:
+                journal, self._journal = self._journal, None
+                try:
+                    journal.close()
+                except NgramStoreError as error:  # the failure that we know of already
+                    _log.info("%s: closing the failed journal: %s", self._directory, str(error))
+            self._num_moved = None
+            self._journal = self._open_journal() if self._journal_path.exists() else None
+            self._journal_failed = False
+
+    @contextmanager
+    def _journal_watched(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._journal_failed = True
+            raise
+
+    @contextmanager
+    def _cleaned_after_failure(self) -> Iterator[None]:
+        """Clear errors; what a failed flush or compaction wrote is removed, so that it does not fill the disk."""
+        try:
+            with clear_errors(self._directory):
+                yield
+        except BaseException:
+            try:
+                self._recover()
+                self.collect_garbage()
+            except (OSError, NgramStoreError) as error:  # the next change tries again
+                _log.warning("%s: not yet recovered from a failure: %s", self._directory, str(error))
+            raise
+
+    def _drop_journal(self) -> None:
+        if self._journal is not None:
+            journal, self._journal = self._journal, None
+            self._published_journals.add(journal.path.name)
+            try:
+                journal.destroy()
+            except OSError as error:  # no manifest names it: `collect_garbage` tries again
+                _log.warning("%s is of no use any more but cannot be removed: %s", journal.path, str(error))

@@ -1,0 +1,337 @@
+"""Import a checkpoint's tables: in place (a manifest that points into its files), or packed into blocks of our own.
+
+In place nothing is copied: the store is a manifest, and with `checksums` a sidecar of four bytes a row. Packed, codes and
+scales of a row lie together under a checksum, in the checkpoint's own codec bit for bit, or in another one.
+
+Shapes: M rows of a chunk, B bytes of an encoded row.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import ngramstore
+from ngramstore.codec import compress
+from ngramstore.codec.quantize import Codec, codec_from_spec
+from ngramstore.errors import UsageError
+from ngramstore.files import (
+    WriterLock,
+    clear_errors,
+    fsync_directory,
+    publish,
+    remove,
+    remove_if_possible,
+    require_space,
+)
+from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.store.building.directory import claim_directory, clear_directory
+from ngramstore.store.imports.checkpoint import Checkpoint, read_checkpoint
+from ngramstore.store.imports.resumable import ResumableRows, dictionary_of, is_of
+from ngramstore.store.layers.datafile import FileStamp
+from ngramstore.store.layers.external import ExternalLayer, Source, write_sums
+from ngramstore.store.layers.external_entry import ExternalEntry, SourceEntry
+from ngramstore.store.layers.index import IndexBuilder, IndexPlan
+from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest, Spec
+
+_CHUNK_BYTES = 16 << 20
+_SAMPLE_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import made. Errors are over the sampled rows, against the checkpoint's own values."""
+
+    model: str
+    num_rows: int
+    dim: int
+    source_codec: dict[str, Any]
+    codec: dict[str, Any]
+    row_bytes: int
+    is_in_place: bool
+    is_checked: bool
+    disk_bytes: int
+    rms_error: float
+    largest_error: float
+    rms_value: float
+    zstd_saves: float
+    is_compressed: bool
+    resumed_rows: int
+    """Rows that an import killed earlier had written."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return dict(vars(self))
+
+
+def import_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    checksums: bool = False,
+    pack: bool = False,
+    codec: str | Mapping[str, Any] | None = None,
+    compression: str = "auto",
+    tokenizer: Any = None,
+    token_map: Any = None,
+    restart: bool = False,
+    progress: bool = False,
+) -> ImportReport:
+    """Make a row-addressed store at `path` of the n-gram tables of a checkpoint; `metadata["keys"]` is its key spec.
+
+    Default: in place; open it with trust_external=True. checksums: a sidecar, so that every row read is verified; it reads
+    the whole table once. pack: copy all rows into the store. codec: other than the checkpoint's (with pack).
+    compression: as in `build`. tokenizer, token_map: Engram's, to freeze the digest of its token map.
+    restart: throw away an import that was killed or failed here; without it, the same pack resumes: what is there is read and
+    verified first. It cannot resume where the codec refuses values or the checkpoint has been written to in the meantime.
+    Raises UsageError, FormatError, IncompleteStore, WriterLocked, DiskFull.
+    """
+    if codec is not None and not pack:
+        raise UsageError(f"codec={codec!r} without pack", hint="rows in place keep their codec; add pack=True (--pack)")
+    if pack and checksums:
+        raise UsageError("checksums with pack", hint="packed rows are under checksums anyway")
+    if compression not in ("auto", "none", "zstd"):
+        raise UsageError(f"compression is {compression!r}", hint="choose one of auto, none, zstd")
+    found = read_checkpoint(Path(checkpoint), tokenizer=tokenizer, token_map=token_map)
+    target = found.codec if codec is None else codec_from_spec(codec, found.codec.dim)
+    if compression == "zstd" and target.row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
+        raise UsageError(f"rows of {target.row_bytes:,} bytes cannot be compressed; 65,535 is the limit")
+    out = Path(path).absolute()
+    job = _Import(found, target, out, compression, progress)
+    goes_on = pack and not restart and job.can_go_on()
+    claim_directory(out, restart or goes_on)
+    lock = WriterLock(out / LOCK_NAME)
+    try:
+        with clear_errors(out):
+            goes_on = goes_on and job.can_go_on()
+            claim_directory(out, restart or goes_on)
+            if not goes_on:
+                clear_directory(out)
+                publish(out / BUILDING_NAME, b"import\n")
+            try:
+                report = job.run(pack=pack, checksums=checksums)
+            except BaseException:
+                remove(out / MANIFEST_NAME)  # there, but perhaps not durable; the rows are, and can be gone on with
+                if job.is_in_vain() or not (pack and job.can_go_on()):
+                    clear_directory(out)
+                raise
+            remove_if_possible(out / "runs")
+            remove(out / BUILDING_NAME)
+    finally:
+        lock.release()
+    return report
+
+
+class _Import:
+    def __init__(self, found: Checkpoint, target: Codec, out: Path, compression: str, progress: bool) -> None:
+        self._found = found
+        self._target = target
+        self._out = out
+        self._compression = compression
+        self._progress = progress
+        self._entry = _entry_of(found)
+        self._spec = Spec(
+            addressing="row",
+            dim=target.dim,
+            max_n=1,
+            codec=target,
+            has_tokens=False,
+            metadata={
+                "keys": found.keys.spec(),
+                "tables": [vars(table) for table in found.keys.tables],
+                "checkpoint": found.directory.name,
+                "source_codec": found.codec.spec(),
+            },
+        )
+        digests = "".join(source.header_digest + source.sample_digest for source in self._entry.sources)
+        self._identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"ngramstore:{digests}:{target.spec()}:{compression}"))
+        self._rows_path = out / "base-000001.rows"
+        self._resumed_rows = 0
+        self._is_refused = False
+
+    @property
+    def _conversion(self) -> dict[str, Any]:
+        """What must be the same for a pack to go on with rows of an earlier one."""
+        return {
+            "release": ngramstore.__version__,
+            "identity": self._identity,
+            "num_rows": self._entry.num_rows,
+            "codec": self._target.spec(),
+        }
+
+    def can_go_on(self) -> bool:
+        """Whether this very pack was begun here and not ended, or nothing was written yet."""
+        if not (self._out / BUILDING_NAME).exists() or (self._out / MANIFEST_NAME).exists():
+            return False
+        is_empty = set(os.listdir(self._out)) <= {BUILDING_NAME, LOCK_NAME}
+        return is_empty or is_of(self._rows_path, self._conversion)
+
+    def is_in_vain(self) -> bool:
+        """Whether what was packed is of no use: the codec refuses a value, or rows that were read may not be there any more.
+
+        What the system refuses (files, permissions, space) is no such reason: it may give it the next time.
+        """
+        return self._is_refused or any(_is_changed(source) for source in self._entry.sources)
+
+    def run(self, *, pack: bool, checksums: bool) -> ImportReport:
+        source = self._open(self._entry)
+        sample = self._sample(source)
+        dictionary = compress.train_dictionary(sample[::2]) if sample.shape[1] < 1 << 16 else b""
+        window_log = compress.window_log_for(sample[1::2], dictionary)
+        saves = compress.saving(sample[1::2], dictionary, window_log) if sample.shape[1] < 1 << 16 else 0.0
+        error = self._error(source)
+        base: LayerEntry | ExternalEntry
+        if pack:
+            use = self._compression == "zstd" or (self._compression == "auto" and saves >= compress.WORTH_SAVING)
+            base = self._pack(source, dictionary if use else None, window_log)
+        else:
+            base = self._entry
+            if checksums:
+                base = ExternalEntry(base.sources, base.segments, self._sums(source))
+        source.check_unchanged()
+        manifest = Manifest(
+            spec=self._spec,
+            identity=self._identity,
+            generation=1,
+            release=ngramstore.__version__,
+            base=base,
+            base_generation=1,
+            num_rows=self._entry.num_rows,
+            length_counts=(),
+            suffix_closed=False,
+            journal="journal-000001",
+        )
+        fsync_directory(self._out)
+        manifest.write(self._out)
+        return ImportReport(
+            model=self._found.keys.model,
+            num_rows=self._entry.num_rows,
+            dim=self._target.dim,
+            source_codec=self._found.codec.spec(),
+            codec=self._target.spec(),
+            row_bytes=self._target.row_bytes,
+            is_in_place=not pack,
+            is_checked=pack or checksums,
+            disk_bytes=sum(file.file_bytes for file in base.files),
+            zstd_saves=saves,
+            is_compressed=base.is_compressed,
+            resumed_rows=self._resumed_rows,
+            **error,
+        )
+
+    def _open(self, entry: ExternalEntry) -> ExternalLayer:
+        spec = Spec(addressing="row", dim=self._target.dim, max_n=1, codec=self._found.codec, has_tokens=False)
+        return ExternalLayer(self._out, entry, self._stamp, spec, 0, is_trusted=True)
+
+    @property
+    def _stamp(self) -> FileStamp:
+        return FileStamp(uuid.UUID(self._identity).bytes, 1)
+
+    def _recoded(self, rows_MB: np.ndarray, first: int) -> np.ndarray:
+        if self._target == self._found.codec:
+            return rows_MB
+        try:
+            return self._target.encode(self._found.codec.decode(rows_MB), first_row=first)
+        except UsageError:
+            self._is_refused = True
+            raise
+
+    def _places(self, source: ExternalLayer) -> Iterator[tuple[int, int]]:
+        """Up to _SAMPLE_ROWS rows, in short runs spread evenly over the table."""
+        run = 16
+        runs = min(_SAMPLE_ROWS // run, -(-source.num_rows // run))
+        for i in range(runs):
+            first = (source.num_rows - min(run, source.num_rows)) * i // max(1, runs - 1)
+            yield first, min(run, source.num_rows - first)
+
+    def _sample(self, source: ExternalLayer) -> np.ndarray:
+        return np.concatenate(
+            [self._recoded(source.read_encoded(first, count), first) for first, count in self._places(source)]
+        )
+
+    def _error(self, source: ExternalLayer) -> dict[str, float]:
+        """Error of the target codec on the sample, and how large its values are."""
+        rows = np.concatenate([source.read_encoded(first, count) for first, count in self._places(source)])
+        truth = self._found.codec.decode(rows).astype(np.float64)
+        is_number = np.isfinite(truth)  # a table kept bit for bit may hold codes that are none
+        errors = np.zeros(1)
+        if self._target != self._found.codec:
+            errors = self._target.decode(self._recoded(rows, 0)) - truth
+        return {
+            "rms_error": float(np.sqrt(np.mean(errors**2))),
+            "largest_error": float(np.abs(errors).max()),
+            "rms_value": float(np.sqrt(np.mean(truth[is_number] ** 2))) if is_number.any() else 0.0,
+        }
+
+    def _chunks(self, source: ExternalLayer, what: str, begin: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows from `begin` on in order: (first number, rows (M, B))."""
+        step = max(64, _CHUNK_BYTES // source.rows.row_bytes)
+        with tqdm(
+            total=source.num_rows, initial=begin, desc=what, unit="row", unit_scale=True, disable=not self._progress
+        ) as bar:
+            for first in range(begin, source.num_rows, step):
+                rows = source.read_encoded(first, min(step, source.num_rows - first))
+                yield first, rows
+                bar.update(len(rows))
+
+    def _sums(self, source: ExternalLayer) -> Any:
+        require_space(self._out, source.num_rows * CHECKSUM_BYTES, "the checksums of the rows")
+        rows = (rows for _, rows in self._chunks(source, "checksums"))
+        return write_sums(self._out / "base-000001.sums", self._stamp, rows)
+
+    def _pack(self, source: ExternalLayer, dictionary: bytes | None, window_log: int) -> LayerEntry:
+        stored = self._target.row_bytes + CHECKSUM_BYTES
+        if is_of(self._rows_path, self._conversion):
+            dictionary = dictionary_of(self._rows_path)
+        rows = ResumableRows(
+            self._rows_path,
+            self._target.row_bytes,
+            self._conversion,
+            dictionary=dictionary,
+            compress=None if dictionary is None else compress.RowCompressor(dictionary, window_log).compress,
+        )
+        try:
+            self._resumed_rows = rows.num_rows
+            require_space(self._out, (source.num_rows - rows.num_rows) * stored, "packing the rows")
+            for first, chunk in self._chunks(source, "pack", rows.num_rows):
+                rows.write(self._recoded(chunk, first))
+            is_compressed = dictionary is not None
+            builder = IndexBuilder(IndexPlan(source.num_rows, False, is_compressed), scratch=self._out)
+            if is_compressed:
+                for first, lengths in rows.lengths():
+                    builder.set_lengths(first, lengths)
+            return LayerEntry(
+                num_rows=source.num_rows,
+                is_compressed=is_compressed,
+                rows=rows.finish(self._stamp),
+                tokens=None,
+                index=builder.write(self._rows_path.with_suffix(".index"), self._stamp, rows.data_at),
+            )
+        finally:
+            rows.close()
+
+
+def _is_changed(source: SourceEntry) -> bool:
+    """Whether a file of the checkpoint was written to or replaced since the import began; False where nobody can say."""
+    try:
+        status = os.stat(source.path)
+    except OSError:
+        return False
+    now = (status.st_size, status.st_ino, status.st_mtime_ns)
+    return now != (source.file_bytes, source.inode, source.mtime_ns)
+
+
+def _entry_of(found: Checkpoint) -> ExternalEntry:
+    """The entry of a manifest for the checkpoint as it is now."""
+    plan = ExternalEntry((), found.segments)
+    sources = tuple(Source(path).entry(plan.ranges(number)) for number, path in enumerate(found.files))
+    entry = ExternalEntry(sources, found.segments)
+    entry.check()
+    return entry

@@ -1,0 +1,1 @@
+"""Changes that are not published yet: RocksDB behind checks of our own."""

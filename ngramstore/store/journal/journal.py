@@ -1,0 +1,402 @@
+"""The writer's journal: puts and tombstones not yet published, in RocksDB, with everything RocksDB overlooks checked.
+
+One append is one atomic write batch: it survives kill -9 at once and a power cut after `sync()`.
+What lies on disk and how damage is found: docs/journal.md.
+
+Shapes: M changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ngramstore.errors import (
+    DamagedJournal,
+    DiskFull,
+    NgramStoreError,
+    StoreClosed,
+    UsageError,
+    WrongProcess,
+)
+from ngramstore.store.journal.ack import ACK_NAME, Ack, AckFile, boot_id, no_writer, read_ack, sync_directory
+from ngramstore.store.journal.guard import check_rocksdb_files
+from ngramstore.store.journal.known import KnownIds, Tier
+from ngramstore.store.journal.rocks import Rdict, RocksErrors, get_values, linked, open_rocksdb, write_values
+from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec, key_bytes
+
+__all__ = ["Changes", "Journal", "check_journal"]
+
+_log = logging.getLogger("ngramstore")
+
+MAX_APPEND_BYTES = 1 << 30
+"""One append is one batch in memory, in the log and in RocksDB's write buffer."""
+_HINT_OF_ANOTHER = (
+    "was it copied here, or the store restored under it? put the journal that belongs to these files in its place, or "
+    "move it away: readers do not need it; `ngramstore repair` makes a store without its changes and sets it aside"
+)
+_GET_ROWS = 512  # keys a batch get: larger ones are slower, the values then leave the processor's cache
+
+
+class Journal:
+    """Changes on disk, one value an ID, the latest one. One thread at a time; one process."""
+
+    def __init__(
+        self, path: Path, codec: ValueCodec, ack_file: AckFile, *, db: Rdict, state: State, known: KnownIds
+    ) -> None:
+        self.path = path
+        self._codec = codec
+        self._ack_file = ack_file
+        self._db: Rdict | None = db
+        self._state = state
+        self._known = known
+        self._pid = os.getpid()
+        self._failure: str | None = None
+        _open_journals.add(self)
+
+    @classmethod
+    def open(
+        cls, path: Path, *, row_bytes: int, width: int, store_state: bytes = bytes(16), create: bool = True
+    ) -> Journal:
+        """Open the journal in directory `path`, all of it read and checked; a new one where there is none and `create`.
+
+        `store_state` is the digest (16 bytes) of the published state that its changes are made to. Changes to another
+        one, of another store or of another history of this one, are damage; an empty journal is taken over.
+        Nothing on disk changes unless everything checks out. After a power cut, appends that were never synced may be
+        gone: that is logged, not raised. Raises DamagedJournal, DiskFull, UnsupportedVersion, WriterLocked.
+        """
+        path = Path(path)
+        codec = ValueCodec(width=width, row_bytes=row_bytes)
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{str(path)!r} is not UTF-8: RocksDB cannot keep a journal there",
+                hint="rename the directory, or reach it through a link; reading works",
+            ) from None
+        if not (path / ACK_NAME).exists() and not _files_but_temporary(path):
+            if not create:
+                raise DamagedJournal(f"{path}: the journal is missing")
+            AckFile.create(path, width=width, row_bytes=row_bytes, store_state=store_state)
+        ack_file = AckFile.open(path)
+        db: Rdict | None = None
+        try:
+            ack = ack_file.ack
+            state, known, lost = _read_all(path, codec, ack, store_state)
+            if lost:
+                _log.warning("%s: %s", path, lost)
+            db = open_rocksdb(path, is_same_boot=_is_same_boot(ack))
+            if _read_state(db, path) != state:
+                raise DamagedJournal(f"{path}: the journal changed between two reads")
+            ack_file.write(
+                sync=ack.store_state != store_state,  # else a power cut may leave an append and the old owner
+                acknowledged=state.batch,
+                num_changes=state.num_changes,
+                boot=boot_id(),
+                store_state=store_state,
+            )
+        except BaseException:
+            if db is not None:
+                db.close()
+            ack_file.close()
+            raise
+        return cls(path, codec, ack_file, db=db, state=state, known=known)
+
+    def append(self, changes: Changes) -> None:
+        """Write changes as one atomic batch; `changes.ids` ascending, each once.
+
+        Kill -9 cannot lose it once this returns; a power cut cannot after the next `sync()`. An append that raises
+        leaves all of it or none, and the journal has to be opened again. Raises DiskFull, UsageError.
+        """
+        db = self._writable_db()
+        if len(changes) == 0:
+            return
+        self._check_changes(changes)
+        keys, values, checksums = self._codec.encode(changes)
+        old_M, is_old_M = self._known.checksums(changes.ids)
+        fingerprint = int(np.bitwise_xor.reduce(checksums) ^ np.bitwise_xor.reduce(old_M))  # 0 where there was none
+        state = State(
+            batch=self._state.batch + 1,
+            num_changes=self._state.num_changes + len(changes),
+            num_keys=self._state.num_keys + int(len(changes) - is_old_M.sum()),
+            fingerprint=self._state.fingerprint ^ fingerprint,
+        )
+        try:
+            with RocksErrors(self.path):
+                write_values(db, [*keys, STATE_KEY], [*values, state.pack()])
+            self._ack_file.write(acknowledged=state.batch, num_changes=state.num_changes)
+        except BaseException as error:
+            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise
+        self._state = state
+        self._known.add(changes.ids, changes.is_delete, checksums)
+
+    def sync(self) -> None:
+        """Make every append so far safe from a power cut. Raises DiskFull."""
+        db = self._writable_db()
+        try:
+            with RocksErrors(self.path):
+                db.flush_wal(True)
+            self._ack_file.write(synced=self._state.batch, sync=True)
+        except BaseException as error:
+            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise
+
+    def mark_published_as(self, store_state: bytes) -> None:
+        """Note, durable, that all changes will be in that published state; the next append takes it back. Raises DiskFull."""
+        self._writable_db()
+        try:
+            self._ack_file.write(published_as=store_state, sync=True)
+        except BaseException as error:
+            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise
+
+    def get(self, ids: np.ndarray) -> Changes:
+        """The latest change of each of M IDs, in their order: (M,) u64. Raises DamagedJournal for one that is absent."""
+        return self._get(np.asarray(ids, np.uint64))[0]
+
+    def scan(self, max_bytes: int = 64 << 20) -> Iterator[Changes]:
+        """Every change, ascending by ID, in chunks of about `max_bytes`. Raises DamagedJournal before its last chunk ends.
+
+        The journal must not be appended to meanwhile.
+        """
+        ids, _ = self.ids()
+        rows = max(1, max_bytes // (self._codec.put_size + 8))
+        fingerprint, batch = 0, self._state.batch
+        for start in range(0, len(ids), rows):
+            changes, checksums = self._get(ids[start : start + rows])
+            fingerprint ^= int(np.bitwise_xor.reduce(checksums))
+            if self._state.batch != batch:
+                raise UsageError("the journal was appended to during a scan", hint="finish the scan first")
+            if start + rows >= len(ids) and fingerprint != self._state.fingerprint:
+                raise DamagedJournal(f"{self.path}: the values are not the latest ones (their fingerprint differs)")
+            yield changes
+
+    def ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every ID, ascending, and whether its latest change deletes: (M,) u64 and (M,) bool, read-only."""
+        self._open_db()
+        return self._known.arrays()
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The IDs as they lie in memory, newest first: what a look-up probes."""
+        self._open_db()
+        return self._known.tiers
+
+    def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of M IDs are here, and which of those are deleted: (M,) u64 -> two (M,) bool. Does not touch the disk."""
+        self._open_db()
+        return self._known.find(np.asarray(ids, np.uint64))
+
+    def __len__(self) -> int:
+        return self._state.num_keys
+
+    def close(self) -> None:
+        """Close; again is harmless. All data stays, synced or not. In a fork: lets go and touches nothing."""
+        db, self._db = self._db, None
+        if db is None or os.getpid() != self._pid:
+            return
+        try:
+            with RocksErrors(self.path):
+                db.close()
+        finally:
+            self._ack_file.close()
+
+    def destroy(self) -> None:
+        """Close and remove the directory with all that is in it."""
+        if os.getpid() != self._pid:
+            raise _wrong_process(self.path)
+        try:
+            self.close()
+        except (DamagedJournal, DiskFull) as error:  # closing writes a table; what is removed may fail to be written
+            _log.info("%s: removed although closing failed: %s", self.path, error.message)
+        shutil.rmtree(self.path)
+        sync_directory(self.path.parent)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _open_db(self) -> Rdict:
+        if os.getpid() != self._pid:
+            raise _wrong_process(self.path)
+        if self._db is None:
+            raise StoreClosed(f"{self.path}: the journal is closed")
+        return self._db
+
+    def _writable_db(self) -> Rdict:
+        db = self._open_db()
+        if self._failure is not None:
+            raise StoreClosed(f"{self.path}: an earlier write failed ({self._failure})")
+        return db
+
+    def _get(self, ids: np.ndarray) -> tuple[Changes, np.ndarray]:
+        db = self._open_db()
+        changes, checksums = self._codec.empty(len(ids)), np.empty(len(ids), np.uint32)
+        for start in range(0, len(ids), _GET_ROWS):
+            keys = key_bytes(ids[start : start + _GET_ROWS])
+            with RocksErrors(f"{self.path}: one of {_id_range(keys)}"):
+                values = get_values(db, keys)
+            if None in values:
+                raise DamagedJournal(f"{self.path}: ID 0x{keys[values.index(None)].hex()} is missing")
+            stop = start + len(keys)
+            part = changes.part(start, stop)
+            checksums[start:stop] = self._codec.decode(keys, values, self.path, part)  # type: ignore[arg-type]
+        return changes, checksums
+
+    def _check_changes(self, changes: Changes) -> None:
+        num, width, row_bytes = len(changes), self._codec.width, self._codec.row_bytes
+        shapes = (changes.is_delete.shape, changes.tokens.shape, changes.lengths.shape, changes.rows.shape)
+        wanted = ((num,), (num, width), (num,), (num, row_bytes))
+        if shapes != wanted:
+            raise UsageError(f"{num} changes with arrays of shapes {shapes}, expected {wanted}")
+        if num > 1 and not (changes.ids[1:] > changes.ids[:-1]).all():
+            raise UsageError("the IDs of one append must ascend, each once")
+        if int(changes.lengths.max()) > width:
+            raise UsageError(f"an n-gram of {int(changes.lengths.max())} tokens, the journal has room for {width}")
+        if num * self._codec.put_size > MAX_APPEND_BYTES:
+            raise UsageError(
+                f"one append of {num} changes, {num * self._codec.put_size} bytes; the limit is {MAX_APPEND_BYTES}",
+                hint="an append is one atomic batch held in memory: split it",
+            )
+
+
+def check_journal(path: Path, *, row_bytes: int, width: int, store_state: bytes) -> tuple[int, str]:
+    """Read and check all of a journal, changing nothing: how many IDs have changes, and what a power cut took, if it did.
+
+    Raises as `Journal.open`; WriterLocked where a writer has it open, and keeps writers out meanwhile.
+    """
+    codec = ValueCodec(width=width, row_bytes=row_bytes)
+    with no_writer(path / ACK_NAME), linked(path) as links:
+        try:
+            state, _, lost = _read_all(links, codec, read_ack(links / ACK_NAME), store_state)
+        except NgramStoreError as error:
+            raise type(error)(error.message.replace(str(links), str(path)), hint=error.hint) from error
+    return state.num_keys, lost
+
+
+_open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _let_go_in_fork() -> None:
+    """Keep the RocksDB handles of the parent alive in its fork for ever: dropping one would write the parent's files."""
+    for journal in _open_journals:
+        if journal._db is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(journal._db))
+            journal._ack_file.close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_fork)
+
+
+def _read_all(path: Path, codec: ValueCodec, ack: Ack, store_state: bytes) -> tuple[State, KnownIds, str]:
+    """What a journal holds, checked, and what a power cut took of it. Changes nothing on disk. Raises DamagedJournal."""
+    if (ack.width, ack.row_bytes) != (codec.width, codec.row_bytes):
+        raise DamagedJournal(
+            f"{path / ACK_NAME}: values of {ack.width} tokens and {ack.row_bytes} row bytes, "
+            f"the store has {codec.width} and {codec.row_bytes}"
+        )
+    state, known = State(), KnownIds()
+    if ack.acknowledged or (path / "CURRENT").exists():
+        check_rocksdb_files(path)
+        db = open_rocksdb(path, is_same_boot=_is_same_boot(ack), is_read_only=True)
+        try:
+            state, known = _load(db, codec, path)
+        finally:
+            db.close()
+    if state.batch and ack.store_state != store_state:
+        raise DamagedJournal(f"{path}: its changes were made to another state of a store", hint=_HINT_OF_ANOTHER)
+    return state, known, _lost_to_a_power_cut(path, ack, state)
+
+
+def _is_same_boot(ack: Ack) -> bool:
+    return ack.boot == boot_id() != bytes(16)
+
+
+def _load(db: Rdict, codec: ValueCodec, path: Path) -> tuple[State, KnownIds]:
+    """Read every value, check it, and compare the whole with the state record."""
+    known, num_keys, fingerprint = KnownIds(), 0, 0
+    state = State()
+    scratch = codec.empty(_GET_ROWS)
+    keys: list[bytes] = []
+    values: list[bytes] = []
+
+    def take() -> None:
+        nonlocal num_keys, fingerprint
+        changes = scratch.part(0, len(keys))
+        checksums = codec.decode(keys, values, path, changes)
+        known.add(changes.ids, changes.is_delete, checksums)
+        num_keys += len(keys)
+        fingerprint ^= int(np.bitwise_xor.reduce(checksums))
+        keys.clear()
+        values.clear()
+
+    with RocksErrors(path):
+        rows = db.iter()
+        rows.seek_to_first()
+        while rows.valid():
+            key = rows.key()
+            if key == STATE_KEY:
+                state = State.unpack(rows.value(), path)
+            else:
+                keys.append(key)
+                values.append(rows.value())
+                if len(keys) == _GET_ROWS:
+                    take()
+            rows.next()
+        rows.status()  # an iterator meets damage by becoming invalid, as if at the end
+    if keys:
+        take()
+    if (num_keys, fingerprint) != (state.num_keys, state.fingerprint):
+        raise DamagedJournal(
+            f"{path}: {num_keys} IDs are there, the journal's state record says {state.num_keys}; "
+            f"fingerprint {fingerprint:#x}, it says {state.fingerprint:#x}"
+        )
+    return state, known
+
+
+def _read_state(db: Rdict, path: Path) -> State:
+    with RocksErrors(path):
+        value = db.get(STATE_KEY)
+    return State() if value is None else State.unpack(value, path)
+
+
+def _lost_to_a_power_cut(where: Path, ack: Ack, state: State) -> str:
+    """What is missing of the acknowledged appends and may be, or nothing. Raises DamagedJournal where more is."""
+    if state.batch < ack.synced:
+        raise DamagedJournal(f"{where}: {state.batch} appends are there, ACK says that {ack.synced} were synced")
+    if state.batch >= ack.acknowledged:
+        return ""
+    if _is_same_boot(ack):
+        raise DamagedJournal(
+            f"{where}: {state.batch} appends are there, ACK says {ack.acknowledged}; no power cut since"
+        )
+    return (
+        "the machine went down before the last changes were flushed: "
+        f"{ack.num_changes - state.num_changes} of {ack.num_changes} unflushed changes are lost"
+    )
+
+
+def _wrong_process(path: Path) -> WrongProcess:
+    return WrongProcess(f"{path}: the journal was opened in another process")
+
+
+def _files_but_temporary(path: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(path) if name != ACK_NAME + ".tmp"]
+    except FileNotFoundError:
+        return []
+
+
+def _id_range(keys: list[bytes]) -> str:
+    return f"{len(keys)} IDs from 0x{keys[0].hex()} to 0x{keys[-1].hex()}"

@@ -1,0 +1,106 @@
+"""Journals that lie beside the one the manifest names: rubbish where their changes are published, else kept under another name.
+
+A publication leaves its journal behind if it is killed before it removes it; ACK says then which state the changes became.
+One that does not say so was made to another state: the files of the store were replaced under it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+
+from ngramstore import files
+from ngramstore.errors import DamagedJournal, NgramStoreError
+from ngramstore.files import clear_errors, fsync_directory, remove_if_possible
+from ngramstore.store.journal.ack import ACK_NAME, read_ack
+from ngramstore.store.layers.manifest import Manifest
+
+_log = logging.getLogger("ngramstore")
+_JOURNAL = re.compile(r"journal-([0-9]+)")
+_SALVAGED = re.compile(r"journal-[0-9]+\.salvage-.*")
+
+
+def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) -> list[str]:
+    """Remove what the manifest does not name; set aside what holds changes that are not published. Returns what had to stay.
+
+    `known`: names of journals that are published for certain; grows, as later states do not tell any more.
+    """
+    kept = []
+    for name in sorted(os.listdir(directory)):
+        path = directory / name
+        if name == manifest.journal or not (_JOURNAL.fullmatch(name) or _SALVAGED.fullmatch(name)):
+            continue
+        if name in known or _SALVAGED.fullmatch(name) or not _may_be_unpublished(path, manifest.state_digest):
+            known.add(name)
+            is_gone = remove_if_possible(path)
+        else:
+            is_gone = _set_aside_if_possible(path)
+        if not is_gone:
+            kept.append(name)
+    return kept
+
+
+def name_aside(path: Path) -> Path:
+    """Where a journal goes that is to be kept, and that no writer shall take for one of its own."""
+    target, count = path.with_name(f"set-aside-{path.name}"), 1
+    while os.path.lexists(target):
+        count += 1
+        target = path.with_name(f"set-aside-{path.name}-{count}")
+    return target
+
+
+def set_aside(path: Path, target: Path) -> None:
+    """Rename a journal, durable. Raises UsageError where that is not allowed."""
+    with clear_errors(path):
+        files.observe("rename", path)
+        os.rename(path, target)
+    fsync_directory(path.parent)
+
+
+def refuse_later_journals(directory: Path, manifest: Manifest) -> None:
+    """DamagedJournal where changes lie that were made to a later state: an older copy of the store was put back under them."""
+    for name in sorted(os.listdir(directory)):
+        found = _JOURNAL.fullmatch(name)
+        if found is None or int(found[1]) <= int(manifest.journal.partition("-")[2]):
+            continue
+        if not (directory / name / ACK_NAME).exists():
+            continue  # it was being made
+        try:
+            num_changes = str(read_ack(directory / name / ACK_NAME).num_changes)
+        except NgramStoreError:
+            num_changes = "an unknown number of"
+        if num_changes != "0":
+            raise DamagedJournal(
+                f"{directory / name}: {num_changes} changes were made to a later state than the files here",
+                hint="the store was restored under them: put the files of that state back, or move this journal away",
+            )
+
+
+def _may_be_unpublished(path: Path, state: bytes) -> bool:
+    """Whether a journal holds changes, and nothing says that `state` has them."""
+    try:
+        os.stat(path / ACK_NAME)
+        ack = read_ack(path / ACK_NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        return False  # it was being made, or removed
+    except (OSError, NgramStoreError):
+        return True
+    return ack.num_changes > 0 and ack.published_as != state
+
+
+def _set_aside_if_possible(path: Path) -> bool:
+    target = name_aside(path)
+    try:
+        set_aside(path, target)
+    except (OSError, NgramStoreError) as error:
+        _log.warning("%s holds changes to another state of the store and cannot be renamed: %s", path, str(error))
+        return False
+    _log.warning(
+        "%s held changes that are not in this state of the store: they are kept as %s. Put the files of their state back and "
+        "rename it, or delete it",
+        path,
+        target.name,
+    )
+    return True

@@ -1,0 +1,1 @@
+"""A damaged store: every fault found, every good row saved."""

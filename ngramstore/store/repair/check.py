@@ -1,0 +1,281 @@
+"""`verify` reads every byte of a store and lists every fault. It trusts nothing that it reads, no damage stops it, and it
+writes nothing.
+
+Shapes: M rows of a chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ngramstore.errors import DamagedJournal, FormatError, NgramStoreError, UnsupportedVersion
+from ngramstore.files import clear_errors
+from ngramstore.hashing import row_ids
+from ngramstore.layout import BLOCK_ROWS, MAGIC, PAGE_BYTES
+from ngramstore.store.journal.ack import no_writer
+from ngramstore.store.journal.journal import check_journal
+from ngramstore.store.layers.manifest import (
+    LOCK_NAME,
+    MANIFEST_NAME,
+    LayerEntry,
+    Manifest,
+    decode_manifest,
+    read_manifest,
+)
+from ngramstore.store.layers.merge import is_in
+from ngramstore.store.layers.suffixes import suffixes_are_stored
+from ngramstore.store.progress import over_rows
+from ngramstore.store.repair.salvage import Fault, damage_of, mended
+from ngramstore.store.repair.worn import WornLayer
+from ngramstore.store.repair.worn_index import WornIndex
+from ngramstore.store.view import View
+
+__all__ = ["Fault", "Report", "examine", "open_manifest", "verify"]
+
+_ATTEMPTS = 3
+_CHUNK_BYTES = 16 << 20
+
+
+@dataclass
+class Report:
+    """What `examine` found. `notes` are not faults: files that do not belong here, things that could not be looked at."""
+
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    num_rows: int = 0
+    num_bytes: int = 0
+
+
+def verify(path: str | os.PathLike[str]) -> list[Fault]:
+    """Every fault of the store at `path`; empty if all is well.
+
+    Reads all of it: manifest, headers, index pages, IDs, rows with their checksums and frames, tokens, the overlay, and the
+    journal if no writer is at work. Raises NotAStore, IncompleteStore, UsageError where there is nothing to read or a file is
+    there and kept from us (its mode, a link, too many open files), and UnsupportedVersion.
+    """
+    return examine(path).faults
+
+
+def examine(path: str | os.PathLike[str], *, progress: bool = False) -> Report:
+    """As `verify`, with notes and counts. progress: a bar on stderr."""
+    directory = Path(path)
+    for attempt in range(_ATTEMPTS):
+        report = Report()
+        manifest = open_manifest(directory, report.faults)
+        if manifest is None:
+            _examine_headers(directory, report)
+            return report
+        _Examination(directory, manifest, report, progress).run()
+        if not report.faults or attempt == _ATTEMPTS - 1 or not _has_changed(directory, manifest):
+            break
+    return report
+
+
+def open_manifest(directory: Path, faults: list[Fault]) -> Manifest | None:
+    """The manifest, also one with a flipped bit; faults are written down. None: it is beyond reading.
+
+    Raises NotAStore, IncompleteStore, UsageError where there is none, UnsupportedVersion for one of a later release.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        return read_manifest(directory)
+    except NgramStoreError as error:
+        if not isinstance(error, FormatError) or not path.is_file():
+            raise
+        problem = error
+    if isinstance(problem, UnsupportedVersion):
+        raise problem  # not damage: somebody else can read it
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        faults.append(Fault(MANIFEST_NAME, None, damage_of(path, error)))
+        return None
+    right = mended(data, _is_manifest)
+    if right is None:
+        faults.append(Fault(MANIFEST_NAME, 0, problem.message))
+        return None
+    at = next(i for i, (got, wanted) in enumerate(zip(data, right, strict=True)) if got != wanted)
+    faults.append(Fault(MANIFEST_NAME, at, "one bit is flipped"))
+    return decode_manifest(right, path)
+
+
+def _is_manifest(data: bytes) -> bool:
+    try:
+        decode_manifest(data, Path(MANIFEST_NAME))
+    except NgramStoreError:
+        return False
+    return True
+
+
+def _has_changed(directory: Path, manifest: Manifest) -> bool:
+    """Whether a writer has published meanwhile and perhaps removed files under the examination."""
+    try:
+        return read_manifest(directory) != manifest
+    except NgramStoreError:
+        return False
+
+
+def _examine_headers(directory: Path, report: Report) -> None:
+    """Without a manifest only what a file says of itself can be checked."""
+    for name in sorted(os.listdir(directory)):
+        path = directory / name
+        if path.suffix in (".index", ".rows", ".tokens") and path.is_file():
+            with clear_errors(path), open(path, "rb") as file:
+                page = file.read(PAGE_BYTES)
+            if page[: len(MAGIC)] != MAGIC:
+                report.faults.append(Fault(name, 0, "does not begin like a file of a store"))
+    report.notes.append("the rest cannot be checked without the manifest")
+
+
+class _Examination:
+    """One pass over a store."""
+
+    def __init__(self, directory: Path, manifest: Manifest, report: Report, progress: bool) -> None:
+        self._directory = directory
+        self._progress = progress
+        self._manifest = manifest
+        self._spec = manifest.spec
+        self._report = report
+        self._counts = np.zeros(self._spec.max_n + 1, np.int64)
+
+    def run(self) -> None:
+        """Fill the report."""
+        manifest, report = self._manifest, self._report
+        before = len(report.faults)
+        overlay_ids = self._overlay()
+        tombstones = self._tombstones()
+        both = np.intersect1d(overlay_ids, tombstones)
+        if len(both):
+            self._fault(f"ID 0x{int(both[0]):016x} is among the tombstones and in the overlay")
+        num_live, num_dead = self._base(overlay_ids, tombstones)
+        if len(report.faults) == before:
+            self._check_counts(overlay_ids, tombstones, num_live, num_dead)
+        self._journal()
+        self._strangers()
+        report.num_bytes = sum(entry.file_bytes for entry in manifest.files)
+
+    def _fault(self, what: str) -> None:
+        self._report.faults.append(Fault(MANIFEST_NAME, None, what))
+
+    def _overlay(self) -> np.ndarray:
+        manifest = self._manifest
+        if manifest.overlay is None:
+            return np.empty(0, np.uint64)
+        stamp = manifest.stamp(manifest.overlay_generation)
+        layer = WornLayer(self._directory, manifest.overlay, stamp, self._spec, is_keyed=True)
+        ids = [np.empty(0, np.uint64)]
+        for chunk in layer.chunks():
+            ids.append(chunk.ids[chunk.has_id])
+            self._add_lengths(chunk.lengths)
+        self._report.num_rows += layer.num_rows
+        layer.index.check_order()
+        self._report.faults += layer.faults
+        return np.concatenate(ids)
+
+    def _tombstones(self) -> np.ndarray:
+        manifest = self._manifest
+        if manifest.tombstones is None:
+            return np.empty(0, np.uint64)
+        stamp = manifest.stamp(manifest.overlay_generation)
+        index = WornIndex(self._directory, manifest.tombstones, stamp, None, is_keyed=True, is_sized=False)
+        index.check_order()
+        self._report.faults += index.faults
+        return index.all_ids()[0]
+
+    def _base(self, overlay_ids: np.ndarray, tombstones: np.ndarray) -> tuple[int, int]:
+        """Read the base; returns its rows that neither overlay nor tombstones change, and those that the latter do."""
+        manifest, spec = self._manifest, self._spec
+        if not isinstance(manifest.base, LayerEntry):
+            return self._base_in_place(overlay_ids)
+        stamp = manifest.stamp(manifest.base_generation)
+        layer = WornLayer(self._directory, manifest.base, stamp, spec, is_keyed=spec.is_ngram)
+        changed = np.sort(np.concatenate([overlay_ids, tombstones]))
+        num_live = num_dead = 0
+        is_closed = True
+        shortest = next((n for n, count in enumerate(manifest.length_counts) if count), 0)
+        for chunk in over_rows(layer.chunks(), manifest.base.num_rows, "verify", self._progress):
+            ids = chunk.ids if spec.is_ngram else row_ids(chunk.ids)
+            live = ~is_in(ids, changed)
+            num_live += int(live.sum())
+            num_dead += int(is_in(ids, tombstones).sum())
+            self._add_lengths(chunk.lengths[live])
+            if manifest.suffix_closed and is_closed and not layer.faults and chunk.has_tokens.all() and len(ids):
+                is_closed = suffixes_are_stored(layer.index.index, chunk.tokens, chunk.lengths, shortest, spec.seed)
+        self._report.num_rows += layer.num_rows
+        layer.index.check_order()
+        if manifest.suffix_closed and not is_closed and not layer.faults:
+            self._fault("it says that the n-grams are closed under suffixes, and they are not")
+        self._report.faults += layer.faults
+        return num_live, num_dead
+
+    def _base_in_place(self, overlay_ids: np.ndarray) -> tuple[int, int]:
+        """As `_base`, of rows that are read in the files of others; reading proves what can be proved."""
+        num_rows = self._manifest.base.num_rows
+        bad: list[int] = []
+        try:
+            base = View(self._directory, self._manifest, trust_external=True).base
+            step = max(BLOCK_ROWS, _CHUNK_BYTES // self._spec.codec.row_bytes)
+            for first in tqdm(range(0, num_rows, step), desc="verify", disable=not self._progress):
+                base.read_encoded(first, min(step, num_rows - first), bad=bad)
+        except (FormatError, OSError) as error:
+            self._fault(f"its rows cannot be read in place: {str(error).splitlines()[0]}")
+        for row in bad:
+            self._fault(f"row {row}, read in place, fails its checksum")
+        self._report.num_rows += num_rows
+        return num_rows - len(overlay_ids), 0
+
+    def _add_lengths(self, lengths: np.ndarray) -> None:
+        if self._spec.is_ngram:
+            self._counts += np.bincount(lengths, minlength=len(self._counts))
+
+    def _check_counts(self, overlay_ids: np.ndarray, tombstones: np.ndarray, num_live: int, num_dead: int) -> None:
+        """Whether layers and manifest agree, when each is well by itself."""
+        manifest = self._manifest
+        if num_dead != len(tombstones):
+            self._fault(f"{len(tombstones) - num_dead} tombstones belong to no row of the base")
+        if not self._spec.is_ngram:
+            if num_live + len(overlay_ids) != manifest.base.num_rows:
+                self._fault("the overlay holds rows that the base does not have")
+            return
+        if num_live + len(overlay_ids) != manifest.num_rows:
+            self._fault(f"it says {manifest.num_rows} rows, there are {num_live + len(overlay_ids)}")
+        if self._spec.has_tokens and tuple(self._counts.tolist()) != manifest.length_counts:
+            self._fault(f"it says {manifest.length_counts} n-grams by length, there are {self._counts.tolist()}")
+
+    def _journal(self) -> None:
+        manifest, report = self._manifest, self._report
+        path = self._directory / manifest.journal
+        if not os.path.lexists(path) or (path.is_dir() and {file.name for file in path.iterdir()} <= {"ACK.tmp"}):
+            return  # a writer that was killed while it made the journal
+        if not path.is_dir():
+            report.faults.append(Fault(manifest.journal, None, "it is not a directory"))
+            return
+        try:
+            num_changes, lost = self._check_journal(path)
+        except FormatError as error:
+            report.faults.append(Fault(manifest.journal, None, str(error).splitlines()[0]))
+        except NgramStoreError as error:
+            report.notes.append(f"{manifest.journal} was not checked: {str(error).splitlines()[0]}")
+        else:
+            report.notes.append(f"{manifest.journal} holds {num_changes} changes that are not published yet")
+            report.notes += [f"{manifest.journal}: {lost}"] if lost else []
+
+    def _check_journal(self, path: Path) -> tuple[int, str]:
+        spec, state = self._spec, self._manifest.state_digest
+        try:
+            with no_writer(self._directory / LOCK_NAME):
+                return check_journal(path, row_bytes=spec.codec.row_bytes, width=spec.journal_width, store_state=state)
+        except NgramStoreError:
+            raise
+        except OSError as error:
+            raise DamagedJournal(f"{path}: {damage_of(path, error)}") from error
+
+    def _strangers(self) -> None:
+        known = {entry.name for entry in self._manifest.files} | {MANIFEST_NAME, LOCK_NAME, self._manifest.journal}
+        for name in sorted(set(os.listdir(self._directory)) - known):
+            self._report.notes.append(f"{name} is not part of the store")

@@ -1,0 +1,155 @@
+"""What can still be read of a damaged journal, for `repair`.
+
+Shapes: M changes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import reduce
+from operator import xor
+from pathlib import Path
+
+import numpy as np
+
+from ngramstore.errors import DamagedJournal, UnsupportedVersion
+from ngramstore.files import clear_errors
+from ngramstore.store.journal.ack import ACK_NAME, read_ack
+from ngramstore.store.journal.guard import check_rocksdb_files, find_wrong_type
+from ngramstore.store.journal.rocks import Rdict, salvage_options
+from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec
+from ngramstore.store.repair.salvage import damage_of, list_files
+
+_COPY_BYTES = 1 << 20
+
+
+def salvage(
+    path: Path, *, row_bytes: int, width: int, store_state: bytes = bytes(16), room: Path | None = None
+) -> tuple[list[Changes], list[str]]:
+    """What can still be read of a damaged journal, ascending by ID, and a line for each fault. Leaves `path` as it is.
+
+    Works on a copy in the directory `room`, or beside it, so it needs as much space again; the copy has a name that the next
+    writer removes. Where the log lost records, an ID may come with an earlier change than its latest: the faults say so.
+    Changes to another state than `store_state` are left out, where ACK still tells. Raises DiskFull, and UsageError where
+    files are there and kept from us.
+    """
+    path = Path(path)
+    codec = ValueCodec(width=width, row_bytes=row_bytes)
+    faults: list[str] = []
+    if not path.is_dir():
+        return [], [f"{path}: the journal is missing"]
+    acknowledged, is_another = 0, False
+    try:
+        ack = read_ack(path / ACK_NAME)
+        acknowledged = ack.acknowledged
+        is_another = ack.store_state != store_state
+    except (DamagedJournal, UnsupportedVersion) as error:
+        faults.append(error.message)
+    except OSError as error:
+        faults.append(f"{path / ACK_NAME}: {damage_of(path / ACK_NAME, error)}")
+    room = room or path.parent
+    with clear_errors(room):
+        copy = Path(tempfile.mkdtemp(dir=room, prefix=path.name + ".salvage-"))
+    try:
+        faults += _copy_files(path, copy)
+        (copy / "rocksdict-config.json").unlink(missing_ok=True)
+        pairs = _salvage_pairs(path, copy, faults)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    if is_another and (acknowledged or STATE_KEY in pairs):
+        return [], [f"{path}: its changes were made to another state of a store, and are left out"]
+    state = None
+    chunks: list[Changes] = []
+    checksums: list[int] = []
+    for key, value in pairs.items():
+        try:
+            if key == STATE_KEY:
+                state = State.unpack(value, path)
+                continue
+            changes = codec.empty(1)
+            sums = codec.decode([key], [value], path, changes)
+        except DamagedJournal as error:
+            faults.append(error.message)
+            continue
+        chunks.append(changes)
+        checksums.append(int(sums[0]))
+    num_kept = state.batch if state else 0
+    if num_kept < acknowledged:
+        faults.append(f"{path}: the last {acknowledged - num_kept} of {acknowledged} appends are gone")
+    if state is not None and (state.num_keys, state.fingerprint) != (len(chunks), reduce(xor, checksums, 0)):
+        faults.append(f"{path}: {len(chunks)} of {state.num_keys} IDs are left, some perhaps with an earlier change")
+    return ([_concatenate(chunks)] if chunks else []), faults
+
+
+def _copy_files(source: Path, target: Path) -> list[str]:
+    """Copy what the disk gives; a line for each file that is not whole."""
+    faults: list[str] = []
+    for path in list_files(source):
+        if path.is_file():
+            with clear_errors(target), open(target / path.name, "wb") as copy:
+                for piece in _pieces(path, faults):
+                    copy.write(piece)
+    return faults
+
+
+def _pieces(path: Path, faults: list[str]) -> Iterator[bytes]:
+    """The bytes of a file up to the first that is lost. Raises UsageError."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while piece := file.read(_COPY_BYTES):
+                yield piece
+    except OSError as error:
+        faults.append(f"{path}: {damage_of(path, error)}")
+
+
+def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, bytes]:
+    """Key -> value of what RocksDB still reads in the copy, keys ascending."""
+    options = salvage_options()
+    families = {"default": options}
+    pairs: dict[bytes, bytes] = {}
+    is_repaired = False
+    try:
+        check_rocksdb_files(copy)
+        db = Rdict(str(copy), options, column_families=families)
+    except Exception as error:
+        faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+        is_repaired = True
+    try:
+        if is_repaired:
+            _make_logs_readable(copy)
+            Rdict.repair(str(copy), options)
+            db = Rdict(str(copy), options, column_families=families)
+    except Exception as error:
+        faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+        return pairs
+    for is_backwards in (False, True):  # from both ends up to the first damaged block
+        rows = db.iter()
+        (rows.seek_to_last if is_backwards else rows.seek_to_first)()
+        while rows.valid():
+            pairs[rows.key()] = rows.value()
+            (rows.prev if is_backwards else rows.next)()
+        try:
+            rows.status()
+            break
+        except Exception as error:
+            if not is_backwards:
+                faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+    del rows
+    db.close()
+    return dict(sorted(pairs.items()))
+
+
+def _make_logs_readable(copy: Path) -> None:
+    """Give records of an unknown type, on which RocksDB would spin, a known one: it skips those that fail their checksum."""
+    for log in copy.glob("*.log"):
+        data = bytearray(log.read_bytes())
+        while (position := find_wrong_type(data)) is not None:
+            data[position + 6] = 1
+        log.write_bytes(data)
+
+
+def _concatenate(chunks: list[Changes]) -> Changes:
+    columns = ("ids", "is_delete", "tokens", "lengths", "rows")
+    return Changes(*(np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in columns))

@@ -1,0 +1,202 @@
+"""Reading files whatever state they are in: missing bytes read as zeros, every fault is written down, no damage raises.
+
+What `verify` and `repair` stand on. What the manifest says of a file decides what its header must be, byte for byte; so a
+damaged header costs nothing. A file that is there but is kept from us (its mode, a link, too many open files) is not damaged:
+UsageError, or a repair would give up rows that are well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ngramstore.errors import FormatError, UsageError
+from ngramstore.files import OwnsFd, lock_shared
+from ngramstore.hashing import checksums
+from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES, Layout
+from ngramstore.store.layers.datafile import FileEntry, FileStamp, check_header, header_crc, header_page
+
+_MOST_MENDED_BYTES = 32 << 10
+_PIECE_BYTES = 1 << 20
+_DAMAGE = (errno.ENOENT, errno.EIO)
+"""What the system says of a file that is lost; all else may be well tomorrow."""
+_HINTS = {
+    errno.EACCES: "check its owner and mode, or work as its owner",
+    errno.EPERM: "check its owner and mode, or work as its owner",
+    errno.ELOOP: "it is a link: put the file itself in its place",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.ENFILE: "the whole system has too many open files: close some",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not as it was written: file name, byte position where there is one, and what is wrong."""
+
+    file: str
+    offset: int | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}" if self.offset is None else f"{self.file} at byte {self.offset}: {self.what}"
+
+
+class RawFile(OwnsFd):
+    """A file as the manifest names it, readable in any state; what is wrong with it as a whole goes to `faults`."""
+
+    def __init__(self, directory: Path, entry: FileEntry, faults: list[Fault]) -> None:
+        self.path = directory / entry.name
+        self.entry = entry
+        self.size = 0
+        self._faults = faults
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            status = os.fstat(self.fd)
+        except OSError as error:
+            self.close()
+            self.fault(None, damage_of(self.path, error))
+            return
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(
+                f"{self.path} is not a regular file", hint="put the file itself in its place, or move this away"
+            )
+        lock_shared(self.fd)
+        self.size = status.st_size
+        if self.size != entry.file_bytes:
+            at = min(self.size, entry.file_bytes)
+            self.fault(at, f"the file has {self.size} bytes, the manifest says {entry.file_bytes}")
+
+    def fault(self, offset: int | None, what: str) -> None:
+        """Write down a fault."""
+        self._faults.append(Fault(self.entry.name, offset, what))
+
+    def read(self, position: int, size: int) -> bytes:
+        """`size` bytes at `position`; those that cannot be read are zeros. `size` is for the caller to bound."""
+        pieces, left = [], max(0, min(size, self.size - position)) if position >= 0 else 0
+        at = position
+        while left:
+            try:
+                piece = os.pread(self.fd, left, at)
+            except OSError as error:
+                self.fault(at, damage_of(self.path, error))
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            at += len(piece)
+            left -= len(piece)
+        return b"".join(pieces).ljust(size, b"\0")
+
+    def array(self, position: int, size: int) -> np.ndarray:
+        """As `read`, as numbers: (size,) u8."""
+        return np.frombuffer(self.read(position, size), np.uint8)
+
+    def check_zeros(self, begin: int, end: int) -> None:
+        """Fault where padding is not zeros, as far as there is any."""
+        for at in range(begin, min(end, self.size), _PIECE_BYTES):
+            data = self.array(at, min(end, self.size, at + _PIECE_BYTES) - at)
+            if data.any():
+                self.fault(at + int(np.flatnonzero(data)[0]), "padding is not zeros")
+                return
+
+    def header(
+        self, layout: Layout, kind: int, stamp: FileStamp, choices: Iterable[dict[str, int]]
+    ) -> tuple[dict[str, int], bool]:
+        """The fields this file's header has, and whether they are certain.
+
+        choices: what the fields may be, as far as the manifest does not say; the one whose page has the checksum that the
+        manifest names is the header that was written, whatever is there now.
+        """
+        page = self.read(0, PAGE_BYTES)
+        fields: dict[str, int] = {}
+        for choice in choices:
+            fields = fields or choice
+            wanted = header_page(layout, stamp, kind, self.entry.file_bytes, self.entry.content, **choice)
+            if header_crc(wanted) == self.entry.header_crc:
+                if page != wanted and self.size:
+                    at = next(i for i, (got, right) in enumerate(zip(page, wanted, strict=True)) if got != right)
+                    self.fault(at, "the header is not as it was written")
+                return choice, True
+        try:
+            found = check_header(page, layout, kind, self.path)
+            self.fault(0, f"this is not the file that the manifest names: its header says {found}")
+        except FormatError as error:
+            self.fault(0, error.message)
+        return fields, False
+
+
+def damage_of(path: Path, error: OSError) -> str:
+    """What is wrong with a file that is damaged. Raises UsageError where the error does not say that it is."""
+    if error.errno not in _DAMAGE:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}",
+            hint=f"{_HINTS.get(error.errno or 0, 'try again when it can be read')}; nothing has changed",
+        ) from error
+    return "the file is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
+
+
+def list_files(directory: Path) -> list[Path]:
+    """What lies in a directory, sorted; nothing where the disk has lost it. Raises UsageError where it is kept from us."""
+    try:
+        return sorted(directory.iterdir())
+    except OSError as error:
+        damage_of(directory, error)
+        return []
+
+
+def mended(data: bytes, is_good: Callable[[bytes], bool]) -> bytes | None:
+    """`data`, or `data` with one bit flipped back, whichever is good; None if neither is, or it is long.
+
+    A checksum of 32 bits over some KiB accepts a wrong one of the 2**18 candidates once in 2**14 tries at most, and what comes
+    out is checked against other files; so what is mended is certain enough to use and to say so.
+    """
+    if is_good(data):
+        return data
+    if len(data) > _MOST_MENDED_BYTES:
+        return None
+    trial = bytearray(data)
+    for bit in range(8 * len(data)):
+        trial[bit >> 3] ^= 1 << (bit & 7)
+        if is_good(bytes(trial)):
+            return bytes(trial)
+        trial[bit >> 3] ^= 1 << (bit & 7)
+    return None
+
+
+def mended_crc(data: bytes, crc: int) -> bytes | None:
+    """As `mended`, for bytes with a known CRC-32."""
+    return mended(data, lambda trial: zlib.crc32(trial) == crc)
+
+
+def mended_piece(data: np.ndarray, seed: int, wanted: int) -> np.ndarray | None:
+    """As `mended`, for (bytes,) u8 with a known checksum seeded with `seed`."""
+    size, step = len(data), 256
+    for first in range(0, 8 * size, step):
+        bits = np.arange(first, min(8 * size, first + step))
+        trials = np.tile(data, (len(bits), 1))
+        trials[np.arange(len(bits)), bits >> 3] ^= (1 << (bits & 7)).astype(np.uint8)
+        starts = np.arange(len(bits)) * size
+        sums = checksums(trials.reshape(-1), starts, np.full(len(bits), size), np.full(len(bits), seed, np.uint64))
+        hits = np.flatnonzero(sums == wanted)
+        if len(hits):
+            return trials[hits[0]]
+    return None
+
+
+def find_length(data: np.ndarray, seed: int) -> int | None:
+    """How long the piece at the start of `data` (u8) is whose checksum, seeded with `seed`, stands behind it."""
+    most = len(data) - CHECKSUM_BYTES
+    if most < 1:
+        return None
+    sizes = np.arange(1, most + 1)
+    sums = checksums(data, np.zeros(most, np.int64), sizes, np.full(most, seed, np.uint64))
+    stored = np.lib.stride_tricks.sliding_window_view(data[1:], CHECKSUM_BYTES)
+    hits = np.flatnonzero(sums == np.ascontiguousarray(stored).view("<u4").reshape(-1))
+    return int(sizes[hits[0]]) if len(hits) else None
