@@ -60,7 +60,7 @@ def test_every_worker_runs_in_turn_on_one_store(tmp_path):
         assert found["metrics"]["calls@8"] == 5
         assert found["facts"]["rows_checked"] == 4096
     found = scale_store.lookups(**store, mix="zipf", batch_sizes=[8], calls=50, warmup_s=0.01, cache_share=0.25)
-    assert 0.5 < found["facts"]["hit_rate"] < 1  # log(750) / log(3000) of the present keys, less where the warm-up was cut short
+    assert 0.5 < found["facts"]["hit_rate"] < 1  # about log(750) / log(3000), less after a short warm-up
     changed = scale_store.changes(**store, share=0.1)
     assert changed["facts"]["num_puts"] == 300
     with ngramstore.open(store["path"]) as after:
