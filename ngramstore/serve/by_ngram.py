@@ -1,4 +1,4 @@
-"""Look-ups by n-gram: the longest match over token ids, exact n-grams; encoded or dequantized, into any buffer.
+"""Look-ups of the longest match over token ids; encoded or dequantized, into any buffer.
 
 Shapes: B batch, T position, M wanted rows, W positions of a flat token array, D row width, K longest n-gram.
 """
@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
-from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import probe
-from ngramstore.serve.filling import Filling
+from ngramstore.serve.exact import ExactLookups
 from ngramstore.serve.output import output_array
-from ngramstore.serve.row_source import KEEP
 from ngramstore.store.view import View
-from ngramstore.windows import Ngrams, as_ngrams, as_tokens, room
+from ngramstore.windows import as_tokens, room
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Hit:
         return self.length > 0
 
 
-class NgramLookups(Filling):
+class NgramLookups(ExactLookups):
     """What a store addressed by n-gram answers. Threads: any number at once."""
 
     def lookup(
@@ -161,59 +159,6 @@ class NgramLookups(Filling):
             _, ids, lengths = self._match(view, np.ascontiguousarray(tokens_T).reshape(-1), room_T.reshape(-1))
         return ids, lengths
 
-    def get(
-        self, ngrams: Ngrams, *, out: np.ndarray | None = None, dtype: str = "f32"
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Exactly these M n-grams -> rows (M, D) of `dtype`, zeros where absent, and found (M,) bool. Order and duplicates kept.
-
-        `out` and `dtype` as in `lookup`. Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
-        """
-        few = self._few
-        if few is not None and self._recorder is None and type(ngrams) is np.ndarray:
-            found = few.get(ngrams, out, dtype)
-            if found is not None:
-                return found
-        self._check()
-        ids = self._ids(ngrams, "get")
-        rows = output_array(out, (len(ids), self.dim), dtype)
-        return rows, self._get_ids(ids, rows)
-
-    def get_encoded(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
-        """As `get`, rows as they are stored: (M, row_bytes) u8, zeros where absent, and found (M,) bool.
-
-        `spec.codec.unpack` takes them apart. Raises as `get`.
-        """
-        self._check()
-        ids = self._ids(ngrams, "get_encoded")
-        rows = np.empty((len(ids), self.spec.codec.row_bytes), np.uint8)
-        return rows, self._get_ids(ids, rows)
-
-    def contains(self, ngrams: Ngrams) -> np.ndarray:
-        """Which of M n-grams are stored: (M,) bool, in their order. Reads no rows.
-
-        Raises UsageError, DamagedStore, StoreClosed, WrongProcess.
-        """
-        self._check()
-        ids = self._ids(ngrams, "contains")
-        with self._reading as (view, _):
-            return self._find(view, ids) >= 0
-
-    def __contains__(self, ngram: Any) -> bool:
-        return bool(self.contains([ngram])[0])
-
-    def _ids(self, ngrams: Ngrams, what: str) -> np.ndarray:
-        self._require_ngram(what)
-        spec = self.spec
-        if (
-            isinstance(ngrams, np.ndarray)
-            and ngrams.dtype == np.uint32
-            and ngrams.ndim == 2
-            and 0 < ngrams.shape[1] <= spec.max_n
-        ):
-            return ngram_ids(ngrams, None, spec.seed)  # what `as_ngrams` would find fine, 4 us sooner
-        tokens, lengths = as_ngrams(ngrams, spec.max_n)
-        return ngram_ids(tokens, lengths, spec.seed)
-
     def _lines(self, tokens: ArrayLike, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Tokens as u32 of their own shape, and how many of them an n-gram may use at each: (B, T) u8."""
         tokens_BT = as_tokens(tokens)
@@ -264,24 +209,6 @@ class NgramLookups(Filling):
         if done < count:
             raise view.index_damage(int(keys[done]))
         return keys, ids, lengths
-
-    def _find(self, view: View, ids_M: np.ndarray) -> np.ndarray:
-        """Row keys of IDs: (M,) u64 -> (M,) i64, -1 where absent."""
-        parts = self._workers.parts(len(ids_M))
-        if len(parts) == 1:
-            return view.find(ids_M)
-        return np.concatenate(self._workers.run(lambda part: view.find(ids_M[part]), parts))
-
-    def _get_ids(self, ids: np.ndarray, rows: np.ndarray, plan: np.ndarray | None = None) -> np.ndarray:
-        with self._reading as (view, source):
-            keys = self._find(view, ids)
-            lost = self._fill(source, keys, ids, rows, plan)
-        found = keys >= 0
-        if lost is not None:
-            found[lost] = False
-        if plan is not KEEP:
-            self._counts.add_call(len(ids), int(np.count_nonzero(found)))
-        return found
 
 
 def _require_tail(tokens: Any, room: Any, max_n: int) -> None:

@@ -45,8 +45,19 @@ class Few:
 
     def get(self, ngrams: np.ndarray, out: np.ndarray | None, dtype: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Rows (M, D) and found (M,) bool of an array of n-grams (M, N), as `Lookups.get` gives them."""
+        taken = self.take(ngrams, out, dtype) if ngrams.ndim == 2 and len(ngrams) <= FEW_ROWS else None
+        if taken is None:
+            return None
+        call, out = taken
+        found = np.empty(len(ngrams), np.bool_)
+        if native.serve_ngrams(call, ngrams, out.view(np.uint16) if out.dtype.char == "e" else out, found) < 0:
+            return None
+        return out, found
+
+    def take(self, ngrams: np.ndarray, out: np.ndarray | None, dtype: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """CALL and the array for the rows; None where n-grams or array are none that the kernels take."""
         shape = ngrams.shape
-        if len(shape) != 2 or shape[0] > FEW_ROWS or not 0 < shape[1] <= self._max_n or ngrams.dtype is not _U32:
+        if len(shape) != 2 or not 0 < shape[1] <= self._max_n or ngrams.dtype is not _U32:
             return None
         if out is None:
             if dtype not in _DTYPES:
@@ -58,10 +69,7 @@ class Few:
         call = self._calls[kind]
         if call is None or kind == "B" or not out.dtype.isnative:
             return None
-        found = np.empty(shape[0], np.bool_)
-        if native.serve_ngrams(call, ngrams, out.view(np.uint16) if kind == "e" else out, found) < 0:
-            return None
-        return out, found
+        return call, out
 
     def tail(self, tokens: np.ndarray, room: np.ndarray, out: np.ndarray) -> np.ndarray | None:
         """Lengths (B, T) u8 of the longest matches, their rows in out, as `Lookups.lookup_tail` gives them."""
@@ -192,13 +200,13 @@ _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def forget_in_forks(owner: Any) -> None:
-    """From now on `owner._few` and `_few_rows` are None in every process forked from this one, so that the short way need not ask."""
+    """From now on `owner._few`, `_few_rows` and `_many` are None in every process forked from this one, so that the short way need not ask."""
     _owners.add(owner)
 
 
 def _forget() -> None:
     for owner in list(_owners):
-        owner._few = owner._few_rows = None
+        owner._few = owner._few_rows = owner._many = None
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -34,8 +34,12 @@ class Filling(Handle):
         if recorder is not None and plan is not KEEP:
             recorder.add(seeds[keys >= 0] if numbers is None else numbers)
         damage = source.fill(keys, seeds, rows, self._counts, plan)
+        return self._lost(source, damage, keys, seeds if numbers is None else numbers)
+
+    def _lost(self, source: RowSource, damage: dict[int, str], keys: np.ndarray, names: np.ndarray) -> list[int] | None:
+        """Positions of damaged rows if the handle treats them as missing, else DamagedRows; None: there are none."""
         if not damage:
             return None
         if self.options.on_damage == "raise":
-            raise source.damage_error(damage, keys, seeds if numbers is None else numbers)
+            raise source.damage_error(damage, keys, names)
         return list(damage)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ngramstore.errors import StaleStore, StoreClosed, UsageError, WrongProcess
 from ngramstore.serve.counts import Counts
 from ngramstore.serve.few import Few, FewRows, forget_in_forks
+from ngramstore.serve.many import Many
 from ngramstore.serve.options import OpenOptions
 from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import RowCache
@@ -55,6 +56,7 @@ class Handle:
             self._source: RowSource | None = None
             self._few: Few | None = None
             self._few_rows: FewRows | None = None
+            self._many: Many | None = None
             self._use(self._view)
             forget_in_forks(self)
         except BaseException:
@@ -142,7 +144,8 @@ class Handle:
             if self._writer is not None:
                 self._writer.close()
         finally:  # files close, and their locks go, with the last look-up that is still under way
-            self._few = self._few_rows = self._source = self._cache = self._resident = self._pending_view = None
+            self._few = self._few_rows = self._many = None
+            self._source = self._cache = self._resident = self._pending_view = None
             del self._view
 
     def __enter__(self) -> Self:
@@ -203,13 +206,14 @@ class Handle:
                 self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, 2 * num_rows)
         self._view, self._manifest = view, view.manifest
         self._source = RowSource(view, self._cache, self._resident, None, self._workers)
-        self._few = self._few_rows = None
+        self._few = self._few_rows = self._many = None
         rows = self._cache if self._resident is None else self._resident
         if self._writer is None and (not isinstance(rows, Resident) or rows.is_one_whole_layer):
             if not self.spec.is_ngram and not len(view.probe_table):  # by number, without an overlay
                 self._few_rows = FewRows(view, rows, self._counts.shared)
             elif self.spec.is_ngram and rows is not None:
                 self._few = Few(view, rows, self._counts.shared)
+                self._many = Many(self._few, self._source)
         self._stale = self._writer is not None and self._writer.num_pending > 0
 
     def _follow(self, writer: Writer) -> None:

@@ -72,6 +72,13 @@ class RowSource:
         )
         return {part.start + m: what for part, faults in zip(parts, found, strict=True) for m, what in faults.items()}
 
+    def read_absent(
+        self, places: np.ndarray, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts
+    ) -> dict[int, str]:
+        """Rows at some positions, which are not in the cache; returns what is wrong with damaged ones, by position."""
+        plan = self._codec.plan(out_MD.dtype.char)
+        return self._read(places, keys_M, seeds_M, out_MD.view(np.uint8), counts, plan)
+
     def _fill_part(
         self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MB: np.ndarray, counts: Counts, plan: np.ndarray
     ) -> dict[int, str]:

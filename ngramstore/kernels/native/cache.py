@@ -34,7 +34,6 @@ from ngramstore.kernels.native.cache_table import (
     first_held,
     lock_to_read,
     put_entry,
-    read_from_now,
     stop_reading,
     table_of,
     take_entry,
@@ -62,63 +61,68 @@ def serve(state, plan, keys_M, out, miss_M):
     miss[:absent] = positions of keys that are not here; their rows of `out` are left as they are. out: u8, C-contiguous.
     A plan without a row writer copies nothing and counts nothing: rows are wanted in the cache only.
     """
-    at_state = np.int64(state.ctypes.data)
-    places, row_bytes = state[NUM_PLACES], state[SLOT_BYTES]
-    arena, table_at = state[ARENA_ADDRESS], state[TABLE_ADDRESS]
-    table = table_of(at_state)
-    is_wanted = plan[WRITER] != 0
+    places, table_at = state[NUM_PLACES], state[TABLE_ADDRESS]
     num_keys = keys_M.shape[0]
+    held = np.empty(BLOCK, np.int64)
     for m in range(min(_ENTRIES_AHEAD, num_keys)):
         ask_for(table_at, places, keys_M[m])
-    held = np.empty(BLOCK, np.int64)
-    absent = 0
-    reader = lock_to_read(at_state)
+    absent = np.int64(0)
     for begin in range(0, num_keys, BLOCK):
-        size = min(BLOCK, num_keys - begin)
-        if begin > 0:
-            lock(at_state + 8 * LOCK)
-            read_from_now(at_state, reader)
-        clock = load_i64(at_state + 8 * CLOCK)
-        misses = 0
-        wanted = 0
-        for i in range(size):
-            key = keys_M[begin + i]
-            held[i] = -1
-            if key < 0:
-                continue
-            wanted += 1
-            entry = find_entry(table, places, key)
-            if entry < 0:
-                miss_M[absent + misses] = begin + i
-                misses += 1
-                continue
-            clock += 1
-            table[entry + STAMP] = clock
-            held[i] = arena + table[entry + SLOT] * row_bytes
-            if i < _ROWS_AHEAD:
-                prefetch_row(held[i], row_bytes)
-        store_i64(at_state + 8 * CLOCK, clock)
-        absent += misses
-        if is_wanted:
-            count(at_state, HITS, wanted - misses)
-            count(at_state, MISSES, misses)
-        unlock(at_state + 8 * LOCK)
-        target = np.int64(out.ctypes.data) + begin * plan[OUT_BYTES]
-        for i in range(size):
-            if is_wanted and i + _ROWS_AHEAD < size and held[i + _ROWS_AHEAD] >= 0:
-                prefetch_row(held[i + _ROWS_AHEAD], row_bytes)
-            if begin + i + _ENTRIES_AHEAD < num_keys:
-                ask_for(table_at, places, keys_M[begin + i + _ENTRIES_AHEAD])
-            if not is_wanted:
-                continue
-            if held[i] >= 0:
-                write_row(plan, held[i], target + i * plan[OUT_BYTES])
-            elif keys_M[begin + i] < 0:
-                zero_bytes(target + i * plan[OUT_BYTES], plan[OUT_BYTES])
-    if num_keys == 0:
-        unlock(at_state + 8 * LOCK)
-    stop_reading(at_state, reader)
+        absent = serve_block(
+            np.int64(state.ctypes.data), plan, keys_M, begin, np.int64(out.ctypes.data), miss_M, absent, held
+        )
+        for m in range(begin + _ENTRIES_AHEAD, min(begin + _ENTRIES_AHEAD + BLOCK, num_keys)):
+            ask_for(table_at, places, keys_M[m])
     return absent
+
+
+@inline
+def serve_block(state, plan, keys_M, begin, target, miss_M, absent, held):
+    """`serve` for BLOCK keys from `begin` on: target is the address of all rows. Returns how many are absent so far."""
+    places, row_bytes, arena = (
+        load_i64(state + 8 * NUM_PLACES),
+        load_i64(state + 8 * SLOT_BYTES),
+        load_i64(state + 8 * ARENA_ADDRESS),
+    )
+    table = table_of(state)
+    is_wanted = plan[WRITER] != 0
+    size = min(BLOCK, keys_M.shape[0] - begin)
+    hits = np.int64(0)
+    misses = np.int64(0)
+    reader = lock_to_read(state)
+    clock = load_i64(state + 8 * CLOCK)
+    for i in range(size):
+        key = keys_M[begin + i]
+        held[i] = -1
+        if key < 0:
+            continue
+        entry = find_entry(table, places, key)
+        if entry < 0:
+            miss_M[absent + misses] = begin + i
+            misses += 1
+            continue
+        hits += 1
+        table[entry + STAMP] = clock + hits
+        held[i] = arena + table[entry + SLOT] * row_bytes
+        if i < _ROWS_AHEAD:
+            prefetch_row(held[i], row_bytes)
+    store_i64(state + 8 * CLOCK, clock + hits)
+    if is_wanted:
+        count(state, HITS, hits)
+        count(state, MISSES, misses)
+    unlock(state + 8 * LOCK)
+    if is_wanted:
+        row = target + begin * plan[OUT_BYTES]
+        for i in range(size):
+            if i + _ROWS_AHEAD < size and held[i + _ROWS_AHEAD] >= 0:
+                prefetch_row(held[i + _ROWS_AHEAD], row_bytes)
+            if held[i] >= 0:
+                write_row(plan, held[i], row)
+            elif keys_M[begin + i] < 0:
+                zero_bytes(row, plan[OUT_BYTES])
+            row += plan[OUT_BYTES]
+    stop_reading(state, reader)
+    return absent + misses
 
 
 @inline

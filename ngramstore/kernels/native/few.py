@@ -25,7 +25,8 @@ NUM_CALL = NUM_PLAN + 9
 
 
 @inline
-def _layers(call):
+def layers_of(call):
+    """LAYERS, a line each."""
     return i64_array(call[LAYERS], call[NUM_LAYERS] * NUM_COLUMNS).reshape((call[NUM_LAYERS], NUM_COLUMNS))
 
 
@@ -65,7 +66,7 @@ def serve_ngrams(call, tokens_MN, out, found_M):
         for n in range(tokens_MN.shape[1] - 1, -1, -1):
             state = extend_state(state, tokens_MN[m, n])
         ids_M[m] = state
-    if find(_layers(call), ids_M, keys_M) < count:
+    if find(layers_of(call), ids_M, keys_M) < count:
         return -1
     if not _serve(call, keys_M, count, np.int64(out.ctypes.data)):
         return -1
@@ -101,7 +102,7 @@ def serve_tail(call, tokens_BS, room_BT, out, lengths_BT):
     keys_W, ids_W = np.empty(num_lines * width, np.int64), np.empty(num_lines * width, np.uint64)
     lengths_W = np.empty(num_lines * width, np.uint8)
     done = match(
-        _layers(call), tokens_W, room_W, np.uint64(call[SEED]), call[LENGTHS_MASK], call[STOP_AT_MISS] != 0,
+        layers_of(call), tokens_W, room_W, np.uint64(call[SEED]), call[LENGTHS_MASK], call[STOP_AT_MISS] != 0,
         keys_W, ids_W, lengths_W,
     )  # fmt: skip
     if done < num_lines * width:
@@ -129,7 +130,7 @@ def serve_one(call, tokens_S, end, room, out):
     -1: as in `serve_ngrams`.
     """
     key, length = match_one(
-        _layers(call), tokens_S, end, min(room, call[MAX_N]), np.uint64(call[SEED]), call[LENGTHS_MASK], call[STOP_AT_MISS] != 0
+        layers_of(call), tokens_S, end, min(room, call[MAX_N]), np.uint64(call[SEED]), call[LENGTHS_MASK], call[STOP_AT_MISS] != 0
     )  # fmt: skip
     if key < -1:
         return -1

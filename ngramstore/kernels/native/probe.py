@@ -102,7 +102,7 @@ def _is_good(flags, first_byte, last_byte):
 
 @inline
 def _probe_line(layers, line, ids_M, keys_M, ring):
-    """`_probe` in one layer, for the IDs whose keys are _ABSENT so far.
+    """`probe_block` in one layer, for the IDs whose keys are _ABSENT so far.
 
     The quick way believes pages that were verified before, and compares sixteen neighbours of the place where the remainder
     should be: nearly always that is enough. Whatever else happens is left to the careful way. All of it is one loop over
@@ -176,13 +176,13 @@ def _probe_line(layers, line, ids_M, keys_M, ring):
 
 
 @inline
-def _room_for_ring():
-    """Scratch of `_probe`: first rank, end and window of the buckets that were asked for."""
+def room_for_ring():
+    """Scratch of `probe_block`: first rank, end and window of the buckets that were asked for."""
     return np.empty((_RING, 3), np.int64)
 
 
 @inline
-def _probe(layers, ids_M, keys_M, ring):
+def probe_block(layers, ids_M, keys_M, ring):
     """keys[m] = row key of ids[m], -1 if absent, below -1: the code of a bad page."""
     for i in range(ids_M.shape[0]):
         keys_M[i] = _ABSENT
@@ -198,10 +198,10 @@ def _probe(layers, ids_M, keys_M, ring):
 def find(layers, ids_M, keys_M):
     """keys[m] = row key of ids[m], -1 if absent; stops at a bad page and leaves its code in keys[m]. Returns rows done."""
     count = ids_M.shape[0]
-    ring = _room_for_ring()
+    ring = room_for_ring()
     for begin in range(0, count, _BLOCK):
         end = min(count, begin + _BLOCK)
-        _probe(layers, ids_M[begin:end], keys_M[begin:end], ring)
+        probe_block(layers, ids_M[begin:end], keys_M[begin:end], ring)
         for m in range(begin, end):
             if keys_M[m] < -1:
                 return m
@@ -218,7 +218,7 @@ def match(layers, tokens_W, room_W, seed, lengths_mask, stop_at_miss, keys_W, id
     """
     count = tokens_W.shape[0]
     start = seed_state(np.uint64(seed))
-    ring = _room_for_ring()
+    ring = room_for_ring()
     states, keys, places = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
     for begin in range(0, count, _BLOCK):
         live = min(_BLOCK, count - begin)
@@ -239,7 +239,7 @@ def match(layers, tokens_W, room_W, seed, lengths_mask, stop_at_miss, keys_W, id
             live = asked
             if (lengths_mask >> n) & 1 == 0:
                 continue
-            _probe(layers, states[:asked], keys[:asked], ring)
+            probe_block(layers, states[:asked], keys[:asked], ring)
             live = 0
             for i in range(asked):
                 w, key = places[i], keys[i]
@@ -262,7 +262,7 @@ def match_one(layers, tokens_S, end, room, seed, lengths_mask, stop_at_miss):
     All lengths are looked up together.
     """
     states_N, keys_N, lengths_N = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
-    ring = _room_for_ring()
+    ring = room_for_ring()
     state = seed_state(np.uint64(seed))
     longest, length = np.int64(-1), np.int64(0)
     n = 0
@@ -274,7 +274,7 @@ def match_one(layers, tokens_S, end, room, seed, lengths_mask, stop_at_miss):
             if (lengths_mask >> n) & 1:
                 states_N[asked], lengths_N[asked] = state, n
                 asked += 1
-        _probe(layers, states_N[:asked], keys_N[:asked], ring)
+        probe_block(layers, states_N[:asked], keys_N[:asked], ring)
         for i in range(asked):
             if keys_N[i] < -1:
                 return keys_N[i], np.int64(0)

@@ -22,12 +22,14 @@ from ngramstore.kernels.reference.hashing import ngram_ids_of_width
 from ngramstore.kernels.reference.probe import find, match
 
 
-def _layers(call: np.ndarray) -> np.ndarray:
+def layers_of(call: np.ndarray) -> np.ndarray:
+    """LAYERS, a line each."""
     size = int(call[NUM_LAYERS]) * NUM_COLUMNS
     return memory(int(call[LAYERS]), 8 * size).view(np.int64).reshape(-1, NUM_COLUMNS)
 
 
-def _seed(call: np.ndarray) -> int:
+def seed_of(call: np.ndarray) -> int:
+    """The seed of the IDs."""
     return int(call[SEED]) % (1 << 64)
 
 
@@ -35,13 +37,18 @@ def _serve(call: np.ndarray, keys_M: np.ndarray, target: int) -> bool:
     """Rows of keys -> target, zeros for keys below 0; False, and nothing has changed, where one is not in the cache."""
     if call[RESIDENT] == 0:
         return serve_if_all_are_here(int(call[STATE]), call, keys_M, len(keys_M), target)
+    serve_resident(call, keys_M, target)
+    return True
+
+
+def serve_resident(call: np.ndarray, keys_M: np.ndarray, target: int) -> None:
+    """Rows of keys in memory -> target, zeros for keys below 0."""
     for m, key in enumerate(keys_M.tolist()):
         row = target + m * int(call[OUT_BYTES])
         if key >= 0:
             write_row(call, int(call[RESIDENT]) + (key & RANK_MASK) * int(call[ROW_BYTES]), row)
         else:
             memory(row, int(call[OUT_BYTES]))[:] = 0
-    return True
 
 
 def serve_ngrams(call: np.ndarray, tokens_MN: np.ndarray, out: np.ndarray, found_M: np.ndarray) -> int:
@@ -51,8 +58,8 @@ def serve_ngrams(call: np.ndarray, tokens_MN: np.ndarray, out: np.ndarray, found
     """
     count = len(tokens_MN)
     ids_M, keys_M = np.empty(count, np.uint64), np.empty(count, np.int64)
-    ngram_ids_of_width(tokens_MN, _seed(call), ids_M)
-    if find(_layers(call), ids_M, keys_M) < count:
+    ngram_ids_of_width(tokens_MN, seed_of(call), ids_M)
+    if find(layers_of(call), ids_M, keys_M) < count:
         return -1
     if not _serve(call, keys_M, out.ctypes.data):
         return -1
@@ -78,10 +85,10 @@ def serve_tail(
     keys_W, ids_W, lengths_W = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint8)
     mask, stop_at_miss = int(call[LENGTHS_MASK]), bool(call[STOP_AT_MISS])
     done = match(
-        _layers(call),
+        layers_of(call),
         tokens_BS.reshape(-1),
         room_BS.reshape(-1),
-        _seed(call),
+        seed_of(call),
         mask,
         stop_at_miss,
         keys_W,
