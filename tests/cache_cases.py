@@ -25,10 +25,13 @@ def readers_of(cache: RowCache) -> np.ndarray:
 
 
 def bytes_of(cache: RowCache) -> tuple[bytes, ...]:
-    """All that its kernels and their twins leave behind: rows, table, counters, locks, readers."""
+    """All that its kernels and their twins leave behind: rows, entries, counters, locks, readers.
+
+    Not in which place of the table an entry stands: that follows from the order in which some rows go and others come.
+    """
     rows = cache._arena[: cache.row_bytes * int(cache.state[parts.USED])]
     parts_of_state = cache.state[: parts.NUM_SLOTS], cache.state[parts.INSERTING], readers_of(cache)
-    return tuple(part.tobytes() for part in (rows, cache._table, *parts_of_state))
+    return tuple(part.tobytes() for part in (rows, entries_of(cache), *parts_of_state))
 
 
 def copy_of(cache: RowCache) -> RowCache:

@@ -48,14 +48,16 @@ class Few:
         taken = self.take(ngrams, out, dtype) if ngrams.ndim == 2 and len(ngrams) <= FEW_ROWS else None
         if taken is None:
             return None
-        call, out = taken
+        call, ngrams, out = taken
         found = np.empty(len(ngrams), np.bool_)
         if native.serve_ngrams(call, ngrams, out.view(np.uint16) if out.dtype.char == "e" else out, found) < 0:
             return None
         return out, found
 
-    def take(self, ngrams: np.ndarray, out: np.ndarray | None, dtype: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """CALL and the array for the rows; None where n-grams or array are none that the kernels take."""
+    def take(
+        self, ngrams: np.ndarray, out: np.ndarray | None, dtype: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """CALL, n-grams and the array for the rows; None where one of them is none that the kernels take."""
         shape = ngrams.shape
         if len(shape) != 2 or not 0 < shape[1] <= self._max_n or ngrams.dtype is not _U32:
             return None
@@ -69,7 +71,11 @@ class Few:
         call = self._calls[kind]
         if call is None or kind == "B" or not out.dtype.isnative:
             return None
-        return call, out
+        if (
+            not ngrams.flags.carray
+        ):  # a read-only or strided array is another type, for which a kernel would be compiled again
+            ngrams = ngrams.copy()
+        return call, ngrams, out
 
     def tail(self, tokens: np.ndarray, room: np.ndarray, out: np.ndarray) -> np.ndarray | None:
         """Lengths (B, T) u8 of the longest matches, their rows in out, as `Lookups.lookup_tail` gives them."""

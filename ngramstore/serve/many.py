@@ -34,10 +34,10 @@ class Many:
 
     def get(self, ngrams: np.ndarray, out: np.ndarray | None, dtype: str) -> Served | None:
         """What is in memory of the rows of an array of n-grams (M, N)."""
-        taken = self._few.take(ngrams, out, dtype) if ngrams.flags.c_contiguous else None
+        taken = self._few.take(ngrams, out, dtype)
         if taken is None:
             return None
-        call, rows = taken
+        call, ngrams, rows = taken
         count = len(ngrams)
         ids, keys, absent = np.empty(count, np.uint64), np.empty(count, np.int64), np.empty(count, np.int64)
         bits = rows.view(np.uint16) if rows.dtype.char == "e" else rows

@@ -1,7 +1,7 @@
-"""A byte budget of encoded rows in memory, least recently used first out; counted exactly, safe for threads.
+"""A byte budget of encoded rows in memory, least recently used first out; safe for threads.
 
 The arena is allocated once and touched as it fills. The kernels take the cache's lock for a block of rows at a time, never
-while they copy rows out, and no lock is held in Python: threads share the cache and copy side by side.
+while they copy rows out or in, and no lock is held in Python: threads share the cache and copy side by side.
 
 Shapes: M wanted rows, U rows read, C slots.
 """
@@ -40,6 +40,7 @@ class RowCache:
         self._table = np.zeros((table.PLACES_PER_SLOT * self.num_slots, table.ENTRY), np.int64)
         most_oldest = max(_LEAST_OLDEST, self.num_slots // oldest.SLOTS_PER_LISTED)
         self._oldest = np.empty((min(self.num_slots, most_oldest), oldest.NUMBERS), np.int64)
+        self._scratch = np.empty(oldest.scratch_numbers(len(self._oldest)), np.int64)
         self.state = np.zeros(table.NUM_STATE, np.int64)
         self.state[table.NUM_SLOTS] = self.num_slots
         self.state[table.NUM_PLACES] = len(self._table)
@@ -48,6 +49,7 @@ class RowCache:
         self.state[table.ARENA_ADDRESS] = self._arena.ctypes.data
         self.state[table.TABLE_ADDRESS] = self._table.ctypes.data
         self.state[table.OLDEST_ADDRESS] = self._oldest.ctypes.data
+        self.state[table.SCRATCH_ADDRESS] = self._scratch.ctypes.data
 
     def is_outgrown_by(self, num_rows: int) -> bool:
         """Whether the budget has room for more of so many rows than this cache was made for."""
@@ -66,15 +68,19 @@ class RowCache:
         native.insert(self.state, fetched.data, fetched.at, keys_U)
 
     def stats(self) -> dict[str, int]:
-        """Counters since the cache was made: look-ups that hit and missed, rows inserted and evicted, rows and bytes held."""
-        hits, misses, inserted, evicted, used = self.state[table.HITS : table.USED + 1].tolist()
+        """Counters since the cache was made, of this moment: look-ups that hit and missed, rows inserted, evicted, not kept; rows and bytes held.
+
+        Not kept: read while every row that could have gone was being copied out. Bytes: rows held, and the bookkeeping of all slots.
+        """
+        hits, misses, inserted, evicted, not_kept, used = self.state[table.HITS : table.USED + 1].tolist()
         return {
             "cache_hits": hits,
             "cache_misses": misses,
             "cache_inserted": inserted,
             "cache_evicted": evicted,
+            "cache_not_kept": not_kept,
             "cache_rows": used,
-            "cache_bytes": used * (self.row_bytes + SLOT_OVERHEAD_BYTES),
+            "cache_bytes": used * self.row_bytes + self.num_slots * SLOT_OVERHEAD_BYTES,
             "cache_budget_bytes": self.budget_bytes,
             "cache_slots": self.num_slots,
         }

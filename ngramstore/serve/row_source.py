@@ -11,7 +11,7 @@ import numpy as np
 
 from ngramstore.codec.compress import RowDecompressor
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError
-from ngramstore.kernels.native import cache as native_cache
+from ngramstore.kernels.native import distinct as native_distinct
 from ngramstore.kernels.native import rows as native
 from ngramstore.kernels.native.dequantize import NUM_PLAN, scatter
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
@@ -123,7 +123,7 @@ class RowSource:
         count = len(places)
         waits_X, keys_U, seeds_U = np.empty(count, np.int32), np.empty(count, np.int64), np.empty(count, np.uint64)
         seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
-        num_keys = native_cache.distinct(seen, keys_M[places], seeds_M[places], waits_X, keys_U, seeds_U)
+        num_keys = native_distinct.distinct(seen, keys_M[places], seeds_M[places], waits_X, keys_U, seeds_U)
         damage: dict[int, str] = {}
         for first in range(0, num_keys, self._chunk):
             last = min(num_keys, first + self._chunk)

@@ -146,7 +146,7 @@ class Store(Lookups):
         the last `compact`), unpublished_changes (since the last `flush`), file_bytes by name, total_bytes, external_bytes
         (of checkpoints that rows are read from in place).
         Of this handle since it was opened: calls, positions and found of look-ups; rows_read and bytes_read from files.
-        Of its row cache, since it was made: cache_hits, cache_misses, cache_inserted, cache_evicted in rows; cache_rows and cache_bytes
+        Of its row cache, since it was made: cache_hits, cache_misses, cache_inserted, cache_evicted, cache_not_kept in rows; cache_rows and cache_bytes
         that it holds; cache_budget_bytes, cache_slots (rows that fit); hit_rate = hits / (hits + misses), None before the first.
         resident_bytes: rows held in memory by `resident=True`. kernels_cached_on_disk: False where every new process compiles
         again (`ngramstore warmup`, NUMBA_CACHE_DIR).

@@ -15,8 +15,10 @@ from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import cache_oldest
 from ngramstore.kernels.native import cache_table as parts
+from ngramstore.kernels.native import distinct as native_distinct
 from ngramstore.kernels.native.dequantize import row_writer
 from ngramstore.kernels.reference import cache as reference_cache
+from ngramstore.kernels.reference import distinct as reference_distinct
 from ngramstore.kernels.reference import hashing as reference_hashing
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, RowCache
 
@@ -191,12 +193,12 @@ def test_a_reader_waits_where_all_places_of_readers_are_taken():
     state.insert([1, 2])
     readers_of(state.cache)[:] = 1
     answers: list[object] = []
-    thread = threading.Thread(target=lambda: answers.append(state.serve([1, 2, 3])))
+    thread = threading.Thread(target=lambda: answers.append(state.serve([1, 2, 3])), daemon=True)
     thread.start()
     thread.join(0.3)
     assert thread.is_alive() and not answers
     readers_of(state.cache)[7] = 0
-    thread.join()
+    thread.join(60)
     assert answers == [([[1] * 3, [2] * 3, [99] * 3], [2])]
     assert np.flatnonzero(readers_of(state.cache) == 0).tolist() == [7]
 
@@ -226,7 +228,7 @@ def test_eviction_is_exact_where_the_sample_of_the_list_of_the_oldest_misleads()
     """All rows that the sample sees were used last: it lets expect far fewer old ones than there are."""
     cache = CacheState(native_cache, 1000)
     cache.insert(range(1000))
-    step = len(cache.cache._table) // cache_oldest._SAMPLE
+    step = len(cache.cache._table) // cache_oldest.SAMPLE
     seen = [int(key) - 1 for key in cache.cache._table[::step, parts.KEY] if key]
     cache.serve(seen)
     order = keys_of(cache.cache)
@@ -240,7 +242,7 @@ def test_eviction_is_exact_where_the_sample_of_the_list_of_the_oldest_misleads()
 @given(st.lists(st.integers(-1, 6), max_size=30))
 def test_distinct_lists_each_key_once_in_order_of_appearance(keys):
     results = []
-    for module in (native_cache, reference_cache):
+    for module in (native_distinct, reference_distinct):
         count = len(keys)
         miss, miss_keys, miss_seeds = np.zeros(count, np.int32), np.zeros(count, np.int64), np.zeros(count, np.uint64)
         seen = np.zeros(1 << (2 * count).bit_length(), np.int32)

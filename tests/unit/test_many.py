@@ -104,6 +104,20 @@ def test_large_calls_take_this_way(path, monkeypatch):
             store.get((NGRAMS, np.full(NUM_ROWS, 2)))
 
 
+def test_arrays_of_every_layout_take_this_way_without_another_kernel(path):
+    """Read-only ones come from mapped corpora, strided ones from windows over a line of tokens."""
+    read_only = NGRAMS.copy()
+    read_only.flags.writeable = False
+    with ngs.open(path) as store:
+        store.get(NGRAMS)
+        compiled = len(native.serve_ngrams.signatures)
+        for ngrams in (read_only, NGRAMS[::-1][::-1], np.asfortranarray(NGRAMS), np.repeat(NGRAMS, 2, axis=1)[:, ::2]):
+            rows, found = store.get(ngrams)
+            np.testing.assert_array_equal(rows, rows_of(range(NUM_ROWS), DIM))
+            assert found.all()
+        assert len(native.serve_ngrams.signatures) == compiled
+
+
 def test_changes_that_were_published_are_served(tmp_path):
     build(tmp_path / "store")
     with ngs.open(tmp_path / "store", mode="rw") as writer:

@@ -9,7 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
-from ngramstore.kernels.native.cache_oldest import NUMBERS, SLOTS_PER_LISTED, list_oldest, take_oldest
+from ngramstore.kernels.native.cache_oldest import (
+    NUMBERS,
+    PASS_BY,
+    SLOTS_PER_LISTED,
+    USED_UP,
+    is_used_up,
+    list_oldest,
+    pass_by_used,
+    take_oldest,
+)
 from ngramstore.kernels.native.cache_table import (
     ARENA_ADDRESS,
     CLOCK,
@@ -20,6 +29,7 @@ from ngramstore.kernels.native.cache_table import (
     INSERTING,
     LOCK,
     MISSES,
+    NOT_KEPT,
     NUM_PLACES,
     NUM_SLOTS,
     PLACES_PER_SLOT,
@@ -39,17 +49,18 @@ from ngramstore.kernels.native.cache_table import (
     take_entry,
 )
 from ngramstore.kernels.native.dequantize import OUT_BYTES, WRITER, prefetch_row, write_row
-from ngramstore.kernels.native.hashing import mix64
-from ngramstore.kernels.native.memory import copy_bytes, load_i64, lock, store_i64, unlock, zero_bytes
+from ngramstore.kernels.native.memory import copy_bytes, load_i64, lock, store_i64, unlock, yield_core, zero_bytes
 
-SLOT_OVERHEAD_BYTES = PLACES_PER_SLOT * ENTRY_BYTES + 8 * NUMBERS // SLOTS_PER_LISTED
-"""What a slot costs beside its row: its places in the table, and its part of the list of the oldest."""
+SLOT_OVERHEAD_BYTES = PLACES_PER_SLOT * ENTRY_BYTES + 2 * 8 * NUMBERS // SLOTS_PER_LISTED
+"""What a slot costs beside its row: its places in the table, its part of the list of the oldest and of the room to sort that."""
 BLOCK = 64
 """Rows that are found under one hold of the lock, then copied out without it."""
 _ROWS_AHEAD = 4
 """Rows whose bytes are asked for before they are needed."""
 _ENTRIES_AHEAD = 128
 _INSERT_BLOCK = 16
+_TURN = 4 * _INSERT_BLOCK
+"""Rows after which others that wait to insert get their turn."""
 _ATTEMPTS = 4
 """Passes over the table for one row: while one goes on, other threads may use all that it lists."""
 
@@ -175,7 +186,7 @@ def hold_those_here(state, keys, num_keys, held):
     clock = load_i64(state + 8 * CLOCK)
     for i in range(num_keys):
         held[i] = -1
-        entry = find_entry(table, places, keys[i])
+        entry = find_entry(table, places, keys[i]) if keys[i] >= 0 else np.int64(-1)
         if entry >= 0:
             clock += 1
             table[entry + STAMP] = clock
@@ -200,72 +211,81 @@ def let_go(state, reader, hits, misses):
 def insert(state, rows, rows_at_U, keys_U):
     """Put U rows in as most recently used, evicting the least recently used; a key that is here already stays as it is.
 
-    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Where the least recently used is held by a reader, the row is not
-    kept.
+    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Nor is a row kept, and that is counted, where the least recently used
+    one is held by a reader, or where other threads use again and again all that was found to be the oldest.
     """
-    at_state = np.int64(state.ctypes.data)
-    places, table_at = state[NUM_PLACES], state[TABLE_ADDRESS]
+    at_state, source = np.int64(state.ctypes.data), np.int64(rows.ctypes.data)
+    places, arena, row_bytes = state[NUM_PLACES], state[ARENA_ADDRESS], state[SLOT_BYTES]
     table = table_of(at_state)
     num_rows = keys_U.shape[0]
-    u = 0
+    slots = np.empty(_INSERT_BLOCK, np.int64)
+    begin = 0
     attempts = 0
-    while u < num_rows:
-        end = min(num_rows, u + _INSERT_BLOCK)
+    while begin < num_rows:
         lock(at_state + 8 * INSERTING)
-        if attempts > 0:
+        if attempts > 0 and is_used_up(at_state):
             list_oldest(at_state)
+        pass_by_used(at_state)
+        end, attempts = _take_slots(at_state, table, places, rows_at_U, keys_U, begin, slots, attempts)
+        for u in range(begin, end):  # nobody finds these slots yet, so LOCK is free meanwhile
+            if slots[u - begin] >= 0:
+                copy_bytes(arena + slots[u - begin] * row_bytes, source + rows_at_U[u], row_bytes)
         lock(at_state + 8 * LOCK)
-        held_since = first_held(at_state)
-        while u < end:
-            if rows_at_U[u] >= 0 and find_entry(table, places, keys_U[u]) < 0:
-                slot = load_i64(at_state + 8 * USED)
-                if slot < state[NUM_SLOTS]:
-                    count(at_state, USED, 1)
-                else:
-                    oldest = take_oldest(at_state, table_at, table, places)
-                    if oldest < 0 and attempts < _ATTEMPTS:
-                        break
-                    slot = np.int64(-1)
-                    if oldest >= 0 and table[oldest + STAMP] < held_since:
-                        slot = table[oldest + SLOT]
-                        take_entry(table, places, oldest)
-                        count(at_state, EVICTED, 1)
-                if slot >= 0:
-                    copy_bytes(
-                        state[ARENA_ADDRESS] + slot * state[SLOT_BYTES],
-                        np.int64(rows.ctypes.data) + rows_at_U[u],
-                        state[SLOT_BYTES],
-                    )
-                    count(at_state, CLOCK, 1)
-                    put_entry(table, places, keys_U[u], load_i64(at_state + 8 * CLOCK), slot)
-                    count(at_state, INSERTED, 1)
-            attempts = 0
-            u += 1
-        attempts = attempts + 1 if u < end else 0
+        for u in range(begin, end):
+            if slots[u - begin] >= 0:
+                count(at_state, CLOCK, 1)
+                count(at_state, INSERTED, 1)
+                put_entry(table, places, keys_U[u], load_i64(at_state + 8 * CLOCK), slots[u - begin])
         unlock(at_state + 8 * LOCK)
         unlock(at_state + 8 * INSERTING)
+        if end % _TURN == 0 and end < num_rows:
+            yield_core()
+        begin = end
 
 
-@kernel
-def distinct(seen, keys_M, seeds_M, miss_M, miss_keys_M, miss_seeds_M):
-    """List each wanted row key once, in order of appearance; miss[m] = its place, -1 where none is wanted. Returns how many.
+@inline
+def _take_slots(state, table, places, rows_at_U, keys_U, begin, slots, attempts):
+    """Under INSERTING: a slot for each of the next rows, free or of an evicted row; -1: not kept. Returns their end, and attempts.
 
-    `seen`: zeroed scratch, a power of two of at least 2 M.
+    Fewer rows than _INSERT_BLOCK where the list of the oldest ends before.
     """
-    mask = seen.shape[0] - 1
-    absent = 0
-    for m in range(keys_M.shape[0]):
-        key = keys_M[m]
-        if key < 0:
-            miss_M[m] = -1
-            continue
-        at = np.int64(mix64(np.uint64(key)) & np.uint64(mask))
-        while seen[at] != 0 and miss_keys_M[seen[at] - 1] != key:
-            at = (at + 1) & mask
-        if seen[at] == 0:
-            miss_keys_M[absent] = key
-            miss_seeds_M[absent] = seeds_M[m]
-            absent += 1
-            seen[at] = absent
-        miss_M[m] = seen[at] - 1
-    return absent
+    end = min(keys_U.shape[0], begin + _INSERT_BLOCK)
+    lock(state + 8 * LOCK)
+    held_since = first_held(state)
+    u = begin
+    while u < end:
+        slot = np.int64(-1)
+        if _is_wanted(table, places, rows_at_U, keys_U, begin, u):
+            slot = load_i64(state + 8 * USED)
+            if slot < load_i64(state + 8 * NUM_SLOTS):
+                count(state, USED, 1)
+            else:
+                oldest = take_oldest(state)
+                if oldest == PASS_BY:
+                    break
+                if oldest == USED_UP and attempts < _ATTEMPTS:
+                    attempts += 1
+                    break
+                slot = np.int64(-1)
+                if oldest >= 0 and table[oldest + STAMP] < held_since:
+                    slot = table[oldest + SLOT]
+                    take_entry(table, places, oldest)
+                    count(state, EVICTED, 1)
+                else:
+                    count(state, NOT_KEPT, 1)
+        slots[u - begin] = slot
+        attempts = 0
+        u += 1
+    unlock(state + 8 * LOCK)
+    return u, attempts
+
+
+@inline
+def _is_wanted(table, places, rows_at_U, keys_U, begin, u):
+    """Whether row u is good and its key neither in the cache nor among those before it in the block."""
+    if rows_at_U[u] < 0 or keys_U[u] < 0 or find_entry(table, places, keys_U[u]) >= 0:
+        return False
+    for before in range(begin, u):
+        if keys_U[before] == keys_U[u]:
+            return False
+    return True

@@ -6,11 +6,11 @@ STATE is an int64 array, columns below: locks, counters, and where the other par
   A row that is used gets the next number of the clock as its stamp: the order of stamps is the order of use;
 - the oldest: kernels/native/cache_oldest.py.
 
-A row that is used touches one entry and nothing else, one line of memory. Who has to be told apart are rows that are being copied
-out: a reader notes the clock before it takes its stamps, and nothing that is stamped since then is evicted.
+A row that is used touches one entry and nothing else, one line of memory. Only rows that are being copied out need care: a reader
+notes the clock before it takes its stamps, and nothing that was stamped since then is evicted.
 
 Entries are changed under LOCK. They are moved (rows inserted, evicted) under INSERTING as well, so whoever holds that one may
-read the table while others are served.
+read the table while others are served. INSERTING is always taken before LOCK.
 """
 
 from __future__ import annotations
@@ -19,14 +19,23 @@ import numpy as np
 
 from ngramstore.kernels.jit import inline
 from ngramstore.kernels.native.hashing import mix64
-from ngramstore.kernels.native.memory import i64_array, load_i64, lock, prefetch, store_i64, unlock, yield_core
+from ngramstore.kernels.native.memory import (
+    i64_array,
+    load_acquire_i64,
+    load_i64,
+    lock,
+    prefetch,
+    store_i64,
+    unlock,
+    yield_core,
+)
 
-LOCK, HITS, MISSES, INSERTED, EVICTED, USED, CLOCK = 0, 1, 2, 3, 4, 5, 6
-NUM_SLOTS, NUM_PLACES, SLOT_BYTES = 7, 8, 9
-ARENA_ADDRESS, TABLE_ADDRESS, OLDEST_ADDRESS, MOST_OLDEST = 10, 11, 12, 13
-INSERTING, OLDEST_AT, NUM_OLDEST = 14, 15, 16
-READERS = 17
-NUM_READERS = 47
+LOCK, HITS, MISSES, INSERTED, EVICTED, NOT_KEPT, USED, CLOCK = 0, 1, 2, 3, 4, 5, 6, 7
+NUM_SLOTS, NUM_PLACES, SLOT_BYTES = 8, 9, 10
+ARENA_ADDRESS, TABLE_ADDRESS, OLDEST_ADDRESS, SCRATCH_ADDRESS, MOST_OLDEST = 11, 12, 13, 14, 15
+INSERTING, OLDEST_AT, NUM_OLDEST = 16, 17, 18
+READERS = 24
+NUM_READERS = 40
 NUM_STATE = READERS + NUM_READERS
 KEY, STAMP, SLOT = 0, 1, 2
 ENTRY = 3
@@ -123,17 +132,11 @@ def lock_to_read(state):
     while True:
         lock(state + 8 * LOCK)
         for reader in range(READERS, READERS + NUM_READERS):
-            if load_i64(state + 8 * reader) == 0:
-                read_from_now(state, reader)
+            if load_acquire_i64(state + 8 * reader) == 0:
+                store_i64(state + 8 * reader, load_i64(state + 8 * CLOCK) + 1)
                 return reader
         unlock(state + 8 * LOCK)
         yield_core()
-
-
-@inline
-def read_from_now(state, reader):
-    """Under LOCK: rows stamped before now may be evicted again, those from now on not."""
-    store_i64(state + 8 * reader, load_i64(state + 8 * CLOCK) + 1)
 
 
 @inline
@@ -147,7 +150,7 @@ def first_held(state):
     """Under LOCK: the first stamp that a reader may hold."""
     first = load_i64(state + 8 * CLOCK) + 1
     for reader in range(READERS, READERS + NUM_READERS):
-        begin = load_i64(state + 8 * reader)
+        begin = load_acquire_i64(state + 8 * reader)
         if begin != 0:
             first = min(first, begin)
     return first

@@ -14,9 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
-from ngramstore.kernels.native.cache import distinct, hold_those_here, insert, let_go
-from ngramstore.kernels.native.cache_table import NUM_STATE
+from ngramstore.kernels.native.cache import hold_those_here, insert, let_go
+from ngramstore.kernels.native.cache_table import NUM_STATE, stop_reading
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES, ROW_BYTES, write_row
+from ngramstore.kernels.native.distinct import distinct
 from ngramstore.kernels.native.hashing import checksum32
 from ngramstore.kernels.native.memory import add_atomic, i64_array, load_u32
 from ngramstore.kernels.native.rows import read_at_once
@@ -31,11 +32,10 @@ _CHECKSUM_BYTES = 4
 
 
 @inline
-def _read(call, keys_U, count, staging):
+def _read(call, keys_U, count, staging, pair):
     """Rows of keys, checked, each with its checksum behind it; False where one has to be waited for, or is not good."""
     row_bytes, first_key = call[ROW_BYTES], call[FIRST_KEY]
     size = row_bytes + _CHECKSUM_BYTES
-    pair = np.empty(2, np.int64)
     target = np.int64(staging.ctypes.data)
     for u in range(count):
         rank = keys_U[u] - first_key
@@ -59,7 +59,7 @@ def serve_numbers(call, numbers_M, out):
     """Rows by number, at most MOST_ROWS -> out (C-contiguous). Returns how many are read, each of them once and kept.
 
     -1: a number is out of range, or a row is not in the cache and not read here, not good or not in memory. Nothing is counted
-    then, and nothing kept.
+    then, and nothing kept; rows that are in the cache are its most recently used.
     """
     count = np.int64(numbers_M.shape[0])
     state, target = call[STATE], np.int64(out.ctypes.data)
@@ -91,15 +91,25 @@ def serve_numbers(call, numbers_M, out):
             let_go(state, reader, hits, 0)
         _add_call(call, count)
         return 0
+    if state != 0:
+        stop_reading(state, reader)  # an allocation that fails must not leave rows held
     slot_bytes = call[ROW_BYTES] + _CHECKSUM_BYTES
     absent_M, place_M = np.empty(count, np.int64), np.empty(count, np.int32)
     keys_U, seeds_U, seeds_M = np.empty(count, np.int64), np.empty(count, np.uint64), np.empty(count, np.uint64)
+    seen, staging, pair = (
+        np.zeros(2 * MOST_ROWS, np.int32),
+        np.empty(count * slot_bytes, np.uint8),
+        np.empty(2, np.int64),
+    )
+    if state != 0:
+        reader = hold_those_here(state, keys_M, count, held_M)
+    hits = np.int64(0)
     for m in range(count):
+        hits += held_M[m] >= 0
         absent_M[m] = keys_M[m] if held_M[m] < 0 else -1
         seeds_M[m] = numbers_M[m]
-    num_read = distinct(np.zeros(2 * MOST_ROWS, np.int32), absent_M, seeds_M, place_M, keys_U, seeds_U)
-    staging = np.empty(num_read * slot_bytes, np.uint8)
-    if call[ROWS_FD] < 0 or not _read(call, keys_U, num_read, staging):
+    num_read = distinct(seen, absent_M, seeds_M, place_M, keys_U, seeds_U)
+    if call[ROWS_FD] < 0 or not _read(call, keys_U, num_read, staging, pair):
         if state != 0:
             let_go(state, reader, 0, 0)
         return -1

@@ -64,7 +64,7 @@ def serve_ngrams(call, tokens_MN, out, ids_M, keys_M, miss_M):
     """IDs, row keys (-1: not stored) and rows of M n-grams of N tokens; returns how many rows have still to be read.
 
     Those are at miss[:absent], and their rows of `out` (C-contiguous) are left as they are; elsewhere zeros where there is no key.
-    -1: a page of the index is bad; some rows may have been written.
+    -1: a page of the index is bad; some rows may have been written, and counted.
     """
     count = tokens_MN.shape[0]
     layers, ring, held = layers_of(call), room_for_ring(), np.empty(BLOCK, np.int64)

@@ -210,6 +210,17 @@ def unlock(typingctx, address):
 
 
 @intrinsic
+def load_acquire_i64(typingctx, address):
+    """The aligned i64 at an address that another thread gives back with `unlock`: what it did before has happened."""
+
+    def codegen(context, builder, signature, arguments):
+        word = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(word, "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def add_atomic(typingctx, address, value):
     """Add to the i64 at an address that other threads add to as well."""
 

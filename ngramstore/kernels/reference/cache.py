@@ -22,6 +22,7 @@ from ngramstore.kernels.native.cache_table import (
     INSERTED,
     KEY,
     MISSES,
+    NOT_KEPT,
     NUM_PLACES,
     NUM_READERS,
     NUM_SLOTS,
@@ -165,12 +166,12 @@ def let_go(state: int, reader: int, hits: int, misses: int) -> None:
 def insert(state: np.ndarray, rows: np.ndarray, rows_at_U: np.ndarray, keys_U: np.ndarray) -> None:
     """Put U rows in as most recently used, evicting the least recently used; a key that is here already stays as it is.
 
-    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Where the least recently used is held by a reader, the row is not
-    kept.
+    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Nor is a row kept, and that is counted, where the least recently used
+    one is held by a reader.
     """
     cache = _Cache(state)
     for key, at in zip(keys_U.tolist(), rows_at_U.tolist(), strict=True):
-        if at < 0 or cache.find(key) >= 0:
+        if at < 0 or key < 0 or cache.find(key) >= 0:
             continue
         slot = int(state[USED])
         if slot < cache.num_slots:
@@ -178,6 +179,7 @@ def insert(state: np.ndarray, rows: np.ndarray, rows_at_U: np.ndarray, keys_U: n
         else:
             oldest = cache.oldest()
             if oldest < 0:
+                state[NOT_KEPT] += 1
                 continue
             slot = int(cache.table[oldest, SLOT])
             cache.forget(oldest)
@@ -185,21 +187,3 @@ def insert(state: np.ndarray, rows: np.ndarray, rows_at_U: np.ndarray, keys_U: n
         cache.arena[slot * cache.row_bytes : (slot + 1) * cache.row_bytes] = rows[at : at + cache.row_bytes]
         cache.table[cache.place(key)] = key + 1, cache.tick(), slot
         state[INSERTED] += 1
-
-
-def distinct(
-    seen: np.ndarray,
-    keys_M: np.ndarray,
-    seeds_M: np.ndarray,
-    miss_M: np.ndarray,
-    miss_keys_M: np.ndarray,
-    miss_seeds_M: np.ndarray,
-) -> int:
-    """List each wanted row key once, in order of appearance; miss[m] = its place, -1 where none is wanted. Returns how many."""
-    places: dict[int, int] = {}
-    for m, key in enumerate(keys_M.tolist()):
-        if key >= 0 and key not in places:
-            miss_keys_M[len(places)], miss_seeds_M[len(places)] = key, seeds_M[m]
-            places[key] = len(places)
-        miss_M[m] = places.get(key, -1)
-    return len(places)

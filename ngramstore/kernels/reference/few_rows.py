@@ -19,7 +19,7 @@ def serve_numbers(call: np.ndarray, numbers_M: np.ndarray, out: np.ndarray) -> i
     """Rows by number, at most MOST_ROWS -> out (C-contiguous). Returns how many are read, each of them once and kept.
 
     -1: a number is out of range, or a row is not in the cache and not read here, not good or not in memory. Nothing is counted
-    then, and nothing kept.
+    then, and nothing kept; rows that are in the cache are its most recently used.
     """
     if ((numbers_M < 0) | (numbers_M >= call[NUM_ROWS])).any():
         return -1
@@ -33,6 +33,8 @@ def serve_numbers(call: np.ndarray, numbers_M: np.ndarray, out: np.ndarray) -> i
     held_M = np.full(count, -1)
     reader = hold_those_here(state, keys_M, count, held_M) if state else 0
     hits = int(np.count_nonzero(held_M >= 0))
+    if state and hits < count:  # native lets go before it allocates, and looks again
+        reader = hold_those_here(state, keys_M, count, held_M)
     absent = list(dict.fromkeys(numbers_M[held_M < 0].tolist()))
     stored = [row for number in absent if (row := _read(call, number)) is not None]
     if len(stored) < len(absent):

@@ -18,7 +18,7 @@ def serve_ngrams(
     """IDs, row keys (-1: not stored) and rows of M n-grams of N tokens; returns how many rows have still to be read.
 
     Those are at miss[:absent], and their rows of `out` (C-contiguous) are left as they are; elsewhere zeros where there is no key.
-    -1: a page of the index is bad; some rows may have been written.
+    -1: a page of the index is bad; some rows may have been written, and counted.
     """
     ngram_ids_of_width(tokens_MN, seed_of(call), ids_M)
     if find(layers_of(call), ids_M, keys_M) < len(tokens_MN):
