@@ -50,7 +50,7 @@ def check_sound(cache: RowCache) -> None:
     assert not cache.state[[parts.LOCK, parts.INSERTING]].any()
     entries = entries_of(cache)
     assert sorted(entries[:, parts.SLOT].tolist()) == list(range(cache.stats()["cache_rows"]))
-    assert len(set(entries[:, parts.STAMP].tolist())) == len(entries)
+    assert len(set(entries[:, parts.STAMP].tolist())) == len(set(entries[:, parts.KEY].tolist())) == len(entries)
     assert entries[:, parts.STAMP].max(initial=0) <= cache.state[parts.CLOCK]
     found = np.zeros((len(entries), cache.row_bytes), np.uint8)
     before = cache._table.copy()

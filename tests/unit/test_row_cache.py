@@ -221,3 +221,19 @@ def check_rows_while_others_insert(num_inserting: int, seconds: float) -> None:
 @pytest.mark.parametrize("num_inserting", [1, 3])
 def test_rows_that_are_copied_out_are_not_written_over(num_inserting):
     check_rows_while_others_insert(num_inserting, 2)
+
+
+def test_threads_that_read_the_same_rows_keep_them_once():
+    """As for a prompt that several requests begin with: whoever comes second finds the rows there."""
+    num_keys, turns, row_bytes = 8192, 6, 4096
+    cache = RowCache(num_keys * turns * (row_bytes + SLOT_OVERHEAD_BYTES), row_bytes, num_keys * turns)
+    fetched = Fetched(np.zeros(row_bytes, np.uint8), np.zeros(num_keys, np.int64))
+    for turn in range(turns):
+        keys = np.arange(turn * num_keys, (turn + 1) * num_keys)
+        threads = [threading.Thread(target=cache.insert, args=(fetched, keys)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    check_sound(cache)
+    assert cache.stats()["cache_inserted"] == turns * num_keys
