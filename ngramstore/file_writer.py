@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ngramstore import files
-from ngramstore.files import OwnsFd, clear_errors, fsync, write_all
+from ngramstore.files import OwnsFd, clear_errors, fsync, write_all, write_at
 
 _BUFFER_BYTES = 1 << 20
 _DISK_BLOCK_BYTES = 4096
@@ -88,13 +87,10 @@ class FileWriter(OwnsFd):
         """Append zeros up to a multiple of `unit` bytes."""
         self.write(bytes(-self.position % unit))
 
-    def rewrite(self, position: int, data: bytes) -> None:
+    def rewrite(self, position: int, data: bytes | memoryview) -> None:
         """Overwrite bytes already written (a header that was kept for the end)."""
         self._drain()
-        with clear_errors(self.path):
-            files.observe("write", self.path)
-            done = os.pwrite(self.fd, data, position)
-        assert done == len(data)
+        write_at(self.fd, data, position, self.path)
 
     def read(self, position: int, size: int) -> bytes:
         """Bytes already written."""

@@ -19,7 +19,8 @@ from pathlib import Path
 from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
 
 _log = logging.getLogger("ngramstore")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, an exhausted quota, a file over the limit."""
 
 
 def _unobserved(operation: str, path: Path) -> None:
@@ -38,7 +39,7 @@ def clear_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, (DiskFull, UsageError)):
             raise
-        if error.errno in _FULL:
+        if error.errno in FULL_DISK:
             raise DiskFull(f"no space left while writing {path}: {error.strerror}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UsageError(
@@ -63,6 +64,16 @@ def write_all(fd: int, data: bytes | memoryview, path: Path) -> None:
             view = view[os.write(fd, view) :]
 
 
+def write_at(fd: int, data: bytes | memoryview, position: int, path: Path) -> None:
+    """Write every byte of `data` at a position; the file's own stays."""
+    view = memoryview(data).cast("B")
+    with clear_errors(path):
+        observe("write", path)
+        while view:
+            done = os.pwrite(fd, view, position)
+            view, position = view[done:], position + done
+
+
 def fsync(fd: int, path: Path) -> None:
     """Make what was written to fd survive a power cut."""
     with clear_errors(path):
@@ -72,11 +83,19 @@ def fsync(fd: int, path: Path) -> None:
 
 def fsync_directory(path: Path) -> None:
     """Make creations and renames in a directory survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    with clear_errors(path):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fsync(fd, path)
     finally:
         os.close(fd)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or directory another name, in the place of a file that has it; durable after `fsync_directory`."""
+    with clear_errors(target):
+        observe("rename", target)
+        os.replace(source, target)
 
 
 def publish(path: Path, data: bytes) -> None:
@@ -95,9 +114,7 @@ def publish_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         fsync(fd, temporary)
     finally:
         os.close(fd)
-    with clear_errors(path):
-        observe("rename", path)
-        os.replace(temporary, path)
+    rename(temporary, path)
     fsync_directory(path.parent)
 
 
@@ -124,6 +141,8 @@ def remove_if_possible(path: Path) -> bool:
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, so that they survive a power cut. Fine if it is there."""
     with clear_errors(path):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"cannot make {path}: it is a file", hint="choose another path")
         missing = [place for place in (path, *path.parents) if not place.exists()]
         for place in reversed(missing):
             try:

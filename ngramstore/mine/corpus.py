@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,16 @@ import numpy as np
 from tqdm import tqdm
 
 from ngramstore.errors import UsageError, WriterLocked
-from ngramstore.files import WriterLock, clear_errors, publish
+from ngramstore.file_writer import FileWriter
+from ngramstore.files import (
+    WriterLock,
+    fsync_directory,
+    make_directory,
+    publish,
+    remove,
+    remove_if_possible,
+    rename,
+)
 from ngramstore.mine.inputs import RECORD_SUFFIXES, TOKEN_SUFFIXES, Piece, drop_binary, find_files, read_documents
 from ngramstore.mine.shards import MANIFEST_NAME, TokenShards, file_crc, manifest_bytes
 from ngramstore.mine.token_files import open_token_files
@@ -70,8 +78,7 @@ def open_corpus(
     text = _Text(drop_binary(files), documents, errors)
     identity = text.identity()
     cache = Path(cache)
-    with clear_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
+    make_directory(cache)
     found = _trained(tokenizer, text, cache / f"tokenizer-{identity[:16]}")
     entry = cache / f"tokens-{identity[:16]}-{found.id[:16]}-{shard_tokens}"
     if not (entry / MANIFEST_NAME).exists():
@@ -146,10 +153,10 @@ def _sole_writer(entry: Path) -> Iterator[None]:
         return
     try:
         for left in entry.parent.glob(f"{entry.name}.tmp-*"):
-            shutil.rmtree(left, ignore_errors=True)
+            remove_if_possible(left)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        remove_if_possible(path)
         lock.release()
 
 
@@ -163,16 +170,15 @@ def _tokenise(
 ) -> None:
     """Write a cache entry beside its place and rename the finished folder; another process may win the race."""
     folder = entry.with_name(f"{entry.name}.tmp-{os.getpid()}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    remove(folder)
     try:
-        with clear_errors(folder):
-            writer = _ShardWriter(folder, "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4", shard_tokens)
-            for batch in _batches(text.pieces()):
-                for piece, ids_T in zip(batch, tokenizer.encode_batch([p.text for p in batch]), strict=True):
-                    writer.add(ids_T, piece.is_last)
-                    on_progress(len(ids_T))
-            entries = writer.finish()
+        make_directory(folder)
+        writer = _ShardWriter(folder, "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4", shard_tokens)
+        for batch in _batches(text.pieces()):
+            for piece, ids_T in zip(batch, tokenizer.encode_batch([p.text for p in batch]), strict=True):
+                writer.add(ids_T, piece.is_last)
+                on_progress(len(ids_T))
+        entries = writer.finish()
         if not entries:
             raise UsageError(f"the corpus is empty: no text in {len(text.files)} files, the first is {text.files[0]}")
         names = {"tokenizer_id": tokenizer.id, "tokenizer_name": tokenizer.name}
@@ -183,12 +189,15 @@ def _tokenise(
             )
         publish(folder / MANIFEST_NAME, manifest_bytes(identity=identity, shards=entries, **names))
         try:
-            os.rename(folder, entry)
-        except OSError:
+            rename(folder, entry)
+        except (OSError, UsageError):
             if not (entry / MANIFEST_NAME).exists():
                 raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            remove_if_possible(folder)
+    except BaseException:
+        remove_if_possible(folder)
+        raise
+    fsync_directory(entry.parent)
 
 
 def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
@@ -212,13 +221,13 @@ class _ShardWriter:
         self._entries: list[dict[str, Any]] = []
         self._starts: list[int] = [0]
         self._num = 0
-        self._file: Any = None
+        self._file: FileWriter | None = None
 
     def add(self, ids_T: np.ndarray, is_last: bool) -> None:
         if self._file is None:
             self._name = f"tokens-{len(self._entries):05d}.u{8 * np.dtype(self._dtype).itemsize}"
-            self._file = open(self._folder / self._name, "wb")  # noqa: SIM115 - closed by _close
-        self._file.write(ids_T.astype(self._dtype).tobytes())
+            self._file = FileWriter(self._folder / self._name)
+        self._file.write(ids_T.astype(self._dtype))
         self._num += len(ids_T)
         if is_last and self._num > self._starts[-1]:
             self._starts.append(self._num)
@@ -232,7 +241,7 @@ class _ShardWriter:
     def _close(self) -> None:
         if self._file is None:
             return
-        _sync_and_close(self._file)
+        self._file.finish()
         self._file = None
         if self._num:
             starts_name = f"starts-{len(self._entries):05d}.u64"
@@ -242,9 +251,3 @@ class _ShardWriter:
             entry |= {"num_documents": len(self._starts) - 1, "starts_crc": zlib.crc32(data)}
             self._entries.append(entry | {"tokens_crc": file_crc(self._folder / self._name)})
         self._starts, self._num = [0], 0
-
-
-def _sync_and_close(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore, UsageError
+from ngramstore.files import remove
 from ngramstore.kernels.native import mining as native
 from ngramstore.mine.merge import merge_runs
 from ngramstore.mine.publish import published
@@ -46,7 +47,7 @@ def mask_shard(shard: Shard, spans: np.ndarray, out_path: Path) -> None:
             ids_T = shard.read(at, end)
             for begin, stop in spans[(spans[:, 0] < end) & (spans[:, 1] > at)]:
                 ids_T[max(begin - at, 0) : stop - at] = NO_ID
-            file.write(ids_T.data)
+            file.write(ids_T)
             at = end
 
 
@@ -93,7 +94,7 @@ def count_shard(
     del table_C2
     merge_runs(spills, out_path, min_count, memory_bytes=memory_bytes, sync=sync)
     for path in spills:
-        path.unlink()
+        remove(path)
 
 
 def assign_ids(
@@ -118,16 +119,17 @@ def assign_ids(
                 if is_first:
                     ids_T = np.full(len(keys_T), NO_ID, np.uint32)
                 else:
-                    file.seek(4 * at)
-                    ids_T = np.frombuffer(bytearray(file.read(4 * len(keys_T))), np.uint32)
+                    ids_T = np.frombuffer(bytearray(file.read(4 * at, 4 * len(keys_T))), np.uint32)
                 native.find_ids(keys_T, table_C2, ids_T)
-                file.seek(4 * at)
-                file.write(ids_T.data)
+                if is_first:
+                    file.write(ids_T)
+                else:
+                    file.rewrite(4 * at, ids_T.data)
                 at += len(keys_T)
             is_first = False
         if is_first:  # nothing is frequent, so no pass was made
             for begin in range(0, shard.num_tokens, 1 << 16):
-                file.write(np.full(min(1 << 16, shard.num_tokens - begin), NO_ID, np.uint32).data)
+                file.write(np.full(min(1 << 16, shard.num_tokens - begin), NO_ID, np.uint32))
 
 
 def _number_tables(frequent_path: Path, memory_bytes: int) -> Iterator[np.ndarray]:

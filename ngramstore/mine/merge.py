@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ngramstore.files import remove
 from ngramstore.mine.runs import PAIR_BYTES, RunReader, run_writer
 
 _WORKING_COPIES = 10
@@ -49,7 +50,7 @@ def merge_runs(
             keep_N = counts_N >= min_count
             writer.add(keys_N[keep_N], counts_N[keep_N])
     for path in made:
-        path.unlink()
+        remove(path)
     return writer.num_pairs
 
 

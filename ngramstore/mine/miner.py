@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ngramstore.errors import NgramStoreError, UsageError
+from ngramstore.files import remove
 from ngramstore.hashing import MAX_N
 from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, count_shard, mask_shard
 from ngramstore.mine.merge import merge_runs
@@ -195,7 +196,7 @@ class _Miner:
             self._each(count_shard, list(zip(self.corpus.shards, before, runs, strict=True)), bar, sync=space.sync)
             merge_runs(runs, space.frequent(n), self.min_count, memory_bytes=self.memory_bytes, sync=space.sync)
         for i in numbers:
-            space.counts(n, i).unlink(missing_ok=True)
+            remove(space.counts(n, i))
         if n == self.max_n:
             return
         ids = [space.ids(n, i) for i in numbers]
@@ -204,7 +205,7 @@ class _Miner:
         space.finish(n)
         for path in before:
             if path is not None:
-                path.unlink(missing_ok=True)
+                remove(path)
 
     def _each(self, function: Callable[..., None], calls: list[tuple[Any, ...]], bar: Any, **options: int) -> None:
         """Make the calls whose last argument, a file to write, does not exist yet; in this process or in several."""

@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from ngramstore.errors import DamagedStore
+from ngramstore.file_writer import FileWriter
 from ngramstore.layout import Field, Layout
 from ngramstore.mine.publish import published
 
@@ -40,7 +40,7 @@ _HINT = "mine again with restart=True (`ngramstore mine --restart`)"
 class RunWriter:
     """Writes pairs; `run_writer` makes one."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: FileWriter) -> None:
         self._file = file
         self._file.write(bytes(RUN_HEADER.size))
         self._crc = 0
@@ -52,13 +52,12 @@ class RunWriter:
         pairs_N2[:, 0] = keys_N
         pairs_N2[:, 1] = counts_N
         self._crc = zlib.crc32(pairs_N2.data, self._crc)
-        self._file.write(pairs_N2.data)
+        self._file.write(pairs_N2)
         self.num_pairs += len(keys_N)
 
     def finish(self) -> None:
         """Write the header, which says how many pairs there are and what they add up to."""
-        self._file.seek(0)
-        self._file.write(_header(self._crc, self.num_pairs))
+        self._file.rewrite(0, _header(self._crc, self.num_pairs))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.files import WriterLock, remove
+from ngramstore.files import WriterLock, make_directory, remove
 from ngramstore.mine.publish import published
 from ngramstore.mine.shards import json_crc
 
@@ -33,7 +33,7 @@ class WorkDirectory:
         step = self.path / STEP_NAME
         if self.path.exists() and not step.exists():
             _refuse_foreign(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path)
         self._lock = WriterLock(self.path / LOCK_NAME)
         try:
             if restart:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.errors import NgramStoreError
+from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible, remove_unless_read
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.store.changes.collisions import last_of_each, refuse_collisions
@@ -281,5 +281,5 @@ class Writer:
             self._published_journals.add(journal.path.name)
             try:
                 journal.destroy()
-            except OSError as error:  # no manifest names it: `collect_garbage` tries again
+            except (OSError, UsageError) as error:  # no manifest names it: `collect_garbage` tries again
                 _log.warning("%s is of no use any more but cannot be removed: %s", journal.path, str(error))

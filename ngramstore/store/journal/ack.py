@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion, WriterLocked
-from ngramstore.files import OwnsFd
+from ngramstore.errors import DamagedJournal, UnsupportedVersion, WriterLocked
+from ngramstore.files import OwnsFd, clear_errors, fsync, fsync_directory, publish, write_at
 from ngramstore.layout import Field, Layout
 
 ACK_NAME = "ACK"
@@ -50,7 +50,6 @@ ACK_PUBLISHED = Layout(
 )
 """Follows a slot at once; all else there is as it was without it, so earlier releases read the slot."""
 _CHECKSUM_AT = (64, ACK_SLOT.size - 4)  # of version 1, and of this one
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -108,20 +107,12 @@ class AckFile(OwnsFd):
 
     @classmethod
     def create(cls, directory: Path, *, width: int, row_bytes: int, store_state: bytes) -> None:
-        """Make the directory, if need be, and in it a first ACK: durable, whole or not at all. Raises DiskFull."""
+        """Make the directory, if need be, and in it a first ACK: durable, whole or not at all. Raises DiskFull, UsageError."""
         ack = Ack(width=width, row_bytes=row_bytes, counter=1, boot=boot_id(), store_state=store_state)
-        temporary = directory / (ACK_NAME + ".tmp")
-        try:
+        with clear_errors(directory):
             directory.mkdir(exist_ok=True)
-            sync_directory(directory.parent)
-            with open(temporary, "wb") as file:
-                file.write(replace(ack, counter=0).pack() + ack.pack())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, directory / ACK_NAME)
-            sync_directory(directory)
-        except OSError as error:
-            raise disk_error(error, directory) from error
+        fsync_directory(directory.parent)  # also of one that was there: who made it may have been killed before this
+        publish(directory / ACK_NAME, replace(ack, counter=0).pack() + ack.pack())
 
     @classmethod
     def open(cls, directory: Path) -> AckFile:
@@ -145,14 +136,9 @@ class AckFile(OwnsFd):
         """Replace the older slot; one that does not say so is published nowhere. Raises DiskFull."""
         changed = {"published_as": bytes(16), **changed}
         ack = replace(self.ack, counter=self.ack.counter + 1, **changed)  # type: ignore[arg-type]
-        try:
-            num_written = os.pwrite(self.fd, ack.pack(), (ack.counter % 2) * ACK_SLOT_BYTES)
-            if sync:
-                os.fsync(self.fd)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-        if num_written != ACK_SLOT_BYTES:
-            raise DiskFull(f"{self.path}: only {num_written} of {ACK_SLOT_BYTES} bytes could be written")
+        write_at(self.fd, ack.pack(), (ack.counter % 2) * ACK_SLOT_BYTES, self.path)
+        if sync:
+            fsync(self.fd, self.path)
         self.ack = ack
 
 
@@ -201,22 +187,3 @@ def boot_id() -> bytes:
         return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))[:16]
     except (OSError, ValueError):
         return bytes(16)
-
-
-def disk_error(error: OSError, path: Path) -> OSError:
-    """DiskFull where the disk is full, else the error itself."""
-    return DiskFull(f"{path}: {error.strerror}") if error.errno in _FULL else error
-
-
-def full_messages() -> tuple[str, ...]:
-    """How the system words a full disk, an exhausted quota and a file over the limit."""
-    return tuple(map(os.strerror, _FULL))
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +20,13 @@ import numpy as np
 
 from ngramstore.errors import (
     DamagedJournal,
-    DiskFull,
     NgramStoreError,
     StoreClosed,
     UsageError,
     WrongProcess,
 )
-from ngramstore.store.journal.ack import ACK_NAME, Ack, AckFile, boot_id, no_writer, read_ack, sync_directory
+from ngramstore.files import fsync_directory, remove
+from ngramstore.store.journal.ack import ACK_NAME, Ack, AckFile, boot_id, no_writer, read_ack
 from ngramstore.store.journal.guard import check_rocksdb_files
 from ngramstore.store.journal.known import KnownIds, Tier
 from ngramstore.store.journal.rocks import Rdict, RocksErrors, get_values, linked, open_rocksdb, write_values
@@ -211,15 +210,15 @@ class Journal:
             self._ack_file.close()
 
     def destroy(self) -> None:
-        """Close and remove the directory with all that is in it."""
+        """Close and remove the directory with all that is in it. Raises UsageError where that is not allowed."""
         if os.getpid() != self._pid:
             raise _wrong_process(self.path)
         try:
             self.close()
-        except (DamagedJournal, DiskFull) as error:  # closing writes a table; what is removed may fail to be written
+        except NgramStoreError as error:  # closing writes a table; what is removed may fail to be written
             _log.info("%s: removed although closing failed: %s", self.path, error.message)
-        shutil.rmtree(self.path)
-        sync_directory(self.path.parent)
+        remove(self.path)
+        fsync_directory(self.path.parent)
 
     def __enter__(self) -> Journal:
         return self

@@ -11,9 +11,8 @@ import os
 import re
 from pathlib import Path
 
-from ngramstore import files
 from ngramstore.errors import DamagedJournal, NgramStoreError
-from ngramstore.files import clear_errors, fsync_directory, remove_if_possible
+from ngramstore.files import fsync_directory, remove_if_possible, rename
 from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.layers.manifest import Manifest
 
@@ -53,9 +52,7 @@ def name_aside(path: Path) -> Path:
 
 def set_aside(path: Path, target: Path) -> None:
     """Rename a journal, durable. Raises UsageError where that is not allowed."""
-    with clear_errors(path):
-        files.observe("rename", path)
-        os.rename(path, target)
+    rename(path, target)
     fsync_directory(path.parent)
 
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 from rocksdict import AccessType, BlockBasedOptions, DBCompressionType, DBRecoveryMode, Options, Rdict, WriteBatch
 
 from ngramstore.errors import DamagedJournal, DiskFull, NgramStoreError, WriterLocked
-from ngramstore.store.journal.ack import full_messages
+from ngramstore.files import FULL_DISK
 
 WRITE_BUFFER_BYTES = 16 << 20
 
@@ -100,7 +100,7 @@ class RocksErrors:
 
 def _raise_ours(error: Exception, where: object) -> NoReturn:
     text = str(error)
-    if any(message in text for message in full_messages()):
+    if any(os.strerror(code) in text for code in FULL_DISK):
         raise DiskFull(f"{where}: {text}") from error
     if "lock hold by" in text or "While lock file" in text:
         raise WriterLocked(f"{where}: {text}") from error
