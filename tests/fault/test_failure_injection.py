@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-import gc
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_verifies, build_ngrams, contents, open_files, published, rows_of
+from failures import Failing, each_failure
+from helpers import assert_verifies, build_ngrams, contents, published, rows_of, stamps_of
 
 import ngramstore as ngs
 from ngramstore import file_writer, files
@@ -21,74 +21,6 @@ OLD = {(1,): 1, (2,): 2, (3,): 3, (1, 2): 4, (2, 3): 5, (1, 2, 3): 6, (7, 8, 9):
 PUT = {(2,): 20, (4,): 40, (3, 4): 41}
 DELETED = [(1, 2, 3), (7, 8, 9)]
 NEW = {ngram: stamp for ngram, stamp in {**OLD, **PUT}.items() if ngram not in DELETED}
-COUNTED = ("write", "fsync", "rename", "unlink")
-
-
-class Failing:
-    """Lets the N-th operation fail, counting from 0; with `for_good` all later ones fail as well."""
-
-    def __init__(self, nth: int, code: int, *, for_good: bool) -> None:
-        self.nth, self.code, self.for_good = nth, code, for_good
-        self.count = 0
-        self.log: list[tuple[str, str]] = []
-
-    def __call__(self, operation: str, path: Path) -> None:
-        assert operation in COUNTED, operation
-        number = self.count
-        self.count += 1
-        self.log.append((operation, path.name))
-        if number == self.nth or (self.for_good and number > self.nth):
-            raise OSError(self.code, f"injected into {operation} {number}", str(path))
-
-    @property
-    def has_failed(self) -> bool:
-        return self.count > self.nth
-
-
-def each_failure(
-    monkeypatch: pytest.MonkeyPatch,
-    prepare: Callable[[Path], object],
-    act: Callable[[object, Path], None],
-    check: Callable[[object, Path, BaseException | None], None],
-    room: Path,
-) -> int:
-    """Run `act` on fresh ground with each operation failing in turn; returns how many there were. No descriptor may leak.
-
-    One failure alone at each N; a disk that stays full from there on at every third N.
-    """
-    gc.collect()
-    gc.freeze()  # or each collection below walks all of numba
-    for code, for_good, step in ((errno.EIO, False, 1), (errno.ENOSPC, True, 3)):
-        nth = 0
-        while True:
-            path = room / f"{code}-{nth}"
-            gc.collect()
-            before = open_files()
-            ground = prepare(path)
-            failing = Failing(nth, code, for_good=for_good)
-            error: BaseException | None = None
-            with monkeypatch.context() as patch:
-                patch.setattr(files, "observe", failing)
-                try:
-                    act(ground, path)
-                except OSError as caught:
-                    error = caught
-            if error is not None:
-                assert "injected" in str(error), error
-                if code == errno.ENOSPC:
-                    assert isinstance(error, DiskFull), error
-                    assert error.hint
-                error.__traceback__ = error.__context__ = error.__cause__ = None
-            check(ground, path, error)
-            del ground
-            gc.collect()
-            assert open_files() - before == set(), f"descriptors leaked after {failing.log[nth : nth + 1]}"
-            if not failing.has_failed:
-                assert error is None
-                break
-            nth += step
-    gc.unfreeze()
-    return nth
 
 
 def build(path: Path, memory_bytes: int, **options) -> None:
@@ -150,13 +82,18 @@ def test_a_build_that_cannot_even_clean_up_is_recognised(quick_path, monkeypatch
     assert nth > 3
 
 
-def changed(path: Path, *, flushed: bool):
-    """A writer on a store with unpublished changes; `flushed`: with an overlay and nothing unpublished."""
+def opened(path: Path):
+    """A writer on a store without changes."""
     template = path.parent / "template"
     if not template.exists():
         build_ngrams(template, OLD)
     shutil.copytree(template, path)
-    store = ngs.open(path, mode="rw")
+    return ngs.open(path, mode="rw")
+
+
+def changed(path: Path, *, flushed: bool):
+    """A writer on a store with unpublished changes; `flushed`: with an overlay and nothing unpublished."""
+    store = opened(path)
     store.put(list(PUT), rows_of(list(PUT.values()), 4))
     store.delete(DELETED)
     if flushed:
@@ -183,6 +120,37 @@ def check_writer(store, path: Path, error: BaseException | None, before: dict, a
         assert contents(again) == {**NEW, (2,): 21}
     assert left == named, "files that no manifest names are gone after a good flush"
     assert_verifies(path)
+
+
+@pytest.mark.parametrize("before", [{}, {(9,): 90}], ids=["first", "later"])
+def test_a_put_that_fails_anywhere_is_there_whole_or_not_at_all(quick_path, monkeypatch, before):
+    """The first put makes the journal; each writes its ACK."""
+    old, new = OLD | before, OLD | before | PUT
+
+    def prepare(path):
+        store = opened(path)
+        if before:
+            store.put(list(before), rows_of(list(before.values()), 4))
+        return store
+
+    def check(store, path, error):
+        assert published(path) == OLD
+        rows, found = store.get(list(new))  # `contents` would publish
+        there = [key for key, is_there in zip(new, found, strict=True) if is_there]
+        now = dict(zip(there, stamps_of(rows[found]), strict=True))
+        assert len(store) == len(now)
+        assert now == new if error is None else now in (old, new)
+        store._shut()  # as if killed
+        with ngs.open(path, mode="rw") as again:
+            assert contents(again) == now
+            again.put([(2,)], rows_of([21], 4))
+            assert contents(again) == {**now, (2,): 21}
+        assert published(path) == {**now, (2,): 21}
+
+    num = each_failure(
+        monkeypatch, prepare, lambda store, _: store.put(list(PUT), rows_of(list(PUT.values()), 4)), check, quick_path
+    )
+    assert num >= (1 if before else 7)
 
 
 def test_a_flush_that_fails_anywhere_leaves_the_old_state_or_the_new_one(quick_path, monkeypatch):
@@ -233,7 +201,8 @@ def test_two_failures_in_a_row_and_a_kill_leave_a_good_store(quick_path, monkeyp
         store._shut()  # as if killed
         with ngs.open(path, mode="rw") as again:
             now = contents(again)
-        assert now == last if path in acknowledged else now in (NEW, last)  # a put that raised is there whole or not at all
+        wanted = [last] if path in acknowledged else [NEW, last]  # a put that raised is there whole or not at all
+        assert now in wanted
         assert published(path) == now
 
     each_failure(monkeypatch, lambda path: changed(path, flushed=operation == "compact"), act, check, quick_path)

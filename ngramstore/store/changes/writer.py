@@ -259,6 +259,7 @@ class Writer:
             yield
         except BaseException:
             self._journal_failed = True
+            self._num_moved = None  # an append that raised may be there
             raise
 
     @contextmanager

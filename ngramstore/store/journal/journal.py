@@ -131,12 +131,12 @@ class Journal:
         try:
             with RocksErrors(self.path):
                 write_values(db, [*keys, STATE_KEY], [*values, state.pack()])
+            self._state = state  # it is there, whatever becomes of its acknowledgement
+            self._known.add(changes.ids, changes.is_delete, checksums)
             self._ack_file.write(acknowledged=state.batch, num_changes=state.num_changes)
         except BaseException as error:
             self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise
-        self._state = state
-        self._known.add(changes.ids, changes.is_delete, checksums)
 
     def sync(self) -> None:
         """Make every append so far safe from a power cut. Raises DiskFull."""
