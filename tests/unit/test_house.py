@@ -203,6 +203,40 @@ def test_heavy_packages_are_imported_in_their_own_files_only(package, where):
     assert [name for name in users if not re.fullmatch(where, name)] == []
 
 
+WRITERS = {"files.py", "file_writer.py"}
+CHANGES = [
+    "fsync",
+    "ftruncate",
+    "pwrite",
+    "remove",
+    "rename",
+    "renames",
+    "replace",
+    "truncate",
+    "unlink",
+    "write",
+    "writev",
+]
+CHANGING_METHODS = {"rename", "rmtree", "touch", "unlink", "write_bytes", "write_text"}
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_files_are_changed_through_one_module(path):
+    """Else the tests that let each write, fsync, rename and unlink fail would miss some."""
+    if path.parent == CORE and path.name in WRITERS:
+        return
+    for node in ast.walk(tree_of(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        of, _, called = ast.unparse(node.func).rpartition(".")
+        where = f"{name_of(path)}:{node.lineno}: {of}.{called}"
+        assert of != "os" or called not in CHANGES, where
+        assert of in ("", "files") or called not in CHANGING_METHODS, where
+        if (of, called) == ("", "open"):
+            mode = node.args[1] if len(node.args) > 1 else None
+            assert mode is None or (isinstance(mode, ast.Constant) and set(mode.value) <= set("rb")), where
+
+
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "jsonpickle"}
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ngramstore.errors import DamagedJournal, StoreClosed, UsageError, WriterLocked
+from ngramstore.errors import DamagedJournal, DiskFull, StoreClosed, UsageError, WriterLocked
 from ngramstore.store.journal import ack as journal_ack
 from ngramstore.store.journal import guard as journal_guard
 from ngramstore.store.journal import journal as journal_module
@@ -386,6 +386,52 @@ def test_a_full_disk_is_disk_full_and_what_was_there_stays(tmp_path):
     assert len(lines) == 3 and all("an earlier write failed" in line for line in lines[1:])
     with open_journal(tmp_path / "j") as journal:
         assert contents(journal) == as_dict(make_changes(range(10)))
+
+
+@pytest.mark.parametrize("damage", ["no MANIFEST", "a record of an unknown type"])
+def test_a_damaged_journal_that_there_is_no_room_to_read_is_disk_full_and_not_a_loss(tmp_path, damage):
+    """RocksDB repairs what it has room for, and does not say that there was more."""
+    program = """
+        import resource
+        from ngramstore.errors import DiskFull
+        path = Path(sys.argv[1])
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        size = the_log(path).stat().st_size
+        for limit in range(size - 1000, size + 5000, 500):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            try:
+                print(sum(map(len, salvage(path, row_bytes=ROW_BYTES, width=WIDTH)[0])))
+            except DiskFull as error:
+                print("full", str(path) in error.message, error.message)
+    """
+    many = """
+        journal = open_journal(Path(sys.argv[1]))
+        for salt in range(3):
+            journal.append(make_changes(range(200 * salt, 200 * salt + 200), salt=salt))
+        os._exit(0)
+    """
+    assert in_child(many, tmp_path / "j").returncode == 0
+    if damage == "no MANIFEST":
+        next((tmp_path / "j").glob("MANIFEST*")).unlink()
+    else:
+        data = bytearray(the_log(tmp_path / "j").read_bytes())
+        data[6] = 77
+        the_log(tmp_path / "j").write_bytes(data)
+    lines = in_child(program, tmp_path / "j").stdout.splitlines()
+    assert lines[-1] == "600"
+    assert all(line == "600" or line.startswith("full True") for line in lines), lines
+    assert sum("for a copy of" in line for line in lines) > 0, (
+        "a limit at which the files can be copied and not repaired"
+    )
+    assert os.listdir(tmp_path) == ["j"]
+
+
+def test_a_damaged_journal_is_not_read_where_its_copy_has_no_room(tmp_path, monkeypatch):
+    open_journal(tmp_path / "j").close()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2000))
+    with pytest.raises(DiskFull, match=r"reading a damaged journal needs about [0-9,]+ bytes in .*, 2,000 are free"):
+        salvage(tmp_path / "j", row_bytes=ROW_BYTES, width=WIDTH)
 
 
 def test_a_fork_of_the_writer_gets_clear_errors_and_leaves_the_journal_alone(tmp_path):

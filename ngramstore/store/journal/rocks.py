@@ -84,6 +84,11 @@ def salvage_options() -> Options:
     return options
 
 
+def is_disk_full(text: str) -> bool:
+    """Whether an error of RocksDB says that there is no room."""
+    return any(os.strerror(code) in text for code in FULL_DISK)
+
+
 class RocksErrors:
     """Turns what rocksdict raises inside into our errors."""
 
@@ -100,7 +105,7 @@ class RocksErrors:
 
 def _raise_ours(error: Exception, where: object) -> NoReturn:
     text = str(error)
-    if any(os.strerror(code) in text for code in FULL_DISK):
+    if is_disk_full(text):
         raise DiskFull(f"{where}: {text}") from error
     if "lock hold by" in text or "While lock file" in text:
         raise WriterLocked(f"{where}: {text}") from error

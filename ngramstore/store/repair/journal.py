@@ -5,7 +5,6 @@ Shapes: M changes.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import reduce
@@ -14,15 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.errors import DamagedJournal, UnsupportedVersion
-from ngramstore.files import clear_errors
+from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion
+from ngramstore.file_writer import FileWriter
+from ngramstore.files import clear_errors, remove, remove_if_possible, require_space
 from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.journal.guard import check_rocksdb_files, find_wrong_type
-from ngramstore.store.journal.rocks import Rdict, salvage_options
+from ngramstore.store.journal.rocks import Rdict, is_disk_full, salvage_options
 from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec
 from ngramstore.store.repair.salvage import damage_of, list_files
 
 _COPY_BYTES = 1 << 20
+_COPIES = 3
+"""What they take at most: the copy, the tables that RocksDB makes of its logs, and its own notes."""
 
 
 def salvage(
@@ -30,7 +32,7 @@ def salvage(
 ) -> tuple[list[Changes], list[str]]:
     """What can still be read of a damaged journal, ascending by ID, and a line for each fault. Leaves `path` as it is.
 
-    Works on a copy in the directory `room`, or beside it, so it needs as much space again; the copy has a name that the next
+    Works on a copy in the directory `room`, or beside it, so it needs some times its space again; the copy has a name that the next
     writer removes. Where the log lost records, an ID may come with an earlier change than its latest: the faults say so.
     Changes to another state than `store_state` are left out, where ACK still tells. Raises DiskFull, and UsageError where
     files are there and kept from us.
@@ -50,14 +52,20 @@ def salvage(
     except OSError as error:
         faults.append(f"{path / ACK_NAME}: {damage_of(path / ACK_NAME, error)}")
     room = room or path.parent
+    require_space(
+        room,
+        _COPIES * sum(file.stat().st_size for file in list_files(path) if file.is_file()),
+        "reading a damaged journal",
+    )
     with clear_errors(room):
         copy = Path(tempfile.mkdtemp(dir=room, prefix=path.name + ".salvage-"))
     try:
         faults += _copy_files(path, copy)
-        (copy / "rocksdict-config.json").unlink(missing_ok=True)
+        for file in (copy / "rocksdict-config.json", *copy.glob("LOG*")):  # RocksDB begins both anew
+            remove(file)
         pairs = _salvage_pairs(path, copy, faults)
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        remove_if_possible(copy)
     if is_another and (acknowledged or STATE_KEY in pairs):
         return [], [f"{path}: its changes were made to another state of a store, and are left out"]
     state = None
@@ -88,9 +96,10 @@ def _copy_files(source: Path, target: Path) -> list[str]:
     faults: list[str] = []
     for path in list_files(source):
         if path.is_file():
-            with clear_errors(target), open(target / path.name, "wb") as copy:
+            with FileWriter(target / path.name) as copy:
                 for piece in _pieces(path, faults):
                     copy.write(piece)
+                copy.flush()
     return faults
 
 
@@ -105,7 +114,7 @@ def _pieces(path: Path, faults: list[str]) -> Iterator[bytes]:
 
 
 def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, bytes]:
-    """Key -> value of what RocksDB still reads in the copy, keys ascending."""
+    """Key -> value of what RocksDB still reads in the copy, keys ascending. Raises DiskFull."""
     options = salvage_options()
     families = {"default": options}
     pairs: dict[bytes, bytes] = {}
@@ -114,15 +123,16 @@ def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, byt
         check_rocksdb_files(copy)
         db = Rdict(str(copy), options, column_families=families)
     except Exception as error:
-        faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+        faults.append(_fault(error, path, copy))
         is_repaired = True
     try:
         if is_repaired:
             _make_logs_readable(copy)
             Rdict.repair(str(copy), options)
+            _refuse_half_a_repair(path, copy)
             db = Rdict(str(copy), options, column_families=families)
     except Exception as error:
-        faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+        faults.append(_fault(error, path, copy))
         return pairs
     for is_backwards in (False, True):  # from both ends up to the first damaged block
         rows = db.iter()
@@ -135,10 +145,27 @@ def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, byt
             break
         except Exception as error:
             if not is_backwards:
-                faults.append(str(error).splitlines()[0].replace(str(copy), str(path)))
+                faults.append(_fault(error, path, copy))
     del rows
     db.close()
     return dict(sorted(pairs.items()))
+
+
+def _fault(error: Exception, path: Path, copy: Path) -> str:
+    """What an error says of the journal. Raises DiskFull: changes that there is no room to read are not lost."""
+    if isinstance(error, DiskFull):
+        raise error
+    text = str(error).splitlines()[0].replace(str(copy), str(path))
+    if is_disk_full(text):
+        raise DiskFull(f"no space left for a copy of {path} in {copy.parent}: {text}") from error
+    return text
+
+
+def _refuse_half_a_repair(path: Path, copy: Path) -> None:
+    """DiskFull where RocksDB had no room for all that it could read: it goes on with less, and says so only in its LOG."""
+    log = copy / "LOG"
+    if log.exists() and is_disk_full(log.read_text(errors="replace")):
+        raise DiskFull(f"no space left for a copy of {path} in {copy.parent}")
 
 
 def _make_logs_readable(copy: Path) -> None:
@@ -147,7 +174,9 @@ def _make_logs_readable(copy: Path) -> None:
         data = bytearray(log.read_bytes())
         while (position := find_wrong_type(data)) is not None:
             data[position + 6] = 1
-        log.write_bytes(data)
+        with FileWriter(log) as file:
+            file.write(data)
+            file.flush()
 
 
 def _concatenate(chunks: list[Changes]) -> Changes:
