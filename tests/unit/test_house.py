@@ -204,19 +204,7 @@ def test_heavy_packages_are_imported_in_their_own_files_only(package, where):
 
 
 WRITERS = {"files.py", "file_writer.py"}
-CHANGES = [
-    "fsync",
-    "ftruncate",
-    "pwrite",
-    "remove",
-    "rename",
-    "renames",
-    "replace",
-    "truncate",
-    "unlink",
-    "write",
-    "writev",
-]
+CHANGES = {"fsync", "pwrite", "remove", "rename", "replace", "truncate", "unlink", "write"}
 CHANGING_METHODS = {"rename", "rmtree", "touch", "unlink", "write_bytes", "write_text"}
 
 
