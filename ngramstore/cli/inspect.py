@@ -94,7 +94,7 @@ def _store(view: Any) -> dict[str, Any]:
 
 def _block(view: Any, block: int) -> dict[str, Any]:
     from ngramstore.layout import BLOCK_ROWS
-    from ngramstore.store.layers.manifest import LayerEntry
+    from ngramstore.store.layers.layer_entry import LayerEntry
 
     layer = view.base
     if not isinstance(view.manifest.base, LayerEntry):
@@ -140,7 +140,7 @@ def _of_ngram(view: Any, ngram: tuple[int, ...]) -> dict[str, Any]:
 
 def _row(view: Any, layer: Any, number: int) -> dict[str, Any]:
     from ngramstore.layout import CHECKSUM_BYTES
-    from ngramstore.store.layers.manifest import LayerEntry
+    from ngramstore.store.layers.layer_entry import LayerEntry
 
     bad: list[int] = []
     batch = layer.batch(number, 1, bad=bad)

@@ -15,7 +15,8 @@ from ngramstore.codec.quantize import codec_from_spec
 from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion
 from ngramstore.store.layers.datafile import FileEntry
 from ngramstore.store.layers.external_entry import ExternalEntry, Piece, Segment, SourceEntry
-from ngramstore.store.layers.manifest import LayerEntry, Manifest, Spec, decode_manifest, read_manifest
+from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.manifest import Manifest, Spec, decode_manifest, read_manifest
 
 
 def entry(name: str) -> FileEntry:

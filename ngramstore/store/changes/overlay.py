@@ -18,7 +18,8 @@ from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
 from ngramstore.store.layers.index import IndexBuilder, IndexPlan
 from ngramstore.store.layers.layer import Batch, LayerWriter
-from ngramstore.store.layers.manifest import LayerEntry, Manifest
+from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.manifest import Manifest
 from ngramstore.store.layers.merge import is_in, merged, without
 from ngramstore.store.view import View
 

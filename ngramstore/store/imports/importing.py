@@ -39,7 +39,8 @@ from ngramstore.store.layers.datafile import FileStamp
 from ngramstore.store.layers.external import ExternalLayer, Source, write_sums
 from ngramstore.store.layers.external_entry import ExternalEntry, SourceEntry
 from ngramstore.store.layers.index import IndexBuilder, IndexPlan
-from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest, Spec
+from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest, Spec
 
 _CHUNK_BYTES = 16 << 20
 _SAMPLE_ROWS = 4096

@@ -11,11 +11,11 @@ from typing import Any
 from ngramstore.errors import FormatError
 from ngramstore.layout import MAX_ROW_BYTES
 from ngramstore.store.layers.datafile import FileEntry
+from ngramstore.store.layers.json_values import as_count
 
 MAX_SEGMENTS = 4096
 MAX_PIECES = 2
 """A row is at most its codes and its scales."""
-_MAX_COUNT = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ExternalEntry:
         entry = cls(
             sources=tuple(_source(item) for item in external["sources"]),
             segments=tuple(
-                Segment(_count(rows), tuple(Piece(*map(_count, piece)) for piece in pieces))
+                Segment(as_count(rows), tuple(Piece(*map(as_count, piece)) for piece in pieces))
                 for rows, pieces in external["segments"][: MAX_SEGMENTS + 1]
             ),
             sums=FileEntry.from_json(external["sums"]) if external["sums"] else None,
@@ -147,11 +147,5 @@ def _source(value: dict[str, Any]) -> SourceEntry:
     path, header, sample = value["path"], value["header_digest"], value["sample_digest"]
     if not all(isinstance(text, str) for text in (path, header, sample)) or "\0" in path or not path.startswith("/"):
         raise FormatError(f"the manifest names a source in a way this release does not understand: {value!r:.200}")
-    inode, mtime_ns = (_count(int(value[name])) for name in ("inode", "mtime_ns"))
-    return SourceEntry(path, _count(value["bytes"]), header, sample, inode, mtime_ns)
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MAX_COUNT:
-        raise ValueError(f"{value!r} is not a count")
-    return value
+    inode, mtime_ns = (as_count(int(value[name])) for name in ("inode", "mtime_ns"))
+    return SourceEntry(path, as_count(value["bytes"]), header, sample, inode, mtime_ns)

@@ -20,7 +20,8 @@ from ngramstore.kernels.native import index as native
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layers.datafile import DataFile, FileStamp
 from ngramstore.store.layers.index import Index, IndexBuilder, IndexPlan
-from ngramstore.store.layers.manifest import LayerEntry, Spec
+from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.layers.packed import RowsFile
 from ngramstore.store.layers.rows_writer import CHUNK_BYTES, RowsWriter
 from ngramstore.store.layers.scattered import ScatteredBatch

@@ -23,6 +23,8 @@ from ngramstore.hashing import HASH_NAME, MAX_N
 from ngramstore.layout import FORMAT_VERSION
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
 from ngramstore.store.layers.external_entry import ExternalEntry
+from ngramstore.store.layers.json_values import as_count, as_flag
+from ngramstore.store.layers.layer_entry import LayerEntry
 
 MANIFEST_NAME = "MANIFEST"
 BUILDING_NAME = "BUILDING"
@@ -62,22 +64,6 @@ class Spec:
     def journal_width(self) -> int:
         """Tokens that a value of the journal has room for; a row number takes two."""
         return self.max_n if self.is_ngram else 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerEntry:
-    """The files of one layer of rows."""
-
-    num_rows: int
-    is_compressed: bool
-    index: FileEntry
-    rows: FileEntry
-    tokens: FileEntry | None
-
-    @property
-    def files(self) -> list[FileEntry]:
-        """All of them."""
-        return [entry for entry in (self.index, self.rows, self.tokens) if entry is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,27 +198,13 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "num_rows": manifest.num_rows,
         "length_counts": list(manifest.length_counts),
         "suffix_closed": manifest.suffix_closed,
-        "base": {"generation": manifest.base_generation, **_base_to_json(manifest.base)},
+        "base": {"generation": manifest.base_generation, **manifest.base.to_json()},
         "overlay": {
             "generation": manifest.overlay_generation,
-            "puts": _layer_to_json(manifest.overlay) if manifest.overlay else None,
+            "puts": manifest.overlay.to_json() if manifest.overlay else None,
             "tombstones": manifest.tombstones.to_json() if manifest.tombstones else None,
         },
         "journal": manifest.journal,
-    }
-
-
-def _base_to_json(base: LayerEntry | ExternalEntry) -> dict[str, Any]:
-    return base.to_json() if isinstance(base, ExternalEntry) else _layer_to_json(base)
-
-
-def _layer_to_json(layer: LayerEntry) -> dict[str, Any]:
-    return {
-        "num_rows": layer.num_rows,
-        "compression": "zstd" if layer.is_compressed else "none",
-        "index": layer.index.to_json(),
-        "rows": layer.rows.to_json(),
-        "tokens": layer.tokens.to_json() if layer.tokens else None,
     }
 
 
@@ -241,18 +213,18 @@ def _from_json(value: dict[str, Any]) -> Manifest:
         raise UnsupportedVersion(
             f"the store's IDs are made by {value['hash']['name']!r}, this release knows {HASH_NAME!r}"
         )
-    dim, max_n = _count(value["dim"]), _count(value["max_n"])
+    dim, max_n = as_count(value["dim"]), as_count(value["max_n"])
     if value["addressing"] not in ADDRESSINGS or not 1 <= max_n <= MAX_N or dim < 1:
         raise ValueError(f"addressing {value['addressing']!r}, dim {dim}, max_n {max_n}")
     seed = int(value["hash"]["seed"])
     if not 0 <= seed < 1 << 64 or not _JOURNAL.fullmatch(value["journal"]):
         raise ValueError(f"seed {seed}, journal {value['journal']!r}")
     overlay = value["overlay"]
-    length_counts = tuple(_count(count) for count in value["length_counts"])
+    length_counts = tuple(as_count(count) for count in value["length_counts"])
     if len(length_counts) != (max_n + 1 if value["addressing"] == "ngram" else 0):
         raise ValueError(f"{len(length_counts)} length_counts for n-grams of up to {max_n} tokens")
     for layer in (value["base"], overlay["puts"]):
-        if layer and bool(layer.get("tokens")) != _flag(value["has_tokens"]):
+        if layer and bool(layer.get("tokens")) != as_flag(value["has_tokens"]):
             raise ValueError(f"has_tokens is {value['has_tokens']}, a layer's tokens are {layer['tokens']!r:.100}")
     return Manifest(
         spec=Spec(
@@ -261,49 +233,23 @@ def _from_json(value: dict[str, Any]) -> Manifest:
             max_n=max_n,
             codec=codec_from_spec(value["codec"], dim),
             seed=seed,
-            has_tokens=_flag(value["has_tokens"]),
+            has_tokens=as_flag(value["has_tokens"]),
             metadata=dict(value["metadata"]),
         ),
         identity=str(uuid.UUID(value["identity"])),
-        generation=_count(value["generation"]),
+        generation=as_count(value["generation"]),
         release=str(value["release"]),
         base=_base_from_json(value["base"]),
-        base_generation=_count(value["base"]["generation"]),
-        overlay=_layer_from_json(overlay["puts"]) if overlay["puts"] else None,
+        base_generation=as_count(value["base"]["generation"]),
+        overlay=LayerEntry.from_json(overlay["puts"]) if overlay["puts"] else None,
         tombstones=FileEntry.from_json(overlay["tombstones"]) if overlay["tombstones"] else None,
-        overlay_generation=_count(overlay["generation"]),
-        num_rows=_count(value["num_rows"]),
+        overlay_generation=as_count(overlay["generation"]),
+        num_rows=as_count(value["num_rows"]),
         length_counts=length_counts,
-        suffix_closed=_flag(value["suffix_closed"]),
+        suffix_closed=as_flag(value["suffix_closed"]),
         journal=value["journal"],
     )
 
 
 def _base_from_json(value: dict[str, Any]) -> LayerEntry | ExternalEntry:
-    return ExternalEntry.from_json(value) if "external" in value else _layer_from_json(value)
-
-
-def _layer_from_json(value: dict[str, Any]) -> LayerEntry:
-    if value["compression"] not in ("none", "zstd"):
-        raise UnsupportedVersion(
-            f"the store's rows are compressed with {value['compression']!r}; this release knows zstd"
-        )
-    return LayerEntry(
-        num_rows=_count(value["num_rows"]),
-        is_compressed=value["compression"] == "zstd",
-        index=FileEntry.from_json(value["index"]),
-        rows=FileEntry.from_json(value["rows"]),
-        tokens=FileEntry.from_json(value["tokens"]) if value["tokens"] else None,
-    )
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r} is not a count")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is not true or false")
-    return value
+    return ExternalEntry.from_json(value) if "external" in value else LayerEntry.from_json(value)

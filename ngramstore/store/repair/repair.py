@@ -37,7 +37,8 @@ from ngramstore.store.changes.writer import Writer
 from ngramstore.store.journal.journal import Changes
 from ngramstore.store.journal.left import clear_left_journals, name_aside, refuse_later_journals, set_aside
 from ngramstore.store.layers.layer import Batch, LayerWriter
-from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, LayerEntry, Manifest
+from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest
 from ngramstore.store.layers.merge import is_in, merged, without
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.progress import over_rows
