@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ngramstore.codec import Codec
-    from ngramstore.store.building.sources import NgramFile, Table
+    from ngramstore.store.building.ngram_files import NgramFile
+    from ngramstore.store.building.row_files import Table
 
 _CHUNK_BYTES = 16 << 20
 
@@ -102,7 +103,8 @@ class _Inputs:
 def _inputs(rows_file: Path, vocab: Path | None, options: dict[str, Any]) -> _Inputs:
     """Open the files. Raises UsageError where options or shapes contradict one another."""
     from ngramstore.codec import codec_from_spec
-    from ngramstore.store.building.sources import open_ngrams, open_table
+    from ngramstore.store.building.ngram_files import open_ngrams
+    from ngramstore.store.building.row_files import open_table
 
     addressing = options["addressing"]
     if addressing is not None and (addressing == "ngram") != (vocab is not None):

@@ -19,7 +19,7 @@ from ngramstore.errors import UsageError
 from ngramstore.keys import EngramKeys, Keys, LongcatKeys, QwenPleKeys, keys_from_config, read_config, text_config
 from ngramstore.keys import Table as KeyTable
 from ngramstore.keys.base import number
-from ngramstore.store.building.sources import TensorEntry, read_safetensors_header
+from ngramstore.store.building.safetensors_header import TensorEntry, read_safetensors_header
 from ngramstore.store.layers.external_entry import Piece, Segment
 
 _ITEM_BYTES = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
