@@ -12,7 +12,7 @@ from typing import Any
 from ngramstore.codec.quantize import CODECS, codec_from_spec
 from ngramstore.kernels.native.cache import SLOT_OVERHEAD_BYTES
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, PAGE_BYTES
-from ngramstore.store.layers.index import IndexPlan
+from ngramstore.store.layers.index_plan import IndexPlan
 
 _TOKENS_PER_NGRAM_BYTES = 2.0  # a varint of a token id below 16,384 takes 2 bytes, below 2 million 3
 

@@ -222,7 +222,7 @@ def test_lengths_of_compressed_rows_come_back_from_their_checksums(copy):
     path = copy("zstd")
     wanted = model_of(path)
     index = path / "base-000001.index"
-    from ngramstore.store.layers.index import IndexPlan
+    from ngramstore.store.layers.index_plan import IndexPlan
 
     at, size = IndexPlan(len(NGRAMS), is_keyed=True, is_sized=True).sections()["lengths"]
     change(index, at, bytes(size))

@@ -57,7 +57,6 @@ LONG = {
     "ngramstore/store/building/build.py": 390,  # from `add` to the published store
     "ngramstore/store/repair/repair.py": 420,
     "ngramstore/store/journal/journal.py": 420,
-    "ngramstore/store/layers/index.py": 370,  # plan, builder and reader of one file
     "ngramstore/store/imports/importing.py": 360,
     "bench/workloads/store.py": 330,  # its cases, one after the other
 }

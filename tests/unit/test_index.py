@@ -16,7 +16,9 @@ from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native import probe
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
-from ngramstore.store.layers.index import Index, IndexBuilder, IndexPlan
+from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.index_builder import IndexBuilder
+from ngramstore.store.layers.index_plan import IndexPlan
 
 STAMP = FileStamp(bytes(range(16)), 3)
 

@@ -34,7 +34,9 @@ from ngramstore.kernels.reference import probe as reference_probe
 from ngramstore.kernels.reference import rows as reference_rows
 from ngramstore.kernels.reference import tokens as reference_tokens
 from ngramstore.store.layers.datafile import FileStamp
-from ngramstore.store.layers.index import Index, IndexBuilder, IndexPlan
+from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.index_builder import IndexBuilder
+from ngramstore.store.layers.index_plan import IndexPlan
 
 KERNELS = Path(ngramstore.__file__).parent / "kernels"
 STAMP = FileStamp(bytes(16), 1)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import ngramstore as ngs
 from ngramstore.errors import FormatError, NgramStoreError
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, TOKENS_HEADER
-from ngramstore.store.layers.index import IndexPlan
+from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.manifest import read_manifest
 from ngramstore.store.repair.check import Fault, verify
 from ngramstore.store.repair.repair import repair

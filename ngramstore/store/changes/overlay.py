@@ -16,7 +16,8 @@ from ngramstore.files import require_space
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
-from ngramstore.store.layers.index import IndexBuilder, IndexPlan
+from ngramstore.store.layers.index_builder import IndexBuilder
+from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer import Batch, LayerWriter
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Manifest

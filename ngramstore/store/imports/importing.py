@@ -38,7 +38,8 @@ from ngramstore.store.imports.resumable import ResumableRows, dictionary_of, is_
 from ngramstore.store.layers.datafile import FileStamp
 from ngramstore.store.layers.external import ExternalLayer, Source, write_sums
 from ngramstore.store.layers.external_entry import ExternalEntry, SourceEntry
-from ngramstore.store.layers.index import IndexBuilder, IndexPlan
+from ngramstore.store.layers.index_builder import IndexBuilder
+from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest, Spec
 

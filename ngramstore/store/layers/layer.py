@@ -19,7 +19,9 @@ from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layers.datafile import DataFile, FileStamp
-from ngramstore.store.layers.index import Index, IndexBuilder, IndexPlan
+from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.index_builder import IndexBuilder
+from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.layers.packed import RowsFile

@@ -1,0 +1,142 @@
+"""An index is written: sorted IDs, a chunk at a time, cut in three planes; then the sections in file order, page by page.
+
+Format: docs/format.md, section Index.
+
+Shapes: N rows of the index, M rows of a chunk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ngramstore.file_writer import FileWriter
+from ngramstore.kernels.native import index as native
+from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
+from ngramstore.store.layers.datafile import FileEntry, FileStamp, finish_file
+from ngramstore.store.layers.index_plan import IndexPlan, index_content, page_checksums
+
+_CHUNK_ROWS = 1 << 16
+_CHUNK_BUCKETS = 1 << 16  # a whole number of pages in the directory
+_WRITE_BYTES = 4 << 20
+_LARGE_BYTES = 64 << 20
+
+
+class IndexBuilder:
+    """Turns sorted IDs (and stored sizes) into the sections of an index, a chunk at a time.
+
+    Held until written: the sizes of the buckets (up to 0.5 B a row) and the planes (6 to 8 B a row), in memory or, when they
+    are large and `scratch` is a directory, in unnamed files there.
+    """
+
+    def __init__(self, plan: IndexPlan, scratch: Path | None = None) -> None:
+        self.plan = plan
+        sections = plan.sections()
+        self._remainders = _plane(np.uint32, sections["remainders"][1] // 4, scratch)
+        self._low_bits = _plane(np.uint8, sections["low_bits"][1], scratch)
+        self._counts = _plane(np.uint32, (1 << plan.bucket_bits) + 1 if plan.is_keyed else 0, scratch)
+        self._lengths = _plane(np.uint16, sections["lengths"][1] // 2, scratch)
+        self._pending: list[np.ndarray] = []
+        self._done = 0
+        self._last_id = -1
+
+    def add(self, ids_M: np.ndarray) -> None:
+        """The next M IDs, (M,) u64, ascending and above all before."""
+        if len(ids_M) == 0:
+            return
+        if int(ids_M[0]) <= self._last_id or (ids_M[1:] <= ids_M[:-1]).any():
+            raise AssertionError("IDs must ascend")
+        self._last_id = int(ids_M[-1])
+        self._pending.append(ids_M)
+        if sum(map(len, self._pending)) >= _CHUNK_ROWS:
+            self._take(full_bytes=True)
+
+    def set_lengths(self, first: int, lengths_M: np.ndarray) -> None:
+        """Stored bytes (without the checksum) of rows first, first + 1, ..."""
+        self._lengths[first : first + len(lengths_M)] = lengths_M
+
+    def _take(self, *, full_bytes: bool) -> None:
+        ids = np.concatenate(self._pending) if self._pending else np.empty(0, np.uint64)
+        count = len(ids) // 8 * 8 if full_bytes else len(ids)
+        self._pending = [ids[count:]]
+        ids = np.ascontiguousarray(ids[:count])
+        if count == 0:
+            return
+        plan, low = self.plan, self.plan.low_bits
+        buckets = (ids >> np.uint64(64 - plan.bucket_bits)).astype(np.int64)
+        first = int(buckets[0])  # IDs ascend: counting from here costs what the chunk spans, not what the index has
+        counts = np.bincount(buckets - first)
+        self._counts[first : first + len(counts)] += counts.astype(np.uint32)
+        self._remainders[self._done : self._done + count] = (ids >> np.uint64(low)).astype(np.uint32)
+        if low:
+            native.pack_low_bits(ids, low, self._low_bits[self._done * low // 8 :])
+        self._done += count
+
+    def pages(self, data_at: int) -> Iterator[np.ndarray]:
+        """The sections in file order, padded, as whole pages some megabytes at a time; data_at: where the first row is."""
+        plan = self.plan
+        if plan.is_keyed:
+            self._take(full_bytes=False)
+            assert self._done == plan.num_rows, (self._done, plan.num_rows)
+            step = 1 << plan.group_bits
+            groups = np.concatenate([starts[-first % step :: step] for first, starts in self._starts()])
+            yield from _pages(groups.astype("<u8"))
+            for first, starts in self._starts():
+                group = np.arange(first, first + len(starts)) >> plan.group_bits
+                yield from _pages((starts - groups[group]).astype("<u4"))
+            yield from _pages(self._remainders)
+            yield from _pages(self._low_bits)
+        if plan.is_sized:
+            firsts = np.add.reduceat(self._lengths, np.arange(0, plan.num_rows, BLOCK_ROWS), dtype=np.int64)
+            firsts = np.concatenate([[0], np.cumsum(firsts + CHECKSUM_BYTES * BLOCK_ROWS)[:-1]]) + data_at
+            yield from _pages(firsts.astype("<u8")[: -(-plan.num_rows // BLOCK_ROWS)])
+            yield from _pages(self._lengths)
+
+    def _starts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first bucket, ranks at which it and the following begin (M,) i64), some thousand buckets at a time."""
+        start = 0
+        for first in range(0, len(self._counts), _CHUNK_BUCKETS):
+            counts = self._counts[first : first + _CHUNK_BUCKETS].astype(np.int64)
+            ends = np.cumsum(counts) + start
+            yield first, ends - counts
+            start = int(ends[-1])
+
+    def write(self, path: Path, stamp: FileStamp, data_at: int = 0) -> FileEntry:
+        """The whole index as a durable file."""
+        with FileWriter(path) as writer:
+            writer.write(bytes(PAGE_BYTES))
+            sums = []
+            page = 1
+            for pages in self.pages(data_at):
+                writer.write(pages)
+                sums.append(page_checksums(pages, page))
+                page += len(pages) // PAGE_BYTES
+            table = np.concatenate([*sums, np.empty(0, np.uint32)]).astype("<u4").tobytes()
+            assert writer.position == self.plan.sections()["checksums"][0]
+            writer.write(table)
+            writer.write(zlib.crc32(table).to_bytes(4, "little"))
+            return finish_file(
+                writer, INDEX_HEADER, stamp, KIND_INDEX, index_content(table), **self.plan.header_fields()
+            )
+
+
+def _pages(section: np.ndarray) -> Iterator[np.ndarray]:
+    """A section as whole pages, the last one padded with zeros."""
+    data = section.reshape(-1).view(np.uint8)
+    whole = len(data) // PAGE_BYTES * PAGE_BYTES
+    for at in range(0, whole, _WRITE_BYTES):
+        yield data[at : min(whole, at + _WRITE_BYTES)]
+    if whole < len(data):
+        yield np.concatenate([data[whole:], np.zeros(-len(data) % PAGE_BYTES, np.uint8)])
+
+
+def _plane(dtype: type, count: int, scratch: Path | None) -> np.ndarray:
+    """A zeroed array, on disk if it is large and may be."""
+    if scratch is None or count * np.dtype(dtype).itemsize < _LARGE_BYTES:
+        return np.zeros(count, dtype)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        return np.memmap(file, dtype, "w+", shape=(count,))
