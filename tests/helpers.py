@@ -129,6 +129,12 @@ def assert_verifies(path: Path) -> None:
         assert store.verify() == []
 
 
+def reboot(monkeypatch) -> None:
+    """From here on the machine seems to have been started anew."""
+    for module in ("ack", "journal"):
+        monkeypatch.setattr(f"ngramstore.store.journal.{module}.boot_id", lambda: b"another boot ...")
+
+
 def open_files() -> set[tuple[str, str]]:
     """(descriptor, target) of every open file of this process."""
     found = set()

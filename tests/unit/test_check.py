@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import all_ngrams, build_ngrams, published, rows_of, stamps_of
+from helpers import all_ngrams, build_ngrams, published, reboot, rows_of, stamps_of
 from store_cases import build_rows
 
 import ngramstore as ngs
@@ -24,7 +24,7 @@ from ngramstore.errors import (
     UsageError,
     WriterLocked,
 )
-from ngramstore.store.journal import journal as journal_module
+from ngramstore.store.journal import reading as journal_reading
 from ngramstore.store.repair import journal as journal_salvage
 from ngramstore.store.repair import repair as repair_module
 from ngramstore.store.repair.check import examine, verify
@@ -582,7 +582,7 @@ def test_verify_says_every_time_what_a_power_cut_took_and_calls_any_other_loss_a
     for _ in range(2):
         (fault,) = verify(path)
         assert fault.file == journal.name and "no power cut since" in fault.what
-    monkeypatch.setattr(journal_module, "boot_id", lambda: b"another boot ...")
+    reboot(monkeypatch)
     for _ in range(2):
         report = examine(path)
         assert report.faults == []
@@ -592,7 +592,7 @@ def test_verify_says_every_time_what_a_power_cut_took_and_calls_any_other_loss_a
 def test_verify_keeps_a_writer_out_of_the_journal_it_reads_and_no_longer(copy, monkeypatch):
     path = copy("plain")
     leave_journal(path)
-    real = journal_module._load
+    real = journal_reading._load
 
     def load(*args):
         with pytest.raises(WriterLocked):
@@ -600,7 +600,7 @@ def test_verify_keeps_a_writer_out_of_the_journal_it_reads_and_no_longer(copy, m
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal_module, "_load", load)
+        patch.setattr(journal_reading, "_load", load)
         assert verify(path) == []
     ngs.open(path, mode="rw").close()
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import reboot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngramstore.errors import DamagedJournal, DiskFull, StoreClosed, UsageError, WriterLocked
 from ngramstore.store.journal import ack as journal_ack
 from ngramstore.store.journal import guard as journal_guard
-from ngramstore.store.journal import journal as journal_module
 from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.journal.rocks import open_rocksdb
 from ngramstore.store.journal.values import STATE, STATE_KEY, VALUE_HEAD, VALUE_TAIL
@@ -246,7 +246,7 @@ def the_log(path: Path) -> Path:
 
 def test_after_a_power_cut_the_synced_appends_and_a_prefix_of_the_others_are_left(tmp_path, monkeypatch, caplog):
     states = crash(tmp_path / "good", 3, 4)
-    monkeypatch.setattr(journal_module, "boot_id", lambda: b"another boot ...")
+    reboot(monkeypatch)
     size = the_log(tmp_path / "good").stat().st_size
     seen = set()
     for number, length in enumerate(range(0, size, 41)):
@@ -279,7 +279,7 @@ def test_after_a_power_cut_a_hole_in_unsynced_appends_ends_the_journal_there(tmp
     shutil.copytree(tmp_path / "j", tmp_path / "same boot")
     with pytest.raises(DamagedJournal):
         open_journal(tmp_path / "same boot", create=False)
-    monkeypatch.setattr(journal_module, "boot_id", lambda: b"another boot ...")
+    reboot(monkeypatch)
     with open_journal(tmp_path / "j", create=False) as journal:
         assert contents(journal) == states[4]
 

@@ -66,6 +66,11 @@ class Ack:
     store_state: bytes = bytes(16)
     published_as: bytes = bytes(16)
 
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether the machine has not been started anew since, for certain."""
+        return self.boot == boot_id() != bytes(16)
+
     def pack(self) -> bytes:
         fields = vars(self) | {"magic": ACK_MAGIC, "version": ACK_VERSION, "checksum": 0}
         published_as = fields.pop("published_as")

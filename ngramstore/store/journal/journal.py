@@ -26,22 +26,18 @@ from ngramstore.errors import (
     WrongProcess,
 )
 from ngramstore.files import fsync_directory, remove
-from ngramstore.store.journal.ack import ACK_NAME, Ack, AckFile, boot_id, no_writer, read_ack
-from ngramstore.store.journal.guard import check_rocksdb_files
+from ngramstore.store.journal.ack import ACK_NAME, AckFile, boot_id
 from ngramstore.store.journal.known import KnownIds, Tier
-from ngramstore.store.journal.rocks import Rdict, RocksErrors, get_values, linked, open_rocksdb, write_values
+from ngramstore.store.journal.reading import read_all, read_state
+from ngramstore.store.journal.rocks import Rdict, RocksErrors, get_values, open_rocksdb, write_values
 from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec, key_bytes
 
-__all__ = ["Changes", "Journal", "check_journal"]
+__all__ = ["Changes", "Journal"]
 
 _log = logging.getLogger("ngramstore")
 
 MAX_APPEND_BYTES = 1 << 30
 """One append is one batch in memory, in the log and in RocksDB's write buffer."""
-_HINT_OF_ANOTHER = (
-    "was it copied here, or the store restored under it? put the journal that belongs to these files in its place, or "
-    "move it away: readers do not need it; `ngramstore repair` makes a store without its changes and sets it aside"
-)
 _GET_ROWS = 512  # keys a batch get: larger ones are slower, the values then leave the processor's cache
 
 
@@ -89,11 +85,11 @@ class Journal:
         db: Rdict | None = None
         try:
             ack = ack_file.ack
-            state, known, lost = _read_all(path, codec, ack, store_state)
+            state, known, lost = read_all(path, codec, ack, store_state)
             if lost:
                 _log.warning("%s: %s", path, lost)
-            db = open_rocksdb(path, is_same_boot=_is_same_boot(ack))
-            if _read_state(db, path) != state:
+            db = open_rocksdb(path, is_same_boot=ack.is_of_this_boot)
+            if read_state(db, path) != state:
                 raise DamagedJournal(f"{path}: the journal changed between two reads")
             ack_file.write(
                 sync=ack.store_state != store_state,  # else a power cut may leave an append and the old owner
@@ -270,20 +266,6 @@ class Journal:
             )
 
 
-def check_journal(path: Path, *, row_bytes: int, width: int, store_state: bytes) -> tuple[int, str]:
-    """Read and check all of a journal, changing nothing: how many IDs have changes, and what a power cut took, if it did.
-
-    Raises as `Journal.open`; WriterLocked where a writer has it open, and keeps writers out meanwhile.
-    """
-    codec = ValueCodec(width=width, row_bytes=row_bytes)
-    with no_writer(path / ACK_NAME), linked(path) as links:
-        try:
-            state, _, lost = _read_all(links, codec, read_ack(links / ACK_NAME), store_state)
-        except NgramStoreError as error:
-            raise type(error)(error.message.replace(str(links), str(path)), hint=error.hint) from error
-    return state.num_keys, lost
-
-
 _open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
@@ -296,94 +278,6 @@ def _let_go_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_in_fork)
-
-
-def _read_all(path: Path, codec: ValueCodec, ack: Ack, store_state: bytes) -> tuple[State, KnownIds, str]:
-    """What a journal holds, checked, and what a power cut took of it. Changes nothing on disk. Raises DamagedJournal."""
-    if (ack.width, ack.row_bytes) != (codec.width, codec.row_bytes):
-        raise DamagedJournal(
-            f"{path / ACK_NAME}: values of {ack.width} tokens and {ack.row_bytes} row bytes, "
-            f"the store has {codec.width} and {codec.row_bytes}"
-        )
-    state, known = State(), KnownIds()
-    if ack.acknowledged or (path / "CURRENT").exists():
-        check_rocksdb_files(path)
-        db = open_rocksdb(path, is_same_boot=_is_same_boot(ack), is_read_only=True)
-        try:
-            state, known = _load(db, codec, path)
-        finally:
-            db.close()
-    if state.batch and ack.store_state != store_state:
-        raise DamagedJournal(f"{path}: its changes were made to another state of a store", hint=_HINT_OF_ANOTHER)
-    return state, known, _lost_to_a_power_cut(path, ack, state)
-
-
-def _is_same_boot(ack: Ack) -> bool:
-    return ack.boot == boot_id() != bytes(16)
-
-
-def _load(db: Rdict, codec: ValueCodec, path: Path) -> tuple[State, KnownIds]:
-    """Read every value, check it, and compare the whole with the state record."""
-    known, num_keys, fingerprint = KnownIds(), 0, 0
-    state = State()
-    scratch = codec.empty(_GET_ROWS)
-    keys: list[bytes] = []
-    values: list[bytes] = []
-
-    def take() -> None:
-        nonlocal num_keys, fingerprint
-        changes = scratch.part(0, len(keys))
-        checksums = codec.decode(keys, values, path, changes)
-        known.add(changes.ids, changes.is_delete, checksums)
-        num_keys += len(keys)
-        fingerprint ^= int(np.bitwise_xor.reduce(checksums))
-        keys.clear()
-        values.clear()
-
-    with RocksErrors(path):
-        rows = db.iter()
-        rows.seek_to_first()
-        while rows.valid():
-            key = rows.key()
-            if key == STATE_KEY:
-                state = State.unpack(rows.value(), path)
-            else:
-                keys.append(key)
-                values.append(rows.value())
-                if len(keys) == _GET_ROWS:
-                    take()
-            rows.next()
-        rows.status()  # an iterator meets damage by becoming invalid, as if at the end
-    if keys:
-        take()
-    if (num_keys, fingerprint) != (state.num_keys, state.fingerprint):
-        raise DamagedJournal(
-            f"{path}: {num_keys} IDs are there, the journal's state record says {state.num_keys}; "
-            f"fingerprint {fingerprint:#x}, it says {state.fingerprint:#x}"
-        )
-    return state, known
-
-
-def _read_state(db: Rdict, path: Path) -> State:
-    with RocksErrors(path):
-        value = db.get(STATE_KEY)
-    return State() if value is None else State.unpack(value, path)
-
-
-def _lost_to_a_power_cut(where: Path, ack: Ack, state: State) -> str:
-    """What is missing of the acknowledged appends and may be, or nothing. Raises DamagedJournal where more is."""
-    if state.batch < ack.synced:
-        raise DamagedJournal(f"{where}: {state.batch} appends are there, ACK says that {ack.synced} were synced")
-    if state.batch >= ack.acknowledged:
-        return ""
-    if _is_same_boot(ack):
-        raise DamagedJournal(
-            f"{where}: {state.batch} appends are there, ACK says {ack.acknowledged}; no power cut since"
-        )
-    return (
-        "the machine went down before the last changes were flushed: "
-        f"{ack.num_changes - state.num_changes} of {ack.num_changes} unflushed changes are lost"
-    )
 
 
 def _wrong_process(path: Path) -> WrongProcess:

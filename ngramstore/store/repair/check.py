@@ -18,7 +18,7 @@ from ngramstore.files import clear_errors
 from ngramstore.hashing import row_ids
 from ngramstore.layout import BLOCK_ROWS, MAGIC, PAGE_BYTES
 from ngramstore.store.journal.ack import no_writer
-from ngramstore.store.journal.journal import check_journal
+from ngramstore.store.journal.reading import check_journal
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, decode_manifest, read_manifest
 from ngramstore.store.layers.merge import is_in
