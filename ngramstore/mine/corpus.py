@@ -16,15 +16,7 @@ from tqdm import tqdm
 
 from ngramstore.errors import UsageError, WriterLocked
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import (
-    WriterLock,
-    fsync_directory,
-    make_directory,
-    publish,
-    remove,
-    remove_if_possible,
-    rename,
-)
+from ngramstore.files import WriterLock, fsync_directory, make_directory, publish, remove, remove_if_possible, rename
 from ngramstore.mine.inputs import RECORD_SUFFIXES, TOKEN_SUFFIXES, Piece, drop_binary, find_files, read_documents
 from ngramstore.mine.shards import MANIFEST_NAME, TokenShards, file_crc, manifest_bytes
 from ngramstore.mine.token_files import open_token_files

@@ -18,13 +18,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ngramstore.errors import (
-    DamagedJournal,
-    NgramStoreError,
-    StoreClosed,
-    UsageError,
-    WrongProcess,
-)
+from ngramstore.errors import DamagedJournal, NgramStoreError, StoreClosed, UsageError, WrongProcess
 from ngramstore.files import fsync_directory, remove
 from ngramstore.store.journal.ack import ACK_NAME, AckFile, boot_id
 from ngramstore.store.journal.known import KnownIds, Tier

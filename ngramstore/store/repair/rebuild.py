@@ -1,0 +1,269 @@
+"""A new base of all that is good in a damaged store, and a line for each row and change that is not.
+
+Shapes: M rows of a chunk, B bytes of an encoded row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import ngramstore
+from ngramstore.errors import UsageError
+from ngramstore.files import fsync_directory, remove_if_possible, require_space
+from ngramstore.hashing import ngram_ids, row_ids
+from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.store.changes.compaction import is_suffix_closed
+from ngramstore.store.journal.journal import Changes
+from ngramstore.store.journal.left import name_aside, set_aside
+from ngramstore.store.layers.layer import Batch, LayerWriter
+from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.manifest import Manifest
+from ngramstore.store.layers.merge import is_in, merged, without
+from ngramstore.store.layers.rows_writer import default_threads
+from ngramstore.store.progress import over_rows
+from ngramstore.store.repair.journal import salvage
+from ngramstore.store.repair.replaced import Replaced
+from ngramstore.store.repair.report import RepairReport
+from ngramstore.store.repair.salvage import list_files
+from ngramstore.store.repair.worn import Chunk, WornLayer
+from ngramstore.store.repair.worn_index import WornIndex
+
+
+class Rebuild:
+    """One repair: reads `source`, writes a base into `target`."""
+
+    def __init__(
+        self,
+        source: Path,
+        manifest: Manifest,
+        target: Path,
+        report: RepairReport,
+        drop_tokens: bool,
+        progress: bool,
+    ) -> None:
+        self._progress = progress
+        self._source, self._target = source, target
+        self._manifest = manifest
+        self._spec = manifest.spec
+        self._new_spec = replace(self._spec, has_tokens=self._spec.has_tokens and not drop_tokens)
+        self._report = report
+        stamp = manifest.stamp(manifest.base_generation)
+        if not isinstance(manifest.base, LayerEntry):
+            raise UsageError(
+                f"the rows of {source} lie in files of others, and only such stores as hold their own are repaired",
+                hint="put those files back, or import them again; where the journal is damaged, moving "
+                f"{manifest.journal} away gives up the changes in it and nothing else",
+            )
+        self._base = WornLayer(source, manifest.base, stamp, self._spec, is_keyed=self._spec.is_ngram)
+        stamp = manifest.stamp(manifest.overlay_generation)
+        self._overlay = (
+            WornLayer(source, manifest.overlay, stamp, self._spec, is_keyed=True) if manifest.overlay else None
+        )
+        self._aside: Path | None = None
+        self._journal = self._salvaged_journal()
+        self._overlay_ids, tombstones = self._changed_before(stamp)
+        self._changed = np.unique(np.concatenate([self._overlay_ids, tombstones, self._journal.ids]))
+        self._replaced = Replaced(self._target, self._spec.codec.row_bytes)
+
+    def count(self) -> int:
+        """Rows that will be kept; writes down what is lost."""
+        spec, report = self._spec, self._report
+        if not spec.is_ngram:
+            self._collect_replaced()
+            for chunk in self._base.chunks(all_rows=True):
+                for number in chunk.ids[~chunk.is_good & ~self._has_other(chunk.ids)].tolist():
+                    report.lost.append(f"row {number}: now zeros")
+            report.num_rows = self._base.num_rows
+            return report.num_rows
+        num = 0
+        for layer, superseded in ((self._base, self._changed), (self._overlay, self._journal.ids)):
+            last = -1
+            where = "base" if layer is self._base else "overlay"
+            if layer is not None and layer.num_told < layer.num_rows:
+                report.lost.append(f"rows {layer.num_told} to {layer.num_rows - 1} of the {where}")
+            for chunk in layer.chunks() if layer is not None else ():
+                keep = self._is_kept(chunk, last) & ~is_in(chunk.ids, superseded)
+                last = max([last, *chunk.ids[keep].tolist()[-1:]])
+                num += int(keep.sum())
+                wrong = np.flatnonzero(~keep & ~(chunk.has_id & is_in(chunk.ids, superseded))).tolist()
+                report.lost += [self._name(chunk, row, where) for row in wrong]
+                if self._new_spec.has_tokens:
+                    report.num_without_tokens += int((chunk.is_good & chunk.has_id & ~chunk.has_tokens)[wrong].sum())
+        report.num_rows = num + int((~self._journal.is_delete).sum())
+        return report.num_rows
+
+    def write(self) -> None:
+        """Write the new base and publish it."""
+        spec, manifest, target = self._spec, self._manifest, self._target
+        num_rows = self.count()
+        require_space(target, num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES + 8), "the repair")
+        generation = manifest.generation + 1
+        stamp = manifest.stamp(generation)
+        dictionary = self._base.dictionary if self._base.is_compressed else None
+        writer = LayerWriter(
+            target,
+            "base",
+            generation,
+            self._new_spec,
+            num_rows,
+            is_keyed=spec.is_ngram,
+            dictionary=dictionary,
+            threads=default_threads(),
+        )
+        try:
+            for batch in over_rows(self._batches(), num_rows, "repair", self._progress):
+                writer.add(batch)
+            base = writer.finish(stamp)
+            counts = writer.length_counts
+        finally:
+            writer.close()
+        if spec.is_ngram and not self._new_spec.has_tokens:  # the lengths of rows are nowhere else: keep an upper bound
+            counts = np.array(manifest.length_counts) + np.bincount(self._journal.lengths, minlength=spec.max_n + 1)
+        published = manifest.next(
+            spec=self._new_spec,
+            generation=generation,
+            base=base,
+            base_generation=generation,
+            overlay=None,
+            tombstones=None,
+            overlay_generation=generation,
+            num_rows=num_rows,
+            length_counts=tuple(counts.tolist()) if spec.is_ngram else (),
+            suffix_closed=False,
+            journal=f"journal-{generation:06d}",
+            release=ngramstore.__version__,
+        )
+        published = published.next(generation=generation, suffix_closed=is_suffix_closed(target, published))
+        self._base.close()
+        if self._overlay is not None:
+            self._overlay.close()
+        fsync_directory(target)
+        published.write(target)
+
+    def clear_journal(self) -> None:
+        """After `write` in place: the journal is published as far as it could be read; one of which nothing was taken is kept."""
+        path = self._source / self._manifest.journal
+        if self._aside is not None:
+            set_aside(path, self._aside)
+        else:
+            remove_if_possible(path)
+
+    def _salvaged_journal(self) -> Changes:
+        """The changes that can still be read of the journal."""
+        spec = self._spec
+        width, row_bytes = spec.journal_width, spec.codec.row_bytes
+        path = self._source / self._manifest.journal
+        nothing = Changes(
+            np.empty(0, np.uint64),
+            np.empty(0, bool),
+            np.empty((0, width), np.uint32),
+            np.empty(0, np.uint8),
+            np.empty((0, row_bytes), np.uint8),
+        )
+        if not path.is_dir() or not list_files(path):
+            return nothing
+        state = self._manifest.state_digest
+        parts, faults = salvage(path, row_bytes=row_bytes, width=width, store_state=state, room=self._target)
+        self._report.lost += [f"unpublished changes: {fault.replace(str(path), path.name)}" for fault in faults]
+        if not parts:
+            if faults and self._report.out == str(self._source):
+                self._aside = name_aside(path)
+                self._report.lost.append(f"unpublished changes: {path.name} is kept as {self._aside.name}")
+            return nothing
+        changes = parts[0]
+        if spec.is_ngram:
+            is_right = changes.ids == ngram_ids(changes.tokens, changes.lengths, spec.seed)
+        else:
+            is_right = changes.ids == row_ids(changes.tokens.astype("<u4").view("<u8").reshape(-1))
+        for identity in changes.ids[~is_right].tolist():
+            self._report.lost.append(f"unpublished change of ID 0x{identity:016x}: its tokens do not hash to it")
+        columns = (changes.ids, changes.is_delete, changes.tokens, changes.lengths, changes.rows)
+        return Changes(*(column[is_right] for column in columns))
+
+    def _changed_before(self, stamp) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+        """IDs in overlay and tombstones, as far as they are certain."""
+        overlay, tombstones = [np.empty(0, np.uint64)], np.empty(0, np.uint64)
+        unknown = 0
+        for chunk in self._overlay.chunks() if self._overlay is not None else ():
+            overlay.append(chunk.ids[chunk.has_id])
+            unknown += int((~chunk.has_id).sum())
+        if self._manifest.tombstones is not None:
+            index = WornIndex(self._source, self._manifest.tombstones, stamp, None, is_keyed=True, is_sized=False)
+            tombstones, num_unknown = index.all_ids()
+            if num_unknown:
+                self._report.lost.append(f"{num_unknown} deletions: what they deleted may be there again")
+            index.close()
+        if unknown:
+            self._report.lost.append(f"{unknown} changes of unknown n-grams: these may show an older value")
+        return np.concatenate(overlay), tombstones
+
+    def _is_kept(self, chunk: Chunk, last: int) -> np.ndarray:
+        """Which rows of a chunk are certain in key and value, and above `last` and each other."""
+        keep = chunk.is_good & chunk.has_id
+        if self._new_spec.has_tokens:
+            keep &= chunk.has_tokens
+        at = np.flatnonzero(keep)
+        ids = chunk.ids[at]
+        if len(at):
+            highest = np.maximum.accumulate(ids)
+            rising = np.append(True, ids[1:] > highest[:-1])
+            if last >= 0:
+                rising &= ids > np.uint64(last)
+            keep[at[~rising]] = False
+        return keep
+
+    def _name(self, chunk: Chunk, row: int, where: str) -> str:
+        at = f"row {chunk.first + row} of the {where}"
+        if chunk.has_tokens[row]:
+            return f"n-gram {tuple(chunk.tokens[row, : chunk.lengths[row]].tolist())} ({at})"
+        if chunk.has_id[row]:
+            return f"ID 0x{int(chunk.ids[row]):016x}{', its tokens are lost' if chunk.is_good[row] else ''} ({at})"
+        return f"{at}, of an unknown n-gram"
+
+    def _good(self, layer: WornLayer) -> Iterator[Batch]:
+        last = -1
+        for chunk in layer.chunks():
+            keep = self._is_kept(chunk, last)
+            if keep.any():
+                last = int(chunk.ids[keep][-1])
+                yield Batch(chunk.ids[keep], chunk.rows[keep], chunk.tokens[keep], chunk.lengths[keep])
+
+    def _batches(self) -> Iterator[Batch]:
+        """The rows of the new base."""
+        if not self._spec.is_ngram:
+            yield from self._numbered()
+            return
+        journal = self._journal
+        puts = ~journal.is_delete
+        width = self._spec.max_n if self._spec.has_tokens else 0
+        put = Batch(journal.ids[puts], journal.rows[puts], journal.tokens[puts, :width], journal.lengths[puts])
+        overlay = without(self._good(self._overlay), journal.ids) if self._overlay is not None else iter(())
+        yield from merged(without(self._good(self._base), self._changed), merged(overlay, iter([put])))
+
+    def _numbered(self) -> Iterator[Batch]:
+        zeros = self._spec.codec.encode(np.zeros((1, self._spec.dim), np.float32))
+        for chunk in self._base.chunks(all_rows=True):
+            rows = chunk.rows.copy()
+            rows[~chunk.is_good] = zeros
+            self._replaced.into(row_ids(chunk.ids), rows)
+            tokens = np.zeros((len(rows), 0), np.uint32)
+            yield Batch(chunk.ids, rows, tokens, np.zeros(len(rows), np.uint8))
+
+    def _collect_replaced(self) -> None:
+        """Rows of the overlay and the journal by ID; a lost one becomes zeros."""
+        zeros = self._spec.codec.encode(np.zeros((1, self._spec.dim), np.float32))
+        for chunk in self._overlay.chunks() if self._overlay is not None else ():
+            rows = chunk.rows.copy()
+            rows[~chunk.is_good] = zeros
+            lost = chunk.has_id & ~chunk.is_good & ~is_in(chunk.ids, self._journal.ids)
+            self._report.lost += [f"a changed row (ID 0x{i:016x}): now zeros" for i in chunk.ids[lost].tolist()]
+            self._replaced.add(chunk.ids[chunk.has_id], rows[chunk.has_id])
+        self._replaced.add(self._journal.ids, self._journal.rows)
+
+    def _has_other(self, numbers: np.ndarray) -> np.ndarray:
+        """Which rows have been replaced since the base was packed."""
+        return is_in(row_ids(numbers), self._changed)
