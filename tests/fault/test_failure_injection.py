@@ -15,7 +15,7 @@ from helpers import assert_verifies, build_ngrams, contents, published, rows_of,
 import ngramstore as ngs
 from ngramstore import file_writer, files
 from ngramstore.errors import DiskFull, IncompleteStore, NotAStore
-from ngramstore.store.building import build as build_module
+from ngramstore.store.building import packing
 
 OLD = {(1,): 1, (2,): 2, (3,): 3, (1, 2): 4, (2, 3): 5, (1, 2, 3): 6, (7, 8, 9): 7}
 PUT = {(2,): 20, (4,): 40, (3, 4): 41}
@@ -36,9 +36,9 @@ def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path,
     """As a large one: in threads, and past the page cache."""
     wanted = {(i, i + 1): i for i in range(200)}
     if is_large:
-        monkeypatch.setattr(build_module, "CHUNK_BYTES", 200)
-        monkeypatch.setattr(build_module, "_MIN_CHUNK_BYTES", 1)
-        monkeypatch.setattr(build_module, "_DIRECT_BYTES", 0)
+        monkeypatch.setattr(packing, "CHUNK_BYTES", 200)
+        monkeypatch.setattr(packing, "_MIN_CHUNK_BYTES", 1)
+        monkeypatch.setattr(packing, "_DIRECT_BYTES", 0)
         monkeypatch.setattr(file_writer, "_DIRECT_BYTES", 4096)
 
     def check(_, path, error):
@@ -57,7 +57,8 @@ def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path,
     assert num > 15
 
 
-def test_a_build_that_cannot_even_clean_up_is_recognised(quick_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES])
+def test_a_build_that_cannot_even_clean_up_is_recognised(quick_path, monkeypatch, code):
     """The mark of an unfinished build goes last, whichever unlink fails; the first error is the one that is raised."""
     for nth in range(8):
         path = quick_path / f"{nth}"
@@ -65,7 +66,7 @@ def test_a_build_that_cannot_even_clean_up_is_recognised(quick_path, monkeypatch
 
         def observe(operation: str, path: Path, nth: int = nth, unlinks: Iterator[int] = unlinks) -> None:
             if operation == "unlink" and next(unlinks) >= nth:
-                raise OSError(errno.EIO, "injected")
+                raise OSError(code, "injected")
             if operation == "fsync" and path.name == "base-000001.tokens":
                 raise OSError(errno.EIO, "the first")
 

@@ -1,7 +1,7 @@
 """Bulk build: rows in any order, from anywhere, into a new store that is readable only when it is complete.
 
-The order on disk is by ID, so the build sorts: `runs.py` does it within a memory budget. Until the manifest is published
-the directory holds a file BUILDING, and opening it raises IncompleteStore.
+The order on disk is by ID, so the build sorts: `runs.py` does it within a memory budget, and `packing.py` ends the build. Until the
+manifest is published the directory holds a file BUILDING, and opening it raises IncompleteStore.
 
 Shapes: M rows of a call, D row width, B bytes of an encoded row, N tokens of the longest n-gram (K).
 """
@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -21,41 +20,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
 import ngramstore
 from ngramstore.codec import compress
 from ngramstore.errors import StoreClosed, UsageError, WrongProcess
-from ngramstore.files import (
-    WriterLock,
-    clear_errors,
-    fsync_directory,
-    make_directory,
-    publish,
-    remove,
-    remove_if_possible,
-    require_space,
-)
+from ngramstore.files import WriterLock, clear_errors, make_directory, publish, remove
 from ngramstore.hashing import ngram_ids
-from ngramstore.layout import CHECKSUM_BYTES, MAX_ROW_BYTES
+from ngramstore.layout import MAX_ROW_BYTES
 from ngramstore.store.building.directory import claim_directory, clear_directory
-from ngramstore.store.building.distinct import last_of_equal, num_distinct
 from ngramstore.store.building.memory import default_memory_bytes
+from ngramstore.store.building.packing import Packing
 from ngramstore.store.building.runs import RunSorter
 from ngramstore.store.building.spec import checked_spec, choose
-from ngramstore.store.layers.index import Index
-from ngramstore.store.layers.layer import LayerWriter
-from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, Manifest
-from ngramstore.store.layers.rows_writer import CHUNK_BYTES, default_threads
+from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
+from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.stages import Stages
-from ngramstore.store.layers.suffixes import suffixes_are_stored
 from ngramstore.windows import Ngrams, as_ngrams, blank_from
 
 _log = logging.getLogger("ngramstore")
-_SAMPLE_ROWS = 4096
-_DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
-_CHUNKS = 64  # shares of the memory budget that packing works in
-_MIN_CHUNK_BYTES = 64 << 10
 _ENCODE_BYTES = 1 << 20  # floats of one call from here on are encoded in threads
 
 
@@ -161,61 +143,21 @@ class Builder:
         Raises UsageError (nothing added, a row number left out), HashCollision, DuplicateKey, DiskFull, StoreClosed, WrongProcess.
         """
         self._check_open()
-        sorter, spec, stages = self._sorter, self.spec, self._stages
         begin = time.perf_counter()
-        sorter.seal()
+        self._sorter.seal()
         with clear_errors(self.path):
-            with stages.timed("find duplicates"):
-                num_rows = num_distinct(sorter, spec, may_repeat=self._duplicates == "last")
-            if num_rows == 0:
-                raise UsageError("nothing was added to the build", hint="add at least one n-gram and its row")
-            packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
-            require_space(self.path, packed_bytes + num_rows * 8, "finishing the build")
-            with stages.timed("train dictionary"):
-                dictionary, window_log = self._dictionary(num_rows)
-            writer = LayerWriter(
-                self.path,
-                "base",
-                1,
-                spec,
-                num_rows,
-                is_keyed=spec.is_ngram,
-                dictionary=dictionary,
-                window_log=window_log,
+            Packing(
+                path=self.path,
+                spec=self.spec,
+                sorter=self._sorter,
+                stages=self._stages,
+                compression=self._compression,
+                duplicates=self._duplicates,
                 threads=self._threads,
-                is_direct=packed_bytes >= _DIRECT_BYTES,
-                chunk_bytes=max(_MIN_CHUNK_BYTES, min(CHUNK_BYTES, self._memory_bytes // _CHUNKS)),
-                stages=stages,
-            )
-            try:
-                with tqdm(total=num_rows, desc="pack", unit="row", unit_scale=True, disable=not self._progress) as bar:
-                    batches = sorter.sorted_batches()
-                    for batch in last_of_equal(batches) if self._duplicates == "last" else batches:
-                        writer.add(batch)
-                        bar.update(len(batch))
-                manifest = Manifest(
-                    spec=spec,
-                    identity=self._identity(writer.content_digest),
-                    generation=1,
-                    release=ngramstore.__version__,
-                    base=None,  # type: ignore[arg-type]
-                    base_generation=1,
-                    num_rows=num_rows,
-                    length_counts=tuple(writer.length_counts.tolist()) if spec.is_ngram else (),
-                    suffix_closed=False,
-                    journal="journal-000001",
-                )
-                base = writer.finish(manifest.stamp(1))
-            finally:
-                writer.close()
-            with stages.timed("find suffixes"):
-                is_closed = self._is_suffix_closed(base, manifest)
-            with stages.timed("publish"):
-                fsync_directory(self.path)
-                manifest.next(generation=1, base=base, suffix_closed=is_closed).write(self.path)
-                remove_if_possible(self.path / "runs")
-                remove_if_possible(self.path / BUILDING_NAME)
-        stages.add("finish", time.perf_counter() - begin)
+                memory_bytes=self._memory_bytes,
+                progress=self._progress,
+            ).publish()
+        self._stages.add("finish", time.perf_counter() - begin)
         self._release()
 
     def stats(self) -> dict[str, Any]:
@@ -238,7 +180,7 @@ class Builder:
         try:
             clear_directory(self.path)
             remove(self.path / LOCK_NAME)
-        except OSError as error:  # the file BUILDING goes last: what is left is known to be incomplete
+        except (OSError, UsageError) as error:  # the file BUILDING goes last: what is left is known to be incomplete
             _log.warning("%s: the build was given up, but not all of it could be removed: %s", self.path, str(error))
         finally:
             self._release()
@@ -335,49 +277,6 @@ class Builder:
             part = slice(at, at + len(rows))
             self._sorter.add(ids[part], rows, tokens[part], lengths[part], is_ours=is_ours)
             at += len(rows)
-
-    def _dictionary(self, num_rows: int) -> tuple[bytes | None, int]:
-        """The zstd dictionary of the rows, or None to store them as they are; and the window of the compressor."""
-        row_bytes = self.spec.codec.row_bytes
-        if self._compression == "none" or row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
-            return None, 0
-        sample = self._sample(num_rows)
-        dictionary = compress.train_dictionary(sample[::2])
-        window_log = compress.window_log_for(sample[1::2], dictionary)
-        is_worth_it = compress.saving(sample[1::2], dictionary, window_log) >= compress.WORTH_SAVING
-        return dictionary if is_worth_it or self._compression == "zstd" else None, window_log
-
-    def _sample(self, num_rows: int) -> np.ndarray:
-        """The first rows in ID order: IDs are hashes, so that is a random choice, and the same for any order of adding."""
-        rows: list[np.ndarray] = []
-        for batch in self._sorter.sorted_batches():
-            rows.append(batch.rows[: _SAMPLE_ROWS - sum(map(len, rows))].copied())
-            if sum(map(len, rows)) >= min(num_rows, _SAMPLE_ROWS):
-                break
-        return np.concatenate(rows)
-
-    def _is_suffix_closed(self, base: Any, manifest: Manifest) -> bool:
-        spec = self.spec
-        if not spec.is_ngram:
-            return False
-        stored = np.flatnonzero(manifest.length_counts)
-        if len(stored) <= 1:
-            return True
-        index, file = Index.open(
-            self.path, base.index, manifest.stamp(1), is_keyed=True, is_sized=base.is_compressed, lock=False
-        )
-        closed = all(
-            suffixes_are_stored(index, tokens, lengths, int(stored[0]), spec.seed)
-            for tokens, lengths in self._sorter.token_batches()
-        )
-        file.close()
-        return closed
-
-    def _identity(self, content: bytes) -> str:
-        """A UUID made from what the store holds, so that equal builds give equal bytes."""
-        spec = self.spec
-        names = [spec.addressing, spec.dim, spec.max_n, spec.codec.spec(), spec.seed, spec.metadata, content.hex()]
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, "ngramstore:" + json.dumps(names, sort_keys=True)))
 
     def _release(self) -> None:
         if self._encoders is not None:

@@ -1,0 +1,149 @@
+"""The end of a build: all rows that were taken, in ID order, packed into a base layer and published.
+
+Shapes: M rows of a batch, B bytes of an encoded row.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import ngramstore
+from ngramstore.codec import compress
+from ngramstore.errors import UsageError
+from ngramstore.files import fsync_directory, remove_if_possible, require_space
+from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.store.building.distinct import last_of_equal, num_distinct
+from ngramstore.store.building.runs import RunSorter
+from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.layer import LayerWriter
+from ngramstore.store.layers.manifest import BUILDING_NAME, Manifest, Spec
+from ngramstore.store.layers.rows_writer import CHUNK_BYTES
+from ngramstore.store.layers.stages import Stages
+from ngramstore.store.layers.suffixes import suffixes_are_stored
+
+_SAMPLE_ROWS = 4096
+_DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
+_CHUNKS = 64  # shares of the memory budget that packing works in
+_MIN_CHUNK_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """What was taken, and how it is to be stored; the options are those of a build."""
+
+    path: Path
+    spec: Spec
+    sorter: RunSorter
+    stages: Stages
+    compression: str
+    duplicates: str
+    threads: int
+    memory_bytes: int
+    progress: bool
+
+    def publish(self) -> None:
+        """Write the files and then the manifest; what only the build needed is removed.
+
+        Raises UsageError (nothing added, a row number left out), HashCollision, DuplicateKey, DiskFull.
+        """
+        sorter, spec, stages = self.sorter, self.spec, self.stages
+        with stages.timed("find duplicates"):
+            num_rows = num_distinct(sorter, spec, may_repeat=self.duplicates == "last")
+        if num_rows == 0:
+            raise UsageError("nothing was added to the build", hint="add at least one n-gram and its row")
+        packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
+        require_space(self.path, packed_bytes + num_rows * 8, "finishing the build")
+        with stages.timed("train dictionary"):
+            dictionary, window_log = self._dictionary(num_rows)
+        writer = LayerWriter(
+            self.path,
+            "base",
+            1,
+            spec,
+            num_rows,
+            is_keyed=spec.is_ngram,
+            dictionary=dictionary,
+            window_log=window_log,
+            threads=self.threads,
+            is_direct=packed_bytes >= _DIRECT_BYTES,
+            chunk_bytes=max(_MIN_CHUNK_BYTES, min(CHUNK_BYTES, self.memory_bytes // _CHUNKS)),
+            stages=stages,
+        )
+        try:
+            with tqdm(total=num_rows, desc="pack", unit="row", unit_scale=True, disable=not self.progress) as bar:
+                batches = sorter.sorted_batches()
+                for batch in last_of_equal(batches) if self.duplicates == "last" else batches:
+                    writer.add(batch)
+                    bar.update(len(batch))
+            manifest = Manifest(
+                spec=spec,
+                identity=self._identity(writer.content_digest),
+                generation=1,
+                release=ngramstore.__version__,
+                base=None,  # type: ignore[arg-type]
+                base_generation=1,
+                num_rows=num_rows,
+                length_counts=tuple(writer.length_counts.tolist()) if spec.is_ngram else (),
+                suffix_closed=False,
+                journal="journal-000001",
+            )
+            base = writer.finish(manifest.stamp(1))
+        finally:
+            writer.close()
+        with stages.timed("find suffixes"):
+            is_closed = self._is_suffix_closed(base, manifest)
+        with stages.timed("publish"):
+            fsync_directory(self.path)
+            manifest.next(generation=1, base=base, suffix_closed=is_closed).write(self.path)
+            remove_if_possible(self.path / "runs")
+            remove_if_possible(self.path / BUILDING_NAME)
+
+    def _dictionary(self, num_rows: int) -> tuple[bytes | None, int]:
+        """The zstd dictionary of the rows, or None to store them as they are; and the window of the compressor."""
+        row_bytes = self.spec.codec.row_bytes
+        if self.compression == "none" or row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
+            return None, 0
+        sample = self._sample(num_rows)
+        dictionary = compress.train_dictionary(sample[::2])
+        window_log = compress.window_log_for(sample[1::2], dictionary)
+        is_worth_it = compress.saving(sample[1::2], dictionary, window_log) >= compress.WORTH_SAVING
+        return dictionary if is_worth_it or self.compression == "zstd" else None, window_log
+
+    def _sample(self, num_rows: int) -> np.ndarray:
+        """The first rows in ID order: IDs are hashes, so that is a random choice, and the same for any order of adding."""
+        rows: list[np.ndarray] = []
+        for batch in self.sorter.sorted_batches():
+            rows.append(batch.rows[: _SAMPLE_ROWS - sum(map(len, rows))].copied())
+            if sum(map(len, rows)) >= min(num_rows, _SAMPLE_ROWS):
+                break
+        return np.concatenate(rows)
+
+    def _is_suffix_closed(self, base: Any, manifest: Manifest) -> bool:
+        spec = self.spec
+        if not spec.is_ngram:
+            return False
+        stored = np.flatnonzero(manifest.length_counts)
+        if len(stored) <= 1:
+            return True
+        index, file = Index.open(
+            self.path, base.index, manifest.stamp(1), is_keyed=True, is_sized=base.is_compressed, lock=False
+        )
+        closed = all(
+            suffixes_are_stored(index, tokens, lengths, int(stored[0]), spec.seed)
+            for tokens, lengths in self.sorter.token_batches()
+        )
+        file.close()
+        return closed
+
+    def _identity(self, content: bytes) -> str:
+        """A UUID made from what the store holds, so that equal builds give equal bytes."""
+        spec = self.spec
+        names = [spec.addressing, spec.dim, spec.max_n, spec.codec.spec(), spec.seed, spec.metadata, content.hex()]
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, "ngramstore:" + json.dumps(names, sort_keys=True)))
