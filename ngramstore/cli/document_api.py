@@ -25,7 +25,7 @@ says what to do.
 _PAGE = {
     "Build a store": """
         ngramstore: build Builder.add Builder.add_encoded Builder.add_rows Builder.add_encoded_rows Builder.finish
-        Builder.abort Builder.stats import_checkpoint store.imports.importing.ImportReport
+        Builder.abort Builder.stats import_checkpoint store.imports.report.ImportReport
         sizes store.sizes.Sizes
     """,
     "Open one": """
@@ -87,7 +87,7 @@ _VALUES = {
     "ngramstore.keys.NOTHING": "{value}. In `history`: no token there, the sequence had not begun.",
 }
 """What is neither class nor function has no docstring to take."""
-_INNER = ("serve.options.", "serve.trace.", "store.imports.importing.", "store.layers.manifest.", "store.sizes.")
+_INNER = ("serve.options.", "serve.trace.", "store.imports.report.", "store.layers.manifest.", "store.sizes.")
 """Homes that nobody imports from: what stands there is given, not made by the user."""
 _WIDTH = 118
 

@@ -360,7 +360,7 @@ def test_rows_that_a_codec_refuses_leave_nothing(checkpoint, tmp_path, monkeypat
     source = next(checkpoint.glob("*.safetensors"))
     source.write_bytes(source.read_bytes()[:-512] + b"\xff" * 512)
     for number, rows in enumerate((4096, 16)):
-        monkeypatch.setattr(importing, "_SAMPLE_ROWS", rows)
+        monkeypatch.setattr("ngramstore.store.imports.report._SAMPLE_ROWS", rows)
         with pytest.raises(UsageError, match="column 0: nan"):
             pack(checkpoint, tmp_path / f"out{number}", HOWS["int8"])
         assert os.listdir(tmp_path / f"out{number}") == ["LOCK"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from ngramstore.files import (
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.building.directory import claim_directory, clear_directory
 from ngramstore.store.imports.checkpoint import Checkpoint, read_checkpoint
+from ngramstore.store.imports.report import ImportReport, error_of, sample_places
 from ngramstore.store.imports.resumable import ResumableRows, dictionary_of, is_of
 from ngramstore.store.layers.datafile import FileStamp
 from ngramstore.store.layers.external import ExternalLayer, Source, write_sums
@@ -44,33 +44,6 @@ from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest, Spec
 
 _CHUNK_BYTES = 16 << 20
-_SAMPLE_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What an import made. Errors are over the sampled rows, against the checkpoint's own values."""
-
-    model: str
-    num_rows: int
-    dim: int
-    source_codec: dict[str, Any]
-    codec: dict[str, Any]
-    row_bytes: int
-    is_in_place: bool
-    is_checked: bool
-    disk_bytes: int
-    rms_error: float
-    largest_error: float
-    rms_value: float
-    zstd_saves: float
-    is_compressed: bool
-    resumed_rows: int
-    """Rows that an import killed earlier had written."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return dict(vars(self))
 
 
 def import_checkpoint(
@@ -184,11 +157,13 @@ class _Import:
 
     def run(self, *, pack: bool, checksums: bool) -> ImportReport:
         source = self._open(self._entry)
-        sample = self._sample(source)
+        places = list(sample_places(source.num_rows))
+        stored = [source.read_encoded(first, count) for first, count in places]
+        sample = np.concatenate([self._recoded(rows, first) for rows, (first, _) in zip(stored, places, strict=True)])
+        error = error_of(np.concatenate(stored), self._found.codec, sample, self._target)
         dictionary = compress.train_dictionary(sample[::2]) if sample.shape[1] < 1 << 16 else b""
         window_log = compress.window_log_for(sample[1::2], dictionary)
         saves = compress.saving(sample[1::2], dictionary, window_log) if sample.shape[1] < 1 << 16 else 0.0
-        error = self._error(source)
         base: LayerEntry | ExternalEntry
         if pack:
             use = self._compression == "zstd" or (self._compression == "auto" and saves >= compress.WORTH_SAVING)
@@ -244,33 +219,6 @@ class _Import:
         except UsageError:
             self._is_refused = True
             raise
-
-    def _places(self, source: ExternalLayer) -> Iterator[tuple[int, int]]:
-        """Up to _SAMPLE_ROWS rows, in short runs spread evenly over the table."""
-        run = 16
-        runs = min(_SAMPLE_ROWS // run, -(-source.num_rows // run))
-        for i in range(runs):
-            first = (source.num_rows - min(run, source.num_rows)) * i // max(1, runs - 1)
-            yield first, min(run, source.num_rows - first)
-
-    def _sample(self, source: ExternalLayer) -> np.ndarray:
-        return np.concatenate(
-            [self._recoded(source.read_encoded(first, count), first) for first, count in self._places(source)]
-        )
-
-    def _error(self, source: ExternalLayer) -> dict[str, float]:
-        """Error of the target codec on the sample, and how large its values are."""
-        rows = np.concatenate([source.read_encoded(first, count) for first, count in self._places(source)])
-        truth = self._found.codec.decode(rows).astype(np.float64)
-        is_number = np.isfinite(truth)  # a table kept bit for bit may hold codes that are none
-        errors = np.zeros(1)
-        if self._target != self._found.codec:
-            errors = self._target.decode(self._recoded(rows, 0)) - truth
-        return {
-            "rms_error": float(np.sqrt(np.mean(errors**2))),
-            "largest_error": float(np.abs(errors).max()),
-            "rms_value": float(np.sqrt(np.mean(truth[is_number] ** 2))) if is_number.any() else 0.0,
-        }
 
     def _chunks(self, source: ExternalLayer, what: str, begin: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """All rows from `begin` on in order: (first number, rows (M, B))."""
