@@ -16,6 +16,7 @@ import ngramstore as ngs
 from ngramstore import file_writer, files
 from ngramstore.errors import DiskFull, IncompleteStore, NotAStore
 from ngramstore.store.building import packing
+from ngramstore.store.repair.repair import repair
 
 OLD = {(1,): 1, (2,): 2, (3,): 3, (1, 2): 4, (2, 3): 5, (1, 2, 3): 6, (7, 8, 9): 7}
 PUT = {(2,): 20, (4,): 40, (3, 4): 41}
@@ -251,3 +252,69 @@ def test_a_backup_that_fails_anywhere_is_absent_and_can_be_tried_again(quick_pat
         quick_path,
     )
     assert num > 10
+
+
+@pytest.fixture
+def damaged(quick_path):
+    """Makes copies of a store with an overlay, unpublished changes and rows of the base that are lost; and what is left of it."""
+    template = quick_path / "damaged"
+    store = changed(template, flushed=True)
+    store.put([(5,)], rows_of([50], 4))
+    store._shut()
+    rows = template / "base-000001.rows"
+    data = bytearray(rows.read_bytes())
+    data[-60:] = bytes(60)
+    rows.write_bytes(data)
+    shutil.copytree(template, quick_path / "whole")
+    num_lost = len(repair(quick_path / "whole").lost)
+    wanted = published(quick_path / "whole")
+    assert num_lost == len(NEW) + 1 - len(wanted) > 0 and wanted.items() < {**NEW, (5,): 50}.items()
+    return lambda path: shutil.copytree(template, path), wanted
+
+
+def test_a_repair_that_fails_anywhere_leaves_the_old_state_or_the_good_one(quick_path, monkeypatch, damaged):
+    make, wanted = damaged
+
+    def check(_, path, error):
+        if error is not None:
+            repair(path)
+        assert published(path) == wanted
+        assert_verifies(path)
+        ngs.open(path, mode="rw").close()  # removes what a failed unlink has left
+        left = {file.name for file in path.iterdir()} - {"MANIFEST", "LOCK"}
+        with ngs.open(path) as store:
+            assert left == {file.name for file in store.files}
+
+    num = each_failure(monkeypatch, make, lambda _, path: repair(path), check, quick_path)
+    assert num > 20
+
+
+def test_a_repair_into_another_directory_that_fails_anywhere_leaves_the_source_and_can_be_tried_again(
+    quick_path, monkeypatch, damaged
+):
+    make, wanted = damaged
+
+    def files_of(path):
+        return {file.name: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+    def check(before, path, error):
+        out = path.with_name(path.name + "-out")
+        assert files_of(path) == before
+        try:
+            assert published(out) == wanted
+        except (NotAStore, IncompleteStore):
+            assert error is not None
+            if isinstance(error, DiskFull) and out.exists():
+                shutil.rmtree(out)  # a disk on which nothing works any more keeps what it has
+            repair(path, out)
+            assert published(out) == wanted
+        assert_verifies(out)
+
+    num = each_failure(
+        monkeypatch,
+        lambda path: files_of(make(path)),
+        lambda _, path: repair(path, path.with_name(path.name + "-out")),
+        check,
+        quick_path,
+    )
+    assert num > 20

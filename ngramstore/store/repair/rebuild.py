@@ -5,6 +5,7 @@ Shapes: M rows of a chunk, B bytes of an encoded row.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 import ngramstore
-from ngramstore.errors import UsageError
+from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.files import fsync_directory, remove_if_possible, require_space
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.changes.compaction import is_suffix_closed
+from ngramstore.store.journal.ack import AckFile
 from ngramstore.store.journal.journal import Changes
 from ngramstore.store.journal.left import name_aside, set_aside
 from ngramstore.store.layers.layer import Batch, LayerWriter
@@ -31,6 +33,8 @@ from ngramstore.store.repair.report import RepairReport
 from ngramstore.store.repair.salvage import list_files
 from ngramstore.store.repair.worn import Chunk, WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
+
+_log = logging.getLogger("ngramstore")
 
 
 class Rebuild:
@@ -142,7 +146,23 @@ class Rebuild:
         if self._overlay is not None:
             self._overlay.close()
         fsync_directory(target)
+        if self._source == target and self._aside is None:
+            self._mark_journal(published)
         published.write(target)
+
+    def _mark_journal(self, published: Manifest) -> None:
+        """Note in the journal that its changes will be in that state: then it is rubbish, should we end before `clear_journal`."""
+        path = self._source / self._manifest.journal
+        if not path.exists():
+            return
+        try:
+            ack_file = AckFile.open(path)
+            try:
+                ack_file.write(published_as=published.state_digest, sync=True)
+            finally:
+                ack_file.close()
+        except (OSError, NgramStoreError) as error:  # it is kept then, under another name
+            _log.info("%s: cannot note that its changes are published: %s", path, str(error))
 
     def clear_journal(self) -> None:
         """After `write` in place: the journal is published as far as it could be read; one of which nothing was taken is kept."""
