@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ import numpy as np
 
 from ngramstore.files import clear_errors, fsync, make_directory, publish, read_exactly, remove, write_all
 from ngramstore.hashing import checksums
-from ngramstore.layout import CHECKSUM_BYTES, KIND_ROWS, PAGE_BYTES, ROWS_HEADER
-from ngramstore.store.layers.datafile import FileEntry, FileStamp, content_digest, finish_file
+from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES
+from ngramstore.store.layers.datafile import FileEntry, FileStamp, content_digest, finish_rows
 
 _STATE, _DICTIONARY, _LENGTHS = "state.json", "dictionary", "lengths"
 _CHUNK_ROWS = 1 << 16
@@ -97,20 +96,14 @@ class ResumableRows:
 
     def finish(self, stamp: FileStamp) -> FileEntry:
         """Write the header and make the file durable. `runs/` is then of no use any more."""
-        dictionary = self._dictionary or b""
-        return finish_file(
+        return finish_rows(
             _Ending(self),
-            ROWS_HEADER,
             stamp,
-            KIND_ROWS,
             self._content.digest(),
             num_rows=self.num_rows,
             row_bytes=self.row_bytes,
-            compression=0 if self._dictionary is None else 1,
             data_at=self.data_at,
-            dictionary_at=PAGE_BYTES if dictionary else 0,
-            dictionary_bytes=len(dictionary),
-            dictionary_crc=zlib.crc32(dictionary),
+            dictionary=self._dictionary,
         )
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
 from ngramstore.files import OwnsFd, clear_errors, lock_shared, read_exactly
-from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, MAGIC, PAGE_BYTES, Layout
+from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, KIND_ROWS, MAGIC, PAGE_BYTES, ROWS_HEADER, Layout
 
 _CRC = struct.Struct("<I")
 _BARE_NAME = re.compile(r"[a-z]+-[0-9]{6,20}\.[a-z]+")
@@ -92,6 +92,33 @@ def finish_file(
     writer.rewrite(0, page)
     file_bytes = writer.finish()
     return FileEntry(writer.path.name, file_bytes, header_crc(page), content)
+
+
+def finish_rows(
+    writer: Ending,
+    stamp: FileStamp,
+    content: bytes,
+    *,
+    num_rows: int,
+    row_bytes: int,
+    data_at: int,
+    dictionary: bytes | None,
+) -> FileEntry:
+    """`finish_file` of a rows file; without a dictionary its rows are not compressed. It lies behind the header, before the rows."""
+    return finish_file(
+        writer,
+        ROWS_HEADER,
+        stamp,
+        KIND_ROWS,
+        content,
+        num_rows=num_rows,
+        row_bytes=row_bytes,
+        compression=0 if dictionary is None else 1,
+        data_at=data_at,
+        dictionary_at=PAGE_BYTES if dictionary else 0,
+        dictionary_bytes=len(dictionary or b""),
+        dictionary_crc=zlib.crc32(dictionary or b""),
+    )
 
 
 def header_page(layout: Layout, stamp: FileStamp, kind: int, file_bytes: int, content: bytes, **fields: int) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +20,8 @@ import numpy as np
 from ngramstore.codec.compress import RowCompressor
 from ngramstore.file_writer import FileWriter, aligned_bytes
 from ngramstore.kernels.native import packing
-from ngramstore.layout import CHECKSUM_BYTES, KIND_ROWS, PAGE_BYTES, ROWS_HEADER
-from ngramstore.store.layers.datafile import FileEntry, FileStamp, content_digest, finish_file
+from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES
+from ngramstore.store.layers.datafile import FileEntry, FileStamp, content_digest, finish_rows
 from ngramstore.store.layers.scattered import ScatteredRows
 from ngramstore.store.layers.stages import Stages
 
@@ -160,23 +159,17 @@ class RowsWriter:
 
     def finish(self, stamp: FileStamp) -> FileEntry:
         """Make the file durable."""
-        dictionary = self._dictionary or b""
         content = self.content_digest
         self._end_threads()
         with self._stages.timed("sync rows"):
-            return finish_file(
+            return finish_rows(
                 self._writer,
-                ROWS_HEADER,
                 stamp,
-                KIND_ROWS,
                 content,
                 num_rows=self.num_rows,
                 row_bytes=self.row_bytes,
-                compression=0 if self._dictionary is None else 1,
                 data_at=self.data_at,
-                dictionary_at=PAGE_BYTES if dictionary else 0,
-                dictionary_bytes=len(dictionary),
-                dictionary_crc=zlib.crc32(dictionary),
+                dictionary=self._dictionary,
             )
 
     def close(self) -> None:
