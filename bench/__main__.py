@@ -25,11 +25,14 @@ from bench.workloads import WORKLOADS
 from ngramstore.files import publish
 
 RESULTS = Path(__file__).parent / "results"
-ALONE = {"codecs": "bench.codecs", "profiles": "bench.profiles"}
-"""Commands with options of their own: `python -m bench codecs --help`."""
+ALONE = {"all": "bench.suite", "codecs": "bench.codecs", "profiles": "bench.profiles"}
+"""Commands with options of their own: `python -m bench codecs --help`. `all` runs what docs/results.md is made from."""
 
 
-@click.command(help=f"Run a WORKLOAD ({', '.join(WORKLOADS)}) and compare the subjects round by round.")
+@click.command(
+    help=f"Run a WORKLOAD ({', '.join(WORKLOADS)}) and compare the subjects round by round.\n\n"
+    f"Commands of their own, each with --help: {', '.join(ALONE)}. `python -m bench all` runs everything, about two hours."
+)
 @click.argument("workload", type=click.Choice(sorted(WORKLOADS)))
 @click.option("--quick", is_flag=True, help="Few keys, a tenth of a second of warm-up, one round: does all of it run?")
 @click.option("--large", is_flag=True, help="Also the cases that need tens of millions of keys.")

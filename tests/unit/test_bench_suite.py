@@ -1,0 +1,102 @@
+"""`python -m bench all`: jobs one after the other, whole results only, and every target has a job that measures it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from bench import machine, suite
+from bench.claims import CLAIMS
+
+TRAINS_FOR_HOURS = {"quality", "codecs"}
+SAVES = "import json, sys; json.dump({{'value': {}, 'machine': {{'commit': 'abc'}}}}, open(sys.argv[-1], 'w'))"
+
+
+def _job(name: str, code: str, *more: str) -> suite.Job:
+    return suite.Job(name, ("-c", code.replace("{", "{{").replace("}", "}}"), *more), 1)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run `all` with these jobs -> (exit status, output, result of a job by name)."""
+    monkeypatch.setattr(machine, "describe", lambda: {"commit": "abc", "load": [0.0]})
+
+    def _run(jobs, *options):
+        monkeypatch.setattr(suite, "JOBS", tuple(jobs))
+        places = ["--dir", str(tmp_path / "kept"), "--results", str(tmp_path / "results")]
+        done = CliRunner().invoke(suite.main, [*places, *options])
+        return done.exit_code, done.output, lambda name: json.loads((tmp_path / "results" / f"{name}.json").read_text())
+
+    return _run
+
+
+def test_every_job_leaves_its_result(run):
+    prints = _job("prints", "print('{\"value\": 2}')", "--json")
+    status, _, result = run([_job("saves", SAVES.format(1)), prints])
+    assert status == 0
+    assert result("saves")["value"] == 1
+    assert result("prints") == {"machine": {"commit": "abc", "load": [0.0]}, "value": 2}
+
+
+def test_a_job_that_fails_is_named_and_leaves_the_old_result_and_the_other_jobs(run, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "fails.json").write_text('{"value": 0}')
+    fails = _job("fails", SAVES.format(9) + "; print('the reason'); sys.exit(3)")
+    status, output, result = run([fails, _job("after", SAVES.format(1))])
+    assert status == 1
+    assert "1 of 2 failed: fails" in output
+    assert result("fails") == {"value": 0}
+    assert result("after")["value"] == 1
+    assert "the reason" in (tmp_path / "kept" / "fails.log").read_text()
+
+
+def test_resume_leaves_out_what_this_commit_has_measured(run, monkeypatch):
+    run([_job("first", SAVES.format(1))])
+    jobs = [_job("first", SAVES.format(5)), _job("second", SAVES.format(2))]
+    _, _, result = run(jobs, "--resume")
+    assert (result("first")["value"], result("second")["value"]) == (1, 2)
+    monkeypatch.setattr(machine, "describe", lambda: {"commit": "def", "load": [0.0]})
+    _, _, result = run(jobs, "--resume")
+    assert result("first")["value"] == 5
+
+
+def test_a_folder_of_a_run_alone_is_empty_and_goes_with_it(run, tmp_path):
+    code = "import json, os, sys; print(json.dumps({'was': os.listdir(sys.argv[2])})); open(sys.argv[2] + '/left', 'w')"
+    for _ in range(2):
+        _, _, result = run(
+            [suite.Job("demo", ("-c", code.replace("{", "{{").replace("}", "}}"), "--json", "{fresh}"), 1)]
+        )
+        assert result("demo")["was"] == []
+    assert not [path for path in (tmp_path / "kept").iterdir() if path.is_dir()]
+
+
+def test_the_plan_runs_nothing(run, tmp_path):
+    status, output, _ = run([_job("one", "raise SystemExit(1)")], "--plan")
+    assert status == 0
+    assert "one.json" in output
+    assert "1 min in all" in output
+    assert not (tmp_path / "kept").exists()
+
+
+def test_every_target_is_measured_by_a_job():
+    """Else `all` would leave a number of the page to some earlier version."""
+    jobs = {job.name: job.command for job in suite.JOBS}
+    for claim in CLAIMS:
+        workload, _, case = claim.file_of.partition("/")
+        if case:
+            commands = [command for command in jobs.values() if command[:3] == ("-m", "bench", workload)]
+            full = [command for command in commands if "--quick" not in command]
+            assert any(case in command or "--only" not in command for command in full), claim.file_of
+        else:
+            assert claim.file_of in {*jobs, *TRAINS_FOR_HOURS}, claim.file_of
+
+
+def test_names_of_jobs_are_those_of_the_results():
+    """A job that is renamed must not leave its old file beside the new one."""
+    names = {job.name for job in suite.JOBS}
+    trained = {"quality", "quality_rate", "quality_search", "quality_start", "codecs"}
+    saved = {path.stem for path in suite.RESULTS.glob("*.json")}
+    assert saved <= names | trained
+    assert len(names) == len(suite.JOBS)
