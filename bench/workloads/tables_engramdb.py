@@ -17,6 +17,7 @@ import ngramstore as ngs
 from bench import pages
 from bench.harness import Case
 from bench.setup import Setup
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 
 SUBJECTS = ("engramdb", "ngramstore", "ngramstore_uncached")
 _SCALE = 0.00019931793212890625
@@ -92,7 +93,7 @@ def _opened(subject: str, root: Path, width: int, way: str, rows: int):
             lambda line: engramdb.fetch_e_t_tensor(theirs, line.tolist(), _SCALE, heads, width),
             theirs.close,
         )
-    cache_bytes = 0 if subject == "ngramstore_uncached" else rows * (width + 32)
+    cache_bytes = 0 if subject == "ngramstore_uncached" else rows * (width + SLOT_OVERHEAD_BYTES)
     ours = ngs.open(root / "store", cache_bytes=cache_bytes)
     if way == "fetch":
         return ours.rows_encoded, ours.close
