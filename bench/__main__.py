@@ -24,7 +24,7 @@ from bench.setup import Setup
 from bench.workloads import WORKLOADS
 from ngramstore.files import publish
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 ALONE = {"all": "bench.suite", "codecs": "bench.codecs", "profiles": "bench.profiles"}
 """Commands with options of their own: `python -m bench codecs --help`. `all` runs what docs/results.md is made from."""
 
@@ -37,7 +37,12 @@ ALONE = {"all": "bench.suite", "codecs": "bench.codecs", "profiles": "bench.prof
 @click.option("--quick", is_flag=True, help="Few keys, a tenth of a second of warm-up, one round: does all of it run?")
 @click.option("--large", is_flag=True, help="Also the cases that need tens of millions of keys.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of every case (default 5, quick 1).")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the result goes.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the result goes (default: bench/results, not with --keys, --dim or --subject).",
+)
 @click.option(
     "--dir",
     "root",
@@ -64,6 +69,12 @@ def main(
     dim: int | None,
     warmup: float | None,
 ) -> None:
+    path = json_path or RESULTS / f"{workload}{'_quick' if quick else ''}.json"
+    if (num_keys or dim or subjects) and path.resolve().parent == RESULTS:
+        raise click.UsageError(
+            f"--keys, --dim and --subject make another measurement than the one that {path} is for; "
+            "say with --json where this one goes"
+        )
     rounds = rounds or (1 if quick else 5)
     harness.forked = Server(harness.ONE_THREAD) if quick and workload == "store" else None
     with tempfile.TemporaryDirectory(prefix="ngramstore-bench-") as temporary:
@@ -79,7 +90,6 @@ def main(
             warmup_s=warmup if warmup is not None else (0.1 if quick else 4.0),
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
-        path = json_path or RESULTS / f"{workload}{'_quick' if quick else ''}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         result = run(workload, setup, rounds, path)
     print(f"\nsaved {path}")

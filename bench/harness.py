@@ -1,7 +1,7 @@
 """Interleaved rounds: every subject once a round, in random order, each time in a process of its own.
 
 A worker function returns {"metrics": {name: number}, "facts": {name: anything}}; smaller metrics are better. Facts of the
-last round are kept. A subject that fails is reported with its error and the others go on.
+last round are kept, and the warnings of every round. A subject that fails is reported with its error and the others go on.
 """
 
 from __future__ import annotations
@@ -121,14 +121,20 @@ def _summarise(results: dict[str, list[dict | None]], name: str, baseline: str) 
     """One subject's metrics over its rounds, each with its ratio to the baseline of the same round."""
     rounds = [r for r in results[name] if r is not None]
     metrics: dict[str, dict] = {}
-    for metric in rounds[0]["metrics"]:
+    for metric in dict.fromkeys(metric for r in rounds for metric in r["metrics"]):
         values = _column(results[name], metric)
         metrics[metric] = {
             "values": values,
             **spread.summary([v for v in values if v is not None]),
             "ratio": spread.ratios(values, _column(results.get(baseline, [None] * len(values)), metric)),
         }
-    return {"metrics": metrics, "facts": rounds[-1].get("facts", {})}
+    return {"metrics": metrics, "facts": _facts([r.get("facts", {}) for r in rounds])}
+
+
+def _facts(rounds: list[dict]) -> dict:
+    """Those of the last round, with the warnings of all: the medians are over all rounds too."""
+    warnings = list(dict.fromkeys(warning for facts in rounds for warning in facts.get("warnings", [])))
+    return {**rounds[-1], "warnings": warnings} if any("warnings" in facts for facts in rounds) else rounds[-1]
 
 
 def _column(rounds: list[dict | None], metric: str) -> list[float | None]:

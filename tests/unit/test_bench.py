@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench import check, data, harness, pages, peers, report, rows, setup, spread, text
+from bench import check, data, harness, pages, peers, report, rows, saved, setup, spread, text
 from bench.__main__ import main
 from bench.peers import memmap
 from bench.workloads import store_match
@@ -194,6 +194,21 @@ def test_rounds_are_interleaved_and_share_their_seed(monkeypatch):
     assert "fast" in report.table(result)
 
 
+def test_the_warnings_of_every_round_are_kept_and_the_facts_of_the_last(monkeypatch):
+    def spawn(function, arguments, environment, timeout_s):
+        turn = arguments["seed"] % 1000
+        warnings = [["not cold: 3 %"], [], ["not cold: 3 %", "void"]][turn]
+        metrics = {"ms": 1.0} | ({"reads": 2.0} if turn else {})
+        return {"metrics": metrics, "facts": {"turn": turn, "warnings": warnings}}
+
+    monkeypatch.setattr(harness, "spawn", spawn)
+    result = harness.run_case(_case(slow=8), rounds=3, seed=0)
+    slow = result["subjects"]["slow"]
+    assert slow["facts"] == {"turn": 2, "warnings": ["not cold: 3 %", "void"]}
+    assert slow["metrics"]["reads"]["values"] == [None, 2.0, 2.0]
+    assert "slow: warning: not cold: 3 %" in report.table(result)
+
+
 def test_a_broken_subject_is_reported_and_the_others_go_on(monkeypatch):
     def spawn(function, arguments, environment, timeout_s):
         try:
@@ -356,6 +371,16 @@ def test_a_run_ends_with_an_error_that_names_the_subject_that_failed(tmp_path, m
     assert done.exit_code == 1
     assert "sqlite" in done.output.split("failed\n")[1] and "broke on purpose" in done.output
     assert set(json.loads(target.read_text())["cases"][0]["subjects"]) == {"memmap"}
+
+
+@pytest.mark.parametrize("option", [["--keys", "40000"], ["--dim", "16"], ["--subject", "memmap"]])
+@pytest.mark.parametrize("target", [None, "store_open.json"])
+def test_another_size_or_choice_of_subjects_does_not_go_where_the_claims_are_read(tmp_path, option, target):
+    where = ["--json", str(saved.RESULTS / target)] if target else []
+    done = CliRunner().invoke(main, ["store", "--only", "open", "--dir", str(tmp_path), *option, *where])
+    assert done.exit_code == 2
+    assert "say with --json" in done.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_case_is_wrong_use(tmp_path):

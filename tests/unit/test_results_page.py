@@ -49,14 +49,14 @@ def test_every_case_in_which_a_peer_is_faster_has_its_reason():
     assert not without, "write the reason in bench/exceptions.json"
 
 
-def _write(folder, name, quick=False, time="2026-01-01", bench="store", **cases):
-    """A result file; cases: name -> subject -> metric -> rounds."""
+def _write(folder, name, quick=False, time="2026-01-01", bench="store", warnings=(), **cases):
+    """A result file; cases: name -> subject -> metric -> rounds; warnings: subject -> what its facts say."""
     content = []
     for case, subjects in cases.items():
         metrics = {
             subject: {
                 "metrics": {m: {"values": v, "median": sorted(v)[len(v) // 2]} for m, v in found.items()},
-                "facts": {"row_bytes": 100},
+                "facts": {"row_bytes": 100, "warnings": dict(warnings).get(subject, [])},
             }
             for subject, found in subjects.items()
         }
@@ -90,6 +90,34 @@ def test_a_target_is_met_at_its_limit_and_not_beyond(tmp_path, ours, is_met):
     assert (
         "**not met**" in next(line for line in claims.table(tmp_path).splitlines() if "vs LMDB | 0." in line)
     ) != is_met
+
+
+def _claimed(folder, what):
+    (answer,) = [answer for answer in claims.answers(folder) if answer.claim.what == what]
+    return answer.value
+
+
+def test_the_claims_of_scale_take_their_sizes_by_name(tmp_path):
+    """Where 100 million keys failed, 10 million do not stand in for them."""
+    what = "100M keys vs 1M, Zipf, one key per call"
+    small, middle = {"us_per_key@1": [1.0]}, {"us_per_key@1": [1.5]}
+    sizes = {"1,000,000 keys": small, "10,000,000 keys": middle}
+    _write(tmp_path, "a", bench="scale", zipf=sizes, build={size: {"anon_mib": [1.0]} for size in sizes})
+    assert _claimed(tmp_path, what) is None
+    assert _claimed(tmp_path, "100M keys, build: memory vs its budget") is None
+    _write(tmp_path, "a", bench="scale", zipf=sizes | {"100,000,000 keys": {"us_per_key@1": [3.0]}})
+    assert _claimed(tmp_path, what) == 3.0
+
+
+@pytest.mark.parametrize("subject", ["ngramstore", "lmdb"])
+@pytest.mark.parametrize(
+    ("warning", "is_void"),
+    [("not cold: 3 % of the pages", True), ("void: one thread", True), ("only 99.8 % of the files", False)],
+)
+def test_what_a_warning_makes_void_counts_as_not_measured(tmp_path, subject, warning, is_void):
+    times = {"ngramstore": {"us_per_row": [1.0]}, "lmdb": {"us_per_row": [4.0]}, "other": {"us_per_row": [4.0]}}
+    _write(tmp_path, "a", warnings={subject: [warning], "other": ["void"]}, cold_rows=times)
+    assert _claimed(tmp_path, "cold rows vs LMDB") == (None if is_void else 0.25)
 
 
 def test_what_was_not_measured_is_said_and_not_counted_as_met(tmp_path):
