@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ except ImportError:
 FILE_NAME = "checkpoint.json"
 _STATE = ("step", "exp_avg", "exp_avg_sq")
 FORMAT, VERSION = "ngramstore-checkpoint", 1
+_OF_A_SAVE = re.compile(r"(model|optimizer)-\d{8,}(-\d+)?\.safetensors(\.tmp)?")
+"""Names that `save` gives, and those of files that were being written. A run folder may hold files of others."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def save(
     train: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> None:
-    """Publish a checkpoint of a run; files of the one before are removed afterwards.
+    """Publish a checkpoint of a run; files of the ones before are removed afterwards, and no file of another name.
 
     After an error the one before is there, and no file of the new one: a full disk would stay full. Raises DiskFull.
     """
@@ -83,8 +86,8 @@ def save(
         hint = "free some space" + ("" if is_first else "; --resume goes on from the checkpoint before")
         raise DiskFull(error.message, hint=hint) from error
     kept = {path.name for path in paths.values()}
-    for left in (*directory.glob("model-*.safetensors*"), *directory.glob("optimizer-*.safetensors*")):
-        if left.name not in kept:  # also of a run that was killed while it saved
+    for left in directory.iterdir():
+        if _OF_A_SAVE.fullmatch(left.name) and left.name not in kept:  # also of a run that was killed while it saved
             remove_if_possible(left)
 
 
@@ -146,8 +149,8 @@ def _give_up(directory: Path, names: list[str]) -> None:
         named = ""
     for name in names:
         if name not in named:
-            for left in directory.glob(f"{name}*"):
-                remove_if_possible(left)
+            remove_if_possible(directory / name)
+            remove_if_possible(directory / f"{name}.tmp")
 
 
 def _unused(directory: Path, stem: str) -> Path:
