@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch_cases import DECODER, language, plain, scone, tagged, vocabulary
 
-from ngramstore.errors import FormatError, UsageError
+from ngramstore.errors import DiskFull, FormatError, UsageError
 from ngramstore.mine import Vocabulary
 from ngramstore_torch.data.batches import TaggedTokens, TrainingBatches, tag
 from ngramstore_torch.model.decoder import DecoderConfig
@@ -313,11 +313,63 @@ def test_weights_that_are_no_numbers_never_replace_a_checkpoint(data, tmp_path, 
     assert checkpoint.load(tmp_path).step == 2
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_gradient_that_is_no_number_never_replaces_a_checkpoint(data, tmp_path, device, bad):
+    """The loss of its step was computed before the update, and is finite."""
+    config = replace(CONFIG, device=device)
+    train_model(plain(), data, config, out=tmp_path, stop_after=1)
+    before = checkpoint.load(tmp_path).identity
+    model = plain()
+    model.decoder.norm.weight.register_hook(lambda gradient: gradient * bad)
+    with pytest.raises(UsageError, match=r"the gradient became (nan|inf) at step 2"):
+        train_model(model, data, config, out=tmp_path, resume=True, stop_after=2)
+    assert checkpoint.load(tmp_path).identity == before
+
+
+def test_the_step_that_is_named_is_the_first_bad_one_of_those_read_together():
+    losses = train_module._Losses()
+    for loss, norm in ((1.0, 2.0), (1.0, torch.nan), (torch.nan, torch.nan)):
+        losses.add(torch.tensor([loss, norm]))
+    with pytest.raises(UsageError, match="the gradient became nan at step 7"):
+        losses.read(8)
+
+
 def test_what_a_run_left_that_was_killed_while_it_saved_goes_with_the_next_save(data, tmp_path):
-    part = tmp_path / "model-00000003.safetensors.part"
-    part.write_bytes(b"half")
+    names = ("model-00000003.safetensors", "optimizer-00000003-2.safetensors", "model-123456789.safetensors.tmp")
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
     train_model(plain(), data, CONFIG, out=tmp_path, stop_after=1)
-    assert not part.exists() and checkpoint.load(tmp_path).step == 1
+    assert not any((tmp_path / name).exists() for name in names) and checkpoint.load(tmp_path).step == 1
+
+
+FOREIGN = (
+    "model-00001-of-00002.safetensors",
+    "model-00000001-of-00000002.safetensors",
+    "model-best.safetensors",
+    "optimizer-best.safetensors",
+    "model-00000001.safetensors.bak",
+    "model-00000001.safetensors.index.json",
+)
+
+
+def test_a_save_removes_no_file_that_a_save_did_not_make(data, tmp_path):
+    for name in FOREIGN:
+        (tmp_path / name).write_bytes(b"of somebody else")
+    train_model(plain(), data, CONFIG, out=tmp_path, stop_after=1)
+    assert [name for name in FOREIGN if not (tmp_path / name).exists()] == []
+
+
+def test_a_save_that_fails_removes_no_file_that_it_did_not_make(tmp_path, monkeypatch):
+    def full(path: Path, data: bytes) -> None:
+        raise DiskFull("no space")
+
+    for name in FOREIGN:
+        (tmp_path / name).write_bytes(b"of somebody else")
+    monkeypatch.setattr(checkpoint, "publish", full)
+    with pytest.raises(DiskFull):
+        checkpoint.save(tmp_path, plain(), step=1, optimizer={"losses": torch.zeros(1)}, train={}, data={})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FOREIGN)
 
 
 def test_a_checkpoint_saved_again_at_its_step_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def train_model(
 def train_step(
     model: LanguageModel, optimizer: torch.optim.Optimizer, feed: Iterator[Batch], config: TrainConfig, step: int
 ) -> Tensor:
-    """One optimizer step; returns the mean loss of its tokens, still on the device."""
+    """One optimizer step; returns the mean loss of its tokens and the norm of its gradient, (2,), still on the device."""
     for group in optimizer.param_groups:
         group["lr"] = config.lr_at(step) * group["share"]
     optimizer.zero_grad(set_to_none=True)
@@ -133,9 +133,9 @@ def train_step(
             loss = token_loss(model(batch), batch.targets_BT) / config.accumulate
         loss.backward()
         total = total + loss.detach()
-    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     optimizer.step()
-    return total
+    return torch.stack([total, norm.to(total)])
 
 
 def token_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -169,22 +169,31 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 class _Losses:
-    """The loss of every step: `known` are numbers, `unread` are still on the device."""
+    """The loss of every step: `known` are numbers, `unread` are still on the device, each with the norm of the gradient."""
 
     def __init__(self) -> None:
         self.known: list[float] = []
         self.unread: list[Tensor] = []
 
-    def add(self, loss: Tensor) -> None:
+    def add(self, loss_and_norm: Tensor) -> None:
         """Of one more step."""
-        self.unread.append(loss)
+        self.unread.append(loss_and_norm)
 
     def read(self, step: int) -> None:
-        """Fetch what is unread. UsageError where the last one, of this step, is not a number."""
-        self.known += [float(loss) for loss in self.unread]
+        """Fetch what is unread, the last being of this step. UsageError where a loss or a gradient is not a number.
+
+        A loss is of the weights before its step: only the gradient tells whether those after it are numbers.
+        """
+        first = step - len(self.unread) + 1
+        found = [both.tolist() for both in self.unread]
         self.unread.clear()
-        if self.known and not math.isfinite(self.known[-1]):
-            raise UsageError(f"the loss became {self.known[-1]} at step {step}", hint="lower the learning rate (--lr)")
+        for number, both in enumerate(found, first):
+            for name, value in zip(("loss", "gradient"), both, strict=True):
+                if not math.isfinite(value):
+                    raise UsageError(
+                        f"the {name} became {value} at step {number}", hint="lower the learning rate (--lr)"
+                    )
+        self.known += [loss for loss, _ in found]
 
 
 def _compile(model: LanguageModel) -> None:
