@@ -112,7 +112,7 @@ def _end_of_piece(text: str, at: int) -> int:
     if cut is None and size >= most:
         cut = _WHITE_SPACE.search(text, begin, at + most)
     if cut is None:
-        return at + most if size >= most else 0
+        return at + most if size > most else 0  # a cut at the end would leave nothing to be the last piece
     return cut.end()
 
 

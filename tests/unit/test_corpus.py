@@ -340,6 +340,22 @@ def test_a_long_text_in_a_script_without_spaces_is_read_in_pieces_too(tmp_path, 
         assert np.array_equal(next(corpus.documents()), tokenizer.encode(text))
 
 
+@pytest.mark.parametrize("newline", ["", "\n"])
+@pytest.mark.parametrize("size", [64, 128, 255, 256, 257, 512, 1024])
+def test_a_text_of_a_round_size_ends_where_it_ends(tmp_path, monkeypatch, size, newline):
+    """The last cut may fall on the end of the text: the document still ends there."""
+    texts = ["x" * (size - len(newline)) + newline, "y" * size]
+    tokenizer = train_bpe(["x" * 40 + "y" * 40], 270)
+    monkeypatch.setattr(inputs_module, "PIECE_BYTES", 64)
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i}.txt").write_text(text)
+    for given in ([tmp_path / "d.jsonl"], [tmp_path / "0.txt", tmp_path / "1.txt"]):
+        corpus = open_corpus(given, tokenizer=tokenizer, cache=tmp_path / "c")
+        assert decoded(corpus, tokenizer) == texts
+        assert TokenShards.load(next((tmp_path / "c").glob("tokens-*"))).num_documents == 2
+
+
 def test_ids_that_a_tokenizer_leaves_out_still_count(tmp_path):
     """Ids must fit the shards' type and the model's table: the number of entries does not say how large they are."""
     from tokenizers import Tokenizer, models, pre_tokenizers
