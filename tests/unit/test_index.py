@@ -15,6 +15,7 @@ from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native import probe
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES
+from ngramstore.store.layers import index_builder
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
 from ngramstore.store.layers.index import Index
 from ngramstore.store.layers.index_builder import IndexBuilder
@@ -28,10 +29,10 @@ def some_ids(count: int, seed: int = 0) -> np.ndarray:
     return np.unique(np.random.default_rng(seed).integers(0, 1 << 64, count, np.uint64, endpoint=False))
 
 
-def written(directory, ids, *, step=10_000, lengths=None, is_keyed=True) -> FileEntry:
+def written(directory, ids, *, step=10_000, lengths=None, is_keyed=True, scratch=None) -> FileEntry:
     """The file of an index of those IDs."""
     count = len(lengths) if not is_keyed else len(ids)
-    builder = IndexBuilder(IndexPlan(count, is_keyed, lengths is not None))
+    builder = IndexBuilder(IndexPlan(count, is_keyed, lengths is not None), scratch)
     for at in range(0, len(ids), step):
         builder.add(ids[at : at + step])
     if lengths is not None:
@@ -75,13 +76,49 @@ def test_the_first_and_the_last_id_there_is_can_be_stored(tmp_path):
 
 
 @pytest.mark.parametrize("step", [1, 7, 64, 1000])
-def test_chunks_do_not_change_the_bytes(tmp_path, step):
+@pytest.mark.parametrize("chunk", [1, 9, 40])
+def test_chunks_do_not_change_the_bytes(tmp_path, monkeypatch, chunk, step):
+    """A chunk ends inside a bucket, and would end inside a byte of low bits if it were not cut to whole ones."""
     ids = some_ids(300)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole, pieces = written(tmp_path / "a", ids), written(tmp_path / "b", ids, step=step)
+    whole = written(tmp_path / "a", ids, step=300)
+    monkeypatch.setattr(index_builder, "_CHUNK_ROWS", chunk)
+    taken: list[bool] = []
+    real = IndexBuilder._take
+
+    def take(builder: IndexBuilder, *, full_bytes: bool) -> None:
+        taken.append(full_bytes)
+        real(builder, full_bytes=full_bytes)
+
+    monkeypatch.setattr(IndexBuilder, "_take", take)
+    pieces = written(tmp_path / "b", ids, step=step)
+    assert True in taken
     assert whole == pieces
     assert (tmp_path / "a" / whole.name).read_bytes() == (tmp_path / "b" / pieces.name).read_bytes()
+    index = opened(tmp_path / "b", pieces)
+    assert (index.ids() == ids).all()
+    assert find(index, ids)[1].tolist() == list(range(300))
+
+
+def test_sections_in_many_pieces_are_the_same_bytes(tmp_path, monkeypatch):
+    """A directory of two chunks, sections of many writes, planes in files."""
+    ids, lengths = some_ids(20_000), np.random.default_rng(1).integers(1, 2000, 20_000)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = written(tmp_path / "a", ids, lengths=lengths)
+    for name, value in {
+        "_CHUNK_ROWS": 100,
+        "_CHUNK_BUCKETS": 1024,
+        "_WRITE_BYTES": PAGE_BYTES,
+        "_LARGE_BYTES": 1,
+    }.items():
+        monkeypatch.setattr(index_builder, name, value)
+    pieces = written(tmp_path / "b", ids, lengths=lengths, step=77, scratch=tmp_path)
+    assert (tmp_path / "a" / whole.name).read_bytes() == (tmp_path / "b" / pieces.name).read_bytes()
+    index = opened(tmp_path / "b", pieces, is_sized=True)
+    assert find(index, ids)[1].tolist() == list(range(20_000))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]  # files without names
 
 
 @pytest.mark.parametrize("wrong", [[2, 1], [1, 1], [5]])
