@@ -176,6 +176,37 @@ def test_a_model_is_not_measured_on_what_it_was_trained_on(mined, tmp_path):
     assert run(cli_evaluate.command, *evaluate, "--held-out", 0.05)["results"][0]["tokens"] > 0
 
 
+def notes(command, *arguments: object) -> list[str]:
+    """The notes that a command gives on stderr."""
+    result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return [line for line in result.stderr.splitlines() if line.startswith("note:")]
+
+
+def test_held_out_text_that_the_vocabulary_was_mined_from_is_told(mined, tmp_path):
+    """Mining left out 0.2 of it; of what 0.4 holds out, the other half was counted."""
+    train = [*flat(mined), *SMALL, "--plain"]
+    (note,) = notes(cli_train.command, *train, "--out", tmp_path / "more", "--held-out", 0.4)
+    assert "mined with held_out=0.2" in note and "held_out=0.4" in note
+    (again,) = notes(cli_evaluate.command, *flat(mined), "--checkpoint", tmp_path / "more", "--held-out", 0.4)
+    assert again == note
+    assert notes(cli_train.command, *train, "--out", tmp_path / "same") == []
+    assert notes(cli_train.command, *train, "--out", tmp_path / "less", "--held-out", 0.1) == []
+
+
+def test_a_run_on_another_corpus_is_told(mined, tmp_path):
+    run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", "--plain")
+    evaluate = [*flat(mined), "--checkpoint", tmp_path / "run"]
+    assert notes(cli_evaluate.command, *evaluate) == []
+    with checkpoint_description(tmp_path / "run") as description:
+        description["data"]["corpus_id"] = "0" * 64
+    (note,) = notes(cli_evaluate.command, *evaluate)
+    assert "run was trained on another corpus" in note
+    with checkpoint_description(tmp_path / "run") as description:
+        del description["data"]["corpus_id"]
+    assert notes(cli_evaluate.command, *evaluate) == []
+
+
 def test_what_is_compared_is_measured_on_the_same_windows(mined, tmp_path, capfd):
     for name, seq_len in {"long": 32, "short": 16}.items():
         run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / name, "--plain", "--seq-len", seq_len)

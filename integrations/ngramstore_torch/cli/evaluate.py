@@ -163,7 +163,7 @@ def _require_store(path: Path, store: ngramstore.Store, scone: Checkpoint, text:
 
 
 def _require_fit(name: str, saved: Checkpoint, text: Text) -> None:
-    """UsageError where a run cannot be measured on this text; a note where its f-grams are not those that it was trained with."""
+    """UsageError where a run cannot be measured on this text; a note where it saw another corpus or other f-grams in training."""
     from ngramstore_torch.model.scone import SconeModel
 
     data = saved.description["data"]
@@ -173,6 +173,10 @@ def _require_fit(name: str, saved: Checkpoint, text: Text) -> None:
             f"{name} was trained with held_out={data.get('held_out', 0.0)}: it has seen some of what "
             f"held_out={text.held_out} would measure it on",
             hint="give the --held-out that it was trained with, or train again",
+        )
+    if data.get("corpus_id") not in (text.corpus.identity, "", None):
+        say(
+            f"note: {name} was trained on another corpus: it may have seen some of the text that it is measured on here"
         )
     assert text.vocabulary is not None
     if not isinstance(saved.model, SconeModel):

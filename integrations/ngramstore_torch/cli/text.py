@@ -96,12 +96,23 @@ def open_text(
         )
     if held_out is None:
         held_out = 0.0 if vocabulary is None else vocabulary.held_out
-    if vocabulary is not None and vocabulary.corpus_id not in ("", corpus.identity) and held_out:
+    if vocabulary is not None and held_out:
+        _note_what_was_mined(str(vocab), vocabulary, corpus, held_out)
+    return Text(corpus, vocabulary, held_out)
+
+
+def _note_what_was_mined(vocab: str, vocabulary: Vocabulary, corpus: TokenShards, held_out: float) -> None:
+    """Say so where text that is held out was counted by mining, or may have been: f-grams look better on it than on new text."""
+    if vocabulary.corpus_id not in ("", corpus.identity):
         say(
             f"note: {vocab} was mined from another corpus, or cut into documents in another way (--documents, --eos-id, "
             "--errors): what is held out here is not what mining left out"
         )
-    return Text(corpus, vocabulary, held_out)
+    elif vocabulary.corpus_id and held_out > vocabulary.held_out:
+        say(
+            f"note: {vocab} was mined with held_out={vocabulary.held_out}: some of what held_out={held_out} holds out was "
+            "mined, and f-grams look better there than on new text"
+        )
 
 
 def _with_tokenizer(corpus: TokenShards, tokenizer: str | None, is_given: bool) -> TokenShards:
