@@ -9,7 +9,6 @@ Shapes: B batch, T new positions, S positions in all, K longest n-gram, D width.
 
 from __future__ import annotations
 
-import copy
 import functools
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ngramstore.errors import MissingExtra, UsageError
 from ngramstore_torch import NGramEmbedding
+from ngramstore_transformers.in_front import put_in_front, take_away
 
 try:
     from transformers import PreTrainedModel
@@ -43,9 +43,8 @@ def attach(model: PreTrainedModel, store: Any, **options: Any) -> NGramEmbedding
     if model.config.is_encoder_decoder:
         raise UsageError(f"{type(model).__name__} is an encoder-decoder", hint="attach takes decoder-only models")
     embedding = NGramEmbedding(store, model.get_input_embeddings(), **options)
+    put_in_front(model, _methods)
     model.__dict__[_KEY] = embedding  # past nn.Module's registry: T must not be saved twice
-    own: Any = type(model)
-    model.__class__ = _class_with_store(own)
     return embedding
 
 
@@ -53,8 +52,8 @@ def detach(model: PreTrainedModel) -> None:
     """Undo `attach`: the model is of its own class again. UsageError where it has no store."""
     if attached(model) is None:
         raise UsageError("the model has no store")
+    take_away(model)
     del model.__dict__[_KEY]
-    model.__class__ = type(model).__mro__[1]
 
 
 def attached(model: PreTrainedModel) -> NGramEmbedding | None:
@@ -62,56 +61,35 @@ def attached(model: PreTrainedModel) -> NGramEmbedding | None:
     return model.__dict__.get(_KEY)
 
 
-@functools.cache
-def _class_with_store(own: Any) -> type:
-    """The subclass of one model class; wrapped methods keep the signatures that `generate` looks at."""
+def _methods(own: Any) -> dict[str, Any]:
+    """Of a model with a store; wrapped methods keep the signatures that `generate` looks at."""
 
-    class WithStore(own):
-        @functools.wraps(own.prepare_inputs_for_generation)
-        def prepare_inputs_for_generation(self, input_ids: Tensor, *arguments: Any, **options: Any) -> dict[str, Any]:
-            inputs = own.prepare_inputs_for_generation(self, input_ids, *arguments, **options)
-            new_BT = inputs.get("input_ids")
-            if new_BT is not None:
-                past, mask = record.cache_among(inputs.values()), options.get("attention_mask")
-                inputs["inputs_embeds"] = _embed(self, input_ids, new_BT.shape[1], mask, past)
-                inputs["input_ids"] = None
-            return inputs
+    @functools.wraps(own.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(self: Any, input_ids: Tensor, *arguments: Any, **options: Any) -> dict[str, Any]:
+        inputs: dict[str, Any] = own.prepare_inputs_for_generation(self, input_ids, *arguments, **options)
+        new_BT = inputs.get("input_ids")
+        if new_BT is not None:
+            past, mask = record.cache_among(inputs.values()), options.get("attention_mask")
+            inputs["inputs_embeds"] = _embed(self, input_ids, new_BT.shape[1], mask, past)
+            inputs["input_ids"] = None
+        return inputs
 
-        @functools.wraps(own.forward)
-        def forward(self, input_ids: Tensor | None = None, *arguments: Any, **options: Any) -> Any:
-            if input_ids is None or options.get("inputs_embeds") is not None:
-                return own.forward(self, input_ids, *arguments, **options)
-            if arguments:
-                raise UsageError("a model with a store takes all arguments but input_ids by keyword")
-            record.require_recordable(options)
-            past, mask = record.cache_among(options.values()), options.get("attention_mask")
-            options["inputs_embeds"] = _embed(self, input_ids, input_ids.shape[1], mask, past)
-            output = own.forward(self, **options)
-            made = record.cache_among(output if isinstance(output, tuple) else output.values())
-            if past is None and made is not None:
-                record.write(made, input_ids, _ones_or(mask, input_ids))
-            return output
+    @functools.wraps(own.forward)
+    def forward(self: Any, input_ids: Tensor | None = None, *arguments: Any, **options: Any) -> Any:
+        if input_ids is None or options.get("inputs_embeds") is not None:
+            return own.forward(self, input_ids, *arguments, **options)
+        if arguments:
+            raise UsageError("a model with a store takes all arguments but input_ids by keyword")
+        record.require_recordable(options)
+        past, mask = record.cache_among(options.values()), options.get("attention_mask")
+        options["inputs_embeds"] = _embed(self, input_ids, input_ids.shape[1], mask, past)
+        output = own.forward(self, **options)
+        made = record.cache_among(output if isinstance(output, tuple) else output.values())
+        if past is None and made is not None:
+            record.write(made, input_ids, _ones_or(mask, input_ids))
+        return output
 
-        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-            return _restore(own, {}, memo=memo, original=self)
-
-        def __reduce_ex__(self, protocol: Any) -> Any:
-            return _restore, (own, dict(self.__dict__))
-
-    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
-        setattr(WithStore, name, getattr(own, name))
-    return WithStore
-
-
-def _restore(own: Any, state: dict[str, Any], *, memo: dict[int, Any] | None = None, original: Any = None) -> Any:
-    """A model of its class with a store, from its state: a pickled one, or a deep copy of `original`."""
-    model = own.__new__(own)
-    if memo is not None:
-        memo[id(original)] = model
-        state = copy.deepcopy(original.__dict__, memo)
-    model.__dict__.update(state)
-    model.__class__ = _class_with_store(own)
-    return model
+    return {"prepare_inputs_for_generation": prepare_inputs_for_generation, "forward": forward}
 
 
 @torch.compiler.disable

@@ -1,14 +1,13 @@
 """The token ids beside a key-value cache: what its positions were, through reordering, cropping and copying.
 
-A cache that is recorded gets a subclass of its own class in front, of the same name, whose methods change the record as
-the cache changes; `copy.deepcopy` copies the record with it. Positions hold ids and whether they are tokens.
+A cache that is recorded gets a class in front (in_front.py) whose methods change the record as the cache changes;
+`copy.deepcopy` copies the record with it. Positions hold ids and whether they are tokens.
 
 Shapes: B batch, S positions in the cache, T new positions.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import Cache
 
 from ngramstore.errors import UsageError
+from ngramstore_transformers.in_front import is_in_front, put_in_front
 
 _IDS, _MASK = "_ngramstore_ids", "_ngramstore_mask"
 _STATES = ("past_key_values", "cache", "cache_params", "state", "mems", "past_buckets_states")
@@ -61,8 +61,7 @@ def length(cache: Any) -> int:
 def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
     """The cache holds, or will hold after this step, exactly these positions."""
     if not _is_recorded(cache):
-        own: Any = type(cache)
-        cache.__class__ = _recorded(own)
+        put_in_front(cache, _methods)
     setattr(cache, _IDS, ids_BS)
     setattr(cache, _MASK, mask_BS)
 
@@ -91,47 +90,35 @@ def continued(cache: Any, length: int, new_BT: Tensor, mask: Tensor | None) -> t
 
 
 def _is_recorded(cache: Any) -> bool:
-    return type(cache).__dict__.get("_is_ngramstore_record", False)
+    return is_in_front(cache, _methods)
 
 
-@functools.cache
-def _recorded(own: Any) -> type:
-    class Recorded(own):
-        _is_ngramstore_record = True
+def _methods(own: Any) -> dict[str, Any]:
+    """Of a cache on record: each changes the record as the cache changes."""
 
-        def reorder_cache(self, beam_idx: Tensor) -> None:
-            own.reorder_cache(self, beam_idx)
-            _change(self, lambda x: x[beam_idx.to(x.device)])
+    def reorder_cache(self: Any, beam_idx: Tensor) -> None:
+        own.reorder_cache(self, beam_idx)
+        _change(self, lambda x: x[beam_idx.to(x.device)])
 
-        def batch_select_indices(self, indices: Tensor) -> None:
-            own.batch_select_indices(self, indices)
-            _change(self, lambda x: x[indices.to(x.device)])
+    def batch_select_indices(self: Any, indices: Tensor) -> None:
+        own.batch_select_indices(self, indices)
+        _change(self, lambda x: x[indices.to(x.device)])
 
-        def batch_repeat_interleave(self, repeats: int) -> None:
-            own.batch_repeat_interleave(self, repeats)
-            _change(self, lambda x: x.repeat_interleave(repeats, 0))
+    def batch_repeat_interleave(self: Any, repeats: int) -> None:
+        own.batch_repeat_interleave(self, repeats)
+        _change(self, lambda x: x.repeat_interleave(repeats, 0))
 
-        def crop(self, *arguments: Any, **options: Any) -> None:
-            own.crop(self, *arguments, **options)
-            length = int(self.get_seq_length())
-            _change(self, lambda x: x[:, :length])
+    def crop(self: Any, *arguments: Any, **options: Any) -> None:
+        own.crop(self, *arguments, **options)
+        length = int(self.get_seq_length())
+        _change(self, lambda x: x[:, :length])
 
-        def reset(self) -> None:
-            own.reset(self)
-            _change(self, lambda x: x[:, :0])
+    def reset(self: Any) -> None:
+        own.reset(self)
+        _change(self, lambda x: x[:, :0])
 
-        def __reduce_ex__(self, protocol: Any) -> Any:
-            return _restored, (own,), dict(self.__dict__)
-
-    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
-        setattr(Recorded, name, getattr(own, name))
-    return Recorded
-
-
-def _restored(own: Any) -> Any:
-    cache = own.__new__(own)
-    cache.__class__ = _recorded(own)
-    return cache
+    changing = (reorder_cache, batch_select_indices, batch_repeat_interleave, crop, reset)
+    return {method.__name__: method for method in changing}
 
 
 def _change(cache: Any, change: Any) -> None:
