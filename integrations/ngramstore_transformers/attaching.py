@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ngramstore.errors import MissingExtra, UsageError
 from ngramstore_torch import NGramEmbedding
-from ngramstore_transformers.in_front import put_in_front, take_away
+from ngramstore_transformers.in_front import is_in_front, put_in_front, take_away
 
 try:
     from transformers import PreTrainedModel
@@ -42,6 +42,11 @@ def attach(model: PreTrainedModel, store: Any, **options: Any) -> NGramEmbedding
         raise UsageError("the model has a store already", hint="call detach(model) first")
     if model.config.is_encoder_decoder:
         raise UsageError(f"{type(model).__name__} is an encoder-decoder", hint="attach takes decoder-only models")
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        raise UsageError(
+            f"{type(model).__name__} does not generate",
+            hint="attach takes models with a language modelling head; some others read token ids behind the embeddings",
+        )
     embedding = NGramEmbedding(store, model.get_input_embeddings(), **options)
     put_in_front(model, _methods)
     model.__dict__[_KEY] = embedding  # past nn.Module's registry: T must not be saved twice
@@ -52,6 +57,11 @@ def detach(model: PreTrainedModel) -> None:
     """Undo `attach`: the model is of its own class again. UsageError where it has no store."""
     if attached(model) is None:
         raise UsageError("the model has no store")
+    if not is_in_front(model, _methods):
+        raise UsageError(
+            f"{type(model).__name__} is not the class that attach gave the model",
+            hint="undo what replaced the class since then, last first, and call detach again",
+        )
     take_away(model)
     del model.__dict__[_KEY]
 
