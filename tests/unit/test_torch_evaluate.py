@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch_cases import DECODER, FGRAM, language, plain, scone, shaken, tagged
 
 import ngramstore
 from ngramstore.errors import UsageError
 from ngramstore_torch import NGramEmbedding
-from ngramstore_torch.data.batches import tag
+from ngramstore_torch.data.batches import document_windows, tag
 from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
 from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.model.costs import cost_of
@@ -78,6 +81,24 @@ def test_the_loss_of_a_decoder_that_knows_nothing_is_that_of_a_fair_die(case):
     with torch.no_grad():
         model.decoder.tokens.weight.zero_()
     assert evaluate_model(model, case[0]).nats == pytest.approx(np.log(40), abs=1e-5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 20), max_size=30), st.integers(1, 9), st.sampled_from([np.int64, np.uint64]))
+@example([0], 1, np.int64)
+@example([1], 1, np.uint64)
+@example([], 4, np.int64)
+def test_windows_cover_each_document_but_its_last_token(lengths, seq_len, dtype):
+    """Documents that are empty or have one token have none."""
+    starts = np.cumsum([0, *lengths]).astype(dtype)
+    wanted = [
+        (begin, min(begin + seq_len, end - 1))
+        for first, end in pairwise(starts.tolist())
+        for begin in range(first, end - 1, seq_len)
+    ]
+    begins_W, ends_W = document_windows(starts, seq_len)
+    assert begins_W.dtype == ends_W.dtype == np.int64
+    assert list(zip(begins_W.tolist(), ends_W.tolist(), strict=True)) == wanted
 
 
 def test_documents_of_one_token_cannot_be_evaluated():

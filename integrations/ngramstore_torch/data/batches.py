@@ -5,7 +5,7 @@ one behind the other; a window may run over a document start and attention runs 
 made inside a document. Evaluation windows stay inside one document.
 
 Shapes: P tokens of the corpus, N f-grams of the vocabulary, K tokens of the longest one, B batch, T position,
-U different f-grams of a batch, W windows, J steps back.
+U different f-grams of a batch, D documents, W windows, J steps back.
 """
 
 from __future__ import annotations
@@ -159,12 +159,12 @@ def require_ids(tokens: np.ndarray, vocab_size: int, what: str) -> None:
 
 def document_windows(starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """[begin, end) of the input windows that cover every document's tokens but its last, which has no target."""
-    begins, ends = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for first, last in zip(starts[:-1].tolist(), (starts[1:] - 1).tolist(), strict=True):
-        begin = np.arange(first, last, seq_len)
-        begins.append(begin)
-        ends.append(np.minimum(begin + seq_len, last))
-    return np.concatenate(begins), np.concatenate(ends)
+    first_D, last_D = starts[:-1].astype(np.int64), starts[1:].astype(np.int64) - 1
+    windows_D = np.maximum(-(-(last_D - first_D) // seq_len), 0)
+    document_W = np.repeat(np.arange(len(windows_D)), windows_D)
+    place_W = np.arange(len(document_W)) - np.repeat(np.cumsum(windows_D) - windows_D, windows_D)
+    begins_W = first_D[document_W] + place_W * seq_len
+    return begins_W, np.minimum(begins_W + seq_len, last_D[document_W])
 
 
 class TrainingBatches:
