@@ -22,7 +22,7 @@ class Lmdb(Peer):
     layout = "lmdb"
     settings: ClassVar[dict] = {
         "keys": "8 bytes big-endian",
-        "load": "append in key order",
+        "load": "append in key order, one sync at the end",
         "readahead": False,
         "lock": False,
         "buffers": True,
@@ -31,7 +31,7 @@ class Lmdb(Peer):
     def build(self, source: Dataset, folder: Path) -> None:
         order_N = np.argsort(source.ids_N)
         keys = big_endian_keys(source.ids_N[order_N])
-        env = lmdb.open(str(folder), map_size=4 * source.stored_NR.nbytes + (256 << 20))
+        env = lmdb.open(str(folder), map_size=4 * source.stored_NR.nbytes + (256 << 20), sync=False)
         step = 1 << 15
         for start in range(0, len(keys), step):
             stored_MR = source.stored_NR[order_N[start : start + step]]

@@ -126,28 +126,47 @@ class Tuned(_Rocks):
 
 
 class Zstd(_Rocks):
-    """zstd level 3 in 16 KiB blocks, otherwise as tuned."""
+    """zstd level 3 in blocks of a few rows, nine tenths of the cache for decompressed rows, otherwise as tuned."""
 
     name = "rocks_zstd"
-    layout = "rocks-zstd"
-    settings: ClassVar[dict] = {**Tuned.settings, "compression": "zstd level 3", "block_bytes": 16384}
+    layout = "rocks-zstd-4k"
+    settings: ClassVar[dict] = {
+        **Tuned.settings,
+        "compression": "zstd level 3",
+        "cache": "nine tenths of the budget for rows (LRU), the rest for blocks (HyperClock): 64 keys of a call in 0.8 of the time "
+        "with blocks alone",
+        "dictionary": "none: one of 16 KiB from 1.6 MB of samples makes files 1.5 % smaller and look-ups a quarter slower",
+    }
     level = 3
+    block_bytes = 4096
 
     def _options(self, cache_bytes: int) -> Options:
         options = Options(raw_mode=True)
         options.set_compression_type(DBCompressionType.zstd())
         options.set_compression_options(-14, self.level, 0, 0)
-        options.set_block_based_table_factory(_tables(cache_bytes, 16384))
+        for_rows = cache_bytes // 10 * 9
+        self._rows = Cache(for_rows)
+        options.set_row_cache(self._rows)
+        options.set_block_based_table_factory(_tables(cache_bytes - for_rows, self.block_bytes))
         return options
+
+    def facts(self) -> dict:
+        return {**super().facts(), "row_cache_usage": self._rows.get_usage()}
 
 
 class Zstd1(Zstd):
-    """For bulk loading: zstd level 1, the SST files written by one process a core (the writer holds the GIL)."""
+    """For bulk loading: zstd level 1, the SST files written by one process a core (the writer holds the GIL), larger blocks."""
 
     name = "rocks_zstd1"
     layout = "rocks-zstd1"
-    settings: ClassVar[dict] = {**Zstd.settings, "compression": "zstd level 1", "writers": "one process a core"}
+    settings: ClassVar[dict] = {
+        **Zstd.settings,
+        "compression": "zstd level 1",
+        "block_bytes": 16384,
+        "writers": "one process a core",
+    }
     level = 1
+    block_bytes = 16384
 
     def _write_all(self, tasks: list[tuple[Dataset, np.ndarray, str]]) -> None:
         if len(tasks) == 1:

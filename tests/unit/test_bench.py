@@ -237,10 +237,14 @@ def test_every_subject_names_its_settings():
 
 def test_reopened_rocksdb_runs_with_the_options_of_the_case(source):
     """rocksdict takes the table options of the stored file unless they come through column_families: 8 MiB of cache."""
-    for subject in ("rocks_tuned", "rocks_zstd"):
+    for subject, blocks_mib in (("rocks_tuned", 48), ("rocks_zstd", 4.8)):
         peers.ensure_built(subject, str(source.folder))
         peer = peers.opened(subject, source, cache_bytes=48 << 20)
-        assert peer.facts()["block_cache_capacity"] == 48 << 20
+        assert peer.facts()["block_cache_capacity"] == pytest.approx(blocks_mib * 2**20, abs=16)
+        batch = data.queries(source, 64, seed=2, absent=0.0)
+        peer.get(batch, np.empty((64, source.dim), np.float32))
+        assert ("row_cache_usage" in peer.facts()) == (subject == "rocks_zstd")
+        assert peer.facts().get("row_cache_usage", 1) > 0
         peer.close()
 
 
