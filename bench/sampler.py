@@ -1,7 +1,7 @@
 """What a block of code does while it runs: its largest anonymous memory, and in which functions of the product its time goes.
 
-A thread looks every 20 ms. Time goes to the function that is running then, so a function of less than some samples is noise;
-a step that keeps the GIL is seen when it lets go of it, with all the time since the last look.
+A thread looks every 20 ms, or as often as asked for, and at the end. Time goes to the function that is running then, so a
+function of less than some samples is noise; a step that keeps the GIL is seen when it lets go of it, with all the time since the last look.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 import ngramstore
+from bench.process import anonymous_mib
 
 _ROOT = Path(ngramstore.__file__).parent
 PRODUCT = (f"{_ROOT}/", f"{_ROOT.parent}/integrations/")
 _EVERY_S = 0.02
+OFTEN_S = 0.002
+"""For memory that a call of some milliseconds takes and gives back; too often where time is measured too."""
 
 
 class Sampler:
     """Context manager; read `peak_anon_mib`, `stages`, `functions` behind the block. Linux."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, every_s: float = _EVERY_S) -> None:
         self._folder = folder
+        self._every_s = every_s
         self._thread_id = threading.get_ident()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -59,7 +63,7 @@ class Sampler:
     def _run(self) -> None:
         last = time.perf_counter()
         disk_at = last
-        while not self._done.wait(_EVERY_S):
+        while not self._done.wait(self._every_s):
             chain = _chain(sys._current_frames().get(self._thread_id))
             now = time.perf_counter()
             self._outer[" > ".join(chain[:2])] += now - last  # type: ignore[assignment]
@@ -69,16 +73,9 @@ class Sampler:
             if self._folder is not None and now >= disk_at:
                 disk_at = now + 1
                 self.peak_disk_bytes = max(self.peak_disk_bytes, folder_bytes(self._folder))
+        self.peak_anon_mib = max(self.peak_anon_mib, anonymous_mib() - self._before)
         if self._folder is not None:
             self.peak_disk_bytes = max(self.peak_disk_bytes, folder_bytes(self._folder))
-
-
-def anonymous_mib() -> float:
-    """RssAnon of this process in MiB: what a memory budget is about, without pages of files."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
-    raise OSError("this system does not tell the anonymous memory of a process")
 
 
 def folder_bytes(folder: Path) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 import ngramstore
 from bench import cache_policies, pages
+from bench.process import disk_bytes
 from bench.text import MAX_N
 
 SHARES = (0.01, 0.03, 0.1, 0.3)
@@ -116,7 +117,7 @@ def _reader(trace: str, threads: int, positions: int, barrier: Any, answers: Any
     held_X = np.load(Path(trace) / "held_out.npy")[:positions]
     with ngramstore.open(Path(trace) / "store", cache_bytes=0) as store:
         store.match(held_X[:64])  # kernels are loaded; reads no rows
-    before, disk = _smaps()["private"], _disk_read()
+    before, disk = _smaps()["private"], disk_bytes()
     barrier.wait()
     with ngramstore.open(Path(trace) / "store", cache_bytes=_CACHE_BYTES) as store:
 
@@ -132,18 +133,9 @@ def _reader(trace: str, threads: int, positions: int, barrier: Any, answers: Any
         barrier.wait()
         now = _smaps(str(Path(trace).resolve()))
         stats = store.stats()
-        read = {"disk_read": _disk_read() - disk, "bytes_read": stats["bytes_read"], "cached": stats["cache_rows"]}
+        read = {"disk_read": disk_bytes() - disk, "bytes_read": stats["bytes_read"], "cached": stats["cache_rows"]}
         barrier.wait()
         answers.put({**now, **read, "private_growth": now["private"] - before})
-
-
-def _disk_read() -> int:
-    """Bytes that this process had the kernel fetch from a disk; 0 where /proc does not say."""
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
 def _smaps(under: str = "\0") -> dict[str, int]:

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 import ngramstore as ngs
-from bench import pages
+from bench import check, pages
 from bench.harness import Case
+from bench.process import disk_bytes
+from bench.sampler import OFTEN_S, Sampler
 from bench.setup import Setup
 from bench.workloads import tables_engramdb
-from bench.workloads.store_memory import resident_mib
 from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native.memory import WILLNEED, posix_fadvise, pread
 from ngramstore.keys import EngramKeys
@@ -29,6 +30,10 @@ _VOCABULARY = 129_280
 _COMPRESSED = 99_092
 _WRITE_BYTES = 1 << 26
 _PAGE = 4096
+_CODES, _SCALES = 256, 8
+"""Bytes of a row."""
+_CHECKED = 1024
+"""Rows of a round whose bytes are compared with the checkpoint's before a prompt is timed."""
 
 
 def cases(setup: Setup) -> list[Case]:
@@ -101,6 +106,9 @@ def prefill(*, subject: str, folder: str, seed: int) -> dict:
     numbers = keys.rows(tokens)
     distinct = np.unique(numbers)
     name = subject.removeprefix("floor_")
+    with ngs.open(root / name, trust_external=True, cache_bytes=0) as store:
+        some = np.random.default_rng(seed).choice(distinct, min(_CHECKED, len(distinct)), replace=False)
+        checked = must_be_the_checkpoint_s(store, root / "checkpoint", some)
     with ngs.open(root / name, trust_external=True, cache_bytes=256 << 20) as store:
         out = np.empty((*numbers.shape, store.dim), np.float32)
         store.rows(keys.rows(tokens[:, :2]), out=out[:, :2])  # compiles
@@ -108,15 +116,20 @@ def prefill(*, subject: str, folder: str, seed: int) -> dict:
         places = _places(root, name, distinct)
         read_floor = _page_reader(places)
         pages.drop(files)
-        before, start = _disk_bytes(), time.perf_counter()
+        before, start = disk_bytes(), time.perf_counter()
         if subject.startswith("floor"):
             read_floor()
         else:
             store.rows(numbers, out=out)
         seconds = time.perf_counter() - start
         return {
-            "metrics": {"ms": seconds * 1e3, "disk_bytes_per_row": (_disk_bytes() - before) / len(distinct)},
-            "facts": {"rows": numbers.size, "distinct_rows": len(distinct), "pages": len(places)},
+            "metrics": {"ms": seconds * 1e3, "disk_bytes_per_row": (disk_bytes() - before) / len(distinct)},
+            "facts": {
+                "rows": numbers.size,
+                "distinct_rows": len(distinct),
+                "pages": len(places),
+                "rows_checked": checked,
+            },
         }
 
 
@@ -127,6 +140,7 @@ def decode(*, subject: str, folder: str, seed: int, calls: int = 2000) -> dict:
     history, last = tokens[:, :3], tokens[:, 3:]
     numbers = keys.rows(last, history)
     with ngs.open(Path(folder) / subject, trust_external=True) as store:
+        checked = must_be_the_checkpoint_s(store, Path(folder) / "checkpoint", numbers.reshape(-1))
         out = np.empty((*numbers.shape, store.dim), np.float32)
         store.rows(numbers, out=out)
         return {
@@ -134,31 +148,35 @@ def decode(*, subject: str, folder: str, seed: int, calls: int = 2000) -> dict:
                 "us": _median_us(lambda: store.rows(numbers, out=out), calls),
                 "keys_us": _median_us(lambda: keys.rows(last, history), calls),
             },
-            "facts": {"rows": numbers.size, "hit_rate": store.stats()["hit_rate"]},
+            "facts": {"rows": numbers.size, "hit_rate": store.stats()["hit_rate"], "rows_checked": checked},
         }
 
 
 def memory(*, subject: str, folder: str, prompts: int, seed: int) -> dict:
-    """MiB that anonymous memory grows by at most, from before the store is opened, its answers' array allocated already."""
+    """MiB that anonymous memory grows by at most, from before the store is opened, its answers' array allocated already.
+
+    What a call takes and gives back before it ends counts too. Rows are compared behind it, since that takes memory as well.
+    """
     keys, budget = _keys(Path(folder)), 256 << 20
     rng = np.random.default_rng(seed)
     numbers = keys.rows(rng.integers(0, _VOCABULARY, (1, 2048)))
     with ngs.open(Path(folder) / subject, trust_external=True) as store:
         out = np.zeros((*numbers.shape, store.dim), np.float32)
         store.rows(numbers[:, :2], out=out[:, :2])  # compiles
-    before = resident_mib()["RssAnon"]
-    largest = before
-    with ngs.open(Path(folder) / subject, trust_external=True, cache_bytes=budget) as store:
+    with Sampler(every_s=OFTEN_S) as sampler:
+        store = ngs.open(Path(folder) / subject, trust_external=True, cache_bytes=budget)
         for _ in range(prompts):
             numbers = keys.rows(rng.integers(0, _VOCABULARY, (1, 2048)))
             store.rows(numbers, out=out)
-            largest = max(largest, resident_mib()["RssAnon"])
             for i in range(64):
                 store.rows(numbers[:, i : i + 1], out=out[:, :1])
-        stats = store.stats()
+    stats = store.stats()
+    checked = must_be_the_checkpoint_s(store, Path(folder) / "checkpoint", numbers.reshape(-1)[:_CHECKED])
+    store.close()
+    grown = sampler.peak_anon_mib
     return {
-        "metrics": {"over_budget_mib": largest - before - budget / 2**20, "grown_mib": largest - before},
-        "facts": {"cache_bytes": stats["cache_bytes"], "rows_read": stats["rows_read"]},
+        "metrics": {"over_budget_mib": grown - budget / 2**20, "grown_mib": grown},
+        "facts": {"cache_bytes": stats["cache_bytes"], "rows_read": stats["rows_read"], "rows_checked": checked},
     }
 
 
@@ -192,6 +210,30 @@ def _keys(folder: Path) -> EngramKeys:
     return EngramKeys.from_config(config, token_map=np.arange(_VOCABULARY) % _COMPRESSED)
 
 
+def must_be_the_checkpoint_s(store: ngs.Store, checkpoint: Path, numbers_M: np.ndarray) -> int:
+    """Compare rows with the checkpoint's bytes, as they are stored and as they are served; returns how many. Raises WrongAnswer.
+
+    The files are read, not mapped: a map would keep their pages in memory.
+    """
+    want_MR = np.empty((len(numbers_M), _CODES + _SCALES), np.uint8)
+    first = 0
+    for path in sorted(checkpoint.glob("*.safetensors"), key=lambda path: int(path.stem.partition("-")[2])):
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            num_rows = (path.stat().st_size - start) // (_CODES + _SCALES)
+            for m in np.flatnonzero((numbers_M >= first) & (numbers_M < first + num_rows)):
+                row = int(numbers_M[m]) - first
+                for at, width, begin in ((0, _CODES, start), (_CODES, _SCALES, start + num_rows * _CODES)):
+                    file.seek(begin + row * width)
+                    want_MR[m, at : at + width] = np.frombuffer(file.read(width), np.uint8)
+        first += num_rows
+    differs_M = (store.rows_encoded(numbers_M) != want_MR).any(axis=1)
+    if differs_M.any():
+        raise check.WrongAnswer(f"{store.path}: row {numbers_M[int(differs_M.argmax())]} is not the checkpoint's")
+    all_M = np.ones(len(numbers_M), np.bool_)
+    return check.must_match(str(store.path), store.rows(numbers_M), all_M, store.spec.codec.decode(want_MR), all_M)
+
+
 def _make(folder: Path, base: int, setup: Setup) -> None:
     """The checkpoint, random codes and scales, and a store of each kind; what is there stays."""
     checkpoint = folder / "checkpoint"
@@ -221,7 +263,7 @@ def _write_layer(path: Path, layer: int, num_rows: int, seed: int) -> None:
     stem = f"layers.{layer}.engram.embed"
     header = json.dumps(
         {
-            f"{stem}.weight": {"dtype": "F8_E4M3", "shape": [num_rows, 256], "data_offsets": [0, codes]},
+            f"{stem}.weight": {"dtype": "F8_E4M3", "shape": [num_rows, _CODES], "data_offsets": [0, codes]},
             f"{stem}.scale": {"dtype": "F8_E8M0", "shape": [num_rows, 8], "data_offsets": [codes, end]},
         }
     ).encode()
@@ -271,12 +313,6 @@ def _hint_and_read(fds, numbers, page):
         posix_fadvise(np.int32(fds[i]), numbers[i] * 4096, 4096, np.int32(WILLNEED))
     for i in range(numbers.shape[0]):
         pread(np.int32(fds[i]), np.int64(page.ctypes.data), np.uint64(4096), numbers[i] * 4096)
-
-
-def _disk_bytes() -> int:
-    """Bytes this process made the disk read."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
 def _median_us(call, calls: int) -> float:
