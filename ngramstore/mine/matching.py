@@ -1,4 +1,4 @@
-"""Longest match in running text: a hash table of n-grams, built on first use.
+"""Longest match in running text: a hash table of n-grams, built at once; whether they are suffix-closed is found at first use.
 
 Shapes: M n-grams, K longest n-gram, T position, C table slots.
 """
@@ -21,6 +21,7 @@ class Matcher:
     def __init__(self, tokens_MK: np.ndarray, lengths_M: np.ndarray) -> None:
         """tokens (M, K) u32 left-aligned, lengths (M,) u8 from 1 to K; neither may change. Raises UsageError for a repeat."""
         self._tokens_MK, self._lengths_M = tokens_MK, lengths_M
+        self._shortest = int(lengths_M.min(initial=tokens_MK.shape[1]))
         self._lock = threading.Lock()
         self._is_closed: bool | None = None
         self._table_C2 = np.empty((max(16, 2 * len(lengths_M)), 2), np.uint64)
@@ -48,7 +49,15 @@ class Matcher:
         lengths_T, rows_T = np.zeros(len(tokens_T), np.uint8), np.full(len(tokens_T), -1, np.int64)
         if len(self._lengths_M):
             native.longest_matches(
-                tokens_T, is_start_T, self._tokens_MK, self._lengths_M, self._table_C2, is_closed, lengths_T, rows_T
+                tokens_T,
+                is_start_T,
+                self._tokens_MK,
+                self._lengths_M,
+                self._shortest,
+                self._table_C2,
+                is_closed,
+                lengths_T,
+                rows_T,
             )
         return lengths_T, rows_T
 
@@ -56,11 +65,10 @@ class Matcher:
         """Search each n-gram without its first token as a document of its own: the whole of it must match."""
         if not len(self._lengths_M):
             return True
-        shortest = int(self._lengths_M.min())
         for begin in range(0, len(self._lengths_M), 1 << 16):
             lengths = self._lengths_M[begin : begin + (1 << 16)].astype(np.int64) - 1
             tokens_MK = self._tokens_MK[begin : begin + (1 << 16), 1:]
-            is_longer = lengths >= shortest
+            is_longer = lengths >= self._shortest
             lengths, tokens_MK = lengths[is_longer], tokens_MK[is_longer]
             ends = np.cumsum(lengths)
             tokens_T = tokens_MK[np.arange(tokens_MK.shape[1]) < lengths[:, None]]

@@ -253,8 +253,9 @@ def test_keys_and_numbers_are_alike_in_native_and_reference(ids, before):
 @given(
     ngrams=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=20),
     tokens=st.lists(st.integers(0, 3), max_size=60),
+    shortest=st.integers(1, 5),
 )
-def test_matching_is_alike_in_native_and_reference(ngrams, tokens):
+def test_matching_is_alike_in_native_and_reference(ngrams, tokens, shortest):
     tokens_MK = np.zeros((len(ngrams), 4), np.uint32)
     for m, ngram in enumerate(ngrams):
         tokens_MK[m, : len(ngram)] = ngram
@@ -268,7 +269,8 @@ def test_matching_is_alike_in_native_and_reference(ngrams, tokens):
         repeated = kernels.fill_matches(tokens_MK, lengths_M, table)
         lengths_T, rows_T = np.zeros(len(tokens), np.uint8), np.zeros(len(tokens), np.int64)
         if repeated < 0:
-            kernels.longest_matches(tokens_T, starts_T, tokens_MK, lengths_M, table, False, lengths_T, rows_T)
+            kernels.longest_matches(tokens_T, starts_T, tokens_MK, lengths_M, shortest, table, False, lengths_T, rows_T)
+            assert not ((lengths_T > 0) & (lengths_T < shortest)).any()
         results.append((repeated, table.tobytes(), lengths_T.tobytes(), rows_T.tobytes()))
     assert results[0] == results[1]
 

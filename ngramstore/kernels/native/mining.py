@@ -179,17 +179,15 @@ def fill_matches(tokens_MK, lengths_M, table_C2):
 
 
 @kernel
-def longest_matches(tokens_T, starts_T, tokens_MK, lengths_M, table_C2, is_closed, out_lengths_T, out_rows_T):
+def longest_matches(tokens_T, starts_T, tokens_MK, lengths_M, shortest, table_C2, is_closed, out_lengths_T, out_rows_T):
     """The longest n-gram that ends at each position inside its document: its length (0: none) and row (-1: none).
 
-    tokens_T (T,) u32; starts_T (T,) bool, True at a document's first token. is_closed lets the search stop at the first
-    length that misses (from the shortest stored length up); tokens are compared, so a hash collision cannot lie.
+    tokens_T (T,) u32; starts_T (T,) bool, True at a document's first token. N-grams of fewer than `shortest` tokens are not
+    looked for: it is the shortest stored length, found once by the caller, as M may be much larger than T. is_closed lets
+    the search stop at the first length that misses; tokens are compared, so a hash collision cannot lie.
     """
     num_slots = len(table_C2)
     max_n = tokens_MK.shape[1]
-    shortest = max_n
-    for m in range(len(lengths_M)):
-        shortest = min(shortest, np.int64(lengths_M[m]))
     table = np.int64(table_C2.ctypes.data)
     empty_state = seed_state(np.uint64(0))
     room = 0

@@ -102,6 +102,7 @@ def longest_matches(
     starts_T: np.ndarray,
     tokens_MK: np.ndarray,
     lengths_M: np.ndarray,
+    shortest: int,
     table_C2: np.ndarray,
     is_closed: bool,
     out_lengths_T: np.ndarray,
@@ -109,14 +110,15 @@ def longest_matches(
 ) -> None:
     """The longest n-gram that ends at each position inside its document: its length (0: none) and row (-1: none).
 
-    is_closed promises that a longer n-gram matches only where all shorter stored lengths match; it changes no answer then.
+    N-grams of fewer than `shortest` tokens do not count. is_closed promises that a longer n-gram matches only where those of
+    all lengths from `shortest` up match; it changes no answer then.
     """
     rows = {tuple(tokens_MK[m, :length].tolist()): m for m, length in enumerate(lengths_M.tolist())}
     begin = 0
     for t in range(len(tokens_T)):
         begin = t if starts_T[t] else begin
         out_lengths_T[t], out_rows_T[t] = 0, -1
-        for n in range(1, min(t + 1 - begin, tokens_MK.shape[1]) + 1):
+        for n in range(shortest, min(t + 1 - begin, tokens_MK.shape[1]) + 1):
             row = rows.get(tuple(tokens_T[t + 1 - n : t + 1].tolist()))
             if row is not None:
                 out_lengths_T[t], out_rows_T[t] = n, row
