@@ -1,0 +1,134 @@
+"""A writer publishes, and removes what it replaced, between a reader's look at the manifest and its opening of the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import build_ngrams, contents, rows_of
+
+import ngramstore as ngs
+from ngramstore.errors import DamagedStore
+from ngramstore.store import view
+from ngramstore.store.layers.manifest import Manifest, read_manifest
+
+OLD = {(1,): 1, (2,): 2, (1, 2): 4}
+
+
+class Races:
+    """Stands in for `read_manifest`: after each of the first `count` looks the writer publishes anew."""
+
+    def __init__(self, publish: Callable[[], None], count: int) -> None:
+        self.publish, self.count, self.looks = publish, count, 0
+        self.is_publishing = False
+
+    def __call__(self, directory: Path) -> Manifest:
+        manifest = read_manifest(directory)
+        if self.is_publishing:  # the writer's own look
+            return manifest
+        self.looks += 1
+        if self.looks <= self.count:
+            self.is_publishing = True
+            self.publish()
+            self.is_publishing = False
+            assert any(not (directory / entry.name).exists() for entry in manifest.files), "what was read is gone"
+        return manifest
+
+
+class Publisher:
+    """A writer whose every publication replaces the overlay, or everything."""
+
+    def __init__(self, path: Path) -> None:
+        build_ngrams(path, OLD)
+        self.path, self.stamp = path, 10
+        self.store = ngs.open(path, mode="rw")
+        self.overlay()
+
+    def overlay(self) -> None:
+        self.stamp += 1
+        self.store.put([(2,)], rows_of([self.stamp], 4))
+        self.store.flush()
+
+    def base(self) -> None:
+        self.overlay()
+        self.store.compact()
+
+    @property
+    def state(self) -> dict:
+        return {**OLD, (2,): self.stamp}
+
+
+@pytest.fixture
+def publisher(quick_path):
+    made = Publisher(quick_path / "store")
+    yield made
+    made.store.close()
+
+
+def race(monkeypatch, publish: Callable[[], None], count: int) -> Races:
+    races = Races(publish, count)
+    monkeypatch.setattr(view, "read_manifest", races)
+    return races
+
+
+@pytest.mark.parametrize("how", ["overlay", "base"])
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_a_reader_that_opens_while_a_writer_publishes_sees_the_newest_state(publisher, monkeypatch, how, count):
+    races = race(monkeypatch, getattr(publisher, how), count)
+    with ngs.open(publisher.path, cache_bytes=0) as reader:
+        assert races.looks > count
+        assert contents(reader) == publisher.state
+
+
+@pytest.mark.parametrize("how", ["overlay", "base"])
+@pytest.mark.parametrize("count", [1, 2, 6])
+@pytest.mark.parametrize("options", [{"cache_bytes": 0}, {}, {"resident": True}], ids=["", "cached", "resident"])
+def test_a_refresh_while_a_writer_publishes_sees_the_newest_state(publisher, monkeypatch, how, count, options):
+    with ngs.open(publisher.path, **options) as reader:
+        before = publisher.state
+        assert contents(reader) == before
+        publisher.overlay()
+        races = race(monkeypatch, getattr(publisher, how), count)
+        assert contents(reader) == before
+        assert reader.refresh()
+        assert races.looks > count
+        assert contents(reader) == publisher.state != before
+        assert not reader.refresh()
+
+
+def test_a_file_that_stays_missing_is_damage_at_once(publisher, monkeypatch):
+    publisher.store.close()
+    missing = next(publisher.path.glob("overlay-*.rows"))
+    data = missing.read_bytes()
+    missing.unlink()
+    races = race(monkeypatch, lambda: None, 0)
+    with pytest.raises(DamagedStore, match=f"{missing.name} is missing; the manifest names it"):
+        ngs.open(publisher.path)
+    assert races.looks == 2, "the manifest still names it: there is nothing to wait for"
+    missing.write_bytes(data)
+    with ngs.open(publisher.path) as reader:
+        assert contents(reader) == publisher.state
+
+
+def test_a_refresh_that_finds_a_file_missing_keeps_the_state_it_had(publisher, monkeypatch):
+    with ngs.open(publisher.path) as reader:
+        before = publisher.state
+        publisher.overlay()
+        missing = max(publisher.path.glob("overlay-*.rows"))
+        data = missing.read_bytes()
+        missing.unlink()
+        with pytest.raises(DamagedStore, match=f"{missing.name} is missing"):
+            reader.refresh()
+        assert contents(reader) == before
+        missing.write_bytes(data)
+        assert reader.refresh()
+        assert contents(reader) == publisher.state
+
+
+def test_a_reader_that_never_wins_gives_up_and_says_what_is_missing(publisher, monkeypatch):
+    monkeypatch.setattr(view, "_ATTEMPTS", 4)
+    races = race(monkeypatch, publisher.overlay, 100)
+    with pytest.raises(DamagedStore, match=r"overlay-[0-9]+\.\w+ is missing"):
+        ngs.open(publisher.path)
+    assert races.count > races.looks >= 4
