@@ -129,6 +129,21 @@ def assert_verifies(path: Path) -> None:
         assert store.verify() == []
 
 
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    """One bit of a file changed in place, as a write to it is; at < 0: from the end. The times are left to the caller."""
+    with open(path, "r+b") as file:
+        at = file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+def put_in_place(file: Path, directory: Path) -> None:
+    """A file of another directory under its name in this one, as a restore does that leaves open files alone."""
+    shutil.copyfile(file, directory / "arriving")
+    os.replace(directory / "arriving", directory / file.name)
+
+
 def reboot(monkeypatch) -> None:
     """From here on the machine seems to have been started anew."""
     for module in ("ack", "journal"):

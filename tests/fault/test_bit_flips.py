@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from damage import FILES, STORES, Damager, Ranges, answers
-from helpers import build_ngrams, rows_of
+from helpers import build_ngrams, flip, rows_of
 
 import ngramstore as ngs
 from ngramstore.errors import DamagedRows, NgramStoreError
@@ -118,11 +118,9 @@ def test_one_damaged_row_does_not_take_down_its_batch(quick_path, on_damage, com
         places, _ = layer.places(0, 100)
         order = [ngram for ngram, _ in store.items()]
         ids = layer.seeds(0, 100).tolist()
-    data = bytearray((path / "base-000001.rows").read_bytes())
     bad = {order[7], order[63], order[64]}
     for rank in (7, 63, 64):
-        data[int(places[rank]) + 3] ^= 16
-    (path / "base-000001.rows").write_bytes(data)
+        flip(path / "base-000001.rows", int(places[rank]) + 3)
     for options in ({"cache_bytes": 0}, {"cache_bytes": 3 * 200}, {}):
         with ngs.open(path, on_damage=on_damage, **options) as store:
             keys = list(stored)
@@ -152,9 +150,7 @@ def test_a_damaged_replaced_row_is_named_by_its_number(quick_path):
     with ngs.open(path, mode="rw") as writer:
         writer.put([77], rows_of([500], 4))
     file = path / "overlay-000002.rows"
-    data = bytearray(file.read_bytes())
-    data[4096] ^= 1
-    file.write_bytes(data)
+    flip(file, 4096)
     with ngs.open(path) as store, pytest.raises(DamagedRows, match=file.name) as caught:
         store.rows([5, 77, 0, 77])
     assert caught.value.keys == [77]
@@ -169,9 +165,7 @@ def test_a_resident_store_treats_damage_as_it_was_asked_to(quick_path, compressi
     with ngs.open(path) as store:
         place = int(store._view.base.places(7, 1)[0][0])
         order = [ngram for ngram, _ in store.items() if ngram != (200,)]
-    data = bytearray((path / "base-000001.rows").read_bytes())
-    data[place + 3] ^= 16
-    (path / "base-000001.rows").write_bytes(data)
+    flip(path / "base-000001.rows", place + 3)
     with pytest.raises(DamagedRows, match="on_damage"):
         ngs.open(path, resident=True)
     with ngs.open(path, resident=True, on_damage="missing") as store:

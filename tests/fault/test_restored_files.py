@@ -6,15 +6,13 @@ Two stores are built alike, so they have one identity; then other changes are ma
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
 import pytest
-from helpers import build_ngrams, published, rows_of
+from helpers import build_ngrams, published, put_in_place, rows_of
 
 import ngramstore as ngs
 from ngramstore.errors import DamagedStore
@@ -43,12 +41,6 @@ def two_histories(room: Path, *, is_compacted: bool = False, values_only: bool =
         f.name: f.stat().st_size for f in second.iterdir() if f.name not in ("MANIFEST", "LOCK")
     }
     return first, second
-
-
-def put_in_place(file: Path, directory: Path) -> None:
-    """As a restore does that leaves open files alone."""
-    shutil.copyfile(file, directory / "arriving")
-    os.replace(directory / "arriving", directory / file.name)
 
 
 def changed_files(path: Path) -> list[str]:

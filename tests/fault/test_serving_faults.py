@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from helpers import flip
 from serving_cases import DIM, VOCAB, table, vectors, write
 
 import ngramstore
@@ -51,15 +52,11 @@ def stream(length=60, seed=0):
 
 
 def flip_row(path, store, ngram):
-    """Change a byte of one stored row, wherever it lies."""
+    """Change a bit of one stored row, wherever it lies."""
     row = store.get_encoded([ngram])[0].tobytes()
     for file in path.iterdir():
         if file.is_file() and (at := file.read_bytes().find(row)) >= 0:
-            with open(file, "r+b") as opened:
-                opened.seek(at + 2)
-                byte = opened.read(1)[0]
-                opened.seek(at + 2)
-                opened.write(bytes([byte ^ 0x10]))
+            flip(file, at + 2)
             return
     raise AssertionError("the row is nowhere")
 

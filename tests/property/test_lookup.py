@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import build_ngrams, cache_of, longest_match, rows_of, stamps_of, temporary_directory
+from helpers import build_ngrams, cache_of, flip, longest_match, rows_of, stamps_of, temporary_directory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -229,9 +229,7 @@ def test_batches_are_cut_anywhere(path, monkeypatch, chunk, options):
 def test_damage_is_placed_right_in_a_batch_of_many_chunks(tmp_path, monkeypatch):
     path = tmp_path / "store"
     build_ngrams(path, {(i,): i for i in range(100)}, dim=4)
-    data = bytearray((path / "base-000001.rows").read_bytes())
-    data[4096 + 20 * 41] ^= 1
-    (path / "base-000001.rows").write_bytes(data)
+    flip(path / "base-000001.rows", 4096 + 20 * 41)
     for options in ({"cache_bytes": 0}, {"cache_bytes": cache_of(3, 16)}):
         with ngs.open(path, on_damage="missing", **options) as store:
             monkeypatch.setattr(store._source, "_chunk", 7)

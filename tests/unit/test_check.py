@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import all_ngrams, build_ngrams, published, reboot, rows_of, stamps_of
+from helpers import all_ngrams, build_ngrams, flip, published, reboot, rows_of, stamps_of
 from store_cases import build_rows
 
 import ngramstore as ngs
@@ -67,9 +67,9 @@ def model_of(path: Path) -> dict:
         return dict(zip(there, stamps_of(rows[found]), strict=True))
 
 
-def change(path: Path, at: int, value: bytes | None = None) -> None:
+def overwrite(path: Path, at: int, value: bytes) -> None:
     data = bytearray(path.read_bytes())
-    data[at : at + len(value or b"x")] = bytes([data[at] ^ 16]) if value is None else value
+    data[at : at + len(value)] = value
     path.write_bytes(data)
 
 
@@ -99,9 +99,9 @@ def test_a_flip_anywhere_is_found_in_its_file(copy, kind):
 def test_a_fault_names_the_byte_and_all_faults_are_listed(copy):
     path = copy("plain")
     row_bytes = 4 * 4 + 4
-    change(path / "base-000001.rows", 4096 + 10 * row_bytes + 2)
-    change(path / "base-000001.rows", 4096 + 70 * row_bytes + 2)
-    change(path / "base-000001.tokens", 4096)
+    flip(path / "base-000001.rows", 4096 + 10 * row_bytes + 2)
+    flip(path / "base-000001.rows", 4096 + 70 * row_bytes + 2)
+    flip(path / "base-000001.tokens", 4096)
     faults = [str(fault) for fault in verify(path)]
     assert len(faults) == 3
     assert any(line.startswith(f"base-000001.rows at byte {4096 + 10 * row_bytes}: row 10 ") for line in faults)
@@ -126,7 +126,7 @@ def test_cut_and_missing_files_are_faults_and_the_rest_is_still_read(copy, kind)
 
 def test_a_manifest_beyond_reading_is_a_fault_and_repair_says_what_is_needed(copy):
     path = copy("plain")
-    change(path / "MANIFEST", 60, b"##")
+    overwrite(path / "MANIFEST", 60, b"##")
     faults = verify(path)
     assert [fault.file for fault in faults] == ["MANIFEST"]
     with pytest.raises(DamagedStore, match="base-000001") as caught:
@@ -198,8 +198,8 @@ def test_many_damaged_bytes_lose_only_what_no_copy_vouches_for(copy):
     path = copy("plain")
     wanted = model_of(path)
     (path / "base-000001.index").write_bytes(b"\xaa" * (path / "base-000001.index").stat().st_size)
-    change(path / "base-000001.rows", 4096 + 20 * 3 + 1, b"\0\0\0")
-    change(path / "base-000001.rows", 4096 + 20 * 50 + 1, b"\0\0\0")
+    overwrite(path / "base-000001.rows", 4096 + 20 * 3 + 1, b"\0\0\0")
+    overwrite(path / "base-000001.rows", 4096 + 20 * 50 + 1, b"\0\0\0")
     report = repair(path)
     assert verify(path) == []
     saved = published(path)
@@ -211,7 +211,7 @@ def test_many_damaged_bytes_lose_only_what_no_copy_vouches_for(copy):
 def test_a_token_block_loses_only_the_ngrams_that_were_overwritten(quick_path):
     wanted = {(200 + i, 1000 + 7 * i): i for i in range(100)}
     build_ngrams(quick_path / "store", wanted)
-    change(quick_path / "store" / "base-000001.tokens", 4096 + 100, b"\x07" * 8)
+    overwrite(quick_path / "store" / "base-000001.tokens", 4096 + 100, b"\x07" * 8)
     report = repair(quick_path / "store")
     saved = published(quick_path / "store")
     assert saved.items() <= wanted.items()
@@ -225,9 +225,9 @@ def test_lengths_of_compressed_rows_come_back_from_their_checksums(copy):
     from ngramstore.store.layers.index_plan import IndexPlan
 
     at, size = IndexPlan(len(NGRAMS), is_keyed=True, is_sized=True).sections()["lengths"]
-    change(index, at, bytes(size))
+    overwrite(index, at, bytes(size))
     at, size = IndexPlan(len(NGRAMS), is_keyed=True, is_sized=True).sections()["offsets"]
-    change(index, at, b"\xff" * size)
+    overwrite(index, at, b"\xff" * size)
     assert repair(path).lost == []
     assert model_of(path) == wanted
 
@@ -235,7 +235,7 @@ def test_lengths_of_compressed_rows_come_back_from_their_checksums(copy):
 def test_a_lost_change_takes_the_older_value_with_it(copy):
     path = copy("plain")
     wanted = model_of(path)
-    change(path / "overlay-000002.rows", 4096 + 2, b"\1\2\3")
+    overwrite(path / "overlay-000002.rows", 4096 + 2, b"\1\2\3")
     report = repair(path)
     saved = model_of(path)
     (lost,) = wanted.keys() - saved.keys()
@@ -246,7 +246,7 @@ def test_a_lost_change_takes_the_older_value_with_it(copy):
 
 def test_a_dry_run_says_the_same_and_writes_nothing(copy):
     path = copy("plain")
-    change(path / "base-000001.rows", 4096 + 20 * 30)
+    flip(path / "base-000001.rows", 4096 + 20 * 30)
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     dry = repair(path, dry_run=True)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
@@ -257,8 +257,8 @@ def test_a_dry_run_says_the_same_and_writes_nothing(copy):
 
 def test_lost_rows_of_a_row_addressed_store_become_zeros(copy):
     path = copy("rows")
-    change(path / "base-000001.rows", 4096 + 20 * 7)
-    change(path / "base-000001.rows", 4096 + 20 * 3)  # row 3 was changed since: nothing is lost with it
+    flip(path / "base-000001.rows", 4096 + 20 * 7)
+    flip(path / "base-000001.rows", 4096 + 20 * 3)  # row 3 was changed since: nothing is lost with it
     report = repair(path)
     assert report.lost == ["row 7: now zeros"]
     with ngs.open(path) as store:
@@ -296,7 +296,7 @@ def test_changes_of_a_damaged_journal_are_kept(copy, kind):
 
 def test_repair_waits_for_no_writer_and_takes_no_used_directory(copy, quick_path):
     path = copy("plain")
-    change(path / "base-000001.rows", 4096 + 20 * 30)
+    flip(path / "base-000001.rows", 4096 + 20 * 30)
     with ngs.open(path, mode="rw"), pytest.raises(WriterLocked):
         repair(path)
     (quick_path / "used").mkdir()
@@ -335,7 +335,7 @@ def test_rows_whose_tokens_are_lost_are_kept_if_tokens_are_given_up(quick_path):
 def test_repair_does_not_put_back_what_a_writer_published_meanwhile(quick_path, monkeypatch):
     path = quick_path / "store"
     build_ngrams(path, {(i,): i for i in range(100)})
-    change(path / "base-000001.rows", 4096 + 30)
+    flip(path / "base-000001.rows", 4096 + 30)
     real = repair_module.examine
     published_by_others = []
 
@@ -422,7 +422,7 @@ def test_a_killed_repair_leaves_nothing_for_ever(copy, monkeypatch):
     with ngs.open(path, mode="rw") as writer:
         writer.put(NGRAMS[:1], rows_of([7], 4))
         writer._shut()
-    change(path / "base-000001.rows", 4096 + 20 * 30)
+    flip(path / "base-000001.rows", 4096 + 20 * 30)
     child = os.fork()
     if child == 0:
         monkeypatch.setattr(journal_salvage, "_salvage_pairs", lambda *_: os._exit(9))
@@ -511,7 +511,7 @@ def test_files_of_a_journal_that_are_kept_from_a_repair_are_not_damaged(copy, qu
     store.put([(5, 5)], rows_of([2000], 4))
     journal = store._writer._journal_path
     store._shut()
-    change(path / "base-000001.rows", 4096 + 20 * 30)
+    flip(path / "base-000001.rows", 4096 + 20 * 30)
     before = content_of(path)
     real = open
 
@@ -559,7 +559,7 @@ def test_verify_a_dry_run_and_a_repair_elsewhere_change_no_byte_of_a_store_with_
     path = copy("plain")
     journal = leave_journal(path)
     if is_damaged:
-        change(path / "base-000001.rows", 4096 + 20 * 30)
+        flip(path / "base-000001.rows", 4096 + 20 * 30)
     if not has_lock:
         (path / "LOCK").unlink()
     before = every_byte(path)
@@ -632,7 +632,7 @@ def fail_to_read(monkeypatch, path: Path, after: int) -> None:
 def test_what_the_disk_still_gives_of_a_journal_is_kept(copy, monkeypatch):
     path = copy("plain")
     journal = leave_journal(path)
-    change(path / "base-000001.rows", 4096 + 20 * 30)
+    flip(path / "base-000001.rows", 4096 + 20 * 30)
     (log,) = (file for file in journal.glob("*.log") if file.stat().st_size)
     fail_to_read(monkeypatch, log, log.stat().st_size - 3)
     report = repair(path)

@@ -14,7 +14,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers import ROOT, all_ngrams, rows_of
+from helpers import ROOT, all_ngrams, flip, rows_of
 from safetensors.numpy import save_file
 
 import ngramstore as ngs
@@ -138,9 +138,7 @@ def test_compact_backup_verify_and_repair(tmp_path, stores):
         store.put([(7,)], ROWS[:1])
     assert run_json("compact", path)["after"]["rows"] == len(NGRAMS) + 1
     rows = next(path.glob("*.rows"))
-    data = bytearray(rows.read_bytes())
-    data[4096] ^= 1
-    rows.write_bytes(data)
+    flip(rows, 4096)
     (fault,) = run_json("verify", path, code=1)["faults"]
     assert (fault["file"], fault["offset"]) == (rows.name, 4096)
     assert f"{rows.name} at byte 4096" in run("verify", path, code=1)

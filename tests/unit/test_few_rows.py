@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from cache_cases import bytes_of, check_sound, copy_of
-from helpers import cache_of, rows_of
+from helpers import cache_of, flip, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,9 +44,7 @@ def damage(path, number: int) -> None:
     """Flip one bit of a row."""
     with ngs.open(path) as store:
         at, file = int(store._view.base.places(number, 1)[0][0]), store._view.base.rows.path
-    content = bytearray(file.read_bytes())
-    content[at + 3] ^= 4
-    file.write_bytes(content)
+    flip(file, at + 3)
 
 
 def copied(store) -> tuple[FewRows, RowCache | None]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from checkpoints import TOKEN_MAP, WRITERS, bf16_values, save, write_engram, write_longcat, write_qwen
 from click.testing import CliRunner
+from helpers import flip
 
 import ngramstore as ngs
 from ngramstore import files
@@ -183,15 +184,6 @@ def test_a_pickled_handle_and_a_backup_stay_readable(paths, tmp_path):
 # A source that changes
 
 
-def change(path: Path, at: int, bit: int = 1) -> None:
-    """Flip a bit as a write in place does, and leave the times to the caller."""
-    with open(path, "r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ bit]))
-
-
 def source_of(store_path: Path) -> Path:
     return Path(read_manifest(store_path).base.sources[0].path)
 
@@ -216,7 +208,7 @@ def test_a_source_that_is_written_to_while_it_is_served_is_an_error(paths):
     source = source_of(paths[1])
     with opened(paths[1], cache_bytes=0) as store:
         store.rows([0])
-        change(source, source.stat().st_size - 3)
+        flip(source, -3)
         os.utime(source, ns=(1, store._view.base.sources[0].mtime_ns + 1))
         with pytest.raises(DamagedStore, match="was changed while it was being served"):
             store.rows([5])
@@ -228,7 +220,7 @@ def test_with_checksums_a_changed_row_is_named_and_the_others_are_served(paths):
     lenient = opened(paths[1], cache_bytes=0, on_damage="missing")
     with opened(paths[1], cache_bytes=0) as store:
         place = int(store._view.base.places(41, 1)[0][0])
-        change(source_of(paths[1]), place + 17)
+        flip(source_of(paths[1]), place + 17)
         with pytest.raises(DamagedRows, match=r"model.safetensors: row 41 at byte") as caught:
             store.rows([40, 41])
         assert caught.value.keys == [41]
@@ -279,7 +271,7 @@ def test_a_fine_tune_with_the_same_header_size_and_time_is_refused(paths, checks
 def test_another_header_of_the_same_size_is_refused(paths):
     write_longcat(paths[0])
     import_checkpoint(*paths, checksums=True)
-    change(source_of(paths[1]), 30)
+    flip(source_of(paths[1]), 30)
     with pytest.raises(DamagedStore, match="its digest of the header"):
         opened(paths[1])
 
@@ -355,11 +347,11 @@ def test_every_flip_in_the_sidecar_s_sums_is_an_error_of_that_row(paths):
     import_checkpoint(*paths, checksums=True)
     sums = paths[1] / "base-000001.sums"
     for row in (0, 500, len(wanted) - 1):
-        change(sums, 4096 + 4 * row + 2)
+        flip(sums, 4096 + 4 * row + 2)
         with opened(paths[1], cache_bytes=0) as store, pytest.raises(DamagedRows) as caught:
             store.rows(np.arange(len(wanted)))
         assert caught.value.keys == [row]
-        change(sums, 4096 + 4 * row + 2)
+        flip(sums, 4096 + 4 * row + 2)
     os.truncate(sums, sums.stat().st_size - 4)
     with pytest.raises(DamagedStore, match=r"sums has .* bytes, the manifest says"):
         opened(paths[1])

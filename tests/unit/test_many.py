@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 from cache_cases import bytes_of, check_sound, copy_of, keys_of
-from helpers import cache_of, rows_of
+from helpers import cache_of, flip, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,9 +139,7 @@ def test_damaged_rows_are_named_and_the_rest_is_served(tmp_path, compression):
     with ngs.open(tmp_path / "store") as store:
         key = int(store._view.find(store._ids(NGRAMS[33:34], "get"))[0])
         at, file = int(store._view.base.places(key & (1 << 40) - 1, 1)[0][0]), store._view.base.rows.path
-    content = bytearray(file.read_bytes())
-    content[at + 3] ^= 4
-    file.write_bytes(content)
+    flip(file, at + 3)
     want = rows_of(range(NUM_ROWS), DIM)
     want[33] = 0
     with ngs.open(tmp_path / "store") as store:
@@ -159,9 +157,7 @@ def test_damaged_rows_are_named_and_the_rest_is_served(tmp_path, compression):
 def test_a_bad_page_of_the_index_is_named(tmp_path):
     build(tmp_path / "store")
     index = next((tmp_path / "store").glob("*.index"))
-    content = bytearray(index.read_bytes())
-    content[-100] ^= 1
-    index.write_bytes(content)
+    flip(index, -100)
     with ngs.open(tmp_path / "store") as store, pytest.raises(DamagedStore, match="index"):
         store.get(NGRAMS)
 
