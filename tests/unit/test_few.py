@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
 import pytest
 from cache_cases import bytes_of, check_sound, copy_of
-from helpers import rows_of
+from helpers import flip, rows_of
 
 import ngramstore as ngs
 from ngramstore.errors import UsageError
@@ -154,6 +155,44 @@ def test_a_hit_of_few_counts_and_keeps_the_row_from_eviction(store):
     assert store.stats()["rows_read"] == rows_read
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("is_resident", [False, True])
+def test_a_fork_is_refused_by_every_short_way(store, is_resident):
+    many = np.resize(NGRAMS[:10], (500, 2))
+    line, room = np.array([2, 1], np.uint32), np.full((1, 1), 2, np.uint8)
+    rows, row = np.empty((1, 1, 4), np.float32), np.empty(4, np.float32)
+    with ngs.open(store.path, resident=is_resident) as handle:
+        uses = {
+            "few": lambda: handle.get(NGRAMS[:2]),
+            "many": lambda: handle.get(many),
+            "tail": lambda: handle.lookup_tail(line[None], room, out=rows),
+            "one": lambda: handle.lookup_one(line, 2, 2, out=row),
+        }
+        handle.get(NGRAMS)
+        for use in uses.values():
+            use()
+        assert handle._few.get(NGRAMS[:2], None, "f32") is not None
+        assert len(handle._many.get(many, None, "f32").absent) == 0
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            for name, use in uses.items():
+                try:
+                    use()
+                    told = "an answer"
+                except BaseException as error:
+                    told = type(error).__name__
+                os.write(writing, f"{name}: {told}\n".encode())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            said = pipe.read().splitlines()
+        assert os.waitpid(child, 0)[1] == 0
+        assert said == [f"{name}: WrongProcess" for name in uses]
+        for use in uses.values():
+            use()
+
+
 @pytest.fixture
 def resident(store):
     with ngs.open(store.path, resident=True) as handle:
@@ -207,9 +246,7 @@ def test_rows_in_memory_under_tombstones_take_the_short_way(store):
 def test_rows_in_memory_with_damage_go_the_long_way(store):
     with ngs.open(store.path) as reader:
         at, file = int(reader._view.base.places(5, 1)[0][0]), reader._view.base.rows.path
-    content = bytearray(file.read_bytes())
-    content[at + 3] ^= 4
-    file.write_bytes(content)
+    flip(file, at + 3)
     with ngs.open(store.path, resident=True, on_damage="missing") as reader:
         assert reader._few is None
         assert np.count_nonzero(~reader.get(NGRAMS)[1]) == 1
