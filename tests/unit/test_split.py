@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from helpers import all_ngrams, build_ngrams, cache_of, open_files, rows_of
+from helpers import all_ngrams, build_ngrams, cache_of, flip, open_files, rows_of
 from store_cases import build_rows
 
 import ngramstore as ngs
@@ -102,11 +102,9 @@ def test_every_look_up_by_number_is_the_same(quick_path, options, is_changed):
 def test_damage_in_several_parts_is_one_error_or_missing_rows(quick_path, on_damage):
     path = build_rows(quick_path / "rows", rows_of(range(300), 4))
     rows = next(path.glob("base-*.rows"))
-    data = bytearray(rows.read_bytes())
     damaged = [5, 100, 299]
     for number in damaged:
-        data[4096 + number * 20] ^= 1
-    rows.write_bytes(data)
+        flip(rows, 4096 + number * 20)
     one, many = both(path, on_damage=on_damage, cache_bytes=0)
     with one, many:
         if on_damage == "raise":
@@ -177,39 +175,54 @@ def test_a_caller_does_what_nobody_is_free_for():
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_ctrl_c_is_raised_when_all_parts_have_ended():
+@pytest.mark.parametrize("where", ["at work", "waiting"])
+def test_ctrl_c_is_raised_when_all_parts_have_ended(where):
+    """It comes while the caller is at its own part, or waits for the helper's. The helper's goes on for a while."""
     workers, ended = split.Workers(2), []
+    caller, (begun, started, left) = threading.main_thread(), (threading.Event() for _ in range(3))
+
+    def is_waiting() -> bool:
+        code = sys._current_frames()[caller.ident].f_code
+        return left.is_set() and code is threading.Condition.wait.__code__
 
     def work(part: slice) -> None:
-        if threading.current_thread() is threading.main_thread():
-            while not started.is_set():
-                time.sleep(0.01)
+        if threading.current_thread() is caller:
+            begun.set()
+            assert started.wait(20)
+            if where == "at work":
+                time.sleep(20)
+            left.set()
             return
         started.set()
-        os.kill(os.getpid(), signal.SIGINT)
+        assert begun.wait(20)
+        for _ in range(2000 if where == "waiting" else 0):
+            if is_waiting():
+                break
+            time.sleep(0.01)
+        signal.pthread_kill(caller.ident, signal.SIGINT)
         time.sleep(0.3)
         ended.append(part.start)
 
-    started = threading.Event()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
             workers.run(work, workers.parts(20))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert len(ended) <= 1  # the helper's; none where Ctrl-C came before it had begun
+    assert len(ended) == 1
     workers.close()
 
 
 @pytest.mark.usefixtures("small_parts")
 def test_after_an_error_in_another_thread_dropping_the_handle_closes_its_files(path, monkeypatch):
     """No cycle of error, traceback and handle is left for the collector."""
-    real = View.find
+    real, begun = View.find, threading.Event()
 
     def find(view, ids_M):
         if threading.current_thread() is not threading.main_thread():
+            begun.set()
             raise DamagedStore("a page of the index")
-        time.sleep(0.2)  # the helper has a part meanwhile
+        assert begun.wait(20)
         return real(view, ids_M)
 
     monkeypatch.setattr(View, "find", find)
