@@ -45,6 +45,24 @@ def test_a_deletion_frees_the_id_before_it_is_flushed(path, is_flushed):
             store.put([(100, 200)], rows_of([1], 64))
 
 
+@pytest.mark.usefixtures("sums_as_ids")
+@pytest.mark.parametrize("is_flushed", [False, True])
+def test_a_deletion_removes_no_other_ngram_with_its_id(path, is_flushed):
+    with ngs.open(path, mode="rw") as store:
+        store.put([(100, 200)], rows_of([1], 64))
+        if is_flushed:
+            store.flush()
+        with pytest.raises(HashCollision):
+            store.delete([(200, 100)])
+        assert store._writer.num_pending == (not is_flushed)
+        assert len(store) == 401
+        store.flush()
+        found = {ngram: int(row[0] // 8) for ngram, row in store.items()}
+        assert found[100, 200] == 1
+        assert len(found) == 401
+        assert store.delete([(100, 200)]) == 1
+
+
 def test_one_frame_that_lies_does_not_take_down_the_others(path):
     with ngs.open(path) as store:
         layer = store._view.base
