@@ -23,20 +23,24 @@ try:
     from transformers import PreTrainedModel
 
     from ngramstore_transformers import record
+    from ngramstore_transformers.probe import require_ids_for_embeddings_only
 except ImportError:
     raise MissingExtra("transformers", "transformers") from None
 
 _KEY = "_ngramstore_embedding"
 
 
-def attach(model: PreTrainedModel, store: Any, **options: Any) -> NGramEmbedding:
+def attach(model: PreTrainedModel, store: Any, *, probe: bool = True, **options: Any) -> NGramEmbedding:
     """Make a causal language model read its input embeddings from an open store; returns the look-up module.
 
     The store's rows stand for what the model's input embedding module gives, in its type and on its device; where no
     n-gram matches, that module answers, and it trains as before. options: those of NGramEmbedding (min_length, timeout_s).
     Works with `forward`, also step by step with a cache, and with `generate`; `save_pretrained` saves the plain model.
     A state that is no Cache (RWKV's) cannot be continued in `forward`: UsageError. `generate` hands over all ids.
-    Raises UsageError where widths differ, for encoder-decoders, and for a model that has a store already.
+    probe: run the model twice on two tokens first, and refuse it if it reads token ids for more than its input embeddings
+    (Gemma 3n's table for each layer): behind the store those would go missing.
+    Raises UsageError where widths differ, for encoder-decoders, for what does not generate, and for a model that has a
+    store already; the model is then as it was.
     """
     if attached(model) is not None:
         raise UsageError("the model has a store already", hint="call detach(model) first")
@@ -48,6 +52,8 @@ def attach(model: PreTrainedModel, store: Any, **options: Any) -> NGramEmbedding
             hint="attach takes models with a language modelling head; some others read token ids behind the embeddings",
         )
     embedding = NGramEmbedding(store, model.get_input_embeddings(), **options)
+    if probe:
+        require_ids_for_embeddings_only(model)
     put_in_front(model, _methods)
     model.__dict__[_KEY] = embedding  # past nn.Module's registry: T must not be saved twice
     return embedding

@@ -41,11 +41,16 @@ def save_reference(model: Any, directory: str | os.PathLike[str]) -> None:
 
 
 def load_reference(
-    model: Any, directory: str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, **open_options: Any
+    model: Any,
+    directory: str | os.PathLike[str],
+    *,
+    store: str | os.PathLike[str] | None = None,
+    probe: bool = True,
+    **open_options: Any,
 ) -> NGramEmbedding:
     """Attach the store that a model folder names, after `from_pretrained(directory)`; returns the look-up module.
 
-    store: another path, for a store that has moved. open_options: those of `ngramstore.open` (cache_bytes, ..).
+    store: another path, for a store that has moved. probe: as for `attach`. open_options: those of `ngramstore.open` (cache_bytes, ..).
     Raises StaleStore where the path holds a store of another identity, UsageError and FormatError for a bad reference.
     """
     directory = Path(directory)
@@ -68,7 +73,7 @@ def load_reference(
         raise FormatError(f"{directory / FILE_NAME} cannot be read: {error!r}") from None
     opened = ngramstore.open(directory / path if store is None else store, identity=identity, **open_options)
     try:
-        return attach(model, opened, min_length=min_length)
+        return attach(model, opened, probe=probe, min_length=min_length)
     except BaseException:
         opened.close()
         raise
