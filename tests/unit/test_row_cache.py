@@ -179,6 +179,29 @@ def test_warming_up_is_no_look_up(tmp_path):
         assert store.stats()["hit_rate"] == 1
 
 
+@pytest.mark.parametrize("kind", ["list of n-grams", "array of n-grams", "list of numbers", "array of numbers"])
+def test_warming_keeps_the_first_keys_of_a_list_that_does_not_fit(tmp_path, kind):
+    numbers = np.random.default_rng(7).permutation(60)
+    rows = (numbers[:, None] + np.arange(4)).astype(np.float32)
+    options = {"max_n": 1} if "n-grams" in kind else {"addressing": "row"}
+    with ngs.build(tmp_path / "store", dim=4, codec="f32", **options) as build:
+        if "n-grams" in kind:
+            build.add(numbers[:, None], rows)
+        else:
+            build.add_rows(rows[np.argsort(numbers)])
+    slot = 16 + SLOT_OVERHEAD_BYTES
+    keys = numbers.astype(np.uint32)[:, None] if "n-grams" in kind else numbers
+    for slots, most, kept in ((20, None, 20), (20, 7, 7), (20, 0, 0), (50, 20, 20), (20, 50, 20), (100, None, 60)):
+        with ngs.open(tmp_path / "store", cache_bytes=slots * slot) as store:
+            given = keys if "array" in kind else list(map(tuple, keys.tolist())) if keys.ndim == 2 else keys.tolist()
+            assert store.warm(given, max_bytes=None if most is None else most * slot) == kept
+            assert store.stats()["rows_read"] == kept
+            got = store.get(keys[:kept])[0] if keys.ndim == 2 else store.rows(keys[:kept])
+            np.testing.assert_array_equal(got, rows[:kept])
+            stats = store.stats()
+            assert (stats["cache_hits"], stats["cache_misses"]) == (kept, 0)
+
+
 def check_rows_while_others_insert(num_inserting: int, seconds: float) -> None:
     """Rows of 64 KiB in 64 slots are served and compared in full while threads put others in their place."""
     row_bytes, num_slots = 1 << 16, 64
