@@ -10,13 +10,16 @@ Shapes: X tokens, S n-grams kept, K longest n-gram, D row width.
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 import ngramstore
 from bench import text
+from ngramstore.hashing import ngram_ids
 
 ENGLISH_FILES = ("wikitext2-valid.txt", "tinyshakespeare.txt")
 _MIX = 256
@@ -29,7 +32,7 @@ def available() -> list[str]:
 
 
 def prepare(root: Path, name: str, num_ngrams: int, dim: int, seed: int, max_files: int | None) -> Path:
-    """Folder with `store/`, `held_out.npy` (X,) u32 and `ngrams.npy`; it appears under its name when it is whole."""
+    """Folder with `store/`, `held_out.npy` (X,) u32; its n-grams lie beside it; it appears under its name when it is whole."""
     folder = root / f"trace-{name}-n{num_ngrams}-d{dim}-f{max_files or 'all'}-s{seed}"
     if folder.exists():
         return folder
@@ -42,15 +45,43 @@ def prepare(root: Path, name: str, num_ngrams: int, dim: int, seed: int, max_fil
         ngrams_SK, lengths_S = found["ngrams"], found["lengths"]
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, dim])
+    made = _rows(len(ngrams_SK), dim, seed)
     with ngramstore.build(part / "store", dim=dim, max_n=text.MAX_N, codec="int8", restart=True) as build:
         for at in range(0, len(ngrams_SK), _BUILD_CHUNK):
             chunk = slice(at, at + _BUILD_CHUNK)
-            rows = rng.standard_normal((len(ngrams_SK[chunk]), dim), np.float32) * np.float32(0.02)
-            build.add((ngrams_SK[chunk], lengths_S[chunk]), rows)
+            build.add((ngrams_SK[chunk], lengths_S[chunk]), next(made))
     np.save(part / "held_out.npy", held_out)
     os.replace(part, folder)
     return folder
+
+
+def answers(folder: Path, tokens_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a trace's store must answer, by the definition, without the store: for each position the number of the longest
+    n-gram that ends there, -1 for none (B, T); and the rows of the first C n-grams (C, D) f32 as they were before the codec.
+    The n-grams are in random order, so these are a random sample.
+    """
+    name = re.fullmatch(r"(trace-.*-n\d+)-d(\d+)(-f\w+)-s(\d+)", folder.name)
+    assert name is not None, f"{folder} is not a trace's folder"
+    stem, dim, files, seed = name.groups()
+    with np.load(folder.parent / f"{stem}{files}.npz") as found:
+        ngrams_SK, lengths_S = found["ngrams"], found["lengths"]
+    ids_S = ngram_ids(ngrams_SK, lengths_S)
+    order_S = np.argsort(ids_S)
+    numbers_BT = np.full(tokens_BT.shape, -1, np.int64)
+    for n in range(2, text.MAX_N + 1):  # longer ones last
+        windows_BWN = np.lib.stride_tricks.sliding_window_view(tokens_BT.astype(np.uint32), n, axis=1)
+        ids_BW = ngram_ids(windows_BWN.reshape(-1, n)).reshape(windows_BWN.shape[:2])
+        place_BW = order_S[np.minimum(np.searchsorted(ids_S, ids_BW, sorter=order_S), len(ids_S) - 1)]
+        is_there_BW = ids_S[place_BW] == ids_BW
+        numbers_BT[:, n - 1 :][is_there_BW] = place_BW[is_there_BW]
+    return numbers_BT, next(_rows(len(ngrams_SK), int(dim), int(seed)))
+
+
+def _rows(num_rows: int, dim: int, seed: int) -> Iterator[np.ndarray]:
+    """The rows of a trace's n-grams, a chunk at a time."""
+    rng = np.random.default_rng([seed, dim])
+    for at in range(0, num_rows, _BUILD_CHUNK):
+        yield rng.standard_normal((min(_BUILD_CHUNK, num_rows - at), dim), np.float32) * np.float32(0.02)
 
 
 def _split(root: Path, name: str, max_files: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import ngramstore
-from bench import pages
+from bench import check, pages, traces
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore_torch import Decoder, DecoderConfig, KVCache, NGramEmbedding
 
@@ -66,9 +66,10 @@ def step(*, size: str, trace: str, batch: int, seconds: float, threads: int, mod
     for mode in modes:
         store = opened(trace, mode, batch)
         with torch.inference_mode():
+            checked = must_be_the_traces(NGramEmbedding(store, decoder.tokens), trace, tokens_BS[:, :CONTEXT])
             found = _steps(mode, store, decoder, caches, tokens_BS, held_X, seconds)
         metrics |= {f"{name}_{mode}": value for name, value in found["metrics"].items()}
-        facts[mode] = found["facts"]
+        facts[mode] = found["facts"] | {"vectors_checked": checked}
         if (left := found["facts"]["rows_pages_left"]) is not None and left > 0.01:
             facts["warnings"].append(f"{mode}: {left:.0%} of the rows' pages were still in memory")
         store.close()
@@ -181,6 +182,8 @@ def prefill(*, size: str, trace: str, batch: int, length: int, turns: int, threa
     passes, plain = [], []
     pages.warm(stores["cached"].files)
     with torch.inference_mode():
+        some_BT = torch.from_numpy(held_X[:length].astype(np.int64))[None]
+        checked = sum(must_be_the_traces(NGramEmbedding(s, decoder.tokens), trace, some_BT) for s in stores.values())
         for turn in range(turns + 1):  # the first one loads kernels and fills caches
             begin_B = rng.integers(0, len(held_X) - length, batch)
             tokens_BT = torch.from_numpy(held_X[begin_B[:, None] + np.arange(length)].astype(np.int64))
@@ -199,7 +202,10 @@ def prefill(*, size: str, trace: str, batch: int, length: int, turns: int, threa
     found = {mode: embedding.stats.as_dict()["found_share"] for mode, embedding in embeddings.items()}
     for store in stores.values():
         store.close()
-    return {"metrics": metrics, "facts": {"found_share": found["cached"], "turns": turns, "threads": threads}}
+    return {
+        "metrics": metrics,
+        "facts": {"found_share": found["cached"], "turns": turns, "threads": threads, "vectors_checked": checked},
+    }
 
 
 def overhead(*, dim_trace: str, calls: int, threads: int, seed: int) -> dict:
@@ -214,6 +220,7 @@ def overhead(*, dim_trace: str, calls: int, threads: int, seed: int) -> dict:
     lengths = store.match(held_X[begin : begin + calls])
     times = np.zeros((calls, 2), np.int64)
     with torch.inference_mode():
+        checked = must_be_the_traces(NGramEmbedding(store, own), dim_trace, torch.cat(tokens[:CONTEXT], dim=1))
         for turn in range(2):
             history = embedding.new_history(1)
             gc.collect()
@@ -235,8 +242,31 @@ def overhead(*, dim_trace: str, calls: int, threads: int, seed: int) -> dict:
             "p99_us": float(np.percentile(module, 99)),
             "nn_embedding_us": float(np.median(plain)),
         },
-        "facts": {"found_share": float(found.mean()), "dim": store.dim, "calls": calls},
+        "facts": {"found_share": float(found.mean()), "dim": store.dim, "calls": calls, "vectors_checked": checked},
     }
+
+
+def must_be_the_traces(embedding: NGramEmbedding, trace: str | Path, tokens_BT: torch.Tensor) -> int:
+    """Compare the module's vectors with the trace's rows, and with the token's own where no n-gram ends: the text in one
+    call, and token by token with a history. Rows that cost too much to make again are compared by whether they are the token's
+    own only. Returns how many vectors were compared. Raises WrongAnswer.
+    """
+    numbers_BT, rows_CD = traces.answers(Path(trace), tokens_BT.numpy())
+    own_BTD = embedding.token_embedding(tokens_BT).numpy()
+    codec = embedding.store.spec.codec
+    is_known_BT = numbers_BT < len(rows_CD)
+    known = np.where(is_known_BT, numbers_BT, -1)
+    want_BTD = own_BTD.copy()
+    want_BTD[known >= 0] = codec.decode(codec.encode(rows_CD[known[known >= 0]]))
+    history = embedding.new_history(len(tokens_BT))
+    one_by_one = [embedding(tokens_BT[:, t : t + 1], history=history) for t in range(tokens_BT.shape[1])]
+    for got_BTD in (embedding(tokens_BT).numpy(), torch.cat(one_by_one, dim=1).numpy()):
+        is_row_BT = (got_BTD != own_BTD).any(axis=2)
+        if not np.array_equal(is_row_BT, numbers_BT >= 0):
+            raise check.WrongAnswer("a position has a row where no n-gram ends, or none where one does")
+        all_M = np.ones(int(is_known_BT.sum()), np.bool_)
+        check.must_match("module", got_BTD[is_known_BT], all_M, want_BTD[is_known_BT], all_M)
+    return 2 * numbers_BT.size
 
 
 def _candidates(next_B: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

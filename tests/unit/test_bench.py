@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from bench import check, data, harness, pages, peers, report, rows, saved, setup, spread, text
 from bench.__main__ import main
 from bench.peers import memmap
-from bench.workloads import store_match
+from bench.workloads import store_match, store_parts
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="page cache checks are for Linux")
 
@@ -303,6 +303,19 @@ def test_a_wrong_match_length_stops_the_case(text_source, monkeypatch):
     monkeypatch.setattr(memmap.Memmap, "longest", one_too_short)
     with pytest.raises(check.WrongAnswer, match="by definition"):
         store_match.match(subject="memmap", source=str(text_source), positions=100, calls=5, warmup_s=0.0, seed=3)
+
+
+@pytest.mark.parametrize("name", store_parts.PARTS)
+def test_a_part_with_a_wrong_answer_is_noticed(source, name):
+    peers.ensure_built("ngramstore", str(source.folder))
+    batches = data.split(data.queries(source, 20 * 64, seed=1), 64)
+    run, units, verify = store_parts._makers()[name](source, batches)
+    verify(3, run(3))
+    answer = run(3)
+    wrong = answer + 1 if name in ("hash", "searchsorted", "checksum") else None
+    with pytest.raises(check.WrongAnswer):
+        verify(4 if wrong is None else 3, wrong)
+    assert units
 
 
 def _in_this_process(function, arguments, environment=None, timeout_s=None):

@@ -75,6 +75,8 @@ def test_a_store_with_other_rows_is_noticed_before_it_is_timed(tmp_path):
     store = {"path": str(tmp_path / "store"), "num_keys": 500, "dim": 16, "seed": 1}
     with pytest.raises(WrongAnswer):
         scale_store.lookups(**store, mix="uniform", batch_sizes=[1], calls=2, warmup_s=0.01)
+    with pytest.raises(WrongAnswer):
+        scale_store.opening(**store)
 
 
 def test_the_cases_cover_three_sizes(tmp_path):
@@ -91,6 +93,13 @@ def test_the_sampler_sees_memory_that_comes_and_goes():
         del held
     assert 35 < sampler.peak_anon_mib < 400
     assert sampler.functions == pytest.approx({"(caller)": sum(sampler.functions.values())})
+
+
+def test_the_sampler_sees_what_a_block_holds_that_ends_before_it_looks():
+    with Sampler(every_s=60) as sampler:
+        held = np.ones(40 << 20, np.uint8)
+    assert 35 < sampler.peak_anon_mib < 400
+    del held
 
 
 def test_the_plan_multiplies_what_was_measured():

@@ -8,7 +8,9 @@ import torch
 
 import ngramstore
 from bench import pages, traces
+from bench.check import WrongAnswer
 from bench.workloads import decode_cache, decode_model
+from ngramstore_torch import NGramEmbedding
 
 TEXT = np.random.default_rng(0).zipf(1.5, 6000).astype(np.uint32) % 50
 
@@ -65,6 +67,19 @@ def test_cold_is_verified_and_doubted_where_pages_stay(steps, trace):
         assert steps["facts"][mode]["rows_pages_left"] == pytest.approx(left, abs=0.2)
     assert bool(steps["facts"]["warnings"]) == (left > 0.01)
     assert steps["facts"]["cached"]["rows_pages_left"] is None
+
+
+def test_vectors_that_are_not_the_traces_are_noticed(trace, tmp_path):
+    tokens = torch.from_numpy(np.load(trace / "held_out.npy")[:200].astype(np.int64))[None]
+    own = torch.nn.Embedding(60, 128)
+    np.savez(tmp_path / "trace-tokens-code-fall.npz", tokens=TEXT, sizes=np.full(30, 200))
+    other = traces.prepare(tmp_path, "code", 300, 128, 1, None)
+    with ngramstore.open(trace / "store") as store, torch.inference_mode():
+        assert decode_model.must_be_the_traces(NGramEmbedding(store, own), trace, tokens) == 400
+        with pytest.raises(WrongAnswer, match="no n-gram ends"):
+            decode_model.must_be_the_traces(NGramEmbedding(store, own, min_length=3), trace, tokens)
+        with pytest.raises(WrongAnswer, match="module: row"):
+            decode_model.must_be_the_traces(NGramEmbedding(store, own), other, tokens)
 
 
 def test_candidates_hold_the_token_that_comes_next(trace):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import ngramstore as ngs
+from bench.check import WrongAnswer
 from bench.setup import Setup
-from bench.workloads import tables_engramdb
+from bench.workloads import tables, tables_engramdb
 
 
 def test_an_answer_that_differs_in_one_byte_is_seen():
@@ -37,3 +39,19 @@ def test_without_engramdb_there_is_a_warning_and_no_case(tmp_path, monkeypatch):
     monkeypatch.setattr(tables_engramdb, "find_spec", lambda name: None)
     setup = Setup(root=tmp_path)
     assert tables_engramdb.cases(setup) == {} and "pip install engramdb-python" in setup.warnings[0]
+
+
+def test_rows_that_are_not_the_checkpoint_s_are_noticed(tmp_path):
+    """Read in place, a byte that changed would be what is compared with; the packed store has a copy of its own."""
+    tables._make(tmp_path, 300, Setup(root=tmp_path))
+    with ngs.open(tmp_path / "packed") as store:
+        numbers = np.array([0, 7, len(store) // 2 + 400, len(store) - 1])
+    for name in ("in_place", "checksums", "packed"):
+        with ngs.open(tmp_path / name, trust_external=True) as store:
+            assert tables.must_be_the_checkpoint_s(store, tmp_path / "checkpoint", numbers) == 4
+    last = tmp_path / "checkpoint" / "model-14.safetensors"
+    data = bytearray(last.read_bytes())
+    data[-1] ^= 1  # a scale of the last row
+    last.write_bytes(data)
+    with ngs.open(tmp_path / "packed") as store, pytest.raises(WrongAnswer, match=f"row {numbers[-1]} "):
+        tables.must_be_the_checkpoint_s(store, tmp_path / "checkpoint", numbers)
