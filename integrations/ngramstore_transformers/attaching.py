@@ -98,10 +98,12 @@ def _methods(own: Any) -> dict[str, Any]:
             raise UsageError("a model with a store takes all arguments but input_ids by keyword")
         record.require_recordable(options)
         past, mask = record.cache_among(options.values()), options.get("attention_mask")
-        options["inputs_embeds"] = _embed(self, input_ids, input_ids.shape[1], mask, past)
+        is_one_call = past is None and mask is None
+        starts_BT = _document_starts(options.get("position_ids"), input_ids) if is_one_call else None
+        options["inputs_embeds"] = _embed(self, input_ids, input_ids.shape[1], mask, past, starts_BT)
         output = own.forward(self, **options)
         made = record.cache_among(output if isinstance(output, tuple) else output.values())
-        if past is None and made is not None:
+        if past is None and made is not None and starts_BT is None:  # of several documents, which one goes on?
             record.write(made, input_ids, _ones_or(mask, input_ids))
         return output
 
@@ -109,10 +111,13 @@ def _methods(own: Any) -> dict[str, Any]:
 
 
 @torch.compiler.disable
-def _embed(model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: Any) -> Tensor:
+def _embed(
+    model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: Any, starts_BT: Tensor | None = None
+) -> Tensor:
     """Vectors (B, T, D) of the last T of the ids, and the cache's record brought up to them.
 
-    ids are the whole sequence, or what follows the cache's content (then the record says what came before).
+    ids, on any device, are the whole sequence, or what follows the cache's content (then the record says what came
+    before). starts: true where a document begins; only without a cache.
     """
     embedding = _up_to_date(model)
     past_length = 0 if past is None else record.length(past)
@@ -126,11 +131,14 @@ def _embed(model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: 
     used_BS = mask_BS if is_masked else None
     if is_masked:
         recent = 0  # masked positions count for nothing: look further back
-    history = embedding.new_history(len(ids_BS), max_rollback=0)
+    history, device = embedding.new_history(len(ids_BS), max_rollback=0), model.get_input_embeddings().weight.device
     if begin:
         history.push(ids_BS[:, recent:begin].cpu().numpy(), None if used_BS is None else used_BS[:, recent:begin])
     made_BTD = embedding(
-        ids_BS[:, begin:], history=history, attention_mask=None if used_BS is None else used_BS[:, begin:]
+        ids_BS[:, begin:].to(device),  # `generate` leaves ids where its caller had them
+        history=history,
+        attention_mask=None if used_BS is None else used_BS[:, begin:],
+        starts=starts_BT,
     )
     if past is not None:  # last: after an error the cache and its record stand as they were
         record.write(past, ids_BS, mask_BS)
@@ -149,6 +157,19 @@ def _up_to_date(model: Any) -> NGramEmbedding:
             )
         embedding.token_embedding = own
     return embedding
+
+
+@torch.compiler.disable
+def _document_starts(position_ids: Tensor | None, ids_BT: Tensor) -> Tensor | None:
+    """Where positions do not go on from the one before: (B, T) bool, or None for lines of one document.
+
+    What Transformers goes by when it keeps the documents of a packed line apart, if there is no mask and no cache.
+    """
+    if position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] != ids_BT.shape[1]:
+        return None
+    starts = torch.zeros_like(position_ids, dtype=torch.bool)
+    starts[:, 1:] = position_ids.diff(dim=1) != 1
+    return starts.expand(ids_BT.shape) if bool(starts.any()) else None
 
 
 def _ones_or(mask: Tensor | None, ids_BS: Tensor) -> Tensor | None:

@@ -78,6 +78,7 @@ def continued(cache: Any, length: int, new_BT: Tensor, mask: Tensor | None) -> t
             f"the cache holds {length} positions of {len(new_BT)} sequences, on record is {held}",
             hint=_FILL,
         )
+    ids_BS = ids_BS.to(new_BT.device)
     ids = torch.cat((ids_BS, new_BT), 1)
     if mask is not None and mask.ndim == 2 and mask.shape[1] == ids.shape[1]:
         return ids, mask
@@ -86,7 +87,7 @@ def continued(cache: Any, length: int, new_BT: Tensor, mask: Tensor | None) -> t
         return ids, None
     old = torch.ones_like(ids_BS) if old is None else old
     new = torch.ones_like(new_BT) if mask is None else mask[:, -new_BT.shape[1] :]
-    return ids, torch.cat((old.to(new.dtype), new), 1)
+    return ids, torch.cat((old.to(new), new), 1)
 
 
 def _is_recorded(cache: Any) -> bool:
