@@ -139,6 +139,24 @@ def test_the_state_that_changes_are_published_as_is_durable_when_it_is_noted(dis
     assert read_ack(disk.path / ACK_NAME).synced == 1
 
 
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "left by one that was killed"])
+def test_the_directory_of_a_journal_is_durable_before_its_first_append(quick_path, monkeypatch, is_there):
+    """Else a power cut takes the directory, and with it what was synced."""
+    path = quick_path / "j"
+    if is_there:
+        path.mkdir()
+    synced: dict[Path, list[str]] = {}
+
+    def observe(operation: str, place: Path) -> None:
+        if operation == "fsync" and place.is_dir():
+            synced[place] = [file.name for file in place.iterdir()]
+
+    monkeypatch.setattr(files, "observe", observe)
+    with open_journal(path):
+        assert synced[quick_path] == ["j"]
+        assert ACK_NAME in synced[path]
+
+
 def three_appends(path: Path, *, is_synced: bool = False) -> tuple[bytes, int]:
     """A journal of three appends, as a kill leaves it: ACK, and the position of its newer slot."""
     journal = open_journal(path)

@@ -1,14 +1,9 @@
-"""The power goes off at any moment: what was fsynced by then is the old state or the new one, and after the return the new one.
-
-The disk of these tests keeps a file's bytes as of its last fsync, and a directory's names as of its last fsync; any of the names
-that changed since may have reached it as well, in any order. RocksDB writes its own files, so journals are left out.
-"""
+"""The power goes off at any moment: what is on the disk is the old state or the new one, and after the return the new one."""
 
 from __future__ import annotations
 
+import errno
 import os
-import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import write_engram
+from failures import Failing
 from helpers import build_ngrams, published, rows_of
+from power_cuts import Disk, state_of
 
 import ngramstore as ngs
 from ngramstore import files
-from ngramstore.errors import IncompleteStore, NotAStore
 from ngramstore.store.imports.importing import import_checkpoint
 from ngramstore.store.layers.manifest import MANIFEST_NAME
 from ngramstore.store.repair.repair import repair
@@ -29,138 +25,6 @@ OLD = {(1,): 1, (2,): 2, (3,): 3, (1, 2): 4, (2, 3): 5, (1, 2, 3): 6, (7, 8, 9):
 PUT = {(2,): 20, (4,): 40, (3, 4): 41}
 DELETED = [(1, 2, 3), (7, 8, 9)]
 NEW = {ngram: stamp for ngram, stamp in {**OLD, **PUT}.items() if ngram not in DELETED}
-
-_JOURNAL = re.compile(r"(set-aside-)?journal-[0-9]+.*")
-Names = dict[str, int]
-Bytes = dict[str, bytes]
-State = frozenset[tuple[str, bytes]]
-"""A store as readers see it: its manifest and every file that names, byte for byte."""
-
-
-class Disk:
-    """What a power cut would leave of the tree at `root`, kept up to date by `observe`, and looked at before each operation.
-
-    A number stands for a file or directory (its inode, held open so that no other one gets the number).
-    """
-
-    def __init__(self, root: Path, store: Path, room: Path) -> None:
-        self.root, self.room = root, room
-        self.place = store.relative_to(root)
-        self.bytes: dict[int, bytes] = {}
-        self.names: dict[int, Names] = {}
-        self.seen: dict[frozenset[tuple[str, bytes]], State | None] = {}
-        self.states: set[State | None] = set()
-        self.broken: list[str] = []
-        self._held: dict[int, int] = {}
-        self._lock = threading.Lock()
-        self._top = self._number(root)
-        for directory, names in self._live().items():
-            self.names[directory] = names
-        for path in root.rglob("*"):
-            if path.is_file() and not _is_of_a_journal(path.relative_to(root)):
-                self.bytes[self._number(path)] = path.read_bytes()
-
-    def observe(self, operation: str, path: Path) -> None:
-        """Look at all cuts before this operation, then let it reach the disk."""
-        with self._lock:
-            self.states |= self.cut(f"before {operation} of {path.name}")
-            path = path.absolute()
-            if operation != "fsync" or not path.is_relative_to(self.root):
-                return
-            if _is_of_a_journal(path.relative_to(self.root)):
-                return
-            number = self._number(path)
-            if path.is_dir():
-                self.names[number] = self._names(path)
-            else:
-                self.bytes[number] = path.read_bytes()
-
-    def cut(self, when: str) -> set[State | None]:
-        """What a reader finds after a power cut now, one for each set of changed names that reached the disk."""
-        live = self._live()
-        changed = [
-            (directory, name)
-            for directory, names in live.items()
-            for name in sorted({*names, *self.names.get(directory, {})})
-            if names.get(name) != self.names.get(directory, {}).get(name)
-        ]
-        sets = [set(), set(changed), *({one} for one in changed), *(set(changed) - {one} for one in changed)]
-        found = set()
-        for arrived in sets:
-            content: Bytes = {}
-            self._collect(self._top, "", arrived, live, content)
-            key = frozenset(content.items())
-            if key not in self.seen:
-                self.seen[key] = self._read(content, when, sorted(name for _, name in arrived))
-            found.add(self.seen[key])
-        return found
-
-    def close(self) -> None:
-        for fd in self._held.values():
-            os.close(fd)
-        self._held.clear()
-
-    def _collect(
-        self, directory: int, prefix: str, arrived: set[tuple[int, str]], live: dict[int, Names], content: Bytes
-    ) -> None:
-        names = dict(self.names.get(directory, {}))
-        for where, name in arrived:
-            if where == directory:
-                names.pop(name, None)
-                if name in live[directory]:
-                    names[name] = live[directory][name]
-        for name, number in names.items():
-            if number in self.names or number in live:
-                content[f"{prefix}{name}/"] = b""
-                self._collect(number, f"{prefix}{name}/", arrived, live, content)
-            else:
-                content[f"{prefix}{name}"] = self.bytes.get(number, b"")
-
-    def _read(self, content: Bytes, when: str, arrived: list[str]) -> State | None:
-        """None where there is no store, or one that says it is not finished."""
-        place = self.room / str(len(self.seen))
-        place.mkdir(parents=True)
-        for name in sorted(content):
-            if name.endswith("/"):
-                (place / name).mkdir()
-            else:
-                (place / name).write_bytes(content[name])
-        try:
-            return state_of(place / self.place)
-        except (ngs.errors.NgramStoreError, OSError, ValueError, AssertionError) as error:
-            self.broken.append(f"{when}, where {arrived} reached the disk: {error}")
-            return None
-
-    def _live(self) -> dict[int, Names]:
-        """The names in each directory as they are now."""
-        found = {}
-        for folder, folders, _ in os.walk(self.root):
-            folders[:] = [name for name in folders if not _JOURNAL.fullmatch(name)]
-            found[self._number(Path(folder))] = self._names(Path(folder))
-        return found
-
-    def _names(self, folder: Path) -> Names:
-        return {name: self._number(folder / name) for name in os.listdir(folder) if not _JOURNAL.fullmatch(name)}
-
-    def _number(self, path: Path) -> int:
-        number = os.stat(path).st_ino
-        if number not in self._held:
-            self._held[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return number
-
-
-def _is_of_a_journal(path: Path) -> bool:
-    return any(_JOURNAL.fullmatch(part) for part in path.parts)
-
-
-def state_of(path: Path) -> State | None:
-    """What a reader of the store at `path` depends on; None where there is no store, or one that says it is not finished."""
-    try:
-        with ngs.open(path, cache_bytes=0, trust_external=True) as store:
-            names = [MANIFEST_NAME, *(file.name for file in store.files)]
-            return frozenset((name, (path / name).read_bytes()) for name in names)
-    except (NotAStore, IncompleteStore):
-        return None
 
 
 @contextmanager
@@ -255,6 +119,51 @@ def test_publications_in_a_row_remove_only_files_that_no_power_cut_brings_back(r
     assert disk.broken == []
     with ngs.open(path) as store:
         assert {name for name in os.listdir(path) if "-" in name} == {file.name for file in store.files}
+
+
+@pytest.mark.parametrize("operation", ["flush", "compact"])
+def test_a_failure_and_then_a_power_cut_leave_the_old_state_or_the_new_one(root, monkeypatch, operation):
+    """From the renaming of the manifest on each operation fails in turn. The writer removes what is of no use any more, but not too early."""
+
+    def cuts_of(nth: int) -> list[tuple[str, str]]:
+        path = root / f"{nth}" / "store"
+        path.parent.mkdir()
+        with changed(path, flushed=True) as store:
+            if operation == "flush":
+                store.put([(2,)], rows_of([21], 4))
+            old = state_of(path)
+            disk, failing = (
+                Disk(path.parent, path, root.with_name(f"{nth}-cuts")),
+                Failing(nth, errno.EIO, for_good=False),
+            )
+
+            def observe(operation: str, path: Path) -> None:
+                try:
+                    failing(operation, path)
+                except OSError:
+                    operation = "failing"
+                    raise
+                finally:
+                    disk.observe(operation, path)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(files, "observe", observe)
+                try:
+                    getattr(store, operation)()
+                except OSError:
+                    getattr(store, operation)()
+            after = disk.cut("after the return")
+            disk.close()
+            assert disk.broken == [], failing.log[nth:]
+            assert after == {state_of(path)}, failing.log[nth:]
+            assert disk.states <= {old, *after}
+            return failing.log
+
+    log = cuts_of(1000)
+    first = log.index(("rename", MANIFEST_NAME))
+    assert len(log) > first + 3
+    for nth in range(first - 1, len(log)):
+        cuts_of(nth)
 
 
 def test_a_backup_that_a_power_cut_ends_is_absent_or_whole(root, quick_path, monkeypatch):
