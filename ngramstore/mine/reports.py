@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from ngramstore.errors import MissingExtra, UsageError
-from ngramstore.mine.shards import Shard, TokenShards, held_out_spans, inside
+from ngramstore.mine.shards import TokenShards, held_out_spans, inside
 from ngramstore.mine.vocab import Vocabulary
-
-_PIECE_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def report(vocabulary: Vocabulary, corpus: TokenShards, held_out: float | None =
     lengths_M = vocabulary.ngrams[1]
     mined, left_out = np.zeros(vocabulary.max_n + 1, np.int64), np.zeros(vocabulary.max_n + 1, np.int64)
     for shard, spans in zip(corpus.shards, held_out_spans(corpus, fraction), strict=True):
-        for begin, matched_T in _tagged(vocabulary, shard):
+        for begin, matched_T, _ in vocabulary.tag_pieces(shard.tokens(), shard.starts()):
             is_out_T = inside(spans, begin, begin + len(matched_T))
             mined += np.bincount(matched_T[~is_out_T], minlength=len(mined))
             left_out += np.bincount(matched_T[is_out_T], minlength=len(mined))
@@ -133,21 +130,6 @@ def report(vocabulary: Vocabulary, corpus: TokenShards, held_out: float | None =
         mined=_matches(mined),
         held_out=_matches(left_out),
     )
-
-
-def _tagged(vocabulary: Vocabulary, shard: Shard) -> Iterator[tuple[int, np.ndarray]]:
-    """(first position, lengths (T,) u8 of the longest n-grams that end there) of one piece of a shard after another.
-
-    A shard is as long as its file: all at once would take many bytes a token. A piece begins with the tokens that its first
-    n-grams may reach back to.
-    """
-    tokens, starts_D = shard.tokens(), shard.starts()
-    for begin in range(0, shard.num_tokens, _PIECE_TOKENS):
-        end = min(shard.num_tokens, begin + _PIECE_TOKENS)
-        first = max(0, begin - vocabulary.max_n + 1)
-        some = slice(*np.searchsorted(starts_D, np.array([first, end], starts_D.dtype)))
-        matched_T, _ = vocabulary.tag(tokens[first:end], starts_D[some].astype(np.int64) - first)
-        yield begin, matched_T[begin - first :]
 
 
 def _matches(by_length: np.ndarray) -> Matches:

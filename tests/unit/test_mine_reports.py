@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ngramstore.mine import mine_ngrams, open_corpus, reports
+from ngramstore.mine import mine_ngrams, open_corpus, reports, vocab
 from ngramstore.mine.shards import held_out_spans
 
 
@@ -19,7 +19,7 @@ def test_pieces_add_up_to_the_whole(tmp_path, monkeypatch, piece, held_out):
     np.save(tmp_path / "tokens.npy", tokens)
     corpus = open_corpus([tmp_path / "tokens.npy"], eos_id=12)
     vocabulary = mine_ngrams(corpus, work=tmp_path / "work", max_n=4, size=2_000, min_count=3, held_out=0.0)
-    monkeypatch.setattr(reports, "_PIECE_TOKENS", piece)
+    monkeypatch.setattr(vocab, "_PIECE_TOKENS", piece)
     found = reports.report(vocabulary, corpus, held_out)
 
     (shard,) = corpus.shards

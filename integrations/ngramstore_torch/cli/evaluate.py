@@ -70,11 +70,11 @@ def command(
     """
     # Imported here so that --help needs no torch.
     import ngramstore
-    from ngramstore_torch.data.corpus import tag_corpus
+    from ngramstore_torch.data.corpus import tag_held_out
     from ngramstore_torch.training import checkpoint
 
     text = open_text(inputs, shards, vocab, progress=not quiet, **options)
-    _, held = tag_corpus(text.corpus, text.vocabulary, held_out=text.held_out)
+    held = tag_held_out(text.corpus, text.vocabulary, held_out=text.held_out)
     if not len(held):
         raise UsageError("nothing was held out", hint="mine with --held-out 0.05, or give --held-out")
     place = choose_device(device)

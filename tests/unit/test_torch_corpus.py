@@ -1,0 +1,89 @@
+"""A corpus as tagged tokens: split into what is trained on and what is held out, in pieces, in little memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from ngramstore.mine import TokenShards, Vocabulary, held_out_spans, open_corpus
+from ngramstore.mine import vocab as vocab_module
+from ngramstore_torch.data import corpus as corpus_module
+from ngramstore_torch.data.corpus import tag_corpus, tag_held_out
+
+EOS = 12
+NGRAMS = [(1, 2), (3, 3), (3, 3, 3), (1, 2, 3), (EOS - 1, EOS), (5, 6, 7, 8)]
+
+
+def vocabulary() -> Vocabulary:
+    tokens_MK = np.array([[*ngram, *[0] * (4 - len(ngram))] for ngram in NGRAMS], np.uint32)
+    return Vocabulary(tokens_MK, np.array([len(ngram) for ngram in NGRAMS]), np.ones(len(NGRAMS), np.int64))
+
+
+def corpus_of(folder, num_tokens: int, num_files: int, num_ends: int) -> TokenShards:
+    rng = np.random.default_rng(0)
+    for i in range(num_files):
+        tokens = rng.integers(0, EOS, num_tokens, np.uint16)
+        tokens[rng.integers(0, num_tokens, num_ends)] = EOS
+        np.save(folder / f"{i}.npy", tokens)
+    return open_corpus([folder / f"{i}.npy" for i in range(num_files)], eos_id=EOS)
+
+
+def documents_of(corpus: TokenShards, held_out: float) -> dict[bool, list[list[int]]]:
+    """The documents of both parts, by whether they are held out, cut one token at a time."""
+    parts: dict[bool, list[list[int]]] = {False: [], True: []}
+    for shard, spans in zip(corpus.shards, held_out_spans(corpus, held_out), strict=True):
+        tokens, is_out = shard.tokens().tolist(), np.zeros(shard.num_tokens, bool)
+        cuts = {*shard.starts().tolist(), *spans.ravel().tolist()}
+        for begin, end in spans:
+            is_out[begin:end] = True
+        for begin, end in pairwise(sorted(cuts)):
+            parts[bool(is_out[begin])].append(tokens[begin:end])
+    return parts
+
+
+@pytest.mark.parametrize("piece", [1, 7, 8192, 10**6])
+@pytest.mark.parametrize("held_out", [0.0, 0.3])
+@pytest.mark.parametrize("where", ["memory", "files"])
+def test_both_parts_are_what_one_document_after_another_gives(tmp_path, monkeypatch, piece, held_out, where):
+    corpus = corpus_of(tmp_path, 1_500 if piece == 1 else 30_000, num_files=2, num_ends=40)
+    monkeypatch.setattr(vocab_module, "_PIECE_TOKENS", piece)
+    monkeypatch.setattr(corpus_module, "_PIECE_TOKENS", piece)
+    vocab = vocabulary()
+    found = tag_corpus(corpus, vocab, held_out=held_out, folder=tmp_path / "arrays" if where == "files" else None)
+    alone = tag_held_out(corpus, vocab, held_out=held_out)
+    assert np.array_equal(alone.rows_P, found[1].rows_P) and np.array_equal(alone.tokens_P, found[1].tokens_P)
+    for is_held, documents in documents_of(corpus, held_out).items():
+        part = found[is_held]
+        assert part.starts.tolist() == np.cumsum([0, *map(len, documents)]).tolist()
+        assert part.tokens_P.dtype == np.uint16 and part.rows_P.dtype == np.int32
+        assert part.tokens_P.tolist() == [token for document in documents for token in document]
+        rows = [vocab.tag(np.array(document), np.array([0]))[1].tolist() for document in documents]
+        assert part.rows_P.tolist() == [row for some in rows for row in some]
+        assert len(part) == 0 or {-1, 0, 1} <= {*part.rows_P.tolist()}
+
+
+def test_without_a_vocabulary_nothing_matches(tmp_path):
+    corpus = corpus_of(tmp_path, 20_000, num_files=1, num_ends=20)
+    train, held = tag_corpus(corpus, None, held_out=0.3)
+    assert len(train) + len(held) == 20_000 and len(held)
+    assert (train.rows_P == -1).all() and (held.rows_P == -1).all() and len(train.rows_P) == len(train)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "piece"), [(4_000_000, 1 << 16), pytest.param(20_000_000, 1 << 20, marks=pytest.mark.slow)]
+)
+def test_tagging_takes_little_more_memory_than_its_answer(tmp_path, monkeypatch, num_tokens, piece):
+    """A file is one shard: done whole, it took 27 bytes a token."""
+    corpus, vocab = corpus_of(tmp_path, num_tokens, num_files=1, num_ends=1000), vocabulary()
+    vocab.is_suffix_closed()
+    monkeypatch.setattr(vocab_module, "_PIECE_TOKENS", piece, raising=False)
+    monkeypatch.setattr(corpus_module, "_PIECE_TOKENS", piece, raising=False)
+    tracemalloc.start()
+    train, held = tag_corpus(corpus, vocab, held_out=0.05)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(train) + len(held) == num_tokens
+    assert 6 * num_tokens < most < 8 * num_tokens, most / num_tokens
