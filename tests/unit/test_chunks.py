@@ -105,6 +105,21 @@ def test_compaction_asks_every_block_of_tokens_for_its_endings(quick_path, gap):
 
 
 @pytest.mark.usefixtures("small_chunks")
+def test_one_ending_deleted_among_the_first_changes_is_not_forgotten_by_the_others(quick_path):
+    path = quick_path / "store"
+    model = dict.fromkeys({ngram[i:] for ngram in NGRAMS for i in range(len(ngram))}, 1)
+    build_ngrams(path, model)
+    with ngs.open(path, mode="rw") as store:
+        endings = {ngram[1:] for ngram in model}
+        victim = next(ngram for ngram, _ in store.items() if ngram in endings)  # in the order in which changes are read
+        del model[victim]
+        store.delete([victim])
+        store.put(list(model), rows_of([2] * len(model), 4))
+        store.flush()
+        assert not store.stats()["suffix_closed"]
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_a_row_store_of_small_chunks_is_a_list(quick_path):
     path, rng = quick_path / "store", np.random.default_rng(0)
     wanted = np.arange(700)
