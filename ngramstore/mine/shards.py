@@ -122,7 +122,8 @@ def held_out_spans(corpus: TokenShards, fraction: float) -> list[np.ndarray]:
     """What mining leaves out to be measured on: for each shard (S, 2) int64 spans [begin, end) of positions, ascending.
 
     Every document, and every piece of HELD_OUT_UNIT tokens of a longer one, is left out with this probability; which ones is
-    a fixed function of their place in the corpus.
+    a fixed function of their place in the corpus. The first is left out at any fraction above 0 (its hash is 0), and a larger
+    fraction leaves out what a smaller one does, and more.
     """
     check_held_out(fraction)
     spans, unit = [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,16 @@ def test_held_out_text_is_not_counted(tmp_path):
     mined = mine_ngrams(corpus, work=tmp_path / "w", min_count=1, held_out=0.25)
     assert {ngram[0] for ngram, _ in as_list(mined)} == {d[0] for d in documents} - left_out
     assert mined.held_out == 0.25
+
+
+def test_the_first_document_is_held_out_at_any_fraction_and_a_larger_one_holds_out_more(tmp_path):
+    """Vocabularies that exist were mined so; docs/mining.md says it."""
+    corpus = corpus_of(tmp_path, [[[i, i + 1] for i in range(100)]])
+    held = [
+        {tuple(span) for span in held_out_spans(corpus, part)[0].tolist()} for part in (0, 1e-12, 0.1, 0.2, 0.5, 0.9)
+    ]
+    assert held[:2] == [set(), {(0, 2)}]
+    assert all(small < large for small, large in pairwise(held))
 
 
 def test_a_long_document_is_held_out_in_pieces(tmp_path):
