@@ -37,7 +37,7 @@ def attach(model: PreTrainedModel, store: Any, *, probe: bool = True, **options:
     n-gram matches, that module answers, and it trains as before. options: those of NGramEmbedding (min_length, timeout_s).
     Works with `forward`, also step by step with a cache, and with `generate`; `save_pretrained` saves the plain model.
     A state that is no Cache (RWKV's) cannot be continued in `forward`: UsageError. `generate` hands over all ids.
-    probe: run the model twice on two tokens first, and refuse it if it reads token ids for more than its input embeddings
+    probe: run the model on two tokens first, and refuse it if it reads token ids for more than its input embeddings
     (Gemma 3n's table for each layer): behind the store those would go missing.
     Raises UsageError where widths differ, for encoder-decoders, for what does not generate, and for a model that has a
     store already; the model is then as it was.

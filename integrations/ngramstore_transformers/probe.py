@@ -2,7 +2,8 @@
 
 Two ordinary tokens go through the model's own `forward`, as ids and as the vectors that its input embeddings give, behind
 padding where the configuration names an id for it. Both calls must run the same modules and agree in the logits: new
-weights may hide a second table behind a factor of zero, and an id may be read without a module.
+weights may hide a second table behind a factor of zero, and an id may be read without a module. A third call has vectors
+that belong to no id, as the store's do: Gemma 4 would look for theirs.
 
 Shapes: B batch (1), T positions, V vocabulary.
 """
@@ -25,7 +26,7 @@ _OMIT = "attach(..., probe=False) leaves this check out, where you know that the
 
 
 def require_ids_for_embeddings_only(model: Any) -> None:
-    """Run the model twice on two tokens, without gradients and as in `eval`. UsageError says what differs.
+    """Run the model three times on two tokens, without gradients and as in `eval`. UsageError says what differs.
 
     Training flags, hooks and random numbers are afterwards as they were.
     """
@@ -45,6 +46,10 @@ def require_ids_for_embeddings_only(model: Any) -> None:
             got, with_vectors = _run(model, embed, inputs_embeds=embed(ids_BT), **inputs)
         except Exception as error:
             raise UsageError(f"{name} takes no inputs_embeds in the place of ids: {error!r}", hint=_TAKEN) from error
+        try:
+            _run(model, embed, inputs_embeds=embed(ids_BT) + 1, **inputs)
+        except Exception as error:
+            raise UsageError(f"{name} takes only vectors of its own table: {error!r}", hint=_TAKEN) from error
     more = f"{name} reads token ids for more than its input embeddings: given vectors, "
     if with_ids != with_vectors:
         others = ", ".join(sorted(with_ids ^ with_vectors)[:4])

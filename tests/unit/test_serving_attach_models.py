@@ -189,3 +189,27 @@ def test_a_model_without_weights_yet_cannot_be_probed(store):
     with pytest.raises(UsageError, match="no weights yet"):
         attach(model, store)
     attach(model, store, probe=False)
+
+
+def gemma4():
+    """It finds the ids of vectors again in its table, so it takes no others."""
+    config = transformers.Gemma4TextConfig(
+        hidden_size=DIM,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size_per_layer_input=VOCAB,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+        **COMMON,
+    )
+    return transformers.Gemma4ForCausalLM(config)
+
+
+@pytest.mark.skipif(not hasattr(transformers, "Gemma4ForCausalLM"), reason="this release has no Gemma 4")
+def test_a_model_that_takes_only_vectors_of_its_own_table_is_refused(store):
+    model = random(gemma4())
+    with pytest.raises(UsageError, match="only vectors of its own table"):
+        attach(model, store)
+    assert attached(model) is None
