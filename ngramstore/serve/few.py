@@ -17,12 +17,19 @@ import numpy as np
 from ngramstore.kernels.native import few as native
 from ngramstore.kernels.native import few_rows as native_rows
 from ngramstore.kernels.native import index as columns
+from ngramstore.kernels.native.cache import BLOCK
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES
 from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import RowCache
 from ngramstore.store.view import View
 
 FEW_ROWS = 8
+"""Exact look-ups of more n-grams go block by block (serve/many.py)."""
+_MOST_POSITIONS = BLOCK
+"""Whose rows the cache serves all at once, or none."""
+_LONG_WAYS = 32
+"""Calls for more than FEW_ROWS positions that go the long way at once after one whose rows were not all here: with a small cache nearly
+every such call is one, and looking for its matches twice costs 1 us a position."""
 _MOST_TOKENS = 256
 _U8, _U32, _I64 = np.dtype(np.uint8), np.dtype(np.uint32), np.dtype(np.int64)
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -39,6 +46,7 @@ class Few:
 
     def __init__(self, view: View, rows: RowCache | Resident, counts: np.ndarray) -> None:
         self._alive = view, rows, counts
+        self._long_ways = 0
         spec = view.manifest.spec
         self._max_n, self._dim = spec.max_n, spec.dim
         self._calls = _Calls(_ngram_call(view, rows, counts), view)
@@ -82,7 +90,11 @@ class Few:
         if tokens.dtype is not _U32 or room.dtype is not _U8 or type(out) is not np.ndarray or not out.flags.carray:
             return None
         shape, width = room.shape, tokens.shape
-        if len(shape) != 2 or len(width) != 2 or shape[0] * shape[1] > FEW_ROWS:
+        if len(shape) != 2 or len(width) != 2 or shape[0] * shape[1] > _MOST_POSITIONS:
+            return None
+        are_many = shape[0] * shape[1] > FEW_ROWS
+        if are_many and self._long_ways > 0:
+            self._long_ways -= 1
             return None
         if width[0] != shape[0] or not shape[1] <= width[1] <= _MOST_TOKENS:
             return None
@@ -94,6 +106,8 @@ class Few:
             return None
         lengths = np.empty(shape, np.uint8)
         if native.serve_tail(call, tokens, room, out.view(np.uint16) if kind == "e" else out, lengths) < 0:
+            if are_many:
+                self._long_ways = _LONG_WAYS
             return None
         return lengths
 

@@ -164,6 +164,20 @@ def test_a_compiled_model_around_it_answers_the_same(embed, backend):
     assert embed.token_embedding.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("num", [1, 5, 40])
+def test_hundreds_of_steps_of_several_sequences_give_what_whole_lines_give(path, num):
+    """More steps than a history has spare room for, more sequences than a small cache has rows for."""
+    tokens = torch.from_numpy(np.random.default_rng(3).integers(0, VOCAB, (num, 600)))
+    for cache_bytes in (1 << 20, 1 << 9):
+        with ngramstore.open(path, cache_bytes=cache_bytes) as store, torch.no_grad():
+            embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+            history = embed.new_history(num)
+            steps = [embed(tokens[:, t : t + 1], history=history) for t in range(600)]
+            assert torch.equal(torch.cat(steps, 1), embed(tokens))
+            assert history.lengths.tolist() == [600] * num
+            assert embed.stats.positions == 2 * tokens.numel()
+
+
 def test_tokens_after_a_failed_call_are_not_in_the_history(embed):
     history = embed.new_history(1)
     embed(some_tokens(1, 5), history=history)

@@ -54,6 +54,20 @@ def test_a_u8_out_gets_the_stored_bytes(store):
     assert np.array_equal(store.spec.codec.decode(stored.reshape(16, -1)).reshape(rows.shape), rows)
 
 
+def test_after_many_positions_that_were_not_all_cached_some_calls_go_the_long_way_at_once(store):
+    tokens = np.random.default_rng(4).integers(0, 5, (20, 4)).astype(np.uint32)
+    room, out = np.full((20, 1), 4, np.uint8), np.empty((20, 1, DIM), np.float32)
+    store.lookup_tail(tokens, room, out=out)
+    with ngramstore.open(store.path) as cold:
+        few, long_ways = cold._few, []
+        for _ in range(40):
+            again = np.empty_like(out)
+            cold.lookup_tail(tokens, room, out=again)
+            assert np.array_equal(again, out)
+            long_ways.append(few._long_ways)
+    assert long_ways == [*range(32, -1, -1), *[0] * 7]  # cached by then
+
+
 def test_what_is_no_array_is_refused(store):
     tokens, room, out = np.zeros((1, 4), np.uint32), np.full((1, 1), 4, np.uint8), np.empty((1, 1, DIM), np.float32)
     with pytest.raises(UsageError, match="needs out"):

@@ -24,6 +24,9 @@ from ngramstore_torch.serving.history import NGramHistory
 from ngramstore_torch.serving.module import HOST_DTYPES, StoreModule, width_of
 from ngramstore_torch.serving.prefetch import LookUp, lookup_into
 
+_FEW = 64
+"""Positions of which all get T's vector, and some a row after that: choosing those without a row first would take longer."""
+
 
 class StoreLike(Protocol):
     """What is needed of an open store: look-ups by tokens, and how long its n-grams are."""
@@ -74,14 +77,19 @@ class NGramEmbedding(StoreModule):
     def _set_state(self, saved: dict[str, Any]) -> None:
         self.min_length = int(saved["min_length"])
 
-    def _one(self, tokens_11: Tensor, history: NGramHistory) -> Tensor | None:
+    def _step(self, tokens_B1: Tensor, history: NGramHistory) -> Tensor | None:
         """After a decoder's step its weights fill the processor's caches, and each thing touched here comes from memory:
         so there are few of them."""
-        if tokens_11.numel() != 1 or history.batch_size != 1 or history.max_n != self.max_n or tokens_11.ndim != 2:
+        shape = tokens_B1.shape
+        if len(shape) != 2 or shape[1] != 1 or shape[0] != history.batch_size or history.max_n != self.max_n:
             return None
-        like, embed = self._like_weight(), self._modules.get("token_embedding")
-        if self.timeout_s is not None or not like.is_cpu or like.dtype not in HOST_DTYPES:
+        like = self._like_weight()
+        if self.timeout_s is not None or not like.is_cpu or not tokens_B1.is_cpu or like.dtype not in HOST_DTYPES:
             return None
+        return self._one(tokens_B1, history, like) if shape[0] == 1 else self._one_each(tokens_B1, history, like)
+
+    def _one(self, tokens_11: Tensor, history: NGramHistory, like: Tensor) -> Tensor:
+        """One token of one sequence."""
         began = time.perf_counter_ns()
         token: Any = tokens_11.item()
         tokens_S, end, room = history.next_one(token)
@@ -98,9 +106,23 @@ class NGramEmbedding(StoreModule):
         if is_found:
             own_11D = row_11D.clone()
         else:
+            embed = self._modules.get("token_embedding")
             own_11D = torch.zeros_like(row_11D) if embed is None else embed(tokens_11)
         history.push_one()  # last: T may refuse the token
         return own_11D
+
+    def _one_each(self, tokens_B1: Tensor, history: NGramHistory, like: Tensor) -> Tensor:
+        """One token of each of several sequences."""
+        began = time.perf_counter_ns()
+        windows = history.next_each(tokens_B1.numpy())
+        rows = torch.empty((*windows.room_BT.shape, self.dim), dtype=like.dtype)
+        lengths_B1 = lookup_into(self.handle.store(), windows, rows)
+        found_B1 = lengths_B1 >= self.min_length
+        num_found = int(np.count_nonzero(found_B1))
+        self.stats.add_call(found_B1.size, num_found, time.perf_counter_ns() - began)
+        made = self._mixed(tokens_B1, rows, found_B1, num_found)
+        history.push_one()  # last: T may refuse a token
+        return made
 
     def _mixed(self, tokens_BT: Tensor, rows: Tensor, found_BT: np.ndarray, num_found: int) -> Tensor:
         """The rule: rows where an n-gram was found, T elsewhere."""
@@ -112,9 +134,9 @@ class NGramEmbedding(StoreModule):
             return rows
         if num_found == 0:
             return embed(tokens_BT)
-        if torch.is_grad_enabled() and embed.weight.requires_grad:
+        if found_BT.size <= _FEW or (torch.is_grad_enabled() and embed.weight.requires_grad):
             found_BT1 = torch.from_numpy(found_BT)[..., None].to(rows.device, non_blocking=True)
-            return torch.where(found_BT1, rows, embed(tokens_BT))
+            return torch.where(found_BT1, rows, embed(tokens_BT).to(rows.dtype))
         missing_M = torch.from_numpy(np.flatnonzero(~found_BT)).to(rows.device, non_blocking=True)
         own_MD = embed(tokens_BT.reshape(-1)[missing_M])
         rows.view(-1, self.dim).index_copy_(0, missing_M, own_MD.to(rows.dtype))

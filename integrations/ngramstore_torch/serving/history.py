@@ -21,7 +21,7 @@ from ngramstore.errors import UsageError
 from ngramstore.windows import as_tokens
 
 _SPARE = 256
-"""Columns that single tokens fill before they are moved to the front."""
+"""Columns that single steps fill before they are moved to the front."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,28 @@ class NGramHistory:
             raise UsageError(f"token {token!r}", hint="token ids are integers 0 .. 2**32 - 1")
         end, line = self._end, self._line
         if line is None or end == len(line[0]):
-            line = self._lengthened()
-            end = self._end
+            if end == self._wide_room.shape[1]:
+                self._lengthen()
+                end = self._end
+            line = self._line = self._wide_tokens[0], self._wide_room[0]
         tokens, room = line
         tokens[end] = token
         longest = min(room.item(end - 1) + 1, self.max_n)
         room[end] = longest
         return tokens, end + 1, longest
 
+    def next_each(self, tokens_B1: np.ndarray) -> Windows:
+        """As `windows` for one token more of each sequence, which `push_one` then adds. Changes nothing."""
+        if self._end == self._wide_room.shape[1]:
+            self._lengthen()
+        end = self._end
+        self._wide_tokens[:, end : end + 1] = as_tokens(tokens_B1)
+        room_B1 = np.minimum(self._wide_room[:, end - 1 : end] + np.uint8(1), np.uint8(self.max_n))
+        self._wide_room[:, end : end + 1] = room_B1
+        return Windows(self._wide_tokens[:, end + 1 - self.max_n : end + 1].copy(), room_B1)
+
     def push_one(self) -> None:
-        """The token of the last `next_one` is part of the sequence now."""
+        """The token of the last `next_one`, or those of the last `next_each`, are part of the sequences now."""
         self._end += 1
         self._num_more += 1
 
@@ -187,19 +199,15 @@ class NGramHistory:
     # Inside
 
     def _hold(self, tokens_BC: np.ndarray, room_BC: np.ndarray) -> None:
-        """These are the tokens held now. Behind them `next_one` makes room for more, so they are a part of wider arrays."""
+        """These are the tokens held now. Behind them single steps make room for more, so they are a part of wider arrays."""
         self._wide_tokens, self._wide_room, self._end = tokens_BC, room_BC, tokens_BC.shape[1]
         self._line: tuple[np.ndarray, np.ndarray] | None = None
 
-    def _lengthened(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and room of the one sequence as lines, with room for the next tokens, so that holding them moves nothing."""
-        if self._end == self._wide_room.shape[1]:
-            spare = ((0, 0), (0, _SPARE))
-            tokens, room = np.pad(self._tokens, spare), np.pad(self._room, spare)
-            self._hold(tokens, room)
-            self._end -= _SPARE
-        self._line = self._wide_tokens[0], self._wide_room[0]
-        return self._line
+    def _lengthen(self) -> None:
+        """Make room behind the tokens held, so that holding the next ones moves nothing."""
+        spare = ((0, 0), (0, _SPARE))
+        self._hold(np.pad(self._tokens, spare), np.pad(self._room, spare))
+        self._end -= _SPARE
 
     @property
     def _tokens(self) -> np.ndarray:

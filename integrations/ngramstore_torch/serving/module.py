@@ -77,9 +77,9 @@ class StoreModule(nn.Module, ABC):
         if torch.compiler.is_compiling():
             return self._outside_the_graph(tokens_BT, history, attention_mask, starts, ticket)
         if history is not None and attention_mask is None and starts is None and ticket is None:
-            found = self._one(tokens_BT, history)
-            if found is not None:
-                return found
+            made = self._step(tokens_BT, history)
+            if made is not None:
+                return made
         return self._forward(tokens_BT, history, attention_mask, starts, ticket)
 
     def prefetch(
@@ -158,8 +158,8 @@ class StoreModule(nn.Module, ABC):
     def _mixed(self, tokens_BT: Tensor, rows: Tensor, found_BT: np.ndarray, num_found: int) -> Tensor:
         """The answer, of rows (B, T, D) or (B, T, J, D) that it may write into, and T."""
 
-    def _one(self, tokens_11: Tensor, history: NGramHistory) -> Tensor | None:
-        """The answer for one token of one sequence on the CPU, by the shortest way; None: not such a call."""
+    def _step(self, tokens_B1: Tensor, history: NGramHistory) -> Tensor | None:
+        """The answer for one token of each sequence on the CPU, by the shortest way; None: not such a call."""
         return None
 
     def _state(self) -> dict[str, Any]:
