@@ -7,7 +7,7 @@ what was measured with a subject whose warnings make it void.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bench import saved
@@ -58,27 +58,13 @@ def _answer(claim: Claim, cases: Cases, folder) -> Answer:
     if "/" in claim.file_of:
         workload, name = claim.file_of.split("/")
         found = cases.get((workload, name))
-        source, file = found and _sound(found), found.file if found else f"python -m bench {workload}"
+        source, file = found and found.sound(), found.file if found else f"python -m bench {workload}"
     else:
         source, file = saved.plain(claim.file_of, folder), f"{claim.file_of}.json"
     try:
         return Answer(claim, None if source is None else claim.read(source), file)
     except (KeyError, ValueError):
         return Answer(claim, None, file)
-
-
-VOID = ("not cold", "void")
-"""How a warning begins that says that a subject's numbers are not of what the case is about."""
-
-
-def _sound(found: Found) -> Found:
-    """The case without the subjects that a warning makes void in some round: what is read from them was not measured."""
-    subjects = {
-        name: one
-        for name, one in found.case["subjects"].items()
-        if not any(warning.startswith(VOID) for warning in one["facts"].get("warnings", []))
-    }
-    return replace(found, case={**found.case, "subjects": subjects})
 
 
 def _ratio(

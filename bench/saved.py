@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+VOID = ("not cold", "void")
+"""How a warning begins that says that a subject's numbers are not of what the case is about."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,15 @@ class Found:
     def subjects(self) -> list[str]:
         """Those with a result."""
         return list(self.case["subjects"])
+
+    def sound(self) -> Found:
+        """The case without the subjects that a warning makes void in some round."""
+        subjects = {
+            name: one
+            for name, one in self.case["subjects"].items()
+            if not any(warning.startswith(VOID) for warning in one["facts"].get("warnings", []))
+        }
+        return replace(self, case={**self.case, "subjects": subjects})
 
     def value(self, subject: str, metric: str) -> float:
         """Median over the rounds. Raises KeyError where it was not measured."""

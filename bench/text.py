@@ -60,7 +60,7 @@ def prepare(
     name = "wikitext2-valid" if origin == "wikitext" else f"python-stdlib-{max_files or 'all'}"
     folder = root / f"text-{name}-n{num_ngrams}-d{dim}-s{seed}{'' if codec == 'int8' else f'-{codec}'}"
     if not folder.exists():
-        pieces = _wikitext(_wikitext_folder()) if origin == "wikitext" else _standard_library(max_files)
+        pieces = _wikitext(_wikitext_folder()) if origin == "wikitext" else _python(max_files)
         held_out = [piece for i, piece in enumerate(pieces) if i % HELD_OUT_EVERY == 0]
         training = [piece for i, piece in enumerate(pieces) if i % HELD_OUT_EVERY]
         ngrams_SK, lengths_S = frequent_ngrams(np.concatenate(training), num_ngrams)
@@ -76,6 +76,14 @@ def stretches(source: data.Dataset, count: int, positions: int, seed: int) -> li
     order_S = np.argsort(source.ids_N)
     ids_S = source.ids_N[order_S]
     return [_positions(tokens_X[start : start + positions], ids_S, order_S) for start in starts]
+
+
+def standard_library(max_files: int | None) -> list[str]:
+    """The source files of this Python that are not empty; about `max_files` of them, spread over all."""
+    home = Path(sysconfig.get_paths()["stdlib"])
+    paths = sorted(path for path in home.rglob("*.py") if "site-packages" not in path.parts and path.stat().st_size)
+    step = max(1, len(paths) // max_files) if max_files else 1
+    return [path.read_text(encoding="utf-8", errors="replace") for path in paths[::step]]
 
 
 def frequent_ngrams(tokens_X: np.ndarray, num_ngrams: int, min_count: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -136,14 +144,11 @@ def _wikitext(folder: Path) -> list[np.ndarray]:
     return [np.array(found.ids, np.uint32) for found in bpe.encode_batch([line for line in lines if line.strip()])]
 
 
-def _standard_library(max_files: int | None) -> list[np.ndarray]:
+def _python(max_files: int | None) -> list[np.ndarray]:
     """Source files of this Python in tokens of a BPE trained on some of them."""
     from tokenizers import ByteLevelBPETokenizer
 
-    home = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(path for path in home.rglob("*.py") if "site-packages" not in path.parts and path.stat().st_size)
-    step = max(1, len(paths) // max_files) if max_files else 1
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths[::step]]
+    texts = standard_library(max_files)
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts[::4], vocab_size=_TRAINED_VOCABULARY, show_progress=False)
     return [np.array(found.ids, np.uint32) for found in bpe.encode_batch(texts)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,7 +107,7 @@ def _documents(root: Path, part: str, max_files: int | None) -> list[np.ndarray]
 
 def _tokenize(part: str, max_files: int | None) -> list[np.ndarray]:
     if part == "code":
-        texts = _code(max_files)
+        texts = text.standard_library(max_files)
     else:
         texts = [
             piece
@@ -132,15 +131,8 @@ def _tokenizer(max_files: int | None):
     if (folder / "vocab.json").exists():
         return ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(_code(max_files)[::4], vocab_size=16_384, show_progress=False)
+    bpe.train_from_iterator(text.standard_library(max_files)[::4], vocab_size=16_384, show_progress=False)
     return bpe
-
-
-def _code(max_files: int | None) -> list[str]:
-    home = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(path for path in home.rglob("*.py") if "site-packages" not in path.parts and path.stat().st_size)
-    step = max(1, len(paths) // max_files) if max_files else 1
-    return [path.read_text(encoding="utf-8", errors="replace") for path in paths[::step]]
 
 
 def _english_files() -> list[Path]:

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 import ngramstore as ngs
-from bench import check, pages
+from bench import pages
 from bench.harness import Case
 from bench.process import disk_bytes
 from bench.sampler import OFTEN_S, Sampler
 from bench.setup import Setup
 from bench.workloads import tables_engramdb
+from bench.workloads.tables_checkpoint import must_be_the_checkpoint_s, write_layer
 from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native.memory import WILLNEED, posix_fadvise, pread
 from ngramstore.keys import EngramKeys
@@ -28,10 +29,7 @@ from ngramstore.keys import EngramKeys
 SUBJECTS = ("floor_in_place", "in_place", "floor_checksums", "checksums", "floor_packed", "packed")
 _VOCABULARY = 129_280
 _COMPRESSED = 99_092
-_WRITE_BYTES = 1 << 26
 _PAGE = 4096
-_CODES, _SCALES = 256, 8
-"""Bytes of a row."""
 _CHECKED = 1024
 """Rows of a round whose bytes are compared with the checkpoint's before a prompt is timed."""
 
@@ -210,30 +208,6 @@ def _keys(folder: Path) -> EngramKeys:
     return EngramKeys.from_config(config, token_map=np.arange(_VOCABULARY) % _COMPRESSED)
 
 
-def must_be_the_checkpoint_s(store: ngs.Store, checkpoint: Path, numbers_M: np.ndarray) -> int:
-    """Compare rows with the checkpoint's bytes, as they are stored and as they are served; returns how many. Raises WrongAnswer.
-
-    The files are read, not mapped: a map would keep their pages in memory.
-    """
-    want_MR = np.empty((len(numbers_M), _CODES + _SCALES), np.uint8)
-    first = 0
-    for path in sorted(checkpoint.glob("*.safetensors"), key=lambda path: int(path.stem.partition("-")[2])):
-        with path.open("rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            num_rows = (path.stat().st_size - start) // (_CODES + _SCALES)
-            for m in np.flatnonzero((numbers_M >= first) & (numbers_M < first + num_rows)):
-                row = int(numbers_M[m]) - first
-                for at, width, begin in ((0, _CODES, start), (_CODES, _SCALES, start + num_rows * _CODES)):
-                    file.seek(begin + row * width)
-                    want_MR[m, at : at + width] = np.frombuffer(file.read(width), np.uint8)
-        first += num_rows
-    differs_M = (store.rows_encoded(numbers_M) != want_MR).any(axis=1)
-    if differs_M.any():
-        raise check.WrongAnswer(f"{store.path}: row {numbers_M[int(differs_M.argmax())]} is not the checkpoint's")
-    all_M = np.ones(len(numbers_M), np.bool_)
-    return check.must_match(str(store.path), store.rows(numbers_M), all_M, store.spec.codec.decode(want_MR), all_M)
-
-
 def _make(folder: Path, base: int, setup: Setup) -> None:
     """The checkpoint, random codes and scales, and a store of each kind; what is there stays."""
     checkpoint = folder / "checkpoint"
@@ -250,29 +224,12 @@ def _make(folder: Path, base: int, setup: Setup) -> None:
             "engram_compressed_vocab_size": _COMPRESSED,
         }
         for layer, table in zip((1, 14), EngramKeys.from_config(config).tables, strict=True):
-            _write_layer(checkpoint / f"model-{layer}.safetensors", layer, table.num_rows, setup.seed)
+            write_layer(checkpoint / f"model-{layer}.safetensors", layer, table.num_rows, setup.seed)
         (checkpoint / "config.json").write_text(json.dumps(config))
     for name, choice in _CHOICES.items():
         if not (folder / name / "MANIFEST").exists():
             setup.say(f"store: {name}")
             ngs.import_checkpoint(checkpoint, folder / name, restart=(folder / name).exists(), **choice)
-
-
-def _write_layer(path: Path, layer: int, num_rows: int, seed: int) -> None:
-    codes, end = num_rows * 256, num_rows * 264
-    stem = f"layers.{layer}.engram.embed"
-    header = json.dumps(
-        {
-            f"{stem}.weight": {"dtype": "F8_E4M3", "shape": [num_rows, _CODES], "data_offsets": [0, codes]},
-            f"{stem}.scale": {"dtype": "F8_E8M0", "shape": [num_rows, 8], "data_offsets": [codes, end]},
-        }
-    ).encode()
-    rng = np.random.default_rng([seed, layer])
-    with open(path, "wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for at in range(0, end, _WRITE_BYTES):
-            file.write(rng.integers(0, 126, min(_WRITE_BYTES, end - at), np.uint8).tobytes())
-        os.fsync(file.fileno())
 
 
 def _places(root: Path, name: str, distinct: np.ndarray) -> list[tuple[Path, int]]:

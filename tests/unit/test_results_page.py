@@ -115,9 +115,10 @@ def test_the_claims_of_scale_take_their_sizes_by_name(tmp_path):
     [("not cold: 3 % of the pages", True), ("void: one thread", True), ("only 99.8 % of the files", False)],
 )
 def test_what_a_warning_makes_void_counts_as_not_measured(tmp_path, subject, warning, is_void):
-    times = {"ngramstore": {"us_per_row": [1.0]}, "lmdb": {"us_per_row": [4.0]}, "other": {"us_per_row": [4.0]}}
-    _write(tmp_path, "a", warnings={subject: [warning], "other": ["void"]}, cold_rows=times)
-    assert _claimed(tmp_path, "cold rows vs LMDB") == (None if is_void else 0.25)
+    times = {"ngramstore": {"us": [1.0]}, "lmdb": {"us": [4.0]}, "other": {"us": [4.0]}}
+    _write(tmp_path, "a", warnings={subject: [warning], "other": ["void"]}, cold=times)
+    ratio = claims._ratio("cold", 1.0, "store/cold", "lmdb", "us")
+    assert claims._answer(ratio, saved.cases(tmp_path), tmp_path).value == (None if is_void else 0.25)
 
 
 def test_what_was_not_measured_is_said_and_not_counted_as_met(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import ngramstore as ngs
 from bench.check import WrongAnswer
 from bench.setup import Setup
-from bench.workloads import tables, tables_engramdb
+from bench.workloads import tables, tables_checkpoint, tables_engramdb
 
 
 def test_an_answer_that_differs_in_one_byte_is_seen():
@@ -48,10 +48,10 @@ def test_rows_that_are_not_the_checkpoint_s_are_noticed(tmp_path):
         numbers = np.array([0, 7, len(store) // 2 + 400, len(store) - 1])
     for name in ("in_place", "checksums", "packed"):
         with ngs.open(tmp_path / name, trust_external=True) as store:
-            assert tables.must_be_the_checkpoint_s(store, tmp_path / "checkpoint", numbers) == 4
+            assert tables_checkpoint.must_be_the_checkpoint_s(store, tmp_path / "checkpoint", numbers) == 4
     last = tmp_path / "checkpoint" / "model-14.safetensors"
     data = bytearray(last.read_bytes())
     data[-1] ^= 1  # a scale of the last row
     last.write_bytes(data)
     with ngs.open(tmp_path / "packed") as store, pytest.raises(WrongAnswer, match=f"row {numbers[-1]} "):
-        tables.must_be_the_checkpoint_s(store, tmp_path / "checkpoint", numbers)
+        tables_checkpoint.must_be_the_checkpoint_s(store, tmp_path / "checkpoint", numbers)
