@@ -58,7 +58,7 @@ JOBS = (
     _cases("journal", "journal", minutes=2),
     _cases("store", "store", "disk", "index", "open", "build", minutes=10, options=_SHORT),
     _cases("store_open_large", "store", "open_large", minutes=5, options=("--large", *_SHORT)),
-    _cases("store_cold_rows", "store", "cold_rows", minutes=5, options=_SHORT),
+    _cases("store_cold", "store", "cold_rows", "cold_all", minutes=8, options=_SHORT),
     _cases("store_traces", "store", "traces", minutes=10, options=("--rounds", "1", "--warmup", "1")),
     _cases("store_traces_small", "store", "traces_small", minutes=3, options=("--rounds", "1", "--warmup", "1")),
     _cases("store_match", "store", "match", "parts", "small_cache", "memory", minutes=5),

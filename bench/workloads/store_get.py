@@ -25,13 +25,14 @@ def warm(
     warmup_s: float,
     seed: int,
     cache_bytes: int | None = None,
+    settling: int = 0,
     budget_s: float = 4.0,
 ) -> dict:
     """Zipf look-ups with the page cache warm: `us_per_key@B` and `p99_us_per_call@B` for each batch size B.
 
     cache_bytes None: the budget holds every row, and every row is asked for once before the timing. Otherwise the cache
-    fills from the same Zipf stream for `warmup_s`, as it would in service. budget_s: a slow subject's calls of one size
-    are as many as take so long, 20 at least.
+    settles on `settling` look-ups of the same distribution, none of them asked for again: as it would in service. Each batch size is
+    timed on draws of its own. budget_s: a slow subject's calls of one size are as many as take so long, 20 at least.
     """
     origin = data.load(source)
     peer = peers.opened(subject, origin, cache_bytes)
@@ -40,17 +41,23 @@ def warm(
     checked = sum(check_answers(peer, origin, size, seed) for size in batch_sizes)
     if cache_bytes is None and peer.has_cache:
         ask_for_every_row(peer, origin, max(batch_sizes))
+    elif settling:
+        look_all_up(peer, data.queries(origin, settling, seed + 800_000), max(batch_sizes), origin.dim)
     size = max(64, batch_sizes[0])
-    settling = data.queries(origin, max(100 * size, 20_000), seed + 700_000)
-    run_for(warmup_s, peer, data.split(settling, size), origin.dim)  # another stretch of the same stream
+    others = data.queries(origin, max(100 * size, 20_000), seed + 700_000)
+    run_for(warmup_s, peer, data.split(others, size), origin.dim)
     pages.warm(files)  # again: a kernel that reclaims idle pages may have taken some meanwhile
 
     metrics: dict[str, float] = {}
-    pool = data.queries(origin, lookups, seed)
-    for size in batch_sizes:
+    for number, size in enumerate(batch_sizes):
         out_BD = np.zeros((size, origin.dim), np.float32)
+        pool = data.queries(origin, lookups, seed + 10_000 * number)
+        before = _row_requests(peer)
         times = time_calls(peer, affordable(peer, data.split(pool, size, max_calls), out_BD, budget_s), out_BD)
         metrics |= {f"{name}@{size}": value for name, value in spread.of_calls(times, size).items()}
+        hits, misses = (after - earlier for after, earlier in zip(_row_requests(peer), before, strict=True))
+        if hits + misses:
+            metrics[f"hit_rate@{size}"] = hits / (hits + misses)
     resident = pages.resident_share(files)
     return {
         "metrics": metrics,
@@ -157,6 +164,19 @@ def ask_for_every_row(peer: Peer, origin: data.Dataset, size: int) -> None:
         found_B = peer.get(batch, out_BD[: len(batch)])
         if not found_B.all():
             raise check.WrongAnswer(f"{peer.name}: {int((~found_B).sum())} of its own keys were not found")
+
+
+def look_all_up(peer: Peer, queries: data.Batch, size: int, dim: int) -> None:
+    """Every query once, in calls of `size`."""
+    out_BD = np.empty((size, dim), np.float32)
+    for batch in data.split(queries, size):
+        peer.get(batch, out_BD)
+
+
+def _row_requests(peer: Peer) -> tuple[int, int]:
+    """Hits and misses of the subject's row cache so far; zeros where it does not count them."""
+    stats = peer.facts().get("stats", {})
+    return stats.get("cache_hits", 0), stats.get("cache_misses", 0)
 
 
 def run_for(seconds: float, peer: Peer, batches: list[data.Batch], dim: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import machine, suite
-from bench.claims import CLAIMS
+from bench.targets import CLAIMS
 
 TRAINS_FOR_HOURS = {"quality", "codecs"}
 SAVES = "import json, sys; json.dump({{'value': {}, 'machine': {{'commit': 'abc'}}}}, open(sys.argv[-1], 'w'))"

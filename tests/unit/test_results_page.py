@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench import claims, drawing, exceptions, page, paper_tables, plots, prose, readme, saved, serving_page
+from bench import claims, drawing, exceptions, page, paper_tables, plots, prose, readme, saved, serving_page, targets
 
 
 def test_the_results_page_is_made_from_the_json_files():
@@ -117,7 +117,7 @@ def test_the_claims_of_scale_take_their_sizes_by_name(tmp_path):
 def test_what_a_warning_makes_void_counts_as_not_measured(tmp_path, subject, warning, is_void):
     times = {"ngramstore": {"us": [1.0]}, "lmdb": {"us": [4.0]}, "other": {"us": [4.0]}}
     _write(tmp_path, "a", warnings={subject: [warning], "other": ["void"]}, cold=times)
-    ratio = claims._ratio("cold", 1.0, "store/cold", "lmdb", "us")
+    ratio = targets._ratio("cold", 1.0, "store/cold", "lmdb", "us")
     assert claims._answer(ratio, saved.cases(tmp_path), tmp_path).value == (None if is_void else 0.25)
 
 

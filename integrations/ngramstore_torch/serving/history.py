@@ -46,6 +46,7 @@ class NGramHistory:
             raise UsageError(f"a history of {batch_size} sequences, max_n {max_n}, max_rollback {max_rollback}")
         self.max_n = max_n
         self.max_rollback = max_rollback
+        self._line: tuple[np.ndarray, np.ndarray] | None = None
         self._hold(
             np.zeros((batch_size, max_n + max_rollback), np.uint32),
             np.zeros((batch_size, max_n + max_rollback), np.uint8),
@@ -119,7 +120,8 @@ class NGramHistory:
             if end == self._wide_room.shape[1]:
                 self._lengthen()
                 end = self._end
-            line = self._line = self._wide_tokens[0], self._wide_room[0]
+            line = self._wide_tokens[0], self._wide_room[0]
+            self._line = line
         tokens, room = line
         tokens[end] = token
         longest = min(room.item(end - 1) + 1, self.max_n)
@@ -201,7 +203,7 @@ class NGramHistory:
     def _hold(self, tokens_BC: np.ndarray, room_BC: np.ndarray) -> None:
         """These are the tokens held now. Behind them single steps make room for more, so they are a part of wider arrays."""
         self._wide_tokens, self._wide_room, self._end = tokens_BC, room_BC, tokens_BC.shape[1]
-        self._line: tuple[np.ndarray, np.ndarray] | None = None
+        self._line = None
 
     def _lengthen(self) -> None:
         """Make room behind the tokens held, so that holding the next ones moves nothing."""
