@@ -55,6 +55,9 @@ def attach(model: PreTrainedModel, store: Any, *, probe: bool = True, **options:
     if probe:
         require_ids_for_embeddings_only(model)
     put_in_front(model, _methods)
+    if "forward" in model.__dict__:  # spread over devices or compiled in place: it goes past the class
+        theirs = model.__dict__["forward"]
+        model.__dict__["forward"] = functools.update_wrapper(functools.partial(_forward, theirs, model), theirs)
     model.__dict__[_KEY] = embedding  # past nn.Module's registry: T must not be saved twice
     return embedding
 
@@ -69,6 +72,9 @@ def detach(model: PreTrainedModel) -> None:
             hint="undo what replaced the class since then, last first, and call detach again",
         )
     take_away(model)
+    ours = model.__dict__.get("forward")
+    if isinstance(ours, functools.partial) and ours.func is _forward:
+        model.__dict__["forward"] = ours.args[0]
     del model.__dict__[_KEY]
 
 
@@ -92,22 +98,27 @@ def _methods(own: Any) -> dict[str, Any]:
 
     @functools.wraps(own.forward)
     def forward(self: Any, input_ids: Tensor | None = None, *arguments: Any, **options: Any) -> Any:
-        if input_ids is None or options.get("inputs_embeds") is not None:
-            return own.forward(self, input_ids, *arguments, **options)
-        if arguments:
-            raise UsageError("a model with a store takes all arguments but input_ids by keyword")
-        record.require_recordable(options)
-        past, mask = record.cache_among(options.values()), options.get("attention_mask")
-        is_one_call = past is None and mask is None
-        starts_BT = _document_starts(options.get("position_ids"), input_ids) if is_one_call else None
-        options["inputs_embeds"] = _embed(self, input_ids, input_ids.shape[1], mask, past, starts_BT)
-        output = own.forward(self, **options)
-        made = record.cache_among(output if isinstance(output, tuple) else output.values())
-        if past is None and made is not None and starts_BT is None:  # of several documents, which one goes on?
-            record.write(made, input_ids, _ones_or(mask, input_ids))
-        return output
+        return _forward(functools.partial(own.forward, self), self, input_ids, *arguments, **options)
 
     return {"prepare_inputs_for_generation": prepare_inputs_for_generation, "forward": forward}
+
+
+def _forward(plain: Any, model: Any, input_ids: Tensor | None = None, *arguments: Any, **options: Any) -> Any:
+    """What `plain`, a model's forward without a store, makes of the store's vectors."""
+    if input_ids is None or options.get("inputs_embeds") is not None:
+        return plain(input_ids, *arguments, **options)
+    if arguments:
+        raise UsageError("a model with a store takes all arguments but input_ids by keyword")
+    record.require_recordable(options)
+    past, mask = record.cache_among(options.values()), options.get("attention_mask")
+    is_one_call = past is None and mask is None
+    starts_BT = _document_starts(options.get("position_ids"), input_ids) if is_one_call else None
+    options["inputs_embeds"] = _embed(model, input_ids, input_ids.shape[1], mask, past, starts_BT)
+    output = plain(**options)
+    made = record.cache_among(output if isinstance(output, tuple) else output.values())
+    if past is None and made is not None and starts_BT is None:  # of several documents, which one goes on?
+        record.write(made, input_ids, _ones_or(mask, input_ids))
+    return output
 
 
 @torch.compiler.disable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import ClassVar
 
 import pytest
@@ -13,7 +15,7 @@ from ngramstore.errors import UsageError
 
 transformers = pytest.importorskip("transformers")
 
-from ngramstore_transformers import attach, record  # noqa: E402
+from ngramstore_transformers import attach, detach, record  # noqa: E402
 
 VOCAB, DIM = 24, 32
 ROWS = table(dim=DIM, vocab=VOCAB, per_length=60)
@@ -106,6 +108,26 @@ def test_ids_are_moved_to_where_the_model_s_embedding_is(model):
         Ids.moves.clear()
         call(ids.as_subclass(Ids))
         assert model.device in Ids.moves
+
+
+def call_old(model, *arguments, **options):
+    return model._old_forward(*arguments, **options)
+
+
+def test_a_forward_that_the_model_has_of_its_own_reads_the_store_too(model, store):
+    """As where weights are spread over devices, or `forward` was compiled in place: that goes past the class."""
+    ids = torch.tensor([[7, *across(), 5]])
+    want, tokens = model(ids).logits, model.generate(ids, max_new_tokens=6, do_sample=False)
+    detach(model)
+    plain, model._old_forward = model(ids).logits, model.forward
+    model.forward = theirs = functools.update_wrapper(functools.partial(call_old, model), model.forward)
+    attach(model, store)
+    for one in (model, copy.deepcopy(model)):
+        assert torch.equal(one(ids).logits, want) and torch.equal(one(input_ids=ids).logits, want)
+        assert torch.equal(one.generate(ids, max_new_tokens=6, do_sample=False), tokens)
+        detach(one)
+        assert torch.equal(one(ids).logits, plain)
+    assert model.forward is theirs
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(2, 3, dtype=torch.long)])
