@@ -16,6 +16,8 @@ from ngramstore.errors import DamagedJournal, DiskFull, StoreClosed
 from ngramstore.store.journal.ack import ACK_NAME, ACK_PUBLISHED, ACK_SLOT, ACK_SLOT_BYTES, Ack, read_ack
 from ngramstore.store.journal.journal import Journal
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 SLOT_END = ACK_SLOT.size + ACK_PUBLISHED.size
 """The bytes of a slot behind these are zeros."""
 

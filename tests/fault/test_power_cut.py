@@ -21,6 +21,8 @@ from ngramstore.store.imports.importing import import_checkpoint
 from ngramstore.store.layers.manifest import MANIFEST_NAME
 from ngramstore.store.repair.repair import repair
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 OLD = {(1,): 1, (2,): 2, (3,): 3, (1, 2): 4, (2, 3): 5, (1, 2, 3): 6, (7, 8, 9): 7}
 PUT = {(2,): 20, (4,): 40, (3, 4): 41}
 DELETED = [(1, 2, 3), (7, 8, 9)]

@@ -13,6 +13,8 @@ from ngramstore.errors import DamagedStore
 from ngramstore.store import view
 from ngramstore.store.layers.manifest import Manifest, read_manifest
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 OLD = {(1,): 1, (2,): 2, (1, 2): 4}
 
 
