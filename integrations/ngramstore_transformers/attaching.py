@@ -10,6 +10,7 @@ Shapes: B batch, T new positions, S positions in all, K longest n-gram, D width.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def _forward(plain: Any, model: Any, input_ids: Tensor | None = None, *arguments
     record.require_recordable(options)
     past, mask = record.cache_among(options.values()), options.get("attention_mask")
     is_one_call = past is None and mask is None
-    starts_BT = _document_starts(options.get("position_ids"), input_ids) if is_one_call else None
+    starts_BT = _document_starts(options, input_ids) if is_one_call else None
     options["inputs_embeds"] = _embed(model, input_ids, input_ids.shape[1], mask, past, starts_BT)
     output = plain(**options)
     made = record.cache_among(output if isinstance(output, tuple) else output.values())
@@ -171,16 +172,19 @@ def _up_to_date(model: Any) -> NGramEmbedding:
 
 
 @torch.compiler.disable
-def _document_starts(position_ids: Tensor | None, ids_BT: Tensor) -> Tensor | None:
-    """Where positions do not go on from the one before: (B, T) bool, or None for lines of one document.
+def _document_starts(options: Mapping[str, Any], ids_BT: Tensor) -> Tensor | None:
+    """Where the documents of packed lines begin: (B, T) bool, or None for lines of one document.
 
-    What Transformers goes by when it keeps the documents of a packed line apart, if there is no mask and no cache.
+    What Transformers goes by when it keeps them apart, if there is no mask and no cache: positions that do not go on from
+    the one before, or cumulative lengths, of a line that holds the whole batch.
     """
-    if position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] != ids_BT.shape[1]:
-        return None
-    starts = torch.zeros_like(position_ids, dtype=torch.bool)
-    starts[:, 1:] = position_ids.diff(dim=1) != 1
-    return starts.expand(ids_BT.shape) if bool(starts.any()) else None
+    position, begins = options.get("position_ids"), options.get("cu_seq_lens_q")
+    starts_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
+    if position is not None and position.ndim == 2 and position.shape[1] == ids_BT.shape[1]:
+        starts_BT[:, 1:] |= (position.diff(dim=1) != 1).to(starts_BT.device)
+    if begins is not None and len(ids_BT) == 1:
+        starts_BT[0, begins[1:-1].long().to(starts_BT.device)] = True
+    return starts_BT if bool(starts_BT.any()) else None
 
 
 def _ones_or(mask: Tensor | None, ids_BS: Tensor) -> Tensor | None:

@@ -64,6 +64,20 @@ def test_ngrams_end_where_positions_restart_in_a_packed_line(model, B):
     torch.testing.assert_close(got, torch.cat((first, second), 1), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("told", [{}, {"return_flash_attn_kwargs": True, "return_position_ids": False}])
+def test_the_documents_of_the_flattening_collator_are_kept_apart(model, told):
+    """It says where they begin in positions, in cumulative lengths, or in both."""
+    a, b, c = across()
+    batch = transformers.DataCollatorWithFlattening(**told)([{"input_ids": [7, a]}, {"input_ids": [b, c, 5]}])
+    seen = []
+    model.model.register_forward_pre_hook(lambda _, given, named: seen.append(named["inputs_embeds"]), with_kwargs=True)
+    with torch.no_grad():
+        for given in (batch, {"input_ids": torch.tensor([[7, a]])}, {"input_ids": torch.tensor([[b, c, 5]])}):
+            model(**given, use_cache=False)
+    packed, *apart = seen
+    assert torch.equal(packed, torch.cat(apart, 1))
+
+
 def test_positions_that_only_go_on_start_no_document(model):
     ids = torch.tensor([[7, *across(), 5]])
     with torch.no_grad():
