@@ -18,6 +18,14 @@ Ngrams: TypeAlias = Sequence[Sequence[int]] | np.ndarray | tuple[ArrayLike, Arra
 """A list of tuples of token ids; an integer array (M, n); or (array (M, max_n) left-aligned, lengths (M,))."""
 
 
+def plain(array: np.ndarray) -> np.ndarray:
+    """The same numbers one after the other, aligned and writeable: the one layout kernels are compiled for; a copy only where need be.
+
+    A read-only or strided array is another type, for which numba would compile a kernel anew: seconds, in the middle of serving.
+    """
+    return array if array.flags.carray else array.copy()
+
+
 def as_tokens(values: ArrayLike, what: str = "tokens") -> np.ndarray:
     """Any integers that fit -> u32 of the same shape; UsageError shows the first value that does not."""
     try:
@@ -81,7 +89,7 @@ def _from_pair(tokens: np.ndarray, lengths: np.ndarray, max_n: int) -> tuple[np.
     too_long = np.flatnonzero(lengths > tokens.shape[1])
     if len(too_long):
         raise UsageError(f"n-gram {too_long[0]} has {lengths[too_long[0]]} tokens, its line {tokens.shape[1]}")
-    return np.ascontiguousarray(as_tokens(tokens[:, :max_n], "n-grams")), lengths.astype(np.uint8)
+    return plain(as_tokens(tokens[:, :max_n], "n-grams")), lengths.astype(np.uint8)
 
 
 def _check_lengths(lengths_M: np.ndarray, max_n: int) -> None:

@@ -16,7 +16,7 @@ from ngramstore.kernels.native import probe
 from ngramstore.serve.exact import ExactLookups
 from ngramstore.serve.output import output_array
 from ngramstore.store.view import View
-from ngramstore.windows import as_tokens, room
+from ngramstore.windows import as_tokens, plain, room
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class NgramLookups(ExactLookups):
         tokens_BT, room_BT = self._lines(tokens, starts)
         shape = tokens_BT.shape
         rows = output_array(out, (*shape, self.dim), dtype)
-        flat = np.ascontiguousarray(tokens_BT).reshape(-1)
+        flat = plain(tokens_BT).reshape(-1)
         with self._reading as (view, source):
-            keys, ids, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
+            keys, ids, lengths = self._match(view, flat, plain(room_BT).reshape(-1))
             lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim))
         if lost is not None:
             lengths[lost] = 0
@@ -102,7 +102,7 @@ class NgramLookups(ExactLookups):
         with self._reading as (view, source):
             keys, ids, lengths = (
                 found_W.reshape(num_lines, width)[:, width - count :].reshape(-1)
-                for found_W in self._match(view, np.ascontiguousarray(tokens).reshape(-1), room_BS.reshape(-1))
+                for found_W in self._match(view, plain(tokens).reshape(-1), room_BS.reshape(-1))
             )
             lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]))
         if lost is not None:
@@ -142,9 +142,8 @@ class NgramLookups(ExactLookups):
         self._check()
         self._require_ngram("match")
         tokens_BT, room_BT = self._lines(tokens, starts)
-        flat = np.ascontiguousarray(tokens_BT).reshape(-1)
         with self._reading as (view, _):
-            _, _, lengths = self._match(view, flat, np.ascontiguousarray(room_BT).reshape(-1))
+            _, _, lengths = self._match(view, plain(tokens_BT).reshape(-1), plain(room_BT).reshape(-1))
         return lengths.reshape(tokens_BT.shape)
 
     def match_ids(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +155,7 @@ class NgramLookups(ExactLookups):
         self._require_ngram("match_ids")
         tokens_T, room_T = self._lines(tokens, None)
         with self._reading as (view, _):
-            _, ids, lengths = self._match(view, np.ascontiguousarray(tokens_T).reshape(-1), room_T.reshape(-1))
+            _, ids, lengths = self._match(view, plain(tokens_T).reshape(-1), room_T.reshape(-1))
         return ids, lengths
 
     def _lines(self, tokens: ArrayLike, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

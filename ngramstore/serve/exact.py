@@ -15,7 +15,7 @@ from ngramstore.serve.many import Served
 from ngramstore.serve.output import output_array
 from ngramstore.serve.row_source import KEEP, RowSource
 from ngramstore.store.view import View
-from ngramstore.windows import Ngrams, as_ngrams
+from ngramstore.windows import Ngrams, as_ngrams, plain
 
 
 class ExactLookups(Filling):
@@ -75,7 +75,7 @@ class ExactLookups(Filling):
             and ngrams.ndim == 2
             and 0 < ngrams.shape[1] <= spec.max_n
         ):
-            return ngram_ids(ngrams, None, spec.seed)  # what `as_ngrams` would find fine, 4 us sooner
+            return ngram_ids(plain(ngrams), None, spec.seed)  # what `as_ngrams` would find fine, 4 us sooner
         tokens, lengths = as_ngrams(ngrams, spec.max_n)
         return ngram_ids(tokens, lengths, spec.seed)
 

@@ -22,6 +22,7 @@ from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES
 from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import RowCache
 from ngramstore.store.view import View
+from ngramstore.windows import plain
 
 FEW_ROWS = 8
 """Exact look-ups of more n-grams go block by block (serve/many.py)."""
@@ -79,11 +80,7 @@ class Few:
         call = self._calls[kind]
         if call is None or kind == "B" or not out.dtype.isnative:
             return None
-        if (
-            not ngrams.flags.carray
-        ):  # a read-only or strided array is another type, for which a kernel would be compiled again
-            ngrams = ngrams.copy()
-        return call, ngrams, out
+        return call, plain(ngrams), out
 
     def tail(self, tokens: np.ndarray, room: np.ndarray, out: np.ndarray) -> np.ndarray | None:
         """Lengths (B, T) u8 of the longest matches, their rows in out, as `Lookups.lookup_tail` gives them."""
@@ -105,7 +102,8 @@ class Few:
         if out.shape != (*shape, call.item(OUT_BYTES) // out.itemsize):
             return None
         lengths = np.empty(shape, np.uint8)
-        if native.serve_tail(call, tokens, room, out.view(np.uint16) if kind == "e" else out, lengths) < 0:
+        bits = out.view(np.uint16) if kind == "e" else out
+        if native.serve_tail(call, plain(tokens), plain(room), bits, lengths) < 0:
             if are_many:
                 self._long_ways = _LONG_WAYS
             return None
@@ -123,7 +121,7 @@ class Few:
         call = self._calls[kind]
         if call is None or out.ndim != 1 or out.nbytes != call.item(OUT_BYTES) or not out.dtype.isnative:
             return -1
-        return _serve_one(call, tokens, end, room, out.view(np.uint16) if kind == "e" else out)
+        return _serve_one(call, plain(tokens), end, room, out.view(np.uint16) if kind == "e" else out)
 
 
 class FewRows:
@@ -150,7 +148,7 @@ class FewRows:
         if call is None or kind == "B":
             return None
         flat = out.reshape(-1)  # one type for the compiler, whatever the shape
-        if _serve_numbers(call, numbers.ravel(), flat.view(np.uint16) if kind == "e" else flat) < 0:
+        if _serve_numbers(call, plain(numbers).ravel(), flat.view(np.uint16) if kind == "e" else flat) < 0:
             return None
         return out
 
@@ -159,7 +157,7 @@ class FewRows:
         if numbers.dtype is not _I64 or not 0 < numbers.size <= native_rows.MOST_ROWS:
             return None
         out = np.empty((*numbers.shape, self._row_bytes), np.uint8)
-        if _serve_numbers(self._calls["B"], numbers.ravel(), out.reshape(-1)) < 0:
+        if _serve_numbers(self._calls["B"], plain(numbers).ravel(), out.reshape(-1)) < 0:
             return None
         return out
 

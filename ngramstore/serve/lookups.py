@@ -19,7 +19,7 @@ from ngramstore.serve.row_source import KEEP
 from ngramstore.store.changes.compaction import live_batches
 from ngramstore.store.trace import Trace
 from ngramstore.store.view import View
-from ngramstore.windows import as_ngrams
+from ngramstore.windows import as_ngrams, plain
 
 __all__ = ["Hit", "Lookups", "published_batches"]
 
@@ -52,7 +52,7 @@ class Lookups(NgramLookups, RowLookups):
         else:
             tokens, lengths = as_ngrams(keys, self.max_n)
             ids = ngram_ids(tokens[:limit][::-1], lengths[:limit][::-1], self.spec.seed)
-        self._get_ids(np.ascontiguousarray(ids), np.empty((len(ids), 1), np.uint8), KEEP)
+        self._get_ids(plain(ids), np.empty((len(ids), 1), np.uint8), KEEP)
         return cache.stats()["cache_rows"]
 
     def _keys_of(self, trace: Trace) -> np.ndarray:
