@@ -21,6 +21,7 @@ from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
 _log = logging.getLogger("ngramstore")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, an exhausted quota, a file over the limit."""
+_ZEROS_BYTES = 4 << 20
 
 
 def _unobserved(operation: str, path: Path) -> None:
@@ -72,6 +73,24 @@ def write_at(fd: int, data: bytes | memoryview, position: int, path: Path) -> No
         while view:
             done = os.pwrite(fd, view, position)
             view, position = view[done:], position + done
+
+
+def allocate(fd: int, num_bytes: int, path: Path) -> None:
+    """Let an empty file hold this many zeros that the disk has room for: a store into a map of a hole that it has none for is
+    SIGBUS, which no `except` sees."""
+    with clear_errors(path):
+        observe("write", path)
+        try:
+            os.posix_fallocate(fd, 0, num_bytes)
+            return
+        except AttributeError:  # macOS
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a filesystem that cannot
+                raise
+    zeros = memoryview(bytes(min(num_bytes, _ZEROS_BYTES)))
+    for at in range(0, num_bytes, _ZEROS_BYTES):
+        write_at(fd, zeros[: num_bytes - at], at, path)
 
 
 def fsync(fd: int, path: Path) -> None:

@@ -162,6 +162,54 @@ def test_a_small_disk_fills_up_and_nothing_is_lost(small_disk):
     assert_verifies(path)
 
 
+PLANES = """
+import sys
+from pathlib import Path
+import numpy as np
+from ngramstore.errors import DiskFull
+from ngramstore.store.layers import index_builder
+from ngramstore.store.layers.index_plan import IndexPlan
+index_builder._LARGE_BYTES = 0
+try:
+    builder = index_builder.IndexBuilder(IndexPlan(1 << 18, True, False), scratch=Path(sys.argv[1]))
+    builder.add(np.arange(1 << 18, dtype=np.uint64) << np.uint64(46))
+except DiskFull as error:
+    print(error.message)
+"""
+
+
+def test_planes_of_an_index_that_find_no_room_are_an_error_and_no_signal(small_disk):
+    leave_free(small_disk, 500_000)
+    child = start_python(PLANES, small_disk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, (child.returncode, said.decode())
+    assert said.decode().startswith(f"no space left while writing {small_disk}")
+    assert shutil.disk_usage(small_disk).free >= 499_000, "what was taken is given back"
+
+
+def test_builds_and_compactions_ask_for_the_planes_of_the_index_too(tmp_path, monkeypatch):
+    from ngramstore.store.building import packing
+    from ngramstore.store.changes import compaction
+    from ngramstore.store.layers import index_builder
+    from ngramstore.store.layers.index_plan import IndexPlan
+
+    asked: list[int] = []
+    for module in (packing, compaction):
+        monkeypatch.setattr(module, "require_space", lambda _, needed, __: asked.append(needed))
+    for large, in_planes in ((1 << 20, 0), (0, 7 * len(OLD))):
+        monkeypatch.setattr(index_builder, "_LARGE_BYTES", large)
+        path = tmp_path / str(large)
+        build(path, 1 << 30)
+        with ngs.open(path, mode="rw") as store:
+            files = store.stats()["file_bytes"]
+            store.put(list(CHANGED), rows_of(list(CHANGED.values()), DIM))
+            store.compact()
+        index_bytes = IndexPlan(len(OLD), True, False).file_bytes
+        assert asked[0] >= len(OLD) * (DIM * 4 + 4 + 8) + index_bytes + in_planes
+        assert asked[1] >= sum(files.values()) + in_planes
+        asked.clear()
+
+
 def contents_without_flush(store) -> dict:
     keys = [*OLD, *(key for key in CHANGED if key not in OLD)]
     rows, found = store.get(keys)

@@ -22,6 +22,8 @@ from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.building.distinct import last_of_equal, num_distinct
 from ngramstore.store.building.runs import RunSorter
 from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.index_builder import scratch_bytes
+from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer import LayerWriter
 from ngramstore.store.layers.manifest import BUILDING_NAME, Manifest, Spec
 from ngramstore.store.layers.rows_writer import CHUNK_BYTES
@@ -32,6 +34,7 @@ _SAMPLE_ROWS = 4096
 _DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
 _CHUNKS = 64  # shares of the memory budget that packing works in
 _MIN_CHUNK_BYTES = 64 << 10
+_TOKENS_BYTES = 9  # an n-gram with its length and share of a checksum: about, for four tokens of a vocabulary below 16,384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,12 @@ class Packing:
         if num_rows == 0:
             raise UsageError("nothing was added to the build", hint="add at least one n-gram and its row")
         packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
-        require_space(self.path, packed_bytes + num_rows * 8, "finishing the build")
         with stages.timed("train dictionary"):
             dictionary, window_log = self._dictionary(num_rows)
+        plan = IndexPlan(num_rows, spec.is_ngram, dictionary is not None)
+        tokens_bytes = num_rows * _TOKENS_BYTES if spec.is_ngram and spec.has_tokens else 0
+        needed = packed_bytes + tokens_bytes + plan.file_bytes + scratch_bytes(plan)
+        require_space(self.path, needed, "finishing the build")
         writer = LayerWriter(
             self.path,
             "base",

@@ -18,6 +18,8 @@ from ngramstore.files import require_space
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.kernels.native.rows import read_rows
 from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.store.layers.index_builder import scratch_bytes
+from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer import Batch, LayerWriter
 from ngramstore.store.layers.manifest import Manifest
 from ngramstore.store.layers.merge import merged, without
@@ -33,7 +35,9 @@ def write_base(view: View, *, progress: bool = False) -> Manifest:
     """Write a base of the next generation, durable; returns its manifest. progress: a bar on stderr. Raises DiskFull, DamagedStore, DamagedRows."""
     manifest, directory, generation = view.manifest, view.directory, view.manifest.generation + 1
     in_place = manifest.num_rows * (manifest.spec.codec.row_bytes + CHECKSUM_BYTES) if manifest.sources else 0
-    require_space(directory, sum(entry.file_bytes for entry in manifest.files) + in_place, "compaction")
+    plan = IndexPlan(manifest.num_rows, manifest.spec.is_ngram, view.base.rows.dictionary is not None)
+    needed = sum(entry.file_bytes for entry in manifest.files) + in_place + scratch_bytes(plan)
+    require_space(directory, needed, "compaction")
     writer = LayerWriter(
         directory,
         "base",

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.file_writer import FileWriter
+from ngramstore.files import allocate, clear_errors
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, finish_file
@@ -30,16 +31,14 @@ class IndexBuilder:
     """Turns sorted IDs (and stored sizes) into the sections of an index, a chunk at a time.
 
     Held until written: the sizes of the buckets (up to 0.5 B a row) and the planes (6 to 8 B a row), in memory or, when they
-    are large and `scratch` is a directory, in unnamed files there.
+    are large and `scratch` is a directory, in unnamed files there. Raises DiskFull.
     """
 
     def __init__(self, plan: IndexPlan, scratch: Path | None = None) -> None:
         self.plan = plan
-        sections = plan.sections()
-        self._remainders = _plane(np.uint32, sections["remainders"][1] // 4, scratch)
-        self._low_bits = _plane(np.uint8, sections["low_bits"][1], scratch)
-        self._counts = _plane(np.uint32, (1 << plan.bucket_bits) + 1 if plan.is_keyed else 0, scratch)
-        self._lengths = _plane(np.uint16, sections["lengths"][1] // 2, scratch)
+        self._remainders, self._low_bits, self._counts, self._lengths = (
+            _plane(dtype, count, scratch) for dtype, count in _planes(plan)
+        )
         self._pending: list[np.ndarray] = []
         self._done = 0
         self._last_id = -1
@@ -134,9 +133,32 @@ def _pages(section: np.ndarray) -> Iterator[np.ndarray]:
         yield np.concatenate([data[whole:], np.zeros(-len(data) % PAGE_BYTES, np.uint8)])
 
 
+def scratch_bytes(plan: IndexPlan) -> int:
+    """What an IndexBuilder with a `scratch` directory takes there, until the index is written."""
+    sizes = [count * np.dtype(dtype).itemsize for dtype, count in _planes(plan)]
+    return sum(size for size in sizes if _is_large(size))
+
+
+def _planes(plan: IndexPlan) -> list[tuple[type, int]]:
+    """Type and length of what is held until it is written: remainders, low bits, sizes of the buckets, stored sizes."""
+    sections = plan.sections()
+    return [
+        (np.uint32, sections["remainders"][1] // 4),
+        (np.uint8, sections["low_bits"][1]),
+        (np.uint32, (1 << plan.bucket_bits) + 1 if plan.is_keyed else 0),
+        (np.uint16, sections["lengths"][1] // 2),
+    ]
+
+
+def _is_large(num_bytes: int) -> bool:
+    return num_bytes > 0 and num_bytes >= _LARGE_BYTES
+
+
 def _plane(dtype: type, count: int, scratch: Path | None) -> np.ndarray:
     """A zeroed array, on disk if it is large and may be."""
-    if scratch is None or count * np.dtype(dtype).itemsize < _LARGE_BYTES:
+    num_bytes = count * np.dtype(dtype).itemsize
+    if scratch is None or not _is_large(num_bytes):
         return np.zeros(count, dtype)
-    with tempfile.TemporaryFile(dir=scratch) as file:
+    with clear_errors(scratch), tempfile.TemporaryFile(dir=scratch) as file:
+        allocate(file.fileno(), num_bytes, scratch)
         return np.memmap(file, dtype, "w+", shape=(count,))
