@@ -7,7 +7,9 @@ One frame a row, so that one row is read and decompressed alone; the dictionary 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import zstandard
@@ -23,6 +25,7 @@ _MIN_SAMPLE = 256
 _TRAIN_BYTES = 1 << 20  # training takes 0.15 s a MiB, and twice as much gave the same ratio
 _SHORT_WINDOW_LOG = 10  # zstd's smallest
 _MAX_SHORT_LOSS = 1.01
+_SAMPLE_ROWS = 2048  # what builds try windows on
 _FEW_ROWS = 16  # the multi call has a fixed cost of about 19 us; single calls 1.2 us a row
 
 
@@ -85,6 +88,29 @@ def window_log_for(sample_MB: np.ndarray, dictionary: bytes) -> int:
         return 0
     best, short = 1 - saving(sample_MB, dictionary), 1 - saving(sample_MB, dictionary, _SHORT_WINDOW_LOG)
     return _SHORT_WINDOW_LOG if short <= best * _MAX_SHORT_LOSS else 0
+
+
+class HasRows(Protocol):
+    """Some of the rows to compress, (M, B) u8."""
+
+    @property
+    def rows(self) -> np.ndarray: ...
+
+
+Part = TypeVar("Part", bound=HasRows)
+
+
+def with_window_log(parts: Iterator[Part], dictionary: bytes | None) -> tuple[int, Iterator[Part]]:
+    """`window_log_for` the first rows of a stream, and the whole stream."""
+    ahead: list[Part] = []
+    while dictionary and sum(len(part.rows) for part in ahead) < _SAMPLE_ROWS:
+        part = next(parts, None)
+        if part is None:
+            break
+        ahead.append(part)
+    sample = [part.rows[:_SAMPLE_ROWS] for part in ahead]
+    window_log = window_log_for(np.concatenate(sample)[:_SAMPLE_ROWS], dictionary) if dictionary and sample else 0
+    return window_log, chain(ahead, parts)
 
 
 class RowDecompressor:

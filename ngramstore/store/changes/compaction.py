@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import ngramstore
+from ngramstore.codec.compress import with_window_log
 from ngramstore.errors import DamagedRows
 from ngramstore.files import require_space
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
@@ -38,6 +39,8 @@ def write_base(view: View, *, progress: bool = False) -> Manifest:
     plan = IndexPlan(manifest.num_rows, manifest.spec.is_ngram, view.base.rows.dictionary is not None)
     needed = sum(entry.file_bytes for entry in manifest.files) + in_place + scratch_bytes(plan)
     require_space(directory, needed, "compaction")
+    dictionary = view.base.rows.dictionary
+    window_log, batches = with_window_log(live_batches(view), dictionary)
     writer = LayerWriter(
         directory,
         "base",
@@ -45,11 +48,12 @@ def write_base(view: View, *, progress: bool = False) -> Manifest:
         manifest.spec,
         manifest.num_rows,
         is_keyed=manifest.spec.is_ngram,
-        dictionary=view.base.rows.dictionary,
+        dictionary=dictionary,
+        window_log=window_log,
         threads=default_threads(),
     )
     try:
-        for batch in over_rows(live_batches(view), manifest.num_rows, "compact", progress):
+        for batch in over_rows(batches, manifest.num_rows, "compact", progress):
             writer.add(batch)
         base = writer.finish(manifest.stamp(generation))
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import ngramstore
+from ngramstore.codec.compress import with_window_log
 from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.files import fsync_directory, remove_if_possible, require_space
 from ngramstore.hashing import ngram_ids, row_ids
@@ -108,6 +109,7 @@ class Rebuild:
         generation = manifest.generation + 1
         stamp = manifest.stamp(generation)
         dictionary = self._base.dictionary if self._base.is_compressed else None
+        window_log, batches = with_window_log(self._batches(), dictionary)
         writer = LayerWriter(
             target,
             "base",
@@ -116,10 +118,11 @@ class Rebuild:
             num_rows,
             is_keyed=spec.is_ngram,
             dictionary=dictionary,
+            window_log=window_log,
             threads=default_threads(),
         )
         try:
-            for batch in over_rows(self._batches(), num_rows, "repair", self._progress):
+            for batch in over_rows(batches, num_rows, "repair", self._progress):
                 writer.add(batch)
             base = writer.finish(stamp)
             counts = writer.length_counts
