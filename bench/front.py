@@ -13,11 +13,11 @@ def head(folder: Path = saved.RESULTS) -> str:
         (
             "## Targets\n",
             "A ratio is ngramstore's value divided by the other's in the same round, the median over the rounds; below 1 x is faster or smaller. Nothing is "
-            "rounded in favour of a target. A file with `quick` in its name is a short run on few keys.\n",
+            "rounded in favour of a target.\n",
             claims.table(folder),
             "\n## Where a peer is faster\n",
             "Every column of the workloads `store` and `paper` in which a peer needs over 5 % less than `ngramstore` with default options. "
-            "`floor` and `flat_*` are told the row numbers, so they only show what is possible and are not listed.\n",
+            "`floor` and `flat_*` are told the row numbers: they are bounds, not peers.\n",
             exceptions.table(folder),
             "\n## Plots\n",
             *(f"![{caption}](images/{name})\n" for name, caption in plots.names(folder)),

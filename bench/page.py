@@ -1,4 +1,4 @@
-"""`python -m bench.page`: docs/results.md from the JSON files in bench/results, so that no figure is typed by hand."""
+"""`python -m bench.page`: docs/results.md and docs/measurements.md from the JSON files in bench/results, so that no figure is typed by hand."""
 
 from __future__ import annotations
 
@@ -9,25 +9,42 @@ from typing import Any
 from bench import codecs_report, front, plots, prose, quality_report, readme, report, serving_page
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-_INTRO = """\
+_DOCS = Path(__file__).parent.parent / "docs"
+_RESULTS_INTRO = """\
 # Results
 
-Made by `python -m bench.page` from the JSON files in `bench/results/`; each section names its file and the command that wrote it.
-Times are medians of interleaved rounds; brackets hold the quartiles, parentheses the median of the ratios to the baseline in the same
-round. The machine is shared: trust ratios, not microseconds, and read the warnings above each table.
+Made by `python -m bench.page` from the JSON files in `bench/results/`, which `python -m bench all` writes in about two hours (what trains
+for longer: `python -m bench.quality` and `python -m bench codecs`). Every table of every file is in [measurements](measurements.md).
+Machines are shared: trust ratios, not microseconds, and compare within a file only. A `+` behind a commit: it had uncommitted changes.
+
+- *Floor*: a gather of rows in memory that is told the row numbers; nothing is searched for. *A gather by our own prefetching kernel*: the
+  same with the fastest gather there is here.
+- *Cached*: in the subject's own cache or memory, the page cache warm. *Cold*: pages dropped before the call, checked with mincore.
+- *Tuned RocksDB*: hash index in blocks of 4 KiB, bloom filter, a block cache as large as our row cache; each peer's settings are in the JSON.
+"""
+_MEASUREMENTS_INTRO = """\
+# Measurements
+
+Made by `python -m bench.page`: every table of the JSON files in `bench/results/`, each section with its file and the command that wrote it.
+What they say of the targets, and where peers are faster: [results](results.md). Times are medians of interleaved rounds; brackets hold the
+quartiles, parentheses the median of the ratios to the baseline in the same round. The machine is shared: trust ratios, not microseconds,
+and read the warnings above each table. `bench/results/store_quick.json` is left out: a quick run shows that everything works, its times
+claim nothing.
 """
 
 
-def page() -> str:
-    """The whole document."""
-    sections = [_INTRO, front.head(RESULTS)]
+def pages() -> dict[Path, str]:
+    """The documents that are made as a whole."""
+    sections = [_MEASUREMENTS_INTRO]
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
-        text = _section(path.stem, result)
+        text = "" if result.get("options", {}).get("quick") else _section(path.stem, result)
         if text:
             sections.append(text)
-    return "\n".join(sections)
+    return {
+        _DOCS / "results.md": "\n".join([_RESULTS_INTRO, front.head(RESULTS)]),
+        _DOCS / "measurements.md": "\n".join(sections),
+    }
 
 
 def _section(name: str, result: dict[str, Any]) -> str:
@@ -117,13 +134,14 @@ def _codecs(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for page, text in pages().items():
+        page.write_text(text)
     for path, updated in ((readme.README, readme.updated), (serving_page.PAGE, serving_page.updated)):
         path.write_text(updated(path.read_text()))
     for path in prose.PAGES:
         path.write_text(prose.updated(path, path.read_text()))
     figures = [readme.README.name, serving_page.PAGE.name, *(path.name for path in prose.PAGES)]
     print(
-        f"wrote {PAGE.name}, the figures of {', '.join(figures)}, and",
+        f"wrote {', '.join(page.name for page in pages())}, the figures of {', '.join(figures)}, and",
         *(path.name for path in plots.draw_all()),
     )

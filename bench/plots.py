@@ -93,7 +93,7 @@ def _latency(cases: Cases, pyplot: Any) -> Any:
 
 
 def _cold(cases: Cases, pyplot: Any) -> Any:
-    cold, warm = cases["store", "cold_rows"], cases["store", "warm"]
+    cold, warm = cases["store", "cold_all"], cases["store", "warm"]
     subjects = _sorted(cold, "us_per_row")
     figure, axis = pyplot.subplots(figsize=(7.5, 0.32 * len(subjects) + 1.5), layout="constrained")
     for place, subject in enumerate(subjects):
@@ -201,7 +201,7 @@ PLOTS: dict[str, tuple[str, tuple[tuple[str, str], ...], Callable[[Cases, Any], 
     "warm.png": ("Warm look-ups at 1,024 keys per call: time per key, and the floors", (("store", "warm"),), _warm),
     "batch.png": ("Warm look-ups by batch size: time per key", (("store", "warm"),), _batch),
     "traces.png": ("Every peer on every trace: time per key", (("store", "traces"),), _traces),
-    "cold.png": ("1,024 random rows, cold and warm: time per row", (("store", "cold_rows"), ("store", "warm")), _cold),
+    "cold.png": ("1,024 random rows, cold and warm: time per row", (("store", "cold_all"), ("store", "warm")), _cold),
     "disk.png": ("Bytes on disk per key", (("store", "disk"),), _disk),
     "latency.png": (
         "Longest match by tokens per call: median and p99",

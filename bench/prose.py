@@ -60,7 +60,40 @@ def _threads(folder: Path) -> str:
     )
 
 
+def _tables(folder: Path) -> str:
+    cases = saved.cases(folder)
+    prefill, decode, imports = (cases["tables", name] for name in ("prefill", "decode", "import"))
+    fetch = cases["tables", "engramdb_fetch_264"]
+    ways = ("in_place", "checksums", "packed")
+
+    def line(what: str, found: saved.Found, metric: str, unit: str, digits: int = 1, scale: float = 1.0) -> str:
+        return (
+            f"| {what} | " + " | ".join(f"{found.value(way, metric) / scale:.{digits}f} {unit}" for way in ways) + " |"
+        )
+
+    floors = sorted(prefill.ratio(way, f"floor_{way}", "ms") for way in ways)
+    return "\n".join(
+        (
+            f"A synthetic Engram checkpoint of 5 GB, 48 rows of 264 B a token, every row as likely as any other; two shared cores "
+            f"(`bench/results/{prefill.file}`, `python -m bench tables`).",
+            "",
+            "| | in place | `--checksums` | `--pack` |",
+            "|---|---:|---:|---:|",
+            line("import", imports, "seconds", "s"),
+            line("prompt of 2,048 tokens (98,304 rows), files out of the page cache", prefill, "ms", "s", 2, 1000),
+            line("one token, 48 cached rows", decode, "us", "us"),
+            "",
+            f"Finding the 48 row numbers takes another {decode.value('in_place', 'keys_us'):.0f} us a token. A cold prompt is bounded by the disk: it "
+            f"took {floors[0]:.2f} to {floors[-1]:.2f} times as long as bare hinted reads of\nthe same pages. So start `prefetch` early, and size the "
+            "cache by a trace of your own traffic: evenly drawn keys are the worst case for it. Beside\n`engramdb-python`, files in the page cache, "
+            f"one token a call: {fetch.value('ngramstore_uncached', 'us_1'):.1f} us without a row cache and {fetch.value('ngramstore', 'us_1'):.1f} us "
+            f"cached, where its `fetch` takes {fetch.value('engramdb', 'us_1'):.1f} (it has no cache of its own).",
+        )
+    )
+
+
 PAGES: dict[Path, dict[str, Callable[[Path], str]]] = {
     _DOCS / "mining.md": {"mining": _mining},
+    _DOCS / "tables.md": {"tables": _tables},
     _DOCS / "operating.md": {"resident rows": _floors, "threads": _threads},
 }

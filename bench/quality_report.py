@@ -66,9 +66,17 @@ def lines(found: Sequence[Mapping]) -> Iterator[str]:
             )
             sizes += f" {curve['start']}" + (f" rate {curve['fgram_lr']:g}" if curve["fgram_lr"] else "")
         gains = "  ".join(f"{int(tokens):,}: {_spread(gain)}" for tokens, gain in curve["difference"].items())
-        where = curve["crossover"]
-        where = f"from {where:,.0f} tokens" if isinstance(where, float) else where + " tokens"
-        yield f"{curve['text']} V={curve['tokenizer']:,} {curve['model']}{sizes}: {gains}  ahead for good {where}"
+        yield f"{curve['text']} V={curve['tokenizer']:,} {curve['model']}{sizes}: {gains}  {_ahead(curve['crossover'])}"
+
+
+def _ahead(where: float | str) -> str:
+    """What a crossover means, in words."""
+    if isinstance(where, float):
+        return f"ahead for good from {where:,.0f} tokens"
+    side, tokens = where.split()
+    if side == "below":
+        return f"ahead at every size measured, from {int(tokens):,} tokens on"
+    return f"not ahead at {int(tokens):,} tokens, the most measured"
 
 
 def _spread(gain: Mapping) -> str:

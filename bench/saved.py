@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-VOID = ("not cold", "void")
+VOID = "not cold"
 """How a warning begins that says that a subject's numbers are not of what the case is about."""
 
 

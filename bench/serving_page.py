@@ -15,8 +15,9 @@ _STEPS = (
     ("longer_cached", "step ratio, all rows cached"),
     ("longer_tenth", "step ratio, a tenth cached, the rest in the page cache"),
     ("longer_cold", "step ratio, cold: no row cache, and no page of the rows in memory before a step"),
+    ("longer_candidates", "step ratio, cold, with `prefetch_candidates` of 8 candidates a sequence"),
     ("added_cold", "extra, cold"),
-    ("added_candidates", "extra, cold, with `prefetch_candidates` of 8 candidates a sequence"),
+    ("added_candidates", "extra, cold, with `prefetch_candidates`"),
 )
 _TRACES = {
     "code": "code (Python's standard library)",
@@ -39,7 +40,13 @@ def section(folder: Path = saved.RESULTS) -> str:
         for size in ("10M", "50M", "120M")
         if ("decode", f"step_{size}") in cases
     ]
-    return "\n\n".join([*steps, _call(cases["decode", "overhead"]), _hit_rates(cases["decode", "hit_rate"])])
+    return "\n\n".join(
+        [
+            *steps,
+            _call(cases["decode", "overhead"], cases["decode", "step_50M"]),
+            _hit_rates(cases["decode", "hit_rate"]),
+        ]
+    )
 
 
 def _steps(size: str, found: Found) -> str:
@@ -54,13 +61,19 @@ def _steps(size: str, found: Found) -> str:
     return "\n".join(lines)
 
 
-def _call(found: Found) -> str:
-    ours, theirs = (
-        [found.value(subject, metric) for subject in found.subjects] for metric in ("call_us", "nn_embedding_us")
+def _call(overhead: Found, step: Found) -> str:
+    ours, absent, theirs = (
+        [overhead.value(subject, metric) for subject in overhead.subjects]
+        for metric in ("call_us", "call_not_found_us", "nn_embedding_us")
+    )
+    between = " and ".join(
+        f"{step.value(batch, 'call_us_cached'):.0f} against {step.value(batch, 'own_us_cached'):.0f} us at {batch.replace('_', ' ')}"
+        for batch in ("batch_1", "batch_8")
     )
     return (
-        f"One call of the module, batch 1, one token, everything included (`{found.file}`): {min(ours):.1f} to {max(ours):.1f} us by width,\n"
-        f"where `nn.Embedding` takes {min(theirs):.1f} to {max(theirs):.1f}."
+        f"One call in a loop of its own, one token, all rows cached (`{overhead.file}`): {min(ours):.1f} to {max(ours):.1f} us by width, "
+        f"{max(absent):.1f} where no n-gram ends;\n`nn.Embedding` {min(theirs):.1f} to {max(theirs):.1f}. Between two steps of the 50M decoder, "
+        f"whose weights push everything else out of the processor's caches,\nit is {between} (`{step.file}`)."
     )
 
 

@@ -24,7 +24,7 @@ _GROUP = "ngramstore.commands"
 GROUPS = {
     "A model and its table": ("mine", "train", "export", "evaluate", "generate"),
     "Stores from rows, from checkpoints": ("build", "import", "keys", "sizes"),
-    "Inspect a store, warm its cache": ("get", "lookup", "inspect", "stats", "trace", "warm"),
+    "Inspect a store, bring its rows into memory": ("get", "lookup", "inspect", "stats", "trace", "warm"),
     "Maintain a store; try everything": ("verify", "repair", "compact", "backup", "warmup", "demo"),
 }
 """The commands of this project as help and README list them."""

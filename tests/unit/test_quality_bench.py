@@ -161,7 +161,7 @@ def test_the_picture_and_the_lines_are_drawn_from_the_file(tmp_path):
     picture({"differences": found}, tmp_path / "q.png")
     assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
     assert list(lines(found)) == [
-        "t V=1 scone: 10: -0.100 +- 0.000 (2)  20: -0.200 +- 0.000 (2)  ahead for good below 10 tokens"
+        "t V=1 scone: 10: -0.100 +- 0.000 (2)  20: -0.200 +- 0.000 (2)  ahead at every size measured, from 10 tokens on"
     ]
 
 
