@@ -15,6 +15,7 @@ from helpers import flip
 
 import ngramstore as ngs
 from ngramstore import files
+from ngramstore.cli.compact import command as compact
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError, IncompleteStore, NgramStoreError, UsageError
 from ngramstore.keys import keys_from_spec
 from ngramstore.store.imports.importing import import_checkpoint
@@ -168,6 +169,22 @@ def test_compaction_copies_the_rows_into_the_store(paths):
     wanted[9] = wanted[1]
     with ngs.open(paths[1]) as store:
         assert (store.rows_encoded(np.arange(len(wanted))) == wanted).all() and store.verify() == []
+
+
+def test_compaction_copies_rows_in_place_that_nobody_has_changed(paths):
+    wanted = write_qwen(paths[0])
+    import_checkpoint(*paths)
+    done = CliRunner().invoke(compact, [str(paths[1]), "--trust-external"])
+    assert done.exit_code == 0, done.output
+    assert f"{len(wanted):,} rows" in done.output
+    assert "nothing to merge" not in done.output
+    with ngs.open(paths[1]) as store:
+        assert store.stats()["external_bytes"] == 0
+        assert (store.rows_encoded(np.arange(len(wanted))) == wanted).all() and store.verify() == []
+        generation = store.generation
+    assert "nothing to merge" in CliRunner().invoke(compact, [str(paths[1])]).output
+    with ngs.open(paths[1]) as store:
+        assert store.generation == generation
 
 
 def test_a_pickled_handle_and_a_backup_stay_readable(paths, tmp_path):

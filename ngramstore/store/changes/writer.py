@@ -138,9 +138,9 @@ class Writer:
         return True
 
     def compact(self, *, progress: bool = False) -> bool:
-        """Merge the overlay into a new base. True if there was one. progress: a bar on stderr."""
+        """Merge the overlay, and rows in place, into a new base. True if there were any. progress: a bar on stderr."""
         self.flush()
-        if self.view.overlay is None and self.view.tombstones is None:
+        if self.view.overlay is None and self.view.tombstones is None and not self.manifest.sources:
             return False
         with self._cleaned_after_failure():
             self._publish(write_base(self.view, progress=progress))
