@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
+from ngramstore.errors import DamagedStore, DiskFull, FormatError, UnsupportedVersion
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native import probe
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES
@@ -22,6 +23,48 @@ from ngramstore.store.layers.index_builder import IndexBuilder
 from ngramstore.store.layers.index_plan import IndexPlan
 
 STAMP = FileStamp(bytes(range(16)), 3)
+
+
+def fail_with(code: int):
+    def fallocate(*_):
+        raise OSError(code, os.strerror(code))
+
+    return fallocate
+
+
+@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.EOPNOTSUPP])
+def test_planes_in_files_find_room_also_where_it_cannot_be_taken_at_once(tmp_path, monkeypatch, code):
+    ids = some_ids(3000)
+    plan = IndexPlan(len(ids), is_keyed=True, is_sized=False)
+    wanted = write_index(tmp_path / "in-memory", ids)
+    monkeypatch.setattr(index_builder, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(index_builder, "_WRITE_BYTES", 8192)
+    if code is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", fail_with(code))
+    builder = IndexBuilder(plan, scratch=tmp_path)
+    assert index_builder.scratch_bytes(plan) > 6 * len(ids)
+    builder.add(ids)
+    builder.write(tmp_path / "in-files", STAMP)
+    assert (tmp_path / "in-files").read_bytes() == wanted
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_planes_that_find_no_room_are_a_full_disk(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(index_builder, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(os, "posix_fallocate", fail_with(code))
+    with pytest.raises(DiskFull):
+        IndexBuilder(IndexPlan(3000, is_keyed=True, is_sized=False), scratch=tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def write_index(path, ids: np.ndarray) -> bytes:
+    """An index of sorted IDs, its planes in memory."""
+    builder = IndexBuilder(IndexPlan(len(ids), is_keyed=True, is_sized=False))
+    builder.add(ids)
+    builder.write(path, STAMP)
+    return path.read_bytes()
 
 
 def some_ids(count: int, seed: int = 0) -> np.ndarray:

@@ -7,6 +7,8 @@ Shapes: N rows of the index, M rows of a chunk.
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -14,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ngramstore import files
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import allocate, clear_errors
+from ngramstore.files import clear_errors, write_at
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, finish_file
@@ -160,5 +163,24 @@ def _plane(dtype: type, count: int, scratch: Path | None) -> np.ndarray:
     if scratch is None or not _is_large(num_bytes):
         return np.zeros(count, dtype)
     with clear_errors(scratch), tempfile.TemporaryFile(dir=scratch) as file:
-        allocate(file.fileno(), num_bytes, scratch)
+        _take_room(file.fileno(), num_bytes, scratch)
         return np.memmap(file, dtype, "w+", shape=(count,))
+
+
+def _take_room(fd: int, num_bytes: int, path: Path) -> None:
+    """Let an empty file hold that many zeros that the disk has room for.
+
+    Storing into a map of a hole that it has no room for is SIGBUS, which no `except` sees.
+    """
+    files.observe("write", path)
+    try:
+        os.posix_fallocate(fd, 0, num_bytes)
+        return
+    except AttributeError:  # macOS
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of a filesystem that cannot
+            raise
+    zeros = bytes(_WRITE_BYTES)
+    for at in range(0, num_bytes, _WRITE_BYTES):
+        write_at(fd, zeros[: num_bytes - at], at, path)
