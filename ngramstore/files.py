@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,6 @@ from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
 _log = logging.getLogger("ngramstore")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, an exhausted quota, a file over the limit."""
-_ZEROS_BYTES = 4 << 20
 
 
 def _unobserved(operation: str, path: Path) -> None:
@@ -75,24 +75,6 @@ def write_at(fd: int, data: bytes | memoryview, position: int, path: Path) -> No
             view, position = view[done:], position + done
 
 
-def allocate(fd: int, num_bytes: int, path: Path) -> None:
-    """Let an empty file hold this many zeros that the disk has room for: a store into a map of a hole that it has none for is
-    SIGBUS, which no `except` sees."""
-    with clear_errors(path):
-        observe("write", path)
-        try:
-            os.posix_fallocate(fd, 0, num_bytes)
-            return
-        except AttributeError:  # macOS
-            pass
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a filesystem that cannot
-                raise
-    zeros = memoryview(bytes(min(num_bytes, _ZEROS_BYTES)))
-    for at in range(0, num_bytes, _ZEROS_BYTES):
-        write_at(fd, zeros[: num_bytes - at], at, path)
-
-
 def fsync(fd: int, path: Path) -> None:
     """Make what was written to fd survive a power cut."""
     with clear_errors(path):
@@ -137,9 +119,20 @@ def publish_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     fsync_directory(path.parent)
 
 
-def remove(path: Path) -> None:
-    """Delete a file or directory tree; fine if it is not there."""
+def remove(path: Path, *, only: re.Pattern[str] | None = None) -> None:
+    """Delete a file or directory tree; fine if it is not there.
+
+    only: of a directory that others may use as well, the files with such names, and itself if it is empty then.
+    """
     with clear_errors(path):
+        if only is not None:
+            if path.is_symlink() or not path.is_dir():
+                return
+            for name in sorted(os.listdir(path)):
+                if only.fullmatch(name) and not (path / name).is_dir():
+                    remove(path / name)
+            if os.listdir(path):
+                return
         observe("unlink", path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -147,10 +140,10 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_if_possible(path: Path) -> bool:
-    """Delete what is of no use any more; what cannot be deleted is logged and stays. True if it is gone."""
+def remove_if_possible(path: Path, *, only: re.Pattern[str] | None = None) -> bool:
+    """Delete what is of no use any more, as `remove`; what cannot be deleted is logged and stays. True if it is gone."""
     try:
-        remove(path)
+        remove(path, only=only)
     except (OSError, UsageError) as error:
         _log.warning("%s is of no use any more but cannot be removed: %s", path, str(error))
         return False

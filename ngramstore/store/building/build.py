@@ -33,6 +33,7 @@ from ngramstore.store.building.packing import Packing
 from ngramstore.store.building.runs import RunSorter
 from ngramstore.store.building.spec import checked_spec, choose
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
+from ngramstore.store.layers.names import RUNS_NAME
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.stages import Stages
 from ngramstore.windows import Ngrams, as_ngrams, blank_from
@@ -98,14 +99,14 @@ class Builder:
                 self.path / BUILDING_NAME,
                 (json.dumps({"release": ngramstore.__version__, "pid": os.getpid()}) + "\n").encode(),
             )
-            make_directory(self.path / "runs")
+            make_directory(self.path / RUNS_NAME)
         except BaseException:
             self._release()
             raise
         self._memory_bytes = default_memory_bytes() if memory_bytes is None else memory_bytes
         self._stages = Stages()
         self._sorter = RunSorter(
-            self.path / "runs", self.spec.codec.row_bytes, self.spec.max_n, self._memory_bytes, self._stages
+            self.path / RUNS_NAME, self.spec.codec.row_bytes, self.spec.max_n, self._memory_bytes, self._stages
         )
 
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:

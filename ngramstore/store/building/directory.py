@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from ngramstore.errors import UsageError
 from ngramstore.files import clear_errors, make_directory, remove
+from ngramstore.store.journal.left import is_journal
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, unfinished
+from ngramstore.store.layers.names import DATA_FILE, RUN_FILE, RUNS_NAME
 
-_OURS = re.compile(
-    r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)|journal-[0-9]+|MANIFEST(\.tmp)?|BUILDING(\.tmp)?|LOCK|runs"
-)
+_OURS = (MANIFEST_NAME, MANIFEST_NAME + ".tmp", BUILDING_NAME, BUILDING_NAME + ".tmp")
 
 
 def claim_directory(path: Path, restart: bool) -> bool:
@@ -40,5 +39,7 @@ def claim_directory(path: Path, restart: bool) -> bool:
 def clear_directory(path: Path) -> None:
     """Remove every file of ours but the lock, the manifest first, BUILDING last; files of others stay."""
     for name in sorted(os.listdir(path), key=lambda name: (name != MANIFEST_NAME, name == BUILDING_NAME)):
-        if _OURS.fullmatch(name) and name != LOCK_NAME:
+        if name == RUNS_NAME:
+            remove(path / name, only=RUN_FILE)
+        elif name in _OURS or DATA_FILE.fullmatch(name) or is_journal(path / name):
             remove(path / name)

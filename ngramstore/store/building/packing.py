@@ -26,6 +26,7 @@ from ngramstore.store.layers.index_builder import scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer import LayerWriter
 from ngramstore.store.layers.manifest import BUILDING_NAME, Manifest, Spec
+from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME
 from ngramstore.store.layers.rows_writer import CHUNK_BYTES
 from ngramstore.store.layers.stages import Stages
 from ngramstore.store.layers.suffixes import suffixes_are_stored
@@ -34,7 +35,7 @@ _SAMPLE_ROWS = 4096
 _DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
 _CHUNKS = 64  # shares of the memory budget that packing works in
 _MIN_CHUNK_BYTES = 64 << 10
-_TOKENS_BYTES = 9  # an n-gram with its length and share of a checksum: about, for four tokens of a vocabulary below 16,384
+_TOKENS_BYTES = 9  # about: a length, four tokens below 16,384, a share of a checksum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ class Packing:
         with stages.timed("publish"):
             fsync_directory(self.path)
             manifest.next(generation=1, base=base, suffix_closed=is_closed).write(self.path)
-            remove_if_possible(self.path / "runs")
+            remove_if_possible(self.path / RUNS_NAME, only=RUN_FILE)
             remove_if_possible(self.path / BUILDING_NAME)
 
     def _dictionary(self, num_rows: int) -> tuple[bytes | None, int]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,12 +26,12 @@ from ngramstore.store.changes.overlay import write_overlay
 from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, Manifest, read_manifest
+from ngramstore.store.layers.names import DATA_FILE, RUN_FILE, RUNS_NAME
 from ngramstore.store.view import View
 
 _log = logging.getLogger("ngramstore")
-_DATA_FILE = re.compile(r"(base|overlay|tombstones)-[0-9]+\.(index|rows|tokens|sums)")
-_LEFT_OVER = ("runs", BUILDING_NAME, "MANIFEST.tmp")
-"""What an earlier writer or build did not get to remove, journals apart."""
+_LEFT_OVER = {RUNS_NAME: RUN_FILE, BUILDING_NAME: None, "MANIFEST.tmp": None}
+"""What an earlier writer or build did not get to remove, journals apart; of a directory, the names that are ours."""
 
 
 class Writer:
@@ -158,10 +157,10 @@ class Writer:
         kept = []
         for name in sorted(os.listdir(self._directory)):
             path = self._directory / name
-            if _DATA_FILE.fullmatch(name) and name not in named:
+            if DATA_FILE.fullmatch(name) and name not in named:
                 if not remove_unless_read(path):
                     kept.append(name)
-            elif name in _LEFT_OVER and not remove_if_possible(path):
+            elif name in _LEFT_OVER and not remove_if_possible(path, only=_LEFT_OVER[name]):
                 kept.append(name)
         return kept + clear_left_journals(self._directory, self.manifest, self._published_journals)
 

@@ -17,8 +17,13 @@ from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.layers.manifest import Manifest
 
 _log = logging.getLogger("ngramstore")
-_JOURNAL = re.compile(r"journal-([0-9]+)")
-_SALVAGED = re.compile(r"journal-[0-9]+\.salvage-.*")
+_JOURNAL = re.compile(r"journal-([0-9]{6,20})")
+_SALVAGED = re.compile(r"journal-[0-9]{6,20}\.salvage-[a-z0-9_]+")
+_BEFORE_ACK = re.compile(
+    r"ACK\.tmp|CURRENT|IDENTITY|LOCK|LOG(\.old\.[0-9]+)?|(MANIFEST|OPTIONS)-[0-9]{6,20}(\.dbtmp)?|rocksdict-config\.json"
+    r"|[0-9]{6,20}\.(log|sst|blob|dbtmp)"
+)
+"""What a journal may hold that was being made, or removed."""
 
 
 def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) -> list[str]:
@@ -29,7 +34,7 @@ def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) ->
     kept = []
     for name in sorted(os.listdir(directory)):
         path = directory / name
-        if name == manifest.journal or not (_JOURNAL.fullmatch(name) or _SALVAGED.fullmatch(name)):
+        if name == manifest.journal or not (name in known or is_journal(path) or _SALVAGED.fullmatch(name)):
             continue
         if name in known or _SALVAGED.fullmatch(name) or not _may_be_unpublished(path, manifest.state_digest):
             known.add(name)
@@ -39,6 +44,19 @@ def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) ->
         if not is_gone:
             kept.append(name)
     return kept
+
+
+def is_journal(path: Path) -> bool:
+    """Whether that is one of ours: named like one, and with ACK or nothing but files of RocksDB. Others name directories so too."""
+    if not _JOURNAL.fullmatch(path.name):
+        return False
+    try:
+        names = os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # not known: it is kept, under another name
+    return ACK_NAME in names or all(map(_BEFORE_ACK.fullmatch, names))
 
 
 def name_aside(path: Path) -> Path:

@@ -1,0 +1,68 @@
+"""Files of others in a store's directory: opening, building anew and giving up remove what is ours and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import build_ngrams, contents
+
+import ngramstore as ngs
+
+STRANGERS = ("runs/exp1/notes", "runs/lengths/notes", "journal-2024/notes", "journal-000099/notes")
+STORED = {(1,): 1, (2, 3): 2}
+
+
+def put_strangers(path: Path) -> None:
+    for name in STRANGERS:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(name)
+
+
+def assert_strangers_are_there(path: Path) -> None:
+    assert {name: (path / name).read_text() for name in STRANGERS if (path / name).exists()} == {
+        name: name for name in STRANGERS
+    }
+
+
+def test_a_writer_removes_no_directory_of_others(tmp_path):
+    path = tmp_path / "store"
+    build_ngrams(path, STORED, dim=4, max_n=2)
+    put_strangers(path)
+    for name in ("runs/run-00000.ids", "runs/run-00000.lengths", "journal-000007/ACK.tmp", "journal-000008/000004.log"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).touch()
+    (path / "journal-000009").mkdir()
+    with ngs.open(path, mode="rw") as store:
+        assert contents(store) == STORED
+    assert_strangers_are_there(path)
+    assert sorted(file.name for file in (path / "runs").iterdir()) == ["exp1", "lengths"]
+    assert sorted(file.name for file in path.glob("journal-*")) == ["journal-000099", "journal-2024"]
+
+
+def test_runs_that_are_all_ours_go_with_their_directory(tmp_path):
+    path = tmp_path / "store"
+    build_ngrams(path, STORED, dim=4, max_n=2)
+    (path / "runs").mkdir()
+    for name in ("run-00000.rows", "state.json", "dictionary", "lengths"):
+        (path / "runs" / name).touch()
+    ngs.open(path, mode="rw").close()
+    assert not (path / "runs").exists()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_build_started_anew_removes_no_directory_of_others(tmp_path, is_finished):
+    path = tmp_path / "store"
+    path.mkdir()
+    (path / "BUILDING").write_text("{}")
+    put_strangers(path)
+    (path / "runs" / "run-00000.ids").touch()
+    builder = ngs.build(path, dim=4, max_n=1, restart=True)
+    builder.add([(1,)], [[1.0, 2.0, 3.0, 4.0]])
+    if is_finished:
+        builder.finish()
+    else:
+        builder.abort()
+    assert_strangers_are_there(path)
+    assert not (path / "runs" / "run-00000.ids").exists()
+    assert (path / "MANIFEST").exists() == is_finished
