@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,15 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
     )
 
 
+_OF_NGRAMS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "--max-n": lambda options: options["max_n"] is not None,
+    "--duplicates": lambda options: options["duplicates"] != "error",
+    "--no-tokens": lambda options: options["no_tokens"],
+    "--seed": lambda options: options["seed"] != 0,
+}
+"""What means nothing for rows addressed by number, and whether it was asked for."""
+
+
 @dataclass(frozen=True)
 class _Inputs:
     """What the options name, opened and found to fit together."""
@@ -112,11 +122,17 @@ def _inputs(rows_file: Path, vocab: Path | None, options: dict[str, Any]) -> _In
             f"--addressing {addressing} {'needs' if vocab is None else 'has no use for'} --vocab",
             hint="n-grams come from --vocab; rows addressed by number have none",
         )
-    if options["encoded"] and (options["scales"] or not options["dim"]):
+    if vocab is None:
+        given = [option for option, is_given in _OF_NGRAMS.items() if is_given(options)]
+        if given:
+            raise UsageError(
+                f"{given[0]} needs --vocab", hint="rows addressed by number have no n-grams; leave the option out"
+            )
+    if options["encoded"] and (options["scales"] or options["dim"] is None):
         raise UsageError("--encoded needs --dim and has no use for --scales", hint="give the width of the decoded rows")
     rows = open_table(rows_file, options["tensor"])
     scales = open_table(rows_file, options["scales"]) if options["scales"] else None
-    dim = options["dim"] or rows.width
+    dim = rows.width if options["dim"] is None else options["dim"]
     codec = codec_from_spec(as_codec(options["codec"]), dim)
     width = codec.row_bytes if options["encoded"] else dim
     if rows.width != width:
@@ -141,12 +157,15 @@ def _pack(store: Path, given: _Inputs, options: dict[str, Any], quiet: bool) -> 
     import ngramstore as ngs
 
     rows, ngrams = given.rows, given.ngrams
+    max_n = options["max_n"]
+    if ngrams is not None and max_n is None:
+        max_n = ngrams.max_n
     step = max(1, _CHUNK_BYTES // (rows.width * rows.array.itemsize))
     with (
         ngs.build(
             store,
             dim=given.dim,
-            max_n=None if ngrams is None else options["max_n"] or ngrams.max_n,
+            max_n=max_n,
             codec=given.codec.spec(),
             addressing="row" if ngrams is None else "ngram",
             compression=options["compression"],

@@ -63,6 +63,35 @@ def test_zero_dims_are_refused(quick_path, dim):
     assert not (quick_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "match"), [("--dim", "dim=0"), ("--max-n", "max_n must be 1 to 16, got 0")], ids=["dim", "max_n"]
+)
+def test_a_width_or_length_of_zero_is_not_taken_for_none_given(quick_path, option, match):
+    np.save(quick_path / "rows.npy", np.zeros((1, 5), np.float32))
+    (quick_path / "ngrams.txt").write_text("3 4\n")
+    arguments = ("--vocab", quick_path / "ngrams.txt", "--rows", quick_path / "rows.npy", "--quiet")
+    assert match in refused("build", quick_path / "new", *arguments, option, 0)
+    encoded = ("--vocab", quick_path / "ngrams.txt", "--rows", quick_path / "rows.npy", "--encoded", option, 0)
+    assert "dim" in refused("build", quick_path / "new", *encoded)
+    assert not (quick_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--max-n", "3"], "--max-n"),
+        (["--no-tokens"], "--no-tokens"),
+        (["--seed", "7"], "--seed"),
+        (["--duplicates", "last"], "--duplicates"),
+    ],
+)
+def test_what_only_n_grams_have_is_refused_for_rows_by_number(quick_path, arguments, named):
+    np.save(quick_path / "rows.npy", np.zeros((3, 5), np.float32))
+    said = refused("build", quick_path / "new", "--rows", quick_path / "rows.npy", "--quiet", *arguments)
+    assert f"{named} needs --vocab" in said and "hint: " in said
+    assert not (quick_path / "new").exists()
+
+
 def test_rows_of_another_width_are_refused_and_named(quick_path, store):
     wrong = pytest.raises(errors.UsageError, match=r"\(1, 5\), wanted \(1, 4\)")
     with wrong, ngs.build(quick_path / "new", dim=4, max_n=3) as builder:

@@ -454,6 +454,10 @@ def test_codecs_and_checksums_are_choices_of_one_way_only(paths):
         import_checkpoint(*paths, codec="int8")
     with pytest.raises(UsageError, match="checksums with pack"):
         import_checkpoint(*paths, pack=True, checksums=True)
+    for compression in ("zstd", "none"):
+        with pytest.raises(UsageError, match=f"compression='{compression}' without pack"):
+            import_checkpoint(*paths, compression=compression)
+    assert not paths[1].exists()
 
 
 def test_a_directory_that_is_taken_or_half_made_is_left_alone(paths):

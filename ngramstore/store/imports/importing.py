@@ -63,7 +63,7 @@ def import_checkpoint(
 
     Default: in place; open it with trust_external=True. checksums: a sidecar, so that every row read is verified; it reads
     the whole table once. pack: copy all rows into the store. codec: other than the checkpoint's (with pack).
-    compression: as in `build`. tokenizer, token_map: Engram's, to freeze the digest of its token map.
+    compression: as in `build` (with pack). tokenizer, token_map: Engram's, to freeze the digest of its token map.
     restart: throw away an import that was killed or failed here; without it, the same pack resumes: what is there is read and
     verified first. It cannot resume where the codec refuses values or the checkpoint has been written to in the meantime.
     Raises UsageError, FormatError, IncompleteStore, WriterLocked, DiskFull.
@@ -74,6 +74,10 @@ def import_checkpoint(
         raise UsageError("checksums with pack", hint="packed rows are under checksums anyway")
     if compression not in ("auto", "none", "zstd"):
         raise UsageError(f"compression is {compression!r}", hint="choose one of auto, none, zstd")
+    if compression != "auto" and not pack:
+        raise UsageError(
+            f"compression={compression!r} without pack", hint="rows in place stay as they are; add pack=True (--pack)"
+        )
     found = read_checkpoint(Path(checkpoint), tokenizer=tokenizer, token_map=token_map)
     target = found.codec if codec is None else codec_from_spec(codec, found.codec.dim)
     if compression == "zstd" and target.row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
