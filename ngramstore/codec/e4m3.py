@@ -41,6 +41,7 @@ class E4M3(Codec):
             raise UsageError(
                 f"e4m3 with block={self.block} and scale={self.scale!r}", hint="a table scale needs block=0"
             )
+        object.__setattr__(self, "block", int(self.block))  # the manifest keeps it as JSON
         if not self.block:
             object.__setattr__(self, "scale", _table_scale(self.scale).hex())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -16,7 +17,16 @@ from hypothesis import strategies as st
 from store_cases import build, build_rows, files_of, some_ngrams, some_rows
 
 import ngramstore as ngs
-from ngramstore.errors import DuplicateKey, HashCollision, IncompleteStore, StoreClosed, UsageError, WriterLocked
+from ngramstore import files
+from ngramstore.errors import (
+    DiskFull,
+    DuplicateKey,
+    HashCollision,
+    IncompleteStore,
+    StoreClosed,
+    UsageError,
+    WriterLocked,
+)
 from ngramstore.hashing import ngram_ids
 from ngramstore.store.building import build as build_module
 from ngramstore.store.building import runs
@@ -277,6 +287,15 @@ def test_the_last_of_equal_numbers_stays_where_that_is_asked_for(tmp_path):
         ({"metadata": {"a": b"bytes"}}, "metadata"),
         ({"metadata": {"a": float("nan")}}, "metadata"),
         ({"metadata": {"a": "x" * (1 << 19)}}, "metadata takes"),
+        ({"memory_bytes": 1e8}, r"memory_bytes is 100000000\.0"),
+        ({"memory_bytes": "1GiB"}, "memory_bytes is '1GiB'"),
+        ({"memory_bytes": True}, "memory_bytes is True"),
+        ({"memory_bytes": 0}, "memory_bytes is 0"),
+        ({"memory_bytes": 1 << 62}, "memory_bytes is 4611686018427387904"),
+        ({"threads": -1}, "threads is -1"),
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": "2"}, "threads is '2'"),
+        ({"threads": 257}, "threads is 257"),
         ({"codec": "f32", "dim": 262_145}, "a row takes 1,048,580 bytes"),
         ({"codec": "f32", "dim": 20_000, "compression": "zstd"}, "cannot be compressed"),
     ],
@@ -286,6 +305,57 @@ def test_wrong_options_are_refused_before_a_directory_is_made(tmp_path, options,
     with pytest.raises(UsageError, match=says):
         Builder(tmp_path / "store", **{"dim": 6, "max_n": 3, **options})
     assert not (tmp_path / "store").exists()
+
+
+def test_memory_that_cannot_be_had_is_refused_before_a_directory_is_made(tmp_path, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError("Unable to allocate")
+
+    monkeypatch.setattr("ngramstore.store.building.runs.HeldRows.__init__", no_memory)
+    with pytest.raises(UsageError, match="memory_bytes is 1,000: Unable to allocate"):
+        Builder(tmp_path / "store", dim=6, max_n=3, memory_bytes=1000)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("operation", ["write", "fsync", "rename"])
+def test_a_build_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch, operation):
+    def fail(seen, path):
+        if seen == operation and path.name.startswith("BUILDING"):
+            raise OSError(errno.ENOSPC, "injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "observe", fail)
+        with pytest.raises(DiskFull):
+            Builder(tmp_path / "store", dim=6, max_n=3)
+    assert not (tmp_path / "store").exists()
+
+
+def test_numpy_numbers_are_numbers_of_a_build(tmp_path):
+    path = tmp_path / "store"
+    with Builder(
+        path, dim=6, max_n=1, codec={"name": "e4m3", "block": np.int64(2)}, memory_bytes=np.int64(1), threads=np.int8(2)
+    ) as builder:
+        builder.add([(1,)], some_rows(1))
+    assert read_manifest(path).spec.codec.spec() == {"name": "e4m3", "block": 2}
+
+
+def test_a_codec_that_a_manifest_cannot_hold_is_refused_before_a_directory_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("ngramstore.codec.int4.Int4.spec", lambda codec: {"name": "int4", "group": np.int64(32)})
+    with pytest.raises(UsageError, match=r"int4.*JSON cannot hold"):
+        Builder(tmp_path / "store", dim=6, max_n=1, codec="int4")
+    assert not (tmp_path / "store").exists()
+
+
+def test_encoded_rows_may_be_a_list_and_are_refused_as_an_array_would_be(tmp_path):
+    with Builder(tmp_path / "store", dim=6, max_n=3, codec="int8") as builder:
+        with pytest.raises(UsageError, match=r"encoded rows are int64 \(1, 10\)"):
+            builder.add_encoded([(1,)], [[0] * 10])
+        builder.add_encoded([(1,)], [np.zeros(10, np.uint8)])
+    with Builder(tmp_path / "rows", dim=6, addressing="row", codec="int8") as builder:
+        for wrong in ([[0] * 10], 5, None):
+            with pytest.raises(UsageError, match="encoded rows are"):
+                builder.add_encoded_rows(wrong)
+        builder.add_encoded_rows([np.zeros(10, np.uint8)])
 
 
 @pytest.mark.parametrize(

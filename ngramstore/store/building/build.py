@@ -31,7 +31,7 @@ from ngramstore.store.building.directory import claim_directory, clear_directory
 from ngramstore.store.building.memory import default_memory_bytes
 from ngramstore.store.building.packing import Packing
 from ngramstore.store.building.runs import RunSorter
-from ngramstore.store.building.spec import checked_spec, choose
+from ngramstore.store.building.spec import checked_memory_bytes, checked_spec, checked_threads, choose
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
 from ngramstore.store.layers.names import RUNS_NAME
 from ngramstore.store.layers.rows_writer import default_threads
@@ -82,18 +82,27 @@ class Builder:
             raise UsageError(f"a row takes {self.spec.codec.row_bytes:,} bytes, at most {MAX_ROW_BYTES:,} are possible")
         if compression == "zstd" and self.spec.codec.row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
             raise UsageError(f"rows of {self.spec.codec.row_bytes:,} bytes cannot be compressed; 65,535 is the limit")
+        self._memory_bytes = checked_memory_bytes(default_memory_bytes() if memory_bytes is None else memory_bytes)
+        self._threads = checked_threads(default_threads() if threads is None else threads)
         self.path = Path(path).absolute()  # the build goes on wherever the process changes to
         self._compression = compression
         self._duplicates = duplicates
-        self._threads = threads or default_threads()
         self._progress = progress
         self._encoders: ThreadPoolExecutor | None = None
         self._next_row = 0
         self._pid = os.getpid()
+        self._stages = Stages()
+        self._sorter = RunSorter(
+            self.path / RUNS_NAME, self.spec.codec.row_bytes, self.spec.max_n, self._memory_bytes, self._stages
+        )  # before the directory is made: its memory may not be had
         self._made_directory = claim_directory(self.path, restart)
         self._lock: WriterLock | None = WriterLock(self.path / LOCK_NAME)
         try:
             claim_directory(self.path, restart)  # again, now that nobody else can have come in between
+        except BaseException:
+            self._release()
+            raise
+        try:
             clear_directory(self.path)
             publish(
                 self.path / BUILDING_NAME,
@@ -101,13 +110,8 @@ class Builder:
             )
             make_directory(self.path / RUNS_NAME)
         except BaseException:
-            self._release()
+            self.abort()
             raise
-        self._memory_bytes = default_memory_bytes() if memory_bytes is None else memory_bytes
-        self._stages = Stages()
-        self._sorter = RunSorter(
-            self.path / RUNS_NAME, self.spec.codec.row_bytes, self.spec.max_n, self._memory_bytes, self._stages
-        )
 
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
         """M n-grams (a list of tuples, an array (M, n), or (array (M, max_n), lengths)) and their rows (M, D), any float type.
@@ -136,7 +140,8 @@ class Builder:
 
     def add_encoded_rows(self, rows: np.ndarray, numbers: ArrayLike | None = None) -> None:
         """As `add_rows`, with rows already encoded: (M, row_bytes) u8. See `add_encoded`."""
-        self._take_numbered(numbers, self._encoded(rows, len(rows)), is_ours=False)
+        array = np.asanyarray(rows)
+        self._take_numbered(numbers, self._encoded(array, len(array) if array.ndim else 0), is_ours=False)
 
     def finish(self) -> None:
         """Sort, write and publish the store. The context manager calls it; where it fails, `abort` is what is left to do.
@@ -242,6 +247,7 @@ class Builder:
             return [piece.result() for piece in pieces]  # the first row that cannot be stored is the one that is named
 
     def _encoded(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
+        rows = np.asanyarray(rows)  # a map of a file stays one
         if rows.dtype != np.uint8 or rows.shape != (count, self.spec.codec.row_bytes):
             raise UsageError(
                 f"encoded rows are {rows.dtype} {rows.shape}, wanted uint8 ({count}, {self.spec.codec.row_bytes})"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ngramstore.errors import UsageError
 from ngramstore.file_writer import FileWriter
 from ngramstore.store.building.held import HeldRows, sorting_order
 from ngramstore.store.layers.scattered import ScatteredBatch, ScatteredRows, addresses_of
@@ -36,7 +37,10 @@ class RunSorter:
         self._directory = directory
         self._row_bytes = row_bytes
         capacity = max(_MIN_HELD_ROWS, int(memory_bytes * _HELD_SHARE) // HeldRows.bytes_of_row(row_bytes, max_n))
-        self._held: HeldRows | None = HeldRows(capacity, row_bytes, max_n)
+        try:
+            self._held: HeldRows | None = HeldRows(capacity, row_bytes, max_n)
+        except MemoryError as error:
+            raise UsageError(f"memory_bytes is {memory_bytes:,}: {error}", hint="give less than is free") from error
         self._capacity = capacity
         self._runs: list[_Run] = []
         self._stages = stages or Stages()

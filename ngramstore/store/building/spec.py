@@ -13,6 +13,8 @@ from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore.store.layers.manifest import ADDRESSINGS, MAX_METADATA_BYTES, Spec
 
+_MAX_MEMORY_BYTES = 1 << 48  # no machine has more
+
 
 def checked_spec(
     dim: int,
@@ -41,15 +43,38 @@ def checked_spec(
         raise UsageError(f"metadata must be a mapping that JSON can hold: {error}") from error
     if (size := len(json.dumps(plain, indent=1))) > MAX_METADATA_BYTES:
         raise UsageError(f"metadata takes {size:,} bytes as JSON, at most {MAX_METADATA_BYTES:,} are possible")
+    chosen = codec_from_spec(codec, int(dim))
+    try:
+        json.dumps(chosen.spec(), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"codec {codec!r} has an option that JSON cannot hold: {error}") from error
     return Spec(
         addressing=addressing,
         dim=int(dim),
         max_n=int(max_n or 1),
-        codec=codec_from_spec(codec, int(dim)),
+        codec=chosen,
         seed=int(seed),
         has_tokens=bool(tokens) and addressing == "ngram",
         metadata=plain,
     )
+
+
+def checked_memory_bytes(memory_bytes: Any) -> int:
+    """A memory budget, or UsageError."""
+    if not _is_whole(memory_bytes) or not 1 <= memory_bytes <= _MAX_MEMORY_BYTES:
+        raise UsageError(f"memory_bytes is {memory_bytes!r}", hint="give a number of bytes, such as 1 << 30")
+    return int(memory_bytes)
+
+
+def checked_threads(threads: Any) -> int:
+    """A number of threads, or UsageError."""
+    if not _is_whole(threads) or not 1 <= threads <= 256:
+        raise UsageError(f"threads is {threads!r}", hint="give a number from 1 to 256")
+    return int(threads)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def choose(name: str, value: str, known: tuple[str, ...]) -> None:
