@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import pytest
 from helpers import assert_verifies, published, rows_of, stamps_of, start_python
 
 import ngramstore as ngs
+from ngramstore import files
 from ngramstore.errors import DiskFull
+from ngramstore.store.repair.repair import repair
 
 DIM = 256
 OLD = {(i,): i for i in range(120)}
@@ -208,6 +211,36 @@ def test_builds_and_compactions_ask_for_the_planes_of_the_index_too(tmp_path, mo
         assert asked[0] >= len(OLD) * (DIM * 4 + 4 + 8) + index_bytes + in_planes
         assert asked[1] >= sum(files.values()) + in_planes
         asked.clear()
+
+
+def test_a_repair_that_finds_the_disk_full_leaves_nothing_on_it(tmp_path, monkeypatch):
+    build(tmp_path / "store", 1 << 30)
+    rows = tmp_path / "store" / "base-000001.rows"
+    rows.write_bytes(rows.read_bytes()[:-60] + bytes(60))
+    nth, is_full_now = 0, True
+    while is_full_now:
+        path = tmp_path / str(nth)
+        shutil.copytree(tmp_path / "store", path)
+        seen: list[str] = []
+
+        def observe(operation: str, file: Path, seen=seen, nth=nth) -> None:
+            if operation == "write" and file.name.startswith("base-000002."):
+                seen.append(file.name)
+                if len(seen) == nth + 1:
+                    raise OSError(errno.ENOSPC, "injected")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "observe", observe)
+            try:
+                repair(path)
+            except DiskFull:
+                assert [file.name for file in path.glob("base-000002*")] == [], seen
+        is_full_now = len(seen) > nth
+        nth += 1
+        assert len(repair(path).lost) == is_full_now
+        assert published(path) == {key: OLD[key] for key in published(path)}
+        assert len(published(path)) == len(OLD) - 1
+    assert nth > 5
 
 
 def contents_without_flush(store) -> dict:

@@ -8,18 +8,24 @@ a line says so. Row-addressed stores keep every number; a lost row becomes zeros
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.files import WriterLock, clear_errors, make_directory, publish, remove
+from ngramstore.errors import DamagedStore, NgramStoreError, UsageError
+from ngramstore.files import WriterLock, clear_errors, make_directory, publish, remove, remove_if_possible
 from ngramstore.store.changes.writer import Writer
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest
+from ngramstore.store.layers.names import DATA_FILE
 from ngramstore.store.repair.check import Fault, examine, open_manifest
 from ngramstore.store.repair.rebuild import Rebuild
 from ngramstore.store.repair.report import RepairReport
+
+_log = logging.getLogger("ngramstore")
 
 
 def repair(
@@ -60,7 +66,7 @@ def repair(
         is_same = open_manifest(directory, []) == found
         if is_same:
             refuse_later_journals(directory, found)
-            with clear_errors(directory):
+            with _cleaned_after_failure(directory, found), clear_errors(directory):
                 work = Rebuild(directory, found, directory, report, drop_tokens, progress)
                 clear_left_journals(directory, found, set())
                 work.write()
@@ -71,6 +77,25 @@ def repair(
         return repair(path, drop_tokens=drop_tokens, progress=progress)
     Writer(directory).close()  # removes the files that no manifest names any more
     return report
+
+
+@contextmanager
+def _cleaned_after_failure(directory: Path, manifest: Manifest) -> Iterator[None]:
+    """What a failed repair in place wrote is removed, so that it does not fill the disk, unless it is published all the same."""
+    try:
+        yield
+    except BaseException:
+        try:
+            found = open_manifest(directory, [])
+        except (OSError, NgramStoreError) as error:
+            _log.warning("%s: what the failed repair wrote stays: %s", directory, str(error))
+            raise
+        if found is not None:
+            named = {entry.name for entry in found.files}
+            for path in directory.glob(f"base-{manifest.generation + 1:06d}.*"):
+                if DATA_FILE.fullmatch(path.name) and path.name not in named:
+                    remove_if_possible(path)
+        raise
 
 
 def _repair_into(
