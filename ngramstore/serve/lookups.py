@@ -31,10 +31,16 @@ class Lookups(NgramLookups, RowLookups):
         """Read rows into the cache ahead of use: n-grams (most frequent first), row numbers, or a `Trace`. Returns rows now cached.
 
         What does not fit the cache, or `max_bytes` of it, is not read. Counts as rows and bytes read, not as look-ups, hits
-        or misses. Raises UsageError for a trace of another store.
+        or misses. Raises UsageError, also for a trace of another store.
         """
         cache = self._cache
         self._check()
+        if max_bytes is not None and (
+            not isinstance(max_bytes, (int, np.integer)) or isinstance(max_bytes, bool) or max_bytes < 0
+        ):
+            raise UsageError(
+                f"max_bytes is {max_bytes!r}", hint="give a number of bytes, or None for all that fits the cache"
+            )
         is_traced = isinstance(keys, Trace)
         if is_traced:
             keys = self._keys_of(keys)

@@ -9,10 +9,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from ngramstore.codec.quantize import CODECS, codec_from_spec
+from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
 from ngramstore.kernels.native.cache import SLOT_OVERHEAD_BYTES
+from ngramstore.kernels.native.index import RANK_BITS
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, PAGE_BYTES
+from ngramstore.store.building.spec import choose
 from ngramstore.store.layers.index_plan import IndexPlan
+from ngramstore.store.layers.manifest import ADDRESSINGS
 
 _TOKENS_PER_NGRAM_BYTES = 2.0  # a varint of a token id below 16,384 takes 2 bytes, below 2 million 3
 
@@ -47,8 +54,16 @@ def sizes(
 ) -> list[Sizes]:
     """Sizes of a store of `num_rows` rows of width `dim`, for one codec or for each of them.
 
-    mean_length: tokens per n-gram on average. The sidecar of tokens is estimated at 2 B a token and 1 B a row.
+    mean_length: tokens per n-gram on average. The sidecar of tokens is estimated at 2 B a token and 1 B a row. Raises UsageError.
     """
+    choose("addressing", addressing, ADDRESSINGS)
+    if not isinstance(num_rows, (int, np.integer)) or isinstance(num_rows, bool) or not 1 <= num_rows < 1 << RANK_BITS:
+        raise UsageError(
+            f"num_rows is {num_rows!r}", hint=f"give a whole number of rows from 1 to {(1 << RANK_BITS) - 1}"
+        )
+    if not isinstance(mean_length, (int, float, np.number)) or not 1 <= mean_length <= MAX_N:
+        raise UsageError(f"mean_length is {mean_length!r}", hint=f"n-grams have 1 to {MAX_N} tokens")
+    num_rows = int(num_rows)  # of numpy's smaller ones the products do not fit
     is_ngram = addressing == "ngram"
     index_bytes = IndexPlan(num_rows, is_keyed=is_ngram, is_sized=False).file_bytes
     blocks = -(-num_rows // BLOCK_ROWS)

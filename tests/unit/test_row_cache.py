@@ -10,8 +10,10 @@ import pytest
 from cache_cases import check_sound, entries_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_cases import build, some_ngrams, some_rows
 
 import ngramstore as ngs
+from ngramstore.errors import UsageError
 from ngramstore.kernels.native import cache_table as parts
 from ngramstore.kernels.native.dequantize import row_writer, scatter
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, Fetched, RowCache
@@ -260,3 +262,13 @@ def test_threads_that_read_the_same_rows_keep_them_once():
             thread.join()
     check_sound(cache)
     assert cache.stats()["cache_inserted"] == turns * num_keys
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+@pytest.mark.parametrize("most", [-1, 1e9, True, "1GiB"])
+def test_bytes_to_warm_that_are_no_number_of_bytes_are_refused(tmp_path, most, cache_bytes):
+    path = build(tmp_path / "store", some_ngrams(20), some_rows(20))
+    with ngs.open(path, cache_bytes=cache_bytes) as store:
+        with pytest.raises(UsageError, match=rf"(?s)max_bytes is {most!r}.*hint: "):
+            store.warm(some_ngrams(20), max_bytes=most)
+        assert store.warm(some_ngrams(20), max_bytes=np.int64(0)) == 0

@@ -83,3 +83,30 @@ def test_a_cache_of_the_bytes_for_all_holds_all_rows_and_a_share_of_them_a_share
     [computed] = ngs.sizes(500, 24, codec="int8")
     with ngs.open(path, cache_bytes=int(share * computed.cache_bytes_for_all)) as store:
         assert store.stats()["cache_slots"] == share * 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "match"),
+    [
+        ((10, 10), {"addressing": "ngrams"}, "addressing is 'ngrams'"),
+        ((1e9, 2048), {}, "num_rows is 1000000000.0"),
+        ((-5, 4), {}, "num_rows is -5"),
+        ((0, 4), {}, "num_rows is 0"),
+        ((True, 4), {}, "num_rows is True"),
+        (("10", 4), {}, "num_rows is '10'"),
+        ((1 << 40, 4), {}, "num_rows is 1099511627776"),
+        ((10, 0), {}, "dim"),
+        ((10, 4.0), {}, "dim"),
+        ((10, 4), {"mean_length": 0.5}, "mean_length is 0.5"),
+        ((10, 4), {"mean_length": 17}, "mean_length is 17"),
+        ((10, 4), {"mean_length": float("nan")}, "mean_length is nan"),
+        ((10, 4), {"mean_length": "3"}, "mean_length is '3'"),
+    ],
+)
+def test_what_no_store_can_be_is_refused(arguments, options, match):
+    with pytest.raises(UsageError, match=rf"(?s){match}.*hint: "):
+        ngs.sizes(*arguments, **options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert ngs.sizes(np.int32(10**9), np.int64(2048)) == ngs.sizes(10**9, 2048)
