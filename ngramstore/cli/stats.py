@@ -39,7 +39,16 @@ def command(store: Path, trust_external: bool, as_json: bool) -> None:
             click.echo(f"{name:<24}  {bytes_text(value) if name.endswith('bytes') else _text(value)}")
 
 
-_OF_THE_HANDLE = ("calls", "positions", "found", "rows_read", "bytes_read", "hit_rate", "resident_bytes")
+_OF_THE_HANDLE = (
+    "unpublished_changes",
+    "calls",
+    "positions",
+    "found",
+    "rows_read",
+    "bytes_read",
+    "hit_rate",
+    "resident_bytes",
+)
 
 
 def _text(value: object) -> str:

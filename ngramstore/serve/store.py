@@ -143,8 +143,8 @@ class Store(Lookups):
 
         Of the store: path, addressing, rows, dim, max_n, codec, row_bytes (of an encoded row), compression, generation,
         identity, ngrams_by_length, suffix_closed (every n-gram's endings are stored too), overlay_rows and tombstones (changes since
-        the last `compact`), unpublished_changes (since the last `flush`), file_bytes by name, total_bytes, external_bytes
-        (of checkpoints that rows are read from in place).
+        the last `compact`), unpublished_changes (since the last `flush`; None for a reader, who does not look into the journal),
+        file_bytes by name, total_bytes, external_bytes (of checkpoints that rows are read from in place).
         Of this handle since it was opened: calls, positions and found of look-ups; rows_read and bytes_read from files.
         Of its row cache, since it was made: cache_hits, cache_misses, cache_inserted, cache_evicted, cache_not_kept in rows; cache_rows and cache_bytes
         that it holds; cache_budget_bytes, cache_slots (rows that fit); hit_rate = hits / (hits + misses), None before the first.
@@ -177,7 +177,7 @@ class Store(Lookups):
             "suffix_closed": manifest.suffix_closed,
             "overlay_rows": manifest.overlay.num_rows if manifest.overlay else 0,
             "tombstones": len(view.tombstones) if view.tombstones else 0,
-            "unpublished_changes": self._writer.num_pending if self._writer else 0,
+            "unpublished_changes": self._writer.num_pending if self._writer else None,
             "file_bytes": {entry.name: entry.file_bytes for entry in manifest.files},
             "total_bytes": sum(entry.file_bytes for entry in manifest.files),
             "external_bytes": sum(manifest.sources.values()),

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cache_cases import check_sound
+from click.testing import CliRunner
 from helpers import build_ngrams, cache_of, contents, open_files, published, rows_of, stamps_of, start_python
 
 import ngramstore as ngs
+from ngramstore.cli.main import cli
 from ngramstore.errors import (
     DamagedRows,
     NgramStoreError,
@@ -110,6 +112,11 @@ def test_an_error_inside_with_publishes_nothing_and_loses_nothing(path):
     with pytest.raises(StoreClosed):
         store.get([(1,)])
     assert published(path) == MODEL
+    with ngs.open(path) as reader:
+        assert reader.stats()["unpublished_changes"] is None, "a reader does not look into the journal"
+    for form in ([], ["--json"]):
+        said = CliRunner().invoke(cli, ["stats", str(path), *form])
+        assert said.exit_code == 0 and "rows" in said.output and "unpublished_changes" not in said.output
     wanted = {**MODEL, (1,): 77, (1000,): 78}
     del wanted[2,]
     with ngs.open(path, mode="rw") as store:
