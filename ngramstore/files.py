@@ -213,7 +213,7 @@ class WriterLock:
         while self._fd < 0:
             self._acquire(path)
             if not self._is_still_at(path):  # a build that was given up removed it between our open and our lock
-                self.release()
+                self.let_go()
         _locks.add(self)
         try:
             os.ftruncate(self._fd, 0)
@@ -228,9 +228,10 @@ class WriterLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(self._fd, 64, 0).decode("ascii", "replace").strip()
-            self.release()
+            self.let_go()
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise WriterLocked(f"{path.parent} is open for writing in process {holder or 'unknown'}") from error
+                by = f"open for writing in process {holder}" if holder else "held by a writer, or by a verify"
+                raise WriterLocked(f"{path.parent} is {by}") from error
             raise
 
     def _is_still_at(self, path: Path) -> bool:
@@ -240,7 +241,17 @@ class WriterLock:
             return False
 
     def release(self) -> None:
-        """Let another writer in."""
+        """Let another writer in. Our process is not named any more: who holds the lock next may be a reader, who writes nothing."""
+        if self._fd >= 0:
+            try:
+                os.ftruncate(self._fd, 0)
+            except OSError as error:
+                _log.info("the lock's file keeps a process that let go of it: %s", str(error))
+            finally:
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Close the file, which others may hold."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1  # first: Ctrl-C between the two must not close a number twice
             os.close(fd)
@@ -254,7 +265,7 @@ _locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 def _let_go_in_fork() -> None:
     for lock in _locks:
-        lock.release()
+        lock.let_go()  # the parent still holds it
 
 
 os.register_at_fork(after_in_child=_let_go_in_fork)
@@ -270,11 +281,14 @@ def lock_shared(fd: int) -> None:
 
 
 def remove_unless_read(path: Path) -> bool:
-    """Delete a superseded file unless a reader holds it; True if it is gone."""
+    """Delete a superseded file unless a reader holds it, or may hold it; True if it is gone."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     except FileNotFoundError:
         return True
+    except OSError as error:
+        _log.warning("%s is of no use any more but cannot be opened to see who reads it: %s", path, str(error))
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

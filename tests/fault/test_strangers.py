@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from helpers import build_ngrams, contents
+from helpers import build_ngrams, contents, start_python
 
 import ngramstore as ngs
 
@@ -38,6 +39,19 @@ def test_a_writer_removes_no_directory_of_others(tmp_path):
     assert_strangers_are_there(path)
     assert sorted(file.name for file in (path / "runs").iterdir()) == ["exp1", "lengths"]
     assert sorted(file.name for file in path.glob("journal-*")) == ["journal-000099", "journal-2024"]
+
+
+def test_a_pipe_with_a_name_of_ours_does_not_hold_up_a_writer(tmp_path):
+    path = tmp_path / "store"
+    build_ngrams(path, STORED, dim=4, max_n=2)
+    os.mkfifo(path / "base-000099.rows")
+    child = start_python("import sys, ngramstore; ngramstore.open(sys.argv[1], mode='rw').close()", path)
+    try:
+        assert child.wait(timeout=60) == 0
+    finally:
+        child.kill()
+        child.wait()
+    assert not (path / "base-000099.rows").exists()
 
 
 def test_runs_that_are_all_ours_go_with_their_directory(tmp_path):

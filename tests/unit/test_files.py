@@ -26,6 +26,7 @@ from ngramstore.files import (
     remove_unless_read,
     require_space,
 )
+from ngramstore.store.journal.ack import no_writer
 
 
 @pytest.fixture
@@ -265,6 +266,25 @@ def test_one_writer_at_a_time(tmp_path):
     WriterLock(tmp_path / "LOCK").release()
 
 
+def test_a_lock_that_was_released_names_nobody(tmp_path):
+    """A verify holds it shared, and writes nothing."""
+    path = tmp_path / "LOCK"
+    WriterLock(path).release()
+    with no_writer(path), pytest.raises(WriterLocked, match="held by a writer, or by a verify") as caught:
+        WriterLock(path)
+    assert str(os.getpid()) not in caught.value.message
+    lock = WriterLock(path)
+    for _ in range(2):  # one that was refused takes the name of nobody
+        with pytest.raises(WriterLocked, match=f"in process {os.getpid()}\\b"):
+            WriterLock(path)
+    if (child := os.fork()) == 0:
+        del lock
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert path.read_text() == f"{os.getpid()}\n", "a fork names its parent still"
+    lock.release()
+
+
 def test_the_system_releases_the_lock_of_a_dead_process(tmp_path):
     code = f"import os; from pathlib import Path; from ngramstore.files import WriterLock; WriterLock(Path({str(tmp_path / 'LOCK')!r})); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
@@ -282,3 +302,16 @@ def test_a_file_that_is_read_is_not_removed(tmp_path):
     assert remove_unless_read(path)
     assert not path.exists()
     assert remove_unless_read(path)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_superseded_file_that_cannot_be_opened_stays_and_is_no_error(tmp_path, monkeypatch, code):
+    (tmp_path / "F").write_bytes(b"x")
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "open", refuse)
+        assert not remove_unless_read(tmp_path / "F")
+    assert (tmp_path / "F").exists()
