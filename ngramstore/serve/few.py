@@ -113,6 +113,8 @@ class Few:
         """Length of the longest match at tokens[end - 1], its row in out, as `Lookups.lookup_one` gives them; -1: the long way."""
         if tokens.dtype is not _U32 or type(out) is not np.ndarray or not out.flags.carray:
             return -1
+        if not tokens.flags.carray:  # the long way makes a plain array of the n-gram alone: the line may be long
+            return -1
         if type(end) is not int or type(room) is not int:
             return -1
         if tokens.ndim != 1 or not 0 <= room <= end <= len(tokens) or end == 0 or room > _MOST_TOKENS:
@@ -121,7 +123,7 @@ class Few:
         call = self._calls[kind]
         if call is None or out.ndim != 1 or out.nbytes != call.item(OUT_BYTES) or not out.dtype.isnative:
             return -1
-        return _serve_one(call, plain(tokens), end, room, out.view(np.uint16) if kind == "e" else out)
+        return _serve_one(call, tokens, end, room, out.view(np.uint16) if kind == "e" else out)
 
 
 class FewRows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import tracemalloc
 from importlib import import_module
 
 import numpy as np
@@ -134,6 +135,21 @@ def test_a_trace_over_foreign_memory_compiles_nothing_anew(path):
         compiled = num_compiled()
         store.warm(Trace("ngram", store.spec.seed, 1, layouts(trace.keys)["read-only"], trace.counts))
         assert num_compiled() == compiled
+
+
+@pytest.mark.parametrize("name", ["read-only", "every second"])
+def test_one_position_of_a_long_line_copies_no_more_than_its_n_gram(path, name):
+    line = layouts(np.tile(NGRAMS[0], 1 << 18))[name]
+    with ngs.open(path) as store:
+        out = np.zeros(DIM, np.float32)
+        store.lookup_one(line, 4, 2, out=out)
+        tracemalloc.start()
+        try:
+            assert store.lookup_one(line, 4, 2, out=out) == 2
+            assert tracemalloc.get_traced_memory()[1] < line.nbytes // 8
+        finally:
+            tracemalloc.stop()
+    np.testing.assert_array_equal(out, rows_of([0], DIM)[0])
 
 
 def test_plain_arrays_are_not_copied():
