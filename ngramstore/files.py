@@ -46,7 +46,7 @@ def clear_errors(path: Path) -> Iterator[None]:
             raise UsageError(
                 f"no permission for {path}: {error.strerror}", hint="check the owner and mode of the directory"
             ) from error
-        if error.errno in (errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):  # EEXIST: a link to nothing
+        if error.errno in (errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR):  # EEXIST: a link to nothing
             raise UsageError(f"cannot use {path}: {error.strerror}", hint="choose another path") from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise UsageError(
@@ -131,8 +131,9 @@ def remove(path: Path, *, only: re.Pattern[str] | None = None) -> None:
             for name in sorted(os.listdir(path)):
                 if only.fullmatch(name) and not (path / name).is_dir():
                     remove(path / name)
-            if os.listdir(path):
-                return
+            if not os.listdir(path):
+                path.rmdir()  # and nothing that came meanwhile
+            return
         observe("unlink", path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -230,8 +231,8 @@ class WriterLock:
             holder = os.pread(self._fd, 64, 0).decode("ascii", "replace").strip()
             self.let_go()
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                by = f"open for writing in process {holder}" if holder else "held by a writer, or by a verify"
-                raise WriterLocked(f"{path.parent} is {by}") from error
+                by = f"process {holder}, or if that has ended by a verify" if holder else "a writer, or by a verify"
+                raise WriterLocked(f"{path.parent} is held by {by}") from error
             raise
 
     def _is_still_at(self, path: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import assert_verifies, published, rows_of, stamps_of, start_python
+from helpers import assert_verifies, flip, published, rows_of, stamps_of, start_python
 
 import ngramstore as ngs
 from ngramstore import files
@@ -190,14 +190,15 @@ def test_planes_of_an_index_that_find_no_room_are_an_error_and_no_signal(small_d
     assert shutil.disk_usage(small_disk).free >= 499_000, "what was taken is given back"
 
 
-def test_builds_and_compactions_ask_for_the_planes_of_the_index_too(tmp_path, monkeypatch):
+def test_builds_compactions_and_repairs_ask_for_the_planes_of_the_index_too(tmp_path, monkeypatch):
     from ngramstore.store.building import packing
     from ngramstore.store.changes import compaction
     from ngramstore.store.layers import index_builder
     from ngramstore.store.layers.index_plan import IndexPlan
+    from ngramstore.store.repair import rebuild
 
     asked: list[int] = []
-    for module in (packing, compaction):
+    for module in (packing, compaction, rebuild):
         monkeypatch.setattr(module, "require_space", lambda _, needed, __: asked.append(needed))
     for large, in_planes in ((1 << 20, 0), (0, 7 * len(OLD))):
         monkeypatch.setattr(index_builder, "_LARGE_BYTES", large)
@@ -210,6 +211,9 @@ def test_builds_and_compactions_ask_for_the_planes_of_the_index_too(tmp_path, mo
         index_bytes = IndexPlan(len(OLD), True, False).file_bytes
         assert asked[0] >= len(OLD) * (DIM * 4 + 4 + 8) + index_bytes + in_planes
         assert asked[1] >= sum(files.values()) + in_planes
+        flip(path / "base-000003.rows", 5000)
+        repair(path, out=tmp_path / f"{large}-repaired")
+        assert asked[2] >= len(OLD) * (DIM * 4 + 4 + 8) + index_bytes + in_planes
         asked.clear()
 
 

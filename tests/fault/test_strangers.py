@@ -6,24 +6,30 @@ import os
 from pathlib import Path
 
 import pytest
+from checkpoints import write_engram
 from helpers import build_ngrams, contents, start_python
 
 import ngramstore as ngs
+from ngramstore.errors import UsageError
+from ngramstore.store.imports.importing import import_checkpoint
 
 STRANGERS = ("runs/exp1/notes", "runs/lengths/notes", "journal-2024/notes", "journal-000099/notes")
 STORED = {(1,): 1, (2, 3): 2}
 
 
-def put_strangers(path: Path) -> None:
-    for name in STRANGERS:
+def strangers(but: str) -> list[str]:
+    return [name for name in STRANGERS if not name.startswith(but or "/")]
+
+
+def put_strangers(path: Path, *, but: str = "") -> None:
+    for name in strangers(but):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(name)
 
 
-def assert_strangers_are_there(path: Path) -> None:
-    assert {name: (path / name).read_text() for name in STRANGERS if (path / name).exists()} == {
-        name: name for name in STRANGERS
-    }
+def assert_strangers_are_there(path: Path, *, but: str = "") -> None:
+    wanted = strangers(but)
+    assert {name: (path / name).read_text() for name in wanted if (path / name).exists()} == {n: n for n in wanted}
 
 
 def test_a_writer_removes_no_directory_of_others(tmp_path):
@@ -80,3 +86,27 @@ def test_a_build_started_anew_removes_no_directory_of_others(tmp_path, is_finish
     assert_strangers_are_there(path)
     assert not (path / "runs" / "run-00000.ids").exists()
     assert (path / "MANIFEST").exists() == is_finished
+
+
+@pytest.mark.parametrize("how", [{}, {"checksums": True}, {"pack": True}], ids=["in place", "checksums", "packed"])
+def test_an_import_started_anew_removes_no_directory_of_others(tmp_path, how):
+    write_engram(tmp_path / "checkpoint")
+    path = tmp_path / "store"
+    path.mkdir()
+    (path / "BUILDING").write_text("import\n")
+    put_strangers(path, but="runs/lengths")  # a name that an import needs
+    (path / "runs" / "state.json").write_text("{}")
+    import_checkpoint(tmp_path / "checkpoint", path, restart=True, **how)
+    assert_strangers_are_there(path, but="runs/lengths")
+    assert not (path / "runs" / "state.json").exists()
+    assert (path / "MANIFEST").exists()
+
+
+def test_a_directory_in_the_place_of_a_file_that_an_import_needs_is_named(tmp_path):
+    write_engram(tmp_path / "checkpoint")
+    path = tmp_path / "store"
+    (path / "runs" / "lengths").mkdir(parents=True)
+    (path / "BUILDING").write_text("import\n")
+    with pytest.raises(UsageError, match="runs/lengths: Is a directory"):
+        import_checkpoint(tmp_path / "checkpoint", path, pack=True, restart=True)
+    assert (path / "runs" / "lengths").is_dir()

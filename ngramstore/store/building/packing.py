@@ -22,9 +22,7 @@ from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.building.distinct import last_of_equal, num_distinct
 from ngramstore.store.building.runs import RunSorter
 from ngramstore.store.layers.index import Index
-from ngramstore.store.layers.index_builder import scratch_bytes
-from ngramstore.store.layers.index_plan import IndexPlan
-from ngramstore.store.layers.layer import LayerWriter
+from ngramstore.store.layers.layer import LayerWriter, layer_bytes
 from ngramstore.store.layers.manifest import BUILDING_NAME, Manifest, Spec
 from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME
 from ngramstore.store.layers.rows_writer import CHUNK_BYTES
@@ -35,7 +33,6 @@ _SAMPLE_ROWS = 4096
 _DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
 _CHUNKS = 64  # shares of the memory budget that packing works in
 _MIN_CHUNK_BYTES = 64 << 10
-_TOKENS_BYTES = 9  # about: a length, four tokens below 16,384, a share of a checksum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +62,7 @@ class Packing:
         packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
         with stages.timed("train dictionary"):
             dictionary, window_log = self._dictionary(num_rows)
-        plan = IndexPlan(num_rows, spec.is_ngram, dictionary is not None)
-        tokens_bytes = num_rows * _TOKENS_BYTES if spec.is_ngram and spec.has_tokens else 0
-        needed = packed_bytes + tokens_bytes + plan.file_bytes + scratch_bytes(plan)
+        needed = layer_bytes(spec, num_rows, packed_bytes, is_compressed=dictionary is not None)
         require_space(self.path, needed, "finishing the build")
         writer = LayerWriter(
             self.path,

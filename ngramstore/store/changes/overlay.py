@@ -18,7 +18,7 @@ from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
 from ngramstore.store.layers.index_builder import IndexBuilder
 from ngramstore.store.layers.index_plan import IndexPlan
-from ngramstore.store.layers.layer import Batch, LayerWriter
+from ngramstore.store.layers.layer import Batch, LayerWriter, layer_bytes
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Manifest
 from ngramstore.store.layers.merge import is_in, merged, without
@@ -33,7 +33,9 @@ def write_overlay(view: View, journal: Journal) -> Manifest:
     tombstones = _tombstones(view, ids, ids[is_delete])
     old_puts = view.overlay.index.ids() if view.overlay else np.empty(0, np.uint64)
     num_puts = int((~is_in(old_puts, ids)).sum() + (~is_delete).sum())
-    needed = (num_puts + len(tombstones)) * (manifest.spec.codec.row_bytes + CHECKSUM_BYTES + 8)
+    packed_bytes = num_puts * (manifest.spec.codec.row_bytes + CHECKSUM_BYTES)
+    needed = layer_bytes(manifest.spec, num_puts, packed_bytes, is_compressed=False, is_keyed=True)
+    needed += IndexPlan(len(tombstones), True, False).file_bytes
     require_space(view.directory, needed, "publishing changes")
     counts, is_same_set = _moves(view, journal)
     return manifest.next(

@@ -38,10 +38,11 @@ from ngramstore.store.imports.resumable import ResumableRows, dictionary_of, is_
 from ngramstore.store.layers.datafile import FileStamp
 from ngramstore.store.layers.external import ExternalLayer, Source, write_sums
 from ngramstore.store.layers.external_entry import ExternalEntry, SourceEntry
-from ngramstore.store.layers.index_builder import IndexBuilder
+from ngramstore.store.layers.index_builder import IndexBuilder, scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest, Spec
+from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME
 
 _CHUNK_BYTES = 16 << 20
 
@@ -101,7 +102,7 @@ def import_checkpoint(
                 if job.is_in_vain() or not (pack and job.can_go_on()):
                     clear_directory(out)
                 raise
-            remove_if_possible(out / "runs")
+            remove_if_possible(out / RUNS_NAME, only=RUN_FILE)
             remove(out / BUILDING_NAME)
     finally:
         lock.release()
@@ -253,11 +254,13 @@ class _Import:
         )
         try:
             self._resumed_rows = rows.num_rows
-            require_space(self._out, (source.num_rows - rows.num_rows) * stored, "packing the rows")
+            is_compressed = dictionary is not None
+            plan = IndexPlan(source.num_rows, False, is_compressed)
+            needed = (source.num_rows - rows.num_rows) * stored + plan.file_bytes + scratch_bytes(plan)
+            require_space(self._out, needed, "packing the rows")
             for first, chunk in self._chunks(source, "pack", rows.num_rows):
                 rows.write(self._recoded(chunk, first))
-            is_compressed = dictionary is not None
-            builder = IndexBuilder(IndexPlan(source.num_rows, False, is_compressed), scratch=self._out)
+            builder = IndexBuilder(plan, scratch=self._out)
             if is_compressed:
                 for first, lengths in rows.lengths():
                     builder.set_lengths(first, lengths)

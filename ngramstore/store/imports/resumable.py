@@ -24,6 +24,7 @@ from ngramstore.files import clear_errors, fsync, make_directory, publish, read_
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, content_digest, finish_rows
+from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME
 
 _STATE, _DICTIONARY, _LENGTHS = "state.json", "dictionary", "lengths"
 _CHUNK_ROWS = 1 << 16
@@ -50,7 +51,7 @@ class ResumableRows:
         self.path = path
         self.row_bytes = row_bytes
         self.num_rows = 0
-        self._runs = path.parent / "runs"
+        self._runs = path.parent / RUNS_NAME
         self._dictionary = dictionary
         self._compress = compress
         self._content = content_digest()
@@ -61,7 +62,7 @@ class ResumableRows:
         is_new = not is_of(path, conversion)
         if is_new:
             remove(path)
-            remove(self._runs)
+            remove(self._runs, only=RUN_FILE)
             make_directory(self._runs)
         self._fd = self._open(path)
         self._lengths_fd = self._open(self._runs / _LENGTHS)
@@ -196,7 +197,7 @@ def is_of(path: Path, conversion: dict[str, Any]) -> bool:
     """Whether an unfinished rows file of this conversion is there to go on with; what cannot be read is an error, not a no."""
     try:
         with clear_errors(path.parent):
-            state = (path.parent / "runs" / _STATE).read_bytes()
+            state = (path.parent / RUNS_NAME / _STATE).read_bytes()
             return state == _as_json(conversion) and stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -204,7 +205,7 @@ def is_of(path: Path, conversion: dict[str, Any]) -> bool:
 
 def dictionary_of(path: Path) -> bytes | None:
     """The dictionary that the unfinished rows at `path` are compressed with; None: they are stored as they are."""
-    data = (path.parent / "runs" / _DICTIONARY).read_bytes()
+    data = (path.parent / RUNS_NAME / _DICTIONARY).read_bytes()
     return None if data == b"none" else data[4:]
 
 

@@ -20,7 +20,7 @@ from ngramstore.kernels.native import index as native
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layers.datafile import DataFile, FileStamp
 from ngramstore.store.layers.index import Index
-from ngramstore.store.layers.index_builder import IndexBuilder
+from ngramstore.store.layers.index_builder import IndexBuilder, scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Spec
@@ -31,6 +31,16 @@ from ngramstore.store.layers.stages import Stages
 from ngramstore.store.layers.tokens import TokensFile, TokensWriter
 
 _CHUNK_BYTES = 16 << 20
+_TOKEN_BYTES = 3  # of ids up to two million
+
+
+def layer_bytes(
+    spec: Spec, num_rows: int, packed_bytes: int, *, is_compressed: bool, is_keyed: bool | None = None
+) -> int:
+    """Disk that writing a layer takes: packed rows, tokens (were all n-grams as long as they may be), index and what that is made in."""
+    plan = IndexPlan(num_rows, spec.is_ngram if is_keyed is None else is_keyed, is_compressed)
+    tokens_bytes = num_rows * (2 + _TOKEN_BYTES * spec.max_n) if spec.is_ngram and spec.has_tokens else 0
+    return packed_bytes + tokens_bytes + plan.file_bytes + scratch_bytes(plan)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ngramstore.store.changes.compaction import is_suffix_closed
 from ngramstore.store.journal.ack import AckFile
 from ngramstore.store.journal.journal import Changes
 from ngramstore.store.journal.left import name_aside, set_aside
-from ngramstore.store.layers.layer import Batch, LayerWriter
+from ngramstore.store.layers.layer import Batch, LayerWriter, layer_bytes
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Manifest
 from ngramstore.store.layers.merge import is_in, merged, without
@@ -105,10 +105,14 @@ class Rebuild:
         """Write the new base and publish it."""
         spec, manifest, target = self._spec, self._manifest, self._target
         num_rows = self.count()
-        require_space(target, num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES + 8), "the repair")
+        is_compressed = self._base.is_compressed
+        packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
+        require_space(
+            target, layer_bytes(self._new_spec, num_rows, packed_bytes, is_compressed=is_compressed), "the repair"
+        )
         generation = manifest.generation + 1
         stamp = manifest.stamp(generation)
-        dictionary = self._base.dictionary if self._base.is_compressed else None
+        dictionary = self._base.dictionary if is_compressed else None
         window_log, batches = with_window_log(self._batches(), dictionary)
         writer = LayerWriter(
             target,
