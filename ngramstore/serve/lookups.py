@@ -16,6 +16,7 @@ from ngramstore.serve.by_ngram import Hit, NgramLookups
 from ngramstore.serve.by_row import RowLookups
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore.serve.row_source import KEEP
+from ngramstore.store.building.spec import is_whole
 from ngramstore.store.changes.compaction import live_batches
 from ngramstore.store.trace import Trace
 from ngramstore.store.view import View
@@ -35,9 +36,7 @@ class Lookups(NgramLookups, RowLookups):
         """
         cache = self._cache
         self._check()
-        if max_bytes is not None and (
-            not isinstance(max_bytes, (int, np.integer)) or isinstance(max_bytes, bool) or max_bytes < 0
-        ):
+        if max_bytes is not None and (not is_whole(max_bytes) or max_bytes < 0):
             raise UsageError(
                 f"max_bytes is {max_bytes!r}", hint="give a number of bytes, or None for all that fits the cache"
             )

@@ -91,7 +91,8 @@ class Store(Lookups):
     def compact(self, *, progress: bool = False) -> None:
         """Merge all changes into the packed rows: look-ups probe one index again. Needs room for a second copy.
 
-        Rows that an import left in place are copied into the store, which then needs no trust_external. Unpublished changes are flushed first; where merging fails, the store stays at that. progress: a bar on stderr.
+        Rows that an import left in place are copied into the store, which then needs no trust_external. Unpublished changes are
+        flushed first; where merging fails, the store stays at that. progress: a bar on stderr.
         Raises as `flush`.
         """
         writer = self._changing()

@@ -17,7 +17,7 @@ from ngramstore.hashing import MAX_N
 from ngramstore.kernels.native.cache import SLOT_OVERHEAD_BYTES
 from ngramstore.kernels.native.index import RANK_BITS
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, PAGE_BYTES
-from ngramstore.store.building.spec import choose
+from ngramstore.store.building.spec import choose, is_whole
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.manifest import ADDRESSINGS
 
@@ -57,7 +57,7 @@ def sizes(
     mean_length: tokens per n-gram on average. The sidecar of tokens is estimated at 2 B a token and 1 B a row. Raises UsageError.
     """
     choose("addressing", addressing, ADDRESSINGS)
-    if not isinstance(num_rows, (int, np.integer)) or isinstance(num_rows, bool) or not 1 <= num_rows < 1 << RANK_BITS:
+    if not is_whole(num_rows) or not 1 <= num_rows < 1 << RANK_BITS:
         raise UsageError(
             f"num_rows is {num_rows!r}", hint=f"give a whole number of rows from 1 to {(1 << RANK_BITS) - 1}"
         )

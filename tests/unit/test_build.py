@@ -278,6 +278,8 @@ def test_the_last_of_equal_numbers_stays_where_that_is_asked_for(tmp_path):
         ({"max_n": 0}, "max_n must be 1 to 16"),
         ({"max_n": 17}, "max_n must be 1 to 16"),
         ({"addressing": "row"}, "max_n=3 has no meaning"),
+        ({"addressing": "row", "max_n": None, "tokens": False}, "tokens=False has no meaning"),
+        ({"addressing": "row", "max_n": None, "seed": 7}, "seed=7 has no meaning"),
         ({"addressing": "hash"}, "addressing is 'hash'"),
         ({"codec": "int7"}, "unknown codec"),
         ({"compression": "lz4"}, "compression is 'lz4'"),

@@ -46,7 +46,7 @@ class Builder:
     """A new store being built (`ngramstore.build` is this class): a context manager to `add` to; nothing is readable until its
     block ends.
 
-    dim: row width D. max_n: longest n-gram K, 1 to 16 (not for addressing="row"). codec: "f32", "f16", "bf16", "int8",
+    dim: row width D. max_n: longest n-gram K, 1 to 16 (it, tokens and seed: not for addressing="row"). codec: "f32", "f16", "bf16", "int8",
     "int4", "e4m3", or a mapping with options. compression: "auto" stores zstd frames where they save 5 % of a sample,
     "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the n-grams themselves (8 to
     12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; use another one after a HashCollision.

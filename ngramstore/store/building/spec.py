@@ -31,8 +31,10 @@ def checked_spec(
         raise UsageError(f"dim must be a positive integer, got {dim!r}")
     if addressing == "ngram" and max_n is None:
         raise UsageError("max_n is missing", hint="give the length of the longest n-gram, 1 to 16")
-    if addressing == "row" and max_n is not None:
-        raise UsageError(f"max_n={max_n} has no meaning for rows addressed by number")
+    if addressing == "row":
+        for name, value, usual in (("max_n", max_n, None), ("tokens", tokens, True), ("seed", seed, 0)):
+            if value != usual:
+                raise UsageError(f"{name}={value!r} has no meaning for rows addressed by number")
     if max_n is not None and (not isinstance(max_n, (int, np.integer)) or not 1 <= max_n <= MAX_N):
         raise UsageError(f"max_n must be 1 to {MAX_N}, got {max_n!r}")
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
@@ -61,19 +63,20 @@ def checked_spec(
 
 def checked_memory_bytes(memory_bytes: Any) -> int:
     """A memory budget, or UsageError."""
-    if not _is_whole(memory_bytes) or not 1 <= memory_bytes <= _MAX_MEMORY_BYTES:
+    if not is_whole(memory_bytes) or not 1 <= memory_bytes <= _MAX_MEMORY_BYTES:
         raise UsageError(f"memory_bytes is {memory_bytes!r}", hint="give a number of bytes, such as 1 << 30")
     return int(memory_bytes)
 
 
 def checked_threads(threads: Any) -> int:
     """A number of threads, or UsageError."""
-    if not _is_whole(threads) or not 1 <= threads <= 256:
+    if not is_whole(threads) or not 1 <= threads <= 256:
         raise UsageError(f"threads is {threads!r}", hint="give a number from 1 to 256")
     return int(threads)
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """A Python or numpy integer, and no bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
