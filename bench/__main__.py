@@ -70,9 +70,10 @@ def main(
     warmup: float | None,
 ) -> None:
     path = json_path or RESULTS / f"{workload}{'_quick' if quick else ''}.json"
-    if (num_keys or dim or subjects) and path.resolve().parent == RESULTS:
+    is_of_another_size = num_keys or dim or subjects
+    if (is_of_another_size and path.resolve().parent == RESULTS) or (cases and json_path is None):
         raise click.UsageError(
-            f"--keys, --dim and --subject make another measurement than the one that {path} is for; "
+            f"--only, --subject, --keys and --dim make another measurement than the one that {path} is for; "
             "say with --json where this one goes"
         )
     rounds = rounds or (1 if quick else 5)

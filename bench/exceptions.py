@@ -38,7 +38,7 @@ def found(folder: Path = saved.RESULTS) -> list[FasterPeer]:
     result = []
     for (workload, name), case in saved.cases(folder).items():
         if workload in WORKLOADS and name not in LEFT_OUT:
-            result += _of_case(f"{workload}/{name}", case)
+            result += _of_case(f"{workload}/{name}", case.sound())
     return result
 
 

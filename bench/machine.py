@@ -70,15 +70,22 @@ def _version(package: str) -> str | None:
         return None
 
 
+_WRITTEN = (":(top,exclude)bench/results", ":(top,exclude)docs", ":(top,exclude)README.md")
+
+
 def _commit() -> str | None:
-    """The commit of this checkout, with a + where tracked files differ from it."""
+    """The commit of this checkout, with a + where tracked files differ from it, results and documents apart: those are what a run writes."""
     here = Path(__file__).parent
     try:
         head = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
         )
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain", "-uno", "--", ":(top)", *_WRITTEN],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -93,7 +93,7 @@ def _latency(cases: Cases, pyplot: Any) -> Any:
 
 
 def _cold(cases: Cases, pyplot: Any) -> Any:
-    cold, warm = cases["store", "cold_all"], cases["store", "warm"]
+    cold, warm = cases["store", "cold_all"].sound(), cases["store", "warm"]
     subjects = _sorted(cold, "us_per_row")
     figure, axis = pyplot.subplots(figsize=(7.5, 0.32 * len(subjects) + 1.5), layout="constrained")
     for place, subject in enumerate(subjects):

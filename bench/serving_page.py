@@ -66,14 +66,14 @@ def _call(overhead: Found, step: Found) -> str:
         [overhead.value(subject, metric) for subject in overhead.subjects]
         for metric in ("call_us", "call_not_found_us", "nn_embedding_us")
     )
-    between = " and ".join(
-        f"{step.value(batch, 'call_us_cached'):.0f} against {step.value(batch, 'own_us_cached'):.0f} us at {batch.replace('_', ' ')}"
+    between = ", ".join(
+        f"{step.value(batch, 'call_us_cached'):.0f} us and `nn.Embedding` {step.value(batch, 'own_us_cached'):.0f} at {batch.replace('_', ' ')}"
         for batch in ("batch_1", "batch_8")
     )
     return (
         f"One call in a loop of its own, one token, all rows cached (`{overhead.file}`): {min(ours):.1f} to {max(ours):.1f} us by width, "
         f"{max(absent):.1f} where no n-gram ends;\n`nn.Embedding` {min(theirs):.1f} to {max(theirs):.1f}. Between two steps of the 50M decoder, "
-        f"whose weights push everything else out of the processor's caches,\nit is {between} (`{step.file}`)."
+        f"whose weights push everything else out of the processor's caches,\na call takes {between} (`{step.file}`)."
     )
 
 

@@ -150,9 +150,9 @@ def _run(job: Job, folder: Path, results: Path) -> bool:
     return done.returncode == 0
 
 
-def _is_done(job: Job, results: Path, commit: str) -> bool:
+def _is_done(job: Job, results: Path, commit: str | None) -> bool:
     try:
         made = json.loads((results / f"{job.name}.json").read_text()).get("machine", {}).get("commit")
     except (OSError, json.JSONDecodeError):
         return False
-    return made == commit and not commit.endswith("+")
+    return commit is not None and made == commit and not commit.endswith("+")

@@ -53,6 +53,20 @@ class _Rocks(Peer):
         db.close()
 
     def _write_all(self, tasks: list[tuple[Dataset, np.ndarray, str]]) -> None:
+        """By one process a core: a writer holds the GIL."""
+        if len(tasks) == 1:
+            self._write_some(tasks)
+            return
+        running: list[multiprocessing.process.BaseProcess] = []
+        fork = multiprocessing.get_context("fork")  # children share the source's arrays without copying them
+        for start in range(os.cpu_count() or 1):
+            running.append(fork.Process(target=self._write_some, args=(tasks[start :: os.cpu_count() or 1],)))
+            running[-1].start()
+        for process in running:
+            process.join()
+            assert process.exitcode == 0, f"a writer ended with {process.exitcode}"
+
+    def _write_some(self, tasks: list[tuple[Dataset, np.ndarray, str]]) -> None:
         for task in tasks:
             self._write_sst(*task)
 
@@ -116,6 +130,7 @@ class Tuned(_Rocks):
         "checksum": "xxh3",
         "cache": "HyperClock, the budget of the case",
         "reopened": 'with column_families={"default": options}',
+        "written": "SST files, one process a core, then ingested",
     }
 
     def _options(self, cache_bytes: int) -> Options:
@@ -155,7 +170,7 @@ class Zstd(_Rocks):
 
 
 class Zstd1(Zstd):
-    """For bulk loading: zstd level 1, the SST files written by one process a core (the writer holds the GIL), larger blocks."""
+    """For bulk loading: zstd level 1, larger blocks."""
 
     name = "rocks_zstd1"
     layout = "rocks-zstd1"
@@ -163,23 +178,9 @@ class Zstd1(Zstd):
         **Zstd.settings,
         "compression": "zstd level 1",
         "block_bytes": 16384,
-        "writers": "one process a core",
     }
     level = 1
     block_bytes = 16384
-
-    def _write_all(self, tasks: list[tuple[Dataset, np.ndarray, str]]) -> None:
-        if len(tasks) == 1:
-            super()._write_all(tasks)
-            return
-        running: list[multiprocessing.process.BaseProcess] = []
-        fork = multiprocessing.get_context("fork")  # children share the source's arrays without copying them
-        for start in range(os.cpu_count() or 1):
-            running.append(fork.Process(target=super()._write_all, args=(tasks[start :: os.cpu_count() or 1],)))
-            running[-1].start()
-        for process in running:
-            process.join()
-            assert process.exitcode == 0, f"a writer ended with {process.exitcode}"
 
 
 def _tables(cache_bytes: int, block_bytes: int) -> BlockBasedOptions:

@@ -295,7 +295,7 @@ def _build(setup: Setup) -> Case:
             "ngramstore also hashes and keeps the tokens; peers get IDs and sort them",
             "ngramstore writes rows past the page cache and does not copy rows of a read-only map; ngramstore_copied gets them in a",
             "buffer that is filled again; facts: budget_mib of the build, and seconds by stage (pack: of all threads together)",
-            "rocks_zstd1: zstd level 1, SST files written by one process a core, then ingested",
+            "RocksDB: SST files written by one process a core, then ingested; rocks_zstd1: zstd level 1",
         ),
         rounds=3,
         environment={},

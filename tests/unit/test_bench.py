@@ -390,6 +390,14 @@ def test_a_run_ends_with_an_error_that_names_the_subject_that_failed(tmp_path, m
     assert set(json.loads(target.read_text())["cases"][0]["subjects"]) == {"memmap"}
 
 
+def test_a_choice_of_cases_says_where_its_result_goes(tmp_path):
+    """Else it would take the place of a file with more cases."""
+    done = CliRunner().invoke(main, ["store", "--only", "open", "--dir", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "say with --json" in done.output
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("option", [["--keys", "40000"], ["--dim", "16"], ["--subject", "memmap"]])
 @pytest.mark.parametrize("target", [None, "store_open.json"])
 def test_another_size_or_choice_of_subjects_does_not_go_where_the_claims_are_read(tmp_path, option, target):
