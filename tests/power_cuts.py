@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Disk:
 
     def __init__(self, root: Path, store: Path, room: Path) -> None:
         self.root, self.room = root, room
+        self.keep = False
         self.place = store.relative_to(root)
         self.bytes: dict[int, bytes] = {}
         self.names: dict[int, Names] = {}
@@ -115,6 +117,9 @@ class Disk:
         except (ngs.errors.NgramStoreError, OSError, ValueError, AssertionError) as error:
             self.broken.append(f"{when}, where {arrived} reached the disk: {error}")
             return None
+        finally:
+            if not self.keep:
+                shutil.rmtree(place)
 
     def _live(self) -> dict[int, Names]:
         """The names in each directory as they are now."""

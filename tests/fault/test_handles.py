@@ -429,17 +429,20 @@ def test_threads_look_up_while_the_same_handle_changes(path):
 def test_closing_while_others_look_up_ends_in_store_closed(path):
     for mode in ("r", "rw"):
         store = ngs.open(path, mode=mode, cache_bytes=cache_of(10, 16))
-        served = [0] * 4
+        served, has_ended = [0] * 4, [False] * 4
 
-        def ask_on(thread: int, rng: np.random.Generator, store=store, served=served) -> None:
-            while True:
-                ask(store, rng, 20)
-                served[thread] += 1
+        def ask_on(thread: int, rng: np.random.Generator, store=store, served=served, has_ended=has_ended) -> None:
+            try:
+                while True:
+                    ask(store, rng, 20)
+                    served[thread] += 1
+            finally:
+                has_ended[thread] = True
 
-        def act(thread: int, store=store, served=served, ask_on=ask_on) -> None:
+        def act(thread: int, store=store, served=served, has_ended=has_ended, ask_on=ask_on) -> None:
             rng = np.random.default_rng(thread)
             if thread == 0:
-                while min(served[1:]) < 5:
+                while any(served[other] < 5 and not has_ended[other] for other in (1, 2, 3)):
                     ask(store, rng, 5)
                 store.close()
                 return

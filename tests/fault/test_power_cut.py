@@ -79,6 +79,7 @@ def test_a_build_that_a_power_cut_ends_is_absent_or_whole_and_can_be_done_again(
             builder.add(np.stack([stamps, stamps + 1], axis=1), rows_of(stamps, 4))
 
     with power_cuts(monkeypatch, root, path) as disk:
+        disk.keep = True
         build(path)
     assert len(published(path)) == 50
     again = 0
