@@ -150,6 +150,7 @@ CLAIMS: tuple[Claim, ...] = (
         _ratio(
             f"cache of 10 % of the rows, {size:,} keys, {kind}, vs {theirs}", limit, "store/small_cache", other,
             f"mean_us_per_key@{size}", subject=subject,
+            plainly=f"with a cache of 10 % of the rows, {kind}, calls of {size:,} keys take {{}} of the time that {theirs} takes",
         )
         for subject, kind, other, theirs, limit in (
             ("ngramstore", "not compressed", "rocks_tuned", "tuned RocksDB", 1.0),
