@@ -50,8 +50,7 @@ def clear_errors(path: Path) -> Iterator[None]:
             raise UsageError(f"cannot use {path}: {error.strerror}", hint="choose another path") from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise UsageError(
-                f"too many open files to open {path}",
-                hint="raise the limit (`ulimit -n`): an open store takes up to 10",
+                f"too many open files to open {path}", hint="raise the limit (`ulimit -n`): a store takes up to 10"
             ) from error
         raise
 
@@ -132,6 +131,7 @@ def remove(path: Path, *, only: re.Pattern[str] | None = None) -> None:
                 if only.fullmatch(name) and not (path / name).is_dir():
                     remove(path / name)
             if not os.listdir(path):
+                observe("unlink", path)
                 path.rmdir()  # and nothing that came meanwhile
             return
         observe("unlink", path)

@@ -222,7 +222,7 @@ def test_memory_stays_in_its_budget(tmp_path, budget):
 def test_a_vocabulary_that_cannot_be_saved_loses_no_count(corpus, tmp_path, monkeypatch):
     (tmp_path / "taken").mkdir()
     (tmp_path / "fresh").mkdir()
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(UsageError, match="taken: Is a directory"):
         mine_ngrams(corpus, work=tmp_path / "work", save_to=tmp_path / "taken", **OPTIONS)
     monkeypatch.setattr("ngramstore.mine.miner.count_shard", None)  # nothing is counted again
     mine_ngrams(corpus, work=tmp_path / "work", save_to=tmp_path / "v", **OPTIONS)
