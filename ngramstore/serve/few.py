@@ -30,7 +30,7 @@ _MOST_POSITIONS = BLOCK
 """Whose rows the cache serves all at once, or none."""
 _LONG_WAYS = 32
 """Calls for more than FEW_ROWS positions that go the long way at once after one whose rows were not all here: with a small cache nearly
-every such call is one, and looking for its matches twice costs 1 us a position."""
+every such call is one, and looks for its matches twice."""
 _MOST_TOKENS = 256
 _U8, _U32, _I64 = np.dtype(np.uint8), np.dtype(np.uint32), np.dtype(np.int64)
 _DTYPES: dict[str, np.dtype[Any]] = {

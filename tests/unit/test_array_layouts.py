@@ -105,23 +105,12 @@ def rows_read(store, lay) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("options", [{}, {"resident": True}, {"cache_bytes": 0}], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_look_ups_compile_nothing_anew(path, name, options):
-    with ngs.open(path, **options) as store:
-        want = looked_up(store, np.copy)
+@pytest.mark.parametrize(("stored", "answers"), [("path", looked_up), ("table", rows_read)], ids=["n-grams", "numbers"])
+def test_look_ups_compile_nothing_anew(request, stored, answers, name, options):
+    with ngs.open(request.getfixturevalue(stored), **options) as store:
+        want = answers(store, np.copy)
         compiled = num_compiled()
-        got = looked_up(store, lambda array: layouts(array)[name])
-        assert num_compiled() == compiled
-        for one, other in zip(got, want, strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize("options", [{}, {"resident": True}, {"cache_bytes": 0}], ids=str)
-@pytest.mark.parametrize("name", NAMES)
-def test_rows_by_number_compile_nothing_anew(table, name, options):
-    with ngs.open(table, **options) as store:
-        want = rows_read(store, np.copy)
-        compiled = num_compiled()
-        got = rows_read(store, lambda array: layouts(array)[name])
+        got = answers(store, lambda array: layouts(array)[name])
         assert num_compiled() == compiled
         for one, other in zip(got, want, strict=True):
             np.testing.assert_array_equal(one, other)

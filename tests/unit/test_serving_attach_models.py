@@ -67,21 +67,23 @@ def test_detach_leaves_a_class_alone_that_attach_did_not_put_there(store):
     assert type(model) is transformers.GPT2LMHeadModel
 
 
+GEMMA = {
+    "hidden_size": DIM,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size_per_layer_input": VOCAB,
+    "hidden_size_per_layer_input": 8,
+    "num_kv_shared_layers": 0,
+    **COMMON,
+}
+"""Small, with a second table that every layer reads."""
+
+
 def gemma3n():
     """It adds vectors of a second table to every layer, by the ids: none for a caller that gives inputs_embeds."""
-    config = transformers.Gemma3nTextConfig(
-        hidden_size=DIM,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        vocab_size_per_layer_input=VOCAB,
-        hidden_size_per_layer_input=8,
-        num_kv_shared_layers=0,
-        laurel_rank=8,
-        **COMMON,
-    )
+    config = transformers.Gemma3nTextConfig(head_dim=16, laurel_rank=8, **GEMMA)
     return transformers.Gemma3nForCausalLM(config)
 
 
@@ -193,17 +195,7 @@ def test_a_model_without_weights_yet_cannot_be_probed(store):
 
 def gemma4():
     """It finds the ids of vectors again in its table, so it takes no others."""
-    config = transformers.Gemma4TextConfig(
-        hidden_size=DIM,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        vocab_size_per_layer_input=VOCAB,
-        hidden_size_per_layer_input=8,
-        num_kv_shared_layers=0,
-        **COMMON,
-    )
+    config = transformers.Gemma4TextConfig(**GEMMA)
     return transformers.Gemma4ForCausalLM(config)
 
 
