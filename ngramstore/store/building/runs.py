@@ -138,14 +138,18 @@ class RunSorter:
         return ids, sorting_order(ids), parts
 
     @staticmethod
-    def _range_tokens(at: np.ndarray, parts: list[tuple[_Run, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    def _range_tokens(at_M: np.ndarray, parts: list[tuple[_Run, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and lengths of M places in all parts, one behind the other; of each run at once, in the order of its file."""
         starts = np.cumsum([0, *(last - first for _, first, last in parts)])
-        of_part = np.searchsorted(starts, at, side="right") - 1
-        places = [
-            (parts[part][0], int(parts[part][1] + place - starts[part]))
-            for part, place in zip(of_part, at, strict=True)
-        ]
-        return np.stack([run.tokens[row] for run, row in places]), np.array([run.lengths[row] for run, row in places])
+        order_M = np.argsort(at_M)
+        cuts = np.searchsorted(at_M[order_M], starts)
+        tokens_MN = np.empty((len(at_M), parts[0][0].tokens.shape[1]), np.uint32)
+        lengths_M = np.empty(len(at_M), np.uint8)
+        for number, (run, first, _) in enumerate(parts):
+            here = order_M[cuts[number] : cuts[number + 1]]
+            rows = at_M[here] - starts[number] + first
+            tokens_MN[here], lengths_M[here] = run.tokens[rows], run.lengths[rows]
+        return tokens_MN, lengths_M
 
 
 class _Run:
