@@ -126,33 +126,35 @@ class RowDecompressor:
             self._local.value = zstandard.ZstdDecompressor(dict_data=self._dictionary)
         return self._local.value
 
-    def decompress(self, data: np.ndarray, starts_U: np.ndarray, lengths_U: np.ndarray, out_UB: np.ndarray) -> None:
-        """out[u] = row of the frame data[starts[u] : starts[u] + lengths[u]]. FormatError if one is not such a frame."""
+    def decompress(self, data: np.ndarray, starts_U: np.ndarray, lengths_U: np.ndarray) -> np.ndarray:
+        """Rows (U, B) u8 of the frames data[starts[u] : starts[u] + lengths[u]]. FormatError if one is not such a frame."""
         try:
-            if len(starts_U) == 0:
-                return
-            if len(starts_U) < _FEW_ROWS:
-                rows = b"".join(
-                    self._decompress_one(data[start : start + length].tobytes())
-                    for start, length in zip(starts_U.tolist(), lengths_U.tolist(), strict=True)
-                )
-            else:
-                sizes = np.full(len(starts_U), self.row_bytes, np.uint64).tobytes()
-                batch = zstandard.BufferWithSegments(data.data, _segments(starts_U, lengths_U))
-                decompressor = self._decompressor()
-                frames: Any = decompressor.multi_decompress_to_buffer(batch, decompressed_sizes=sizes, threads=0)
-                rows = b"".join(frames)
+            rows = bytearray().join(
+                self._few(data, starts_U, lengths_U)
+                if len(starts_U) < _FEW_ROWS
+                else self._many(data, starts_U, lengths_U)
+            )
         except (zstandard.ZstdError, ValueError) as error:
             raise FormatError(f"a row is not the zstd frame it should be: {error}") from error
-        if len(rows) != out_UB.size:
-            raise FormatError(f"rows decompress to {len(rows):,} bytes, wanted {out_UB.size:,}")
-        out_UB[:] = np.frombuffer(rows, np.uint8).reshape(out_UB.shape)
+        if len(rows) != len(starts_U) * self.row_bytes:
+            raise FormatError(f"rows decompress to {len(rows):,} bytes, wanted {len(starts_U) * self.row_bytes:,}")
+        return np.frombuffer(rows, np.uint8).reshape(len(starts_U), self.row_bytes)
 
-    def _decompress_one(self, frame: bytes) -> bytes:
-        size = zstandard.frame_content_size(frame)
-        if size != self.row_bytes:  # zstd would allocate what a frame says of itself
-            raise FormatError(f"a row's frame says that it holds {size:,} bytes, wanted {self.row_bytes:,}")
-        return self._decompressor().decompress(frame)
+    def _few(self, data: np.ndarray, starts_U: np.ndarray, lengths_U: np.ndarray) -> list[bytes]:
+        view, row_bytes, rows = data.data, self.row_bytes, []
+        decompress, size_of = self._decompressor().decompress, zstandard.frame_content_size
+        for start, length in zip(starts_U.tolist(), lengths_U.tolist(), strict=True):
+            frame = view[start : start + length]
+            size = size_of(frame)
+            if size != row_bytes:  # zstd would allocate what a frame says of itself
+                raise FormatError(f"a row's frame says that it holds {size:,} bytes, wanted {row_bytes:,}")
+            rows.append(decompress(frame))
+        return rows
+
+    def _many(self, data: np.ndarray, starts_U: np.ndarray, lengths_U: np.ndarray) -> Any:
+        sizes = np.full(len(starts_U), self.row_bytes, np.uint64).tobytes()
+        batch = zstandard.BufferWithSegments(data.data, _segments(starts_U, lengths_U))
+        return self._decompressor().multi_decompress_to_buffer(batch, decompressed_sizes=sizes, threads=0)
 
 
 def _segments(starts: np.ndarray, lengths: np.ndarray) -> bytes:

@@ -6,6 +6,7 @@ Shapes: M wanted rows, U unique rows to read, D row width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,6 +37,14 @@ KEEP: np.ndarray = np.zeros(NUM_PLAN, np.int64)
 """A plan that copies nothing: rows are wanted in the cache only. Such look-ups are not counted."""
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """A layer whose rows are compressed where that saves something."""
+
+    serial: int
+    decompressor: RowDecompressor
+
+
 class RowSource:
     """Serves rows of one view. Threads: any number; counters are exact under the lock."""
 
@@ -54,6 +63,11 @@ class RowSource:
         self._pending = pending
         self._codec = view.manifest.spec.codec
         self._in_memory = pending is not None or resident is not None
+        self._packed = [
+            _Packed(layer.serial, layer.rows.decompressor)
+            for layer in view.file_layers
+            if layer.rows.decompressor is not None
+        ]
         self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // (self._codec.row_bytes + CHECKSUM_BYTES)))
 
     def fill(
@@ -121,7 +135,7 @@ class RowSource:
     ) -> dict[int, str]:
         """Rows of some positions from the files: each key is read once, kept in the cache, and copied out from where it was read."""
         count = len(places)
-        waits_X, keys_U, seeds_U = np.empty(count, np.int32), np.empty(count, np.int64), np.empty(count, np.uint64)
+        waits_X, keys_U, seeds_U = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.uint64)
         seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
         num_keys = native_distinct.distinct(seen, keys_M[places], seeds_M[places], waits_X, keys_U, seeds_U)
         damage: dict[int, str] = {}
@@ -131,8 +145,11 @@ class RowSource:
             fetched = self._fetch(keys_U[first:last], seeds_U[first:last], faults, counts)
             if self._cache is not None:
                 self._cache.insert(fetched, keys_U[first:last])
-            is_here = slice(None) if num_keys <= self._chunk else (waits_X >= first) & (waits_X < last)
-            to, of = places[is_here], waits_X[is_here] - first
+            if num_keys <= self._chunk:
+                to, of = places, waits_X
+            else:
+                is_here = (waits_X >= first) & (waits_X < last)
+                to, of = places[is_here], waits_X[is_here] - first
             if plan is not KEEP:
                 scatter(plan, fetched.data, fetched.at[of], to, out_MB)
             if faults:
@@ -175,30 +192,42 @@ class RowSource:
 
     def _fetch(self, keys_U: np.ndarray, seeds_U: np.ndarray, faults: dict[int, str], counts: Counts) -> Fetched:
         """Read, check and decompress U rows; damaged ones go to `faults` by key and get place -1."""
-        count, row_bytes = len(keys_U), self._codec.row_bytes
-        slot_bytes = row_bytes + CHECKSUM_BYTES
+        count, slot_bytes = len(keys_U), self._codec.row_bytes + CHECKSUM_BYTES
         staging = np.empty(count * slot_bytes, np.uint8)
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
-        num_bad = native.read_rows(self._view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status)
+        num_bad, num_packed, num_bytes = native.read_rows(
+            self._view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status
+        )
         self._view.base.check_unchanged()
-        base = self._view.base
-        num_sums = count if base.is_checked else int(np.count_nonzero(keys_U >> RANK_BITS != base.serial))
-        counts.add_read(count, int(lengths.sum()) + num_sums * CHECKSUM_BYTES)
-        at = np.arange(count, dtype=np.int64) * slot_bytes
+        counts.add_read(count, num_bytes)
+        at = np.arange(0, len(staging), slot_bytes)
         if num_bad:
             for u in np.flatnonzero(status).tolist():
                 faults[int(keys_U[u])] = _FAULT[int(status[u])]
                 at[u] = -1
-        serials = keys_U >> RANK_BITS
-        for layer in self._view.file_layers:
-            if layer.rows.decompressor is not None:
-                packed = np.flatnonzero((serials == layer.serial) & (at >= 0) & (lengths < row_bytes))
-                if len(packed):
-                    slots = staging.reshape(count, slot_bytes)
-                    for u, fault in _unpack(layer.rows.decompressor, staging, at, lengths, packed, slots).items():
-                        faults[int(keys_U[u])] = fault
-                        at[u] = -1
-        return Fetched(staging, at)
+        fetched = Fetched(staging, at)
+        if num_packed == count and len(self._packed) == 1:  # usual: nothing is copied back to where it was read
+            try:
+                rows = self._packed[0].decompressor.decompress(staging, at, lengths)
+                return Fetched(rows.reshape(-1), np.arange(0, rows.size, self._codec.row_bytes))
+            except FormatError:
+                pass  # which of them it is, below
+        if num_packed:
+            self._unpack_in_place(fetched, lengths, keys_U, faults)
+        return fetched
+
+    def _unpack_in_place(
+        self, fetched: Fetched, lengths_U: np.ndarray, keys_U: np.ndarray, faults: dict[int, str]
+    ) -> None:
+        """Rows where there were frames; `lengths` are those of the files. What is no frame goes to `faults` and gets place -1."""
+        is_packed = (lengths_U < self._codec.row_bytes) & (fetched.at >= 0)
+        slots = fetched.data.reshape(len(keys_U), -1)
+        for layer in self._packed:
+            packed = np.flatnonzero(is_packed & (keys_U >> RANK_BITS == layer.serial))
+            if len(packed):
+                for u, fault in _unpack(layer.decompressor, fetched, lengths_U, packed, slots).items():
+                    faults[int(keys_U[u])] = fault
+                    fetched.at[u] = -1
 
     def damage_error(self, damage: dict[int, str], keys_M: np.ndarray, names_M: np.ndarray) -> DamagedRows:
         """One error for all damaged rows of a call: what `fill` said, and what the caller knows each position by."""
@@ -221,23 +250,17 @@ class RowSource:
 
 
 def _unpack(
-    decompressor: RowDecompressor,
-    staging: np.ndarray,
-    at_U: np.ndarray,
-    lengths_U: np.ndarray,
-    packed: np.ndarray,
-    slots: np.ndarray,
+    decompressor: RowDecompressor, fetched: Fetched, lengths_U: np.ndarray, packed: np.ndarray, slots: np.ndarray
 ) -> dict[int, str]:
     """Frames -> rows in their own slots; what is wrong with those that are no frames, by place in the batch."""
-    rows = np.empty((len(packed), decompressor.row_bytes), np.uint8)
     try:
-        decompressor.decompress(staging, at_U[packed], lengths_U[packed], rows)
+        rows = decompressor.decompress(fetched.data, fetched.at[packed], lengths_U[packed])
     except FormatError as error:
         if len(packed) == 1:
             return {int(packed[0]): error.message}
         faults: dict[int, str] = {}
         for one in packed:  # a bad one must not take the others along
-            faults |= _unpack(decompressor, staging, at_U, lengths_U, np.array([one]), slots)
+            faults |= _unpack(decompressor, fetched, lengths_U, np.array([one]), slots)
         return faults
     slots[packed, : decompressor.row_bytes] = rows
     return {}

@@ -115,7 +115,7 @@ class Files:
         lengths, status = np.zeros(len(ranks), np.int64), np.full(len(ranks), 9, np.uint8)
         keys = np.array(ranks) | (5 << columns.RANK_BITS)
         seeds = np.array(ranks, np.uint64)
-        assert native.read_rows.py_func(self.table, keys, seeds, SLOT, hint, staging, lengths, status) == 0
+        assert native.read_rows.py_func(self.table, keys, seeds, SLOT, hint, staging, lengths, status)[0] == 0
         assert (staging.reshape(-1, SLOT) == self.stored[ranks]).all()
 
     def __del__(self) -> None:
@@ -234,7 +234,7 @@ def test_a_row_whose_place_is_unknown_is_not_asked_for(tmp_path, use, monkeypatc
     staging, lengths, status = np.zeros(3 * SLOT, np.uint8), np.zeros(3, np.int64), np.zeros(3, np.uint8)
     keys = np.array([0, 300, 600]) | (5 << columns.RANK_BITS)
     seeds = np.array([0, 300, 600], np.uint64)
-    assert native.read_rows.py_func(files.table, keys, seeds, SLOT, True, staging, lengths, status) == 1
+    assert native.read_rows.py_func(files.table, keys, seeds, SLOT, True, staging, lengths, status)[0] == 1
     assert status.tolist() == [0, native.BAD_INDEX_PAGE, 0]
     assert pages_of(system.of("hint")) == files.pages([0, 600])
 

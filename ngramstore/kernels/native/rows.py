@@ -159,7 +159,8 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
     keys: row keys of file layers. seeds: what each checksum is seeded with (the ID). hint: from the first page on that has to
     be waited for, ask for all of them first.
     lengths[u] = stored bytes; status[u] = GOOD or what is wrong. Rows read in place without checksums are not checked.
-    Returns how many are not good.
+    Returns how many are not good, how many of the others are compressed, and the bytes of all whose place is known, with their
+    checksums.
     """
     base = np.int64(staging.ctypes.data)
     count = keys_U.shape[0]
@@ -228,12 +229,19 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
                 elif not _read(fd, target, size, place):  # in a run that a cut file does not hold whole
                     status_U[u] = CUT_SHORT
             i = j
-    faults = 0
+    num_bad, num_packed, num_bytes = 0, 0, np.int64(0)
     for u in range(count):
-        if status_U[u] == GOOD and (layers[lines[u], FIRST_BYTES] == 0 or layers[lines[u], SUMS_FD] >= 0):
+        if status_U[u] == BAD_INDEX_PAGE:
+            num_bad += 1
+            continue
+        num_bytes += lengths_U[u]
+        if layers[lines[u], FIRST_BYTES] == 0 or layers[lines[u], SUMS_FD] >= 0:
+            num_bytes += 4
             target = base + u * slot_bytes
-            if checksum32(target, lengths_U[u], seeds_U[u]) != load_u32(target + lengths_U[u]):
+            if status_U[u] == GOOD and checksum32(target, lengths_U[u], seeds_U[u]) != load_u32(target + lengths_U[u]):
                 status_U[u] = BAD_CHECKSUM
         if status_U[u] != GOOD:
-            faults += 1
-    return faults
+            num_bad += 1
+        elif lengths_U[u] < layers[lines[u], ROW_BYTES]:
+            num_packed += 1
+    return num_bad, num_packed, num_bytes

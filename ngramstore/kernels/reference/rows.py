@@ -39,12 +39,16 @@ def read_rows(
     staging: np.ndarray,
     lengths_U: np.ndarray,
     status_U: np.ndarray,
-) -> int:
-    """Stored bytes of U rows -> staging[u * slot_bytes :], with the checksum behind each. Returns how many are not good.
+) -> tuple[int, int, int]:
+    """Stored bytes of U rows -> staging[u * slot_bytes :], with the checksum behind each.
+
+    Returns how many are not good, how many of the others are compressed, and the bytes of all whose place is known, with their
+    checksums.
 
     lengths[u] = stored bytes without the checksum; status[u] = GOOD or what is wrong. A row whose place is not known
     leaves its length alone. Rows read in place without checksums are not checked. `hint` changes no result.
     """
+    num_packed = num_bytes = 0
     for u, key in enumerate(keys_U.tolist()):
         rank = key & RANK_MASK
         line = next(line for line, layer in enumerate(layers.tolist()) if _holds(layer, key >> RANK_BITS, rank))
@@ -53,12 +57,14 @@ def read_rows(
             lengths_U[u] = layer[ROW_BYTES]
             slot = staging[u * slot_bytes : (u + 1) * slot_bytes]
             status_U[u] = _read_in_place(layer.tolist(), rank, int(seeds_U[u]), slot)
+            num_bytes += int(layer[ROW_BYTES]) + (4 if layer[SUMS_FD] >= 0 else 0)
             continue
         place, size, bad_page = row_place(layers, line, rank)
         if bad_page >= 0 or size > layer[ROW_BYTES] or place < 0:
             status_U[u] = BAD_INDEX_PAGE
             continue
         lengths_U[u] = size
+        num_bytes += size + 4
         data = np.frombuffer(os.pread(int(layer[ROWS_FD]), size + 4, place), np.uint8)
         staging[u * slot_bytes : u * slot_bytes + len(data)] = data
         if len(data) < size + 4:
@@ -67,7 +73,8 @@ def read_rows(
             status_U[u] = BAD_CHECKSUM
         else:
             status_U[u] = GOOD
-    return int(np.count_nonzero(status_U))
+            num_packed += int(size < layer[ROW_BYTES])
+    return int(np.count_nonzero(status_U)), num_packed, num_bytes
 
 
 def _holds(layer: list[int], serial: int, rank: int) -> bool:

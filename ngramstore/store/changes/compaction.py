@@ -116,7 +116,10 @@ def _replaced_rows(view: View, keys_M: np.ndarray, seeds_M: np.ndarray) -> np.nd
     row_bytes = view.manifest.spec.codec.row_bytes
     stored = np.empty((len(keys_M), row_bytes + CHECKSUM_BYTES), np.uint8)
     lengths, status = np.zeros(len(keys_M), np.int64), np.empty(len(keys_M), np.uint8)
-    if read_rows(view.file_table, keys_M, seeds_M, stored.shape[1], True, stored.reshape(-1), lengths, status):
+    num_bad, _, _ = read_rows(
+        view.file_table, keys_M, seeds_M, stored.shape[1], True, stored.reshape(-1), lengths, status
+    )
+    if num_bad:
         assert view.overlay is not None
         bad = (keys_M[status != 0] & RANK_MASK).tolist()
         raise DamagedRows(

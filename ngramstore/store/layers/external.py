@@ -133,7 +133,6 @@ class ExternalLayer(Layer):
         self.tokens = None
         self._entry = entry
         self._sums = None if entry.sums is None else open_sums(directory, entry.sums, stamp, entry.num_rows)
-        self.is_checked = self._sums is not None
         self.sources = tuple(Source(Path(source.path)) for source in entry.sources)
         for number, (source, wanted) in enumerate(zip(self.sources, entry.sources, strict=True)):
             source.require(wanted, entry.ranges(number), by_time=self._sums is None)

@@ -151,9 +151,6 @@ class LayerWriter:
 class Layer:
     """An open layer. Threads: any number; the files close with the last user."""
 
-    is_checked = True
-    """Every stored row is under a checksum."""
-
     def __init__(
         self,
         directory: Path,
@@ -250,9 +247,7 @@ class Layer:
         packed = np.flatnonzero(good & (lengths < row_bytes))
         if len(packed):
             assert self.rows.decompressor is not None
-            unpacked = np.empty((len(packed), row_bytes), np.uint8)
-            self.rows.decompressor.decompress(data, starts[packed], lengths[packed], unpacked)
-            rows[packed] = unpacked
+            rows[packed] = self.rows.decompressor.decompress(data, starts[packed], lengths[packed])
         return rows
 
     def places(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -279,17 +279,15 @@ class WornLayer:
         if self._decompressor is None:
             is_good[packed] = False
             return
-        unpacked = np.empty((len(packed), self.row_bytes), np.uint8)
         try:
-            self._decompressor.decompress(data, starts[packed], sizes[packed], unpacked)
-            rows[packed] = unpacked
+            rows[packed] = self._decompressor.decompress(data, starts[packed], sizes[packed])
             return
         except FormatError:
             pass
         for row in packed.tolist():
             one = slice(row, row + 1)
             try:
-                self._decompressor.decompress(data, starts[one], sizes[one], rows[one])
+                rows[one] = self._decompressor.decompress(data, starts[one], sizes[one])
             except FormatError as error:
                 is_good[row] = False
                 self._file.fault(
