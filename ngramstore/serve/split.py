@@ -32,18 +32,20 @@ class Workers:
     def run(self, work: Callable[[slice], Result], parts: list[slice]) -> list[Result]:
         """What `work` gives for each part, in order. Returns, or raises the first part's error, when nothing runs any more.
 
-        The caller takes parts too, all that nobody else is free for.
+        The caller takes parts too, all that nobody else is free for. Ctrl-C is raised when nothing runs any more, wherever it
+        comes, and if it comes again while the caller waits.
         """
         share = _Share(work, parts)
         try:
-            if len(parts) > 1:
-                self._ask_for_help(share, len(parts) - 1)
-            share.work_on()
+            try:
+                if len(parts) > 1:
+                    self._ask_for_help(share, len(parts) - 1)
+                share.work_on()
+            finally:
+                share.end()  # parts write into the caller's arrays
         except BaseException:
-            share.give_up()
+            share.end()  # Ctrl-C may come on the way into the first one
             raise
-        finally:
-            share.wait()  # parts write into the caller's arrays
         results, error = share.take()
         try:
             if error is not None:
@@ -74,7 +76,10 @@ class Workers:
 
 
 class _Share(Generic[Result]):
-    """The parts of one call, claimed in order by whoever is free."""
+    """The parts of one call, claimed in order by whoever is free.
+
+    Plain locks: `with` takes them and is sure to give them back, wherever Ctrl-C comes. A Condition takes its lock in Python.
+    """
 
     def __init__(self, work: Callable[[slice], Result], parts: list[slice]) -> None:
         self._work: Callable[[slice], Result] | None = work
@@ -83,21 +88,29 @@ class _Share(Generic[Result]):
         self._errors: dict[int, BaseException] = {}
         self._claimed = 0
         self._helpers = 0  # at work; the caller, who alone can be interrupted, is not counted
-        self._change = threading.Condition()
+        self._lock = threading.Lock()
+        self._helped = threading.Lock()  # taken by the first helper to come, given back by the last to leave
 
     def help(self) -> None:
         """For other threads: as `work_on`, counted."""
-        with self._change:
+        with self._lock:
+            if self._work is None:
+                return
+            if self._helpers == 0:
+                self._helped.acquire()
             self._helpers += 1
-        self.work_on()
-        with self._change:
-            self._helpers -= 1
-            self._change.notify_all()
+        try:
+            self.work_on()
+        finally:
+            with self._lock:
+                self._helpers -= 1
+                if self._helpers == 0:
+                    self._helped.release()
 
     def work_on(self) -> None:
         """Work on parts until none is left, or one has failed."""
         while True:
-            with self._change:
+            with self._lock:
                 work, number = self._work, self._claimed
                 if work is None or number == len(self._parts) or self._errors:
                     return
@@ -108,30 +121,28 @@ class _Share(Generic[Result]):
             except BaseException as caught:
                 error = caught
             del work  # whoever waits may close what it knows
-            with self._change:
+            with self._lock:
                 self._results[number] = result
                 if error is not None:
                     self._errors[number] = error
             del result, error
 
-    def give_up(self) -> None:
-        """Nobody begins another part."""
-        with self._change:
-            self._work = None
-
-    def wait(self) -> None:
-        """Until nobody is at work; Ctrl-C comes afterwards. For the caller, when its own parts have ended."""
-        interrupt: BaseException | None = None
+    def end(self) -> None:
+        """Nobody begins another part, and nobody is at one any more. For the caller; what a signal raises comes afterwards."""
+        raised: BaseException | None = None
         while True:
             try:
-                with self._change:
-                    self._change.wait_for(lambda: self._helpers == 0)
+                with self._lock:
                     self._work = None
-                break
-            except KeyboardInterrupt as caught:
-                interrupt = caught
-        if interrupt is not None:
-            raise interrupt
+                with self._helped:
+                    break
+            except BaseException as caught:
+                raised = caught
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                del raised  # it knows this frame
 
     def take(self) -> tuple[list[Result], BaseException | None]:
         """The results, and the error of the first part that had one. The share keeps neither."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import signal
 import sys
 import threading
@@ -175,7 +176,7 @@ def test_a_caller_does_what_nobody_is_free_for():
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("where", ["at work", "waiting"])
+@pytest.mark.parametrize("where", ["at work", "waiting", "waiting, three times"])
 def test_ctrl_c_is_raised_when_all_parts_have_ended(where):
     """It comes while the caller is at its own part, or waits for the helper's. The helper's goes on for a while."""
     workers, ended = split.Workers(2), []
@@ -183,7 +184,7 @@ def test_ctrl_c_is_raised_when_all_parts_have_ended(where):
 
     def is_waiting() -> bool:
         code = sys._current_frames()[caller.ident].f_code
-        return left.is_set() and code is threading.Condition.wait.__code__
+        return left.is_set() and code is split._Share.end.__code__
 
     def work(part: slice) -> None:
         if threading.current_thread() is caller:
@@ -195,12 +196,13 @@ def test_ctrl_c_is_raised_when_all_parts_have_ended(where):
             return
         started.set()
         assert begun.wait(20)
-        for _ in range(2000 if where == "waiting" else 0):
+        for _ in range(2000 if where != "at work" else 0):
             if is_waiting():
                 break
             time.sleep(0.01)
-        signal.pthread_kill(caller.ident, signal.SIGINT)
-        time.sleep(0.3)
+        for _ in range(3 if where.endswith("times") else 1):
+            signal.pthread_kill(caller.ident, signal.SIGINT)
+            time.sleep(0.3)
         ended.append(part.start)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
@@ -211,6 +213,71 @@ def test_ctrl_c_is_raised_when_all_parts_have_ended(where):
         signal.signal(signal.SIGINT, before)
     assert len(ended) == 1
     workers.close()
+
+
+class Interrupting:
+    """A trace function that raises Ctrl-C at the N-th place of a split call: a function begun, a line, a return.
+
+    In split.py and what it calls. Not at a `with`, whose line comes up again behind its block: the interpreter looks for no signals between that and the lock's end.
+    """
+
+    def __init__(self, nth: int) -> None:
+        self.nth, self.count = nth, 0
+        self.places: list[tuple[str, int, str]] = []
+
+    def __call__(self, frame, event, _):
+        if split.__file__ not in (frame.f_code.co_filename, frame.f_back.f_code.co_filename):
+            return None
+        if event == "line" and linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+            return self
+        self.places.append((frame.f_code.co_name, frame.f_lineno, event))
+        self.count += 1
+        if self.count == self.nth:
+            raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_ctrl_c_at_any_place_leaves_nobody_at_work_and_nothing_locked():
+    """As at a function's begin, where the interpreter looks for signals: before a `try` of that function can see it."""
+    nth = 0
+    while True:
+        nth += 1
+        workers, at_work = split.Workers(2), []
+        started, caller = threading.Event(), threading.main_thread()
+
+        def work(part: slice, at_work=at_work, started=started, caller=caller) -> int:
+            if threading.current_thread() is caller:
+                assert started.wait(20)
+                return part.start
+            at_work.append(part.start)
+            started.set()
+            time.sleep(0.02)
+            at_work.remove(part.start)
+            return part.start
+
+        parts = workers.parts(20)
+        workers.run(lambda part: None, parts)  # the pool is there
+        interrupting, before = Interrupting(nth), sys.gettrace()
+        sys.settrace(interrupting)
+        try:
+            answer = workers.run(work, parts)
+        except KeyboardInterrupt:
+            answer = None
+        finally:
+            sys.settrace(before)
+        where = interrupting.places[-1:] if interrupting.count >= nth else []
+        assert at_work == [], f"a helper is at work after Ctrl-C in {where}"
+        meeting = threading.Barrier(2, timeout=20)
+        assert workers.run(lambda part, meet=meeting.wait: meet() < 2, parts) == [True, True], (
+            where
+        )  # the helper is free
+        workers.close()
+        if interrupting.count < nth:
+            assert answer == [0, 10]
+            break
+        assert answer is None, where
+    assert nth > 30
 
 
 @pytest.mark.usefixtures("small_parts")
