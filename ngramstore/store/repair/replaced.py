@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ngramstore.files import clear_errors, write_all
 from ngramstore.store.layers.merge import is_in
 
 
@@ -17,14 +18,18 @@ class Replaced:
     """Rows by ID, later ones first, held in an unnamed file: the overlay of a row-addressed store may be large."""
 
     def __init__(self, directory: Path, row_bytes: int) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - lives as long as this object
+        self._directory = directory
+        with clear_errors(directory):
+            self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - lives as long as this object
         self._row_bytes = row_bytes
         self._layers: list[tuple[np.ndarray, int]] = []
         self._num_rows = 0
 
     def add(self, ids_M: np.ndarray, rows_MB: np.ndarray) -> None:
         """Rows of M sorted IDs; they go before all rows added earlier."""
-        self._file.write(np.ascontiguousarray(rows_MB).data)
+        if len(ids_M) == 0:
+            return
+        write_all(self._file.fileno(), np.ascontiguousarray(rows_MB).data, self._directory)
         self._layers.append((ids_M, self._num_rows))
         self._num_rows += len(ids_M)
 
@@ -32,7 +37,6 @@ class Replaced:
         """Overwrite those of M rows that were replaced."""
         if self._num_rows == 0:
             return
-        self._file.flush()
         held = np.memmap(self._file, np.uint8, "r", shape=(self._num_rows, self._row_bytes))
         for ids, first in self._layers:
             at = np.flatnonzero(is_in(ids_M, ids))
