@@ -193,7 +193,6 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
         lengths_U[u] = size
     pieces = _PIECES if has_pieces else 1
     scratch = np.empty(_SPAN_BYTES, np.uint8)
-    middle = np.int64(scratch.ctypes.data)
     pair = np.empty(2, np.int64)
     is_ahead = not hint  # whatever is still to be read has been asked for
     for number in range(pieces):
@@ -208,7 +207,8 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
                 i += 1
                 continue
             j, end = _run_end(layers, order, lines, places, lengths_U, status_U, i, number, 0, _SPAN_BYTES)
-            run = middle if j > i + 1 else base + u * slot_bytes + inside
+            is_run = j > i + 1
+            run = np.int64(scratch.ctypes.data) if is_run else base + u * slot_bytes + inside
             is_read = False
             if not is_ahead:
                 if HAS_READ_AT_ONCE:
@@ -224,8 +224,8 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
                 fd, place, size, inside = _piece(layers, lines[u], places[u], lengths_U[u], number)
                 target = base + u * slot_bytes + inside
                 if is_read:
-                    if run == middle:
-                        copy_bytes(target, middle + place - begin, size)
+                    if is_run:
+                        copy_bytes(target, np.int64(scratch.ctypes.data) + place - begin, size)
                 elif not _read(fd, target, size, place):  # in a run that a cut file does not hold whole
                     status_U[u] = CUT_SHORT
             i = j
