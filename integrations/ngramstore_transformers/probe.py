@@ -3,7 +3,8 @@
 Two ordinary tokens go through the model's own `forward`, as ids and as the vectors that its input embeddings give, behind
 padding where the configuration names an id for it. Both calls must run the same modules and agree in the logits: new
 weights may hide a second table behind a factor of zero, and an id may be read without a module. A third call has vectors
-that belong to no id, as the store's do: Gemma 4 would look for theirs.
+that belong to no id, as the store's do: Gemma 4 would look for theirs. A call before them all lets a model settle that takes other
+modules for few tokens: BigBird does, and would never go back.
 
 Shapes: B batch (1), T positions, V vocabulary.
 """
@@ -26,9 +27,9 @@ _OMIT = "attach(..., probe=False) leaves this check out, where you know that the
 
 
 def require_ids_for_embeddings_only(model: Any) -> None:
-    """Run the model three times on two tokens, without gradients and as in `eval`. UsageError says what differs.
+    """Run the model four times on two tokens, without gradients and as in `eval`. UsageError says what differs.
 
-    Training flags, hooks and random numbers are afterwards as they were.
+    Modules, training flags, hooks and random numbers are afterwards as they were.
     """
     name, embed = type(model).__name__, model.get_input_embeddings()
     if embed.weight.is_meta:
@@ -37,8 +38,9 @@ def require_ids_for_embeddings_only(model: Any) -> None:
         )
     inputs = _inputs(model, embed)
     ids_BT = inputs.pop("input_ids")
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), _keeping_modules(model), _evaluating(model):
         try:
+            _run(model, embed, input_ids=ids_BT, **inputs)
             want, with_ids = _run(model, embed, input_ids=ids_BT, **inputs)
         except Exception as error:
             raise UsageError(f"{name} gives no answer to two token ids: {error!r}", hint=_OMIT) from error
@@ -108,6 +110,20 @@ def _evaluating(model: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _keeping_modules(model: Any) -> Iterator[None]:
+    """Where modules were put in the place of others, all are put back, and so is what they had noted of it."""
+    before = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        if any(module._modules != children for module, _, children in before):
+            for module, attributes, children in before:
+                vars(module).update(attributes)
+                module._modules.clear()
+                module._modules.update(children)
 
 
 def _agree(want: Tensor, got: Tensor) -> bool:

@@ -180,6 +180,32 @@ def test_the_probe_leaves_the_model_and_the_random_numbers_as_they_were(store):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_model_that_attends_otherwise_to_few_tokens_passes_the_probe_and_keeps_its_ways_with_many(store):
+    """BigBird puts other modules in the place of its own at the first input that is short, and leaves them there."""
+    config = transformers.BigBirdConfig(
+        hidden_size=DIM,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        block_size=4,
+        num_random_blocks=1,
+        is_decoder=True,
+        use_cache=False,
+        **COMMON | {"eos_token_id": 2, "sep_token_id": 3},
+    )
+    model = random(transformers.BigBirdForCausalLM(config))
+    model.train()
+    modules, ids = list(model.modules()), torch.tensor([[20, 21, 22, 20, 22, 21, 20] * 8])
+    attach(model, store)
+    assert list(model.modules()) == modules and model.training
+    assert model.bert.attention_type == model.bert.encoder.attention_type == "block_sparse"
+    found = model.eval()(ids).logits
+    detach(model)
+    assert torch.equal(found, model(ids).logits)
+    model.bert.set_attention_type("original_full")
+    assert not torch.allclose(found, model(ids).logits)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_models_of_narrow_types_pass_the_probe(store, dtype):
     attach(random(transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))).to(dtype), store)
