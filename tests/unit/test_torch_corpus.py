@@ -11,7 +11,7 @@ import pytest
 from ngramstore.mine import TokenShards, Vocabulary, held_out_spans, open_corpus
 from ngramstore.mine import vocab as vocab_module
 from ngramstore_torch.data import corpus as corpus_module
-from ngramstore_torch.data.corpus import tag_corpus, tag_held_out
+from ngramstore_torch.data.corpus import tag_corpus, tag_held_out, tag_training
 
 EOS = 12
 NGRAMS = [(1, 2), (3, 3), (3, 3, 3), (1, 2, 3), (EOS - 1, EOS), (5, 6, 7, 8)]
@@ -53,8 +53,10 @@ def test_both_parts_are_what_one_document_after_another_gives(tmp_path, monkeypa
     monkeypatch.setattr(corpus_module, "_PIECE_TOKENS", piece)
     vocab = vocabulary()
     found = tag_corpus(corpus, vocab, held_out=held_out, folder=tmp_path / "arrays" if where == "files" else None)
-    alone = tag_held_out(corpus, vocab, held_out=held_out)
-    assert np.array_equal(alone.rows_P, found[1].rows_P) and np.array_equal(alone.tokens_P, found[1].tokens_P)
+    for tag_alone, part in zip((tag_training, tag_held_out), found, strict=True):
+        alone = tag_alone(corpus, vocab, held_out=held_out)
+        assert np.array_equal(alone.rows_P, part.rows_P) and np.array_equal(alone.tokens_P, part.tokens_P)
+        assert np.array_equal(alone.starts, part.starts)
     for is_held, documents in documents_of(corpus, held_out).items():
         part = found[is_held]
         assert part.starts.tolist() == np.cumsum([0, *map(len, documents)]).tolist()

@@ -167,13 +167,13 @@ def _show(done: Exported, codec: str) -> None:
 
 def _sensitivity(saved: Checkpoint, model: SconeModel, text: Text, kept: Path) -> np.ndarray:
     """What the decoder minds, measured on the text it was trained on, or by an export that was cut short."""
-    from ngramstore_torch.data.corpus import tag_corpus
+    from ngramstore_torch.data.corpus import tag_training
     from ngramstore_torch.export.sensitivity import input_sensitivity, kept_sensitivity
 
     settings = saved.description["train"]
 
     def measure() -> np.ndarray:
-        train, _ = tag_corpus(text.corpus, text.vocabulary, held_out=text.held_out)
+        train = tag_training(text.corpus, text.vocabulary, held_out=text.held_out)
         shape = {"seq_len": settings.get("seq_len", 0), "batch_size": settings.get("batch_size", 16)}
         return input_sensitivity(model, train, **shape)
 
