@@ -388,6 +388,27 @@ def test_a_checkpoint_saved_again_at_its_step_is_the_old_one_or_the_new_one(tmp_
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("moment", ["build", "load_weights"])
+@pytest.mark.parametrize("steps", [[8], [7, 7]], ids=["a file is gone", "a file's name is used again"])
+def test_a_checkpoint_that_is_saved_while_it_is_read_is_the_newer_one(tmp_path, monkeypatch, moment, steps):
+    def save(seed: int, step: int) -> None:
+        checkpoint.save(tmp_path, plain(seed), step=step, optimizer={"losses": torch.zeros(seed)}, train={}, data={})
+
+    def and_then_save(*arguments, **options):
+        try:
+            return inner(*arguments, **options)
+        finally:
+            while steps_left:
+                save(10 + len(steps_left), steps_left.pop())
+
+    save(1, 7)
+    inner, steps_left = getattr(checkpoint, moment), steps.copy()
+    monkeypatch.setattr(checkpoint, moment, and_then_save)
+    loaded = checkpoint.load(tmp_path, with_optimizer=True)
+    assert loaded.step == steps[-1] and len(loaded.optimizer["losses"]) == 11
+    assert torch.equal(loaded.model.decoder.tokens.weight, plain(11).decoder.tokens.weight)
+
+
 def test_a_run_folder_that_cannot_be_is_refused_before_the_first_step(data, tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(UsageError, match="run is a file"):

@@ -94,21 +94,18 @@ def save(
 def load(directory: str | os.PathLike, *, with_optimizer: bool = False) -> Checkpoint:
     """Read a run directory; every file's size and SHA-256 is checked before its numbers are used.
 
+    A run may save while it is read: the answer is one of its checkpoints, whole.
     Raises UsageError where there is no checkpoint, FormatError where it is damaged or of another shape.
     """
     directory = Path(directory)
-    try:
-        text = (directory / FILE_NAME).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            f"there is no checkpoint in {directory}",
-            hint=f"give the folder that `ngramstore train --out` wrote {FILE_NAME} to",
-        ) from None
-    description = _parse(text)
-    model = build(description["model"], where=FILE_NAME)
-    load_weights(model, _read(directory, description, "model"))
-    optimizer = _read(directory, description, "optimizer") if with_optimizer else {}
-    return Checkpoint(model, int(description["step"]), description, optimizer)
+    text = _text(directory)
+    while True:
+        try:
+            return _load(directory, text, with_optimizer)
+        except FormatError:  # a save removes the files of the checkpoint before, and may use their names again
+            before, text = text, _text(directory)
+            if text == before:
+                raise
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -141,6 +138,26 @@ def require_same(saved: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
             )
 
 
+def _text(directory: Path) -> bytes:
+    """What checkpoint.json holds now."""
+    try:
+        return (directory / FILE_NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"there is no checkpoint in {directory}",
+            hint=f"give the folder that `ngramstore train --out` wrote {FILE_NAME} to",
+        ) from None
+
+
+def _load(directory: Path, text: bytes, with_optimizer: bool) -> Checkpoint:
+    """The checkpoint that this text of checkpoint.json describes."""
+    description = _parse(text)
+    model = build(description["model"], where=FILE_NAME)
+    load_weights(model, _read(directory, description, "model"))
+    optimizer = _read(directory, description, "optimizer") if with_optimizer else {}
+    return Checkpoint(model, int(description["step"]), description, optimizer)
+
+
 def _give_up(directory: Path, names: list[str]) -> None:
     """Remove files of a checkpoint that could not be saved, unless checkpoint.json names them: the last sync had failed."""
     try:
@@ -167,15 +184,14 @@ def _read(directory: Path, description: Mapping[str, Any], what: str) -> dict[st
     path = directory / entry["name"]
     try:
         size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise FormatError(f"{path} is {size} bytes long, {FILE_NAME} says {entry['bytes']}")
+        with open(path, "rb") as file:
+            if _digest(file).hexdigest() != entry["sha256"]:
+                raise FormatError(f"{path} is damaged: its SHA-256 is not the one that {FILE_NAME} names")
+        return load_file(path)
     except FileNotFoundError:
         raise FormatError(f"{path} is missing, and {FILE_NAME} names it") from None
-    if size != entry["bytes"]:
-        raise FormatError(f"{path} is {size} bytes long, {FILE_NAME} says {entry['bytes']}")
-    with open(path, "rb") as file:
-        if _digest(file).hexdigest() != entry["sha256"]:
-            raise FormatError(f"{path} is damaged: its SHA-256 is not the one that {FILE_NAME} names")
-    try:
-        return load_file(path)
     except SafetensorError as error:
         raise FormatError(f"{path} is not a safetensors file: {error}") from None
 
