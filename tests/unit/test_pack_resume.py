@@ -127,6 +127,19 @@ def test_another_conversion_does_not_go_on_with_it(checkpoint, tmp_path, monkeyp
         assert store.verify() == []
 
 
+def test_a_checkpoint_that_was_written_to_is_not_gone_on_with_wherever_that_was(checkpoint, tmp_path, monkeypatch):
+    interrupted(checkpoint, tmp_path / "out", HOWS["int8"], monkeypatch, 3, only_rows=True)
+    file = next(checkpoint.glob("*.safetensors"))
+    status = file.stat()
+    os.utime(
+        file, ns=(status.st_atime_ns, status.st_mtime_ns + 1)
+    )  # as a write to a page that no sample looks at would
+    with pytest.raises(IncompleteStore):
+        pack(checkpoint, tmp_path / "out", HOWS["int8"])
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert pack(checkpoint, tmp_path / "out", HOWS["int8"]).resumed_rows > 0
+
+
 def test_a_restart_begins_anew_and_wrong_use_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     interrupted(checkpoint, tmp_path / "out", HOWS["int8"], monkeypatch, 4, only_rows=True)
     assert pack(checkpoint, tmp_path / "out", HOWS["int8"], restart=True).resumed_rows == 0

@@ -138,12 +138,13 @@ class _Import:
 
     @property
     def _conversion(self) -> dict[str, Any]:
-        """What must be the same for a pack to go on with rows of an earlier one."""
+        """What must be the same for a pack to go on with rows of an earlier one; the files of the checkpoint are, where nobody wrote."""
         return {
             "release": ngramstore.__version__,
             "identity": self._identity,
             "num_rows": self._entry.num_rows,
             "codec": self._target.spec(),
+            "sources": [[source.file_bytes, source.inode, source.mtime_ns] for source in self._entry.sources],
         }
 
     def can_go_on(self) -> bool:
