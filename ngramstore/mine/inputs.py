@@ -42,7 +42,7 @@ class Piece:
 def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str] | None = None) -> list[Path]:
     """Files named one by one, and for folders all files below them with one of the suffixes, by path.
 
-    Hidden files and folders are passed over. Raises UsageError for a path that does not exist and where nothing is found.
+    Hidden files and folders are passed over; a file that is named twice, or by a link too, is read once. Raises UsageError for a path that does not exist and where nothing is found.
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     wanted = tuple(suffixes) if suffixes is not None else TEXT_SUFFIXES + RECORD_SUFFIXES
@@ -60,7 +60,10 @@ def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str
             f"nothing to read in {', '.join(repr(str(path)) for path in given) or 'an empty list of inputs'}",
             hint=f"folders are searched for {' '.join(wanted)}; name others with suffixes (`--suffix`)",
         )
-    return files
+    once: dict[Path, Path] = {}
+    for path in files:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
 
 
 def is_binary(path: Path) -> bool:

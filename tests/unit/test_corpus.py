@@ -75,6 +75,20 @@ def test_parquet_gives_its_column_text(tmp_path, tokenizer):
         open_corpus(path, tokenizer=tokenizer, cache=tmp_path / "c")
 
 
+def test_a_file_that_is_named_twice_is_read_once(tmp_path):
+    (tmp_path / "texts").mkdir()
+    for name in "ab":
+        (tmp_path / "texts" / f"{name}.txt").write_text(name)
+    (tmp_path / "link.txt").symlink_to(tmp_path / "texts" / "b.txt")
+    a, b = tmp_path / "texts" / "a.txt", tmp_path / "texts" / "b.txt"
+    assert inputs_module.find_files([b, tmp_path / "texts", a]) == [b, a]
+    assert inputs_module.find_files([tmp_path / "texts" / ".." / "texts", b]) == [
+        tmp_path / "texts" / ".." / "texts" / "a.txt",
+        tmp_path / "texts" / ".." / "texts" / "b.txt",
+    ]
+    assert inputs_module.find_files([tmp_path / "link.txt", tmp_path]) == [tmp_path / "link.txt", a]
+
+
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "d.parquet").write_bytes(b"x")
