@@ -134,11 +134,12 @@ def _of_keys(
     quiet: bool,
     options: dict[str, Any],
 ) -> Trace:
-    from ngramstore.keys import keys_from_config, keys_from_spec, token_map_of
+    from ngramstore.keys import keys_from_config, keys_from_spec, text_config, token_map_of
     from ngramstore.serve.trace import record_rows
 
     token_map = None if options["token_map"] is None else read_token_map(options["token_map"])
-    is_engram = config.get("engram_layer_ids") is not None if config is not None else spec["model"] == "engram"  # type: ignore[index]
+    assert config is not None or spec is not None
+    is_engram = spec["model"] == "engram" if spec else text_config(config or {}).get("engram_layer_ids") is not None
     if token_map is None and options["tokenizer"] is not None and is_engram:
         token_map = token_map_of(read_tokenizer(options["tokenizer"]))
     if config is not None:

@@ -120,7 +120,8 @@ class EngramKeys(Keys):
             )
         if self.pad_token_id >= len(token_map):
             raise UsageError(f"engram_pad_token_id is {self.pad_token_id}, the token map has {len(token_map)} ids")
-        if self.vocab_size not in (0, len(token_map)):
+        is_known = self.token_map_digest is not None  # else the size is that of a checkpoint, which may be padded
+        if (is_known and self.vocab_size != len(token_map)) or 0 < self.vocab_size < len(token_map):
             raise UsageError(f"the token map has {len(token_map)} ids, expected {self.vocab_size}")
         frozen = np.ascontiguousarray(token_map, np.int64)
         frozen.flags.writeable = False

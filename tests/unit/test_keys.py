@@ -194,6 +194,17 @@ def test_engram_without_its_token_map_knows_its_sizes_but_gives_no_rows():
         keys.rows([1, 2])
 
 
+def test_a_spec_made_without_the_token_map_takes_one_shorter_than_a_padded_vocabulary():
+    config = V41 | {"engram_vocab_size": 50, "engram_compressed_vocab_size": 10, "engram_num_embeddings": None}
+    spec = keys_from_config(config | {"vocab_size": 48}).spec()
+    again = keys_from_spec(spec, token_map=np.arange(40) % 10)
+    assert again == small_engram(vocab_size=48) and again.vocab_size == 40
+    with pytest.raises(UsageError, match="has 50 ids, expected 48"):
+        keys_from_spec(spec, token_map=np.arange(50) % 10)
+    with pytest.raises(UsageError, match="has 30 ids, expected 40"):
+        keys_from_spec(again.spec(), token_map=np.arange(30) % 10)
+
+
 def test_another_token_map_than_the_frozen_one_is_refused():
     spec = small_engram().spec()
     with pytest.raises(UsageError, match="digest"):

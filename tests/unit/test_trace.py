@@ -265,7 +265,8 @@ def test_the_commands_trace_and_warm(tmp_path, ngram_store):
     assert "50% of the look-ups" in text.stdout
 
 
-def test_the_command_reads_text_with_the_model_s_tokenizer_and_makes_its_token_map(tmp_path):
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_the_command_reads_text_with_the_model_s_tokenizer_and_makes_its_token_map(tmp_path, is_nested):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {word: i for i, word in enumerate(["The", "the", "cat", "sat", "pad", "[UNK]"])}
@@ -281,7 +282,7 @@ def test_the_command_reads_text_with_the_model_s_tokenizer_and_makes_its_token_m
         "engram_pad_token_id": 4,
         "engram_compressed_vocab_size": 5,
     }
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"text_config": config} if is_nested else config))
     (tmp_path / "a.txt").write_text("The cat sat")
     (tmp_path / "b.txt").write_text("the cat sat")
     said = run(
