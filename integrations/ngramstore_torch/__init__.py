@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ngramstore.errors import MissingExtra
+
 _HOME = {
     "Batch": "data.batches",
     "Checkpoint": "training.checkpoint",
@@ -58,7 +60,12 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{home}")
+    try:
+        module = importlib.import_module(f"{__name__}.{home}")
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("ngramstore"):
+            raise
+        raise MissingExtra(error.name, "torch") from error
     return getattr(module, {"load_checkpoint": "load"}.get(name, name))
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ngramstore.errors import MissingExtra
+
 _HOME = {
     "attach": "attaching",
     "attached": "attaching",
@@ -27,7 +29,13 @@ __all__ = list(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("ngramstore"):
+            raise
+        raise MissingExtra(error.name, "transformers") from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -131,7 +131,7 @@ def _inputs(rows_file: Path, vocab: Path | None, options: dict[str, Any]) -> _In
     if options["encoded"] and (options["scales"] or options["dim"] is None):
         raise UsageError("--encoded needs --dim and has no use for --scales", hint="give the width of the decoded rows")
     rows = open_table(rows_file, options["tensor"])
-    scales = open_table(rows_file, options["scales"]) if options["scales"] else None
+    scales = open_table(rows_file, options["scales"], may_be_vector=True) if options["scales"] else None
     dim = rows.width if options["dim"] is None else options["dim"]
     codec = codec_from_spec(as_codec(options["codec"]), dim)
     width = codec.row_bytes if options["encoded"] else dim

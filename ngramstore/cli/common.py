@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -88,8 +89,23 @@ def say(message: str) -> None:
 
 
 def emit(result: Any) -> None:
-    """The result as one JSON object on stdout; numpy numbers and arrays as plain ones."""
-    click.echo(json.dumps(result, default=_plain))
+    """The result as one JSON object on stdout; numpy numbers and arrays as plain ones, null for what JSON has no number for."""
+    try:
+        text = json.dumps(result, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(result), default=_plain, allow_nan=False)
+    click.echo(text)
+
+
+def _finite(value: Any) -> Any:
+    """None for NaN and infinities, wherever they are."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

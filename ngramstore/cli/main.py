@@ -78,10 +78,10 @@ class Commands(click.Group):
         try:
             return entry.load()
         except ModuleNotFoundError as error:
-            package = entry.value.partition(".")[0]
-            if error.name is None or package not in _EXTRAS or error.name.startswith(package):
+            missing = _missing_extra(cmd_name, error)
+            if missing is None:
                 raise
-            raise MissingExtra(error.name, _EXTRAS[package]) from error
+            raise missing from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -118,13 +118,28 @@ class Commands(click.Group):
             click.echo("stopped", err=True)
             code = _EXIT_STOPPED
         except Exception as error:
-            _tell(
-                ctx,
-                f"{type(error).__name__}: {error}",
-                "this is a bug in ngramstore: please report what --verbose shows",
-            )
-            code = _EXIT_BUG
+            missing = _missing_extra(ctx.invoked_subcommand, error)
+            if missing is not None:
+                code = _tell(ctx, missing.message, missing.hint)
+            else:
+                _tell(
+                    ctx,
+                    f"{type(error).__name__}: {error}",
+                    "this is a bug in ngramstore: please report what --verbose shows",
+                )
+                code = _EXIT_BUG
         ctx.exit(code)
+
+
+def _missing_extra(command: str | None, error: Exception) -> MissingExtra | None:
+    """What to say where a command of an integration does not find a package that its extra brings."""
+    entry = _entry_points().get(command or "")
+    if entry is None or not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    package = entry.value.partition(".")[0]
+    if package not in _EXTRAS or error.name.split(".")[0].startswith("ngramstore"):
+        return None
+    return MissingExtra(error.name, _EXTRAS[package])
 
 
 def _short(name: str) -> str:
@@ -161,8 +176,9 @@ def cli(verbose: bool) -> None:
 
     An embedded key-value store for n-gram embeddings: mine, train, build, serve. Every command has a --help with examples.
 
-    Results go to stdout, messages and progress bars to stderr; --json prints one JSON object. Exit status: 0 success, 1 a check
-    found faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C.
+    Results go to stdout, messages and progress bars to stderr; --json prints one JSON object, null where a number is NaN or infinite.
+    Exit status: 0 success, 1 a check found faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug in
+    ngramstore, 130 stopped by Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
 

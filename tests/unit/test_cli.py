@@ -78,6 +78,7 @@ def test_codes_with_scales_are_kept_bit_for_bit(tmp_path):
         "scales": scales,
         "int8": int8,
         "step": np.ones(5, np.float32)[:, None],
+        "vector": np.ones(5, np.float32),
         "packed": packed,
     }
     save_file(tensors, tmp_path / "rows.safetensors")
@@ -85,11 +86,24 @@ def test_codes_with_scales_are_kept_bit_for_bit(tmp_path):
     run(*build, "codes", tmp_path / "a", "--scales", "scales", "--codec", "e4m3")
     run(*build, "packed", tmp_path / "b", "--encoded", "--dim", 64, "--codec", "e4m3")
     run(*build, "int8", tmp_path / "c", "--scales", "step", "--codec", "int8")
+    run(*build, "int8", tmp_path / "d", "--scales", "vector", "--codec", "int8")
+    assert "rows are a matrix (N, D)" in run(*build, "vector", tmp_path / "e", code=2)
     for name in "ab":
         with ngs.open(tmp_path / name) as store:
             np.testing.assert_array_equal(store.rows_encoded(range(5)), packed)
-    with ngs.open(tmp_path / "c") as store:
-        np.testing.assert_array_equal(store.rows(range(5)), int8.astype(np.float32))
+    for name in "cd":
+        with ngs.open(tmp_path / name) as store:
+            np.testing.assert_array_equal(store.rows(range(5)), int8.astype(np.float32))
+
+
+def test_json_holds_null_where_a_row_holds_no_number(tmp_path):
+    codes = np.full((1, 64), 0x7F, np.uint8)  # NaN in E4M3
+    codes[0, 1] = 0x38  # 1
+    save_file({"codes": codes, "scales": np.full((1, 2), 127, np.uint8)}, tmp_path / "rows.safetensors")
+    args = ("--rows", tmp_path / "rows.safetensors", "--tensor", "codes", "--scales", "scales", "--codec", "e4m3")
+    run("build", tmp_path / "s", *args, "--quiet")
+    text = run("get", tmp_path / "s", "--row", 0, "--json")
+    assert json.loads(text, parse_constant=pytest.fail)["results"][0]["row"][:3] == [None, 1.0, None]
 
 
 def test_a_killed_build_is_recognised_and_restarted(tmp_path, inputs):
@@ -195,6 +209,33 @@ def test_commands_of_other_packages_come_last_and_those_without_their_extra_are_
     assert re.search(r"\n\nFrom other packages:\n  brew +From teapot\.\n$", told)
     monkeypatch.setattr("ngramstore.cli.main._entry_points", dict)
     assert "From other packages" not in run("--help") and "export" not in run("--help")
+
+
+@pytest.mark.parametrize("command", ["train", "export", "evaluate", "generate"])
+def test_a_command_without_the_packages_of_its_extra_names_the_extra(command):
+    args = {
+        "train": ["--corpus", __file__, "--out", "run"],
+        "export": ["--checkpoint", "run", "--vocab", __file__, "--store", "store"],
+        "evaluate": ["--checkpoint", "run", "--vocab", __file__, "--corpus", __file__],
+        "generate": ["--checkpoint", "run", "--store", "store", "--prompt", "a"],
+    }[command]
+    code = f"import sys; sys.modules['torch'] = None\nfrom ngramstore.cli.main import cli\ncli({[command, *args]!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "needs the package 'torch'" in done.stderr and "pip install" in done.stderr
+
+
+def test_names_of_an_integration_without_its_packages_name_the_extra():
+    code = """import sys; sys.modules["torch"] = None
+from ngramstore.errors import MissingExtra
+import ngramstore_torch, ngramstore_transformers
+for module, name in ((ngramstore_torch, "NGramEmbedding"), (ngramstore_transformers, "attach")):
+    try:
+        getattr(module, name)
+    except MissingExtra as error:
+        print(error.hint)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ngramstore[torch]" in done.stdout and "ngramstore[transformers]" in done.stdout
 
 
 def test_a_mistyped_command_names_the_nearest():

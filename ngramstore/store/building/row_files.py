@@ -60,9 +60,10 @@ class Table:
         )
 
 
-def open_table(path: str | os.PathLike[str], tensor: str | None = None) -> Table:
+def open_table(path: str | os.PathLike[str], tensor: str | None = None, *, may_be_vector: bool = False) -> Table:
     """The matrix in a `.safetensors`, `.npy` or PyTorch file; `tensor` names it where there are several.
 
+    may_be_vector: (N,) is taken as (N, 1), as scales of one number a row are kept.
     Raises UsageError (no file, no such tensor, not a matrix), FormatError (the file is not what its name says),
     MissingExtra (a checkpoint without torch).
     """
@@ -78,18 +79,15 @@ def open_table(path: str | os.PathLike[str], tensor: str | None = None) -> Table
         array = map_npy(path)
         if array.dtype not in _NAMES:
             raise UsageError(f"{path} holds {array.dtype}", hint="rows are float16, float32 or float64")
-        return _matrix(str(path), _NAMES[array.dtype], array)
+        return _matrix(str(path), _NAMES[array.dtype], array, may_be_vector)
     if path.suffix == ".safetensors":
         tensors = read_safetensors_header(path)
         name = _choose(path, tensor, {name: entry.shape for name, entry in tensors.items()})
         entry = tensors[name]
-        if len(entry.shape) != 2 or 0 in entry.shape:
-            raise UsageError(f"{path}: {name} has shape {entry.shape}", hint="rows are a matrix (N, D)")
-        return _matrix(
-            f"{path}: {name}", entry.dtype, np.memmap(path, STORED[entry.dtype], "r", entry.begin, entry.shape)
-        )
+        shape = _shape(f"{path}: {name}", entry.shape, may_be_vector)
+        return Table(f"{path}: {name}", entry.dtype, np.memmap(path, STORED[entry.dtype], "r", entry.begin, shape))
     if path.suffix in _CHECKPOINTS:
-        return _open_checkpoint(path, tensor)
+        return _open_checkpoint(path, tensor, may_be_vector)
     raise UsageError(
         f"{path}: rows in files of this kind cannot be read",
         hint=f"they may be .safetensors, .npy, or PyTorch's {', '.join(_CHECKPOINTS)}",
@@ -106,7 +104,7 @@ def map_npy(path: Path) -> np.ndarray:
         ) from error
 
 
-def _open_checkpoint(path: Path, tensor: str | None) -> Table:
+def _open_checkpoint(path: Path, tensor: str | None, may_be_vector: bool) -> Table:
     try:
         import torch
     except ModuleNotFoundError:
@@ -124,10 +122,10 @@ def _open_checkpoint(path: Path, tensor: str | None) -> Table:
     views = {torch.bfloat16: ("BF16", torch.int16), torch.float8_e4m3fn: ("F8_E4M3", torch.uint8)}
     if value.dtype in views:
         dtype, as_type = views[value.dtype]
-        return _matrix(f"{path}: {name}", dtype, value.view(as_type).numpy().view(STORED[dtype]))
+        return _matrix(f"{path}: {name}", dtype, value.view(as_type).numpy().view(STORED[dtype]), may_be_vector)
     try:
         array = value.numpy()
-        return _matrix(f"{path}: {name}", _NAMES[array.dtype], array)
+        return _matrix(f"{path}: {name}", _NAMES[array.dtype], array, may_be_vector)
     except (TypeError, KeyError):
         raise UsageError(f"{path}: {name} holds {value.dtype}", hint="rows are floats, or codes of 8 bits") from None
 
@@ -159,10 +157,16 @@ def _choose(path: Path, wanted: str | None, shapes: dict[str, tuple[int, ...]]) 
     )
 
 
-def _matrix(name: str, dtype: str, array: np.ndarray) -> Table:
-    if array.ndim != 2 or 0 in array.shape:
-        raise UsageError(f"{name} has shape {array.shape}", hint="rows are a matrix (N, D)")
-    return Table(name, dtype, array)
+def _matrix(name: str, dtype: str, array: np.ndarray, may_be_vector: bool) -> Table:
+    return Table(name, dtype, array.reshape(_shape(name, array.shape, may_be_vector)))
+
+
+def _shape(name: str, shape: tuple[int, ...], may_be_vector: bool) -> tuple[int, ...]:
+    """The shape of a table, (N, D). Raises UsageError."""
+    matrix = (*shape, 1) if may_be_vector and len(shape) == 1 else shape
+    if len(matrix) != 2 or 0 in matrix:
+        raise UsageError(f"{name} has shape {shape}", hint="rows are a matrix (N, D)")
+    return matrix
 
 
 def _e4m3_values() -> np.ndarray:
