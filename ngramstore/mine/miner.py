@@ -51,7 +51,7 @@ def mine_ngrams(
 ) -> Vocabulary:
     """Mine the `size` most frequent n-grams of length 2..max_n that occur at least min_count times.
 
-    work: directory for intermediate files, about 4 bytes a token and 16 a distinct n-gram (with much memory, 16 a frequent n-gram
+    work: directory for intermediate files, about 8 bytes a token and 16 a distinct n-gram (with much memory, 16 a frequent n-gram
     only); a run that was killed resumes from what it finds there, and it is removed at the end. The result does not depend on
     memory_bytes, workers or shards.
     memory_bytes: for counting and merging, over what the interpreter itself takes, shared by the workers; the vocabulary
