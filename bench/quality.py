@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from bench import machine
-from bench.quality_cells import CODE, MODELS, Cell, Data, measure
+from bench.quality_cells import CODE, MODELS, Cell, Data, measure, num_parameters
 from bench.quality_report import differences, lines
 from ngramstore.cli.common import Count
 from ngramstore.files import publish
@@ -87,7 +87,7 @@ STAGES = (
 def run(path: Path, cells: Sequence[Cell], preset: Preset, data: Data) -> dict:
     """Measure every cell that the JSON at `path` does not have, saving each at once; returns what the file holds.
 
-    Raises UsageError where the file was made with another preset or text.
+    Raises UsageError where the file was made with another preset, text or model of a name.
     """
     settings = json.loads(json.dumps(asdict(replace(preset, train=replace(preset.train, tokens=1, seed=0)))))
     saved = json.loads(path.read_text()) if path.exists() else {"settings": settings, "texts": {}, "cells": {}}
@@ -97,15 +97,17 @@ def run(path: Path, cells: Sequence[Cell], preset: Preset, data: Data) -> dict:
     wanted = {cell.key: cell for cell in cells}
     for number, (key, cell) in enumerate(wanted.items(), 1):
         if key in saved["cells"]:
+            if saved["cells"][key]["trained_parameters"] != num_parameters(cell, preset, data):
+                raise click.UsageError(f"{path}: {key} was another model; take the cell out to train it anew")
             continue
         name = f"{cell.text} {cell.tokenizer}"
         about = data.about(cell.text, cell.tokenizer)
         if saved["texts"].setdefault(name, about) != about:
             raise click.UsageError(f"{path} was made with another text of the name {cell.text!r}; give another --json")
         print(f"[{number}/{len(wanted)}] {key}", file=sys.stderr, flush=True)
-        saved["cells"][key] = measure(cell, preset, data)
-        done = list(saved["cells"].values())
         described = machine.describe()
+        saved["cells"][key] = measure(cell, preset, data) | {"commit": described["commit"]}
+        done = list(saved["cells"].values())
         saved = {
             "workload": "quality",
             "machine": described,

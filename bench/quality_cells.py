@@ -117,6 +117,13 @@ def make(cell: Cell, preset: Preset, vocab_size: int) -> LanguageModel:
     return PlainModel(decoder.scaled(2.0, by="width" if cell.model == "wide" else "depth"))
 
 
+def num_parameters(cell: Cell, preset: Preset, data: Data) -> int:
+    """Of the cell's model, as it would be trained."""
+    tokenizer = data.corpus(cell.text, cell.tokenizer).tokenizer
+    assert tokenizer is not None
+    return cost_of(make(cell, preset, tokenizer.vocab_size)).parameters
+
+
 def measure(cell: Cell, preset: Preset, data: Data) -> dict:
     """Train and measure one cell. CPU seconds are of all threads: they say the cost where others share the machine.
 

@@ -15,8 +15,8 @@ LABELS = {
     "scone": "SCONE",
     "hashed": "hashed tables,\nas many rows",
     "equal": "plain, equal\ntraining FLOPs",
-    "wide": "plain, 2x FLOPs,\nwider",
-    "deep": "plain, 2x FLOPs,\ndeeper",
+    "wide": "plain, about\n2x FLOPs, wider",
+    "deep": "plain, about\n2x FLOPs, deeper",
 }
 _NATS = "held-out nats above plain"
 

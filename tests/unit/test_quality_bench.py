@@ -14,7 +14,7 @@ pytest.importorskip("tokenizers")
 
 from bench import quality, quality_cells, quality_page
 from bench.quality import GRID, STAGES, Stage
-from bench.quality_cells import MODELS, Cell, Data
+from bench.quality_cells import MODELS, Cell, Data, num_parameters
 from bench.quality_picture import picture
 from bench.quality_report import FGRAM_LR, RESULT, crossover, differences, lines
 from ngramstore_torch.training.config import TrainConfig
@@ -73,7 +73,7 @@ def test_a_grid_that_was_stopped_goes_on_and_measures_nothing_twice(data, tmp_pa
         if len(measured) == 3:
             raise KeyboardInterrupt
         measured.append(cell.key)
-        return {"nats": 1.0, **vars(cell)}
+        return {"nats": 1.0, "trained_parameters": num_parameters(cell, preset, source), **vars(cell)}
 
     monkeypatch.setattr(quality, "measure", measure)
     wanted = cells(("plain", "scone"), seeds=(0, 1, 2))
@@ -94,6 +94,18 @@ def test_another_preset_or_text_is_refused(data, tmp_path, monkeypatch):
     other = Data(tmp_path / "cache", TOY, data.texts)
     with pytest.raises(click.UsageError, match="another text of the name 'made-up'"):
         quality.run(tmp_path / "q.json", cells(("scone",)), TOY, other)
+
+
+def test_a_cell_of_a_model_that_is_no_longer_made_so_is_not_gone_on_with(data, tmp_path):
+    path = tmp_path / "q.json"
+    saved = quality.run(path, cells(("wide",)), TOY, data)
+    (key,) = saved["cells"]
+    assert saved["cells"][key]["commit"] == saved["machine"]["commit"]
+    assert quality.run(path, cells(("wide",)), TOY, data) == saved
+    saved["cells"][key]["trained_parameters"] -= 1
+    path.write_text(json.dumps(saved))
+    with pytest.raises(click.UsageError, match="was another model; take the cell out"):
+        quality.run(path, cells(("wide",)), TOY, data)
 
 
 def made(model: str, tokens: int, seed: int, nats: float) -> dict:
@@ -170,8 +182,8 @@ def test_the_usual_rate_is_that_of_training():
 
 
 def test_the_tables_of_the_page_are_made_from_the_file():
-    result = json.loads(RESULT.read_text())
-    assert quality_page.section(result) in quality_page.PAGE.read_text(), "run `python -m bench.quality_page`"
-    shown = quality_page.section(result)
+    result, rates = (json.loads(path.read_text()) for path in (RESULT, quality_page.RATES))
+    shown = quality_page.section(result, rates)
+    assert shown in quality_page.PAGE.read_text(), "run `python -m bench.quality_page`"
     curve = next(c for c in result["differences"] if c["model"] == "deep")
     assert f"{curve['difference']['400000']['mean']:+.3f}" in shown
