@@ -140,11 +140,6 @@ def test_what_is_missing_is_named(arguments, message, tmp_path):
         run(cli_train.command, "--out", tmp_path / "run", *arguments)
 
 
-def test_a_flops_factor_without_plain_is_refused(mined, tmp_path):
-    with pytest.raises(UsageError, match="scales the plain decoder only"):
-        run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", "--flops-factor", 2)
-
-
 def test_a_plain_decoder_needs_no_vocabulary_and_no_cache(mined, tmp_path):
     options = ["--corpus", mined["--corpus"], "--tokenizer", "train:280", *SMALL, "--out", tmp_path / "run", "--plain"]
     assert run(cli_train.command, *options)["step"] == 16
@@ -161,9 +156,19 @@ def test_a_plain_decoder_needs_no_vocabulary_and_no_cache(mined, tmp_path):
         (["--seed", -1], "seed must be a whole number from 0"),
         (["--seed", 10**20], "seed must be a whole number from 0"),
         (["--checkpoint-every", -3], "checkpoint_every must be a whole number from 0"),
+        (["--flops-factor", 2], "scales the plain decoder only"),
+        (["--lr", 0], "lr must be above 0"),
+        (["--dim", 200, "--heads", 0], "dim=200 does not split into 3 heads"),
+        (["--plain", "--layers", 0], "num_layers must be at least 1"),
+        (["--fgram-width", 33], "33 wide does not split into 2 heads"),
+        (["--fgram-layers", 0], "num_layers must be at least 1"),
+        (["--device", "abacus"], "there is no device 'abacus'"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(mined, tmp_path, arguments, message):
+def test_options_that_mean_nothing_are_refused_before_the_text_is_read(
+    mined, tmp_path, arguments, message, monkeypatch
+):
+    monkeypatch.setattr(cli_train, "open_text", lambda *_, **__: pytest.fail("reads the text"))
     with pytest.raises(UsageError, match=message):
         run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", *arguments)
 
@@ -300,9 +305,12 @@ def test_text_is_for_rounding_int4_only(mined, tmp_path):
     assert not (tmp_path / "table").exists()
 
 
-def test_an_unknown_device_is_a_usage_error(mined, tmp_path):
-    with pytest.raises(UsageError, match="there is no device 'abacus'"):
-        run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", "--device", "abacus")
+def test_as_few_hashed_rows_as_there_are_tables_will_do(mined, tmp_path):
+    """How many tables there are is known when the vocabulary is read."""
+    options = [*flat(mined), *SMALL, "--tokens", "1k", "--out"]
+    assert run(cli_train.command, *options, tmp_path / "three", "--hashed", 3)["kind"] == "hashed"
+    with pytest.raises(UsageError, match="2 rows do not fill 3 tables"):
+        run(cli_train.command, *options, tmp_path / "two", "--hashed", 2)
 
 
 @pytest.mark.parametrize(("text", "number"), [("2.5M", 2_500_000), ("500k", 500_000), ("1B", 10**9), ("17", 17)])

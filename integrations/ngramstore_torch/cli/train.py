@@ -18,6 +18,9 @@ from ngramstore_torch.cli.device import choose_device, device_option
 from ngramstore_torch.cli.text import Text, open_text, text_options
 
 if TYPE_CHECKING:
+    from ngramstore_torch.model.decoder import DecoderConfig
+    from ngramstore_torch.model.fgram import FgramConfig
+    from ngramstore_torch.model.hashed import HashedConfig
     from ngramstore_torch.model.kinds import LanguageModel
     from ngramstore_torch.training.config import TrainConfig
     from ngramstore_torch.training.train import TrainResult
@@ -99,11 +102,12 @@ def command(
 
     with_fgrams = not o["plain"] and o["hashed"] is None
     _require_sense(o, with_fgrams, vocab)
-    text = _text(inputs, shards, vocab, o, with_fgrams, progress=not quiet)
     config = TrainConfig(
         device=choose_device(o["device"]),
         **_of(o, "tokens batch_size seq_len accumulate lr fgram_lr seed bf16 compile checkpoint_every"),
     )
+    _shapes(o)  # what is wrong with the sizes is said before the text is read, which may take hours
+    text = _text(inputs, shards, vocab, o, with_fgrams, progress=not quiet)
     model = _model(text, o)
     started = time.perf_counter()
     train, held = tag_corpus(text.corpus, text.vocabulary if with_fgrams else None, held_out=text.held_out)
@@ -140,6 +144,8 @@ def _require_sense(o: dict[str, Any], with_fgrams: bool, vocab: Path | None) -> 
     """UsageError for options that do not go together."""
     if o["plain"] and o["hashed"] is not None:
         raise UsageError("--plain and --hashed are two models", hint="give one of them, and another run for the other")
+    if o["flops_factor"] != 1 and not o["plain"]:
+        raise UsageError("--flops-factor scales the plain decoder only", hint="add --plain")
     if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
         raise UsageError(
             f"{o['out']} already holds a run", hint="add --resume to continue it, or choose another folder"
@@ -221,36 +227,44 @@ def _show(answer: dict[str, Any], with_fgrams: bool) -> None:
         )
 
 
+def _shapes(
+    o: dict[str, Any], vocab_size: int = 1, max_n: int = 2
+) -> tuple[DecoderConfig, FgramConfig | HashedConfig | None]:
+    """Of the decoder, and of what is trained beside it. UsageError for sizes that no vocabulary would make good."""
+    from ngramstore_torch.model.decoder import DecoderConfig
+    from ngramstore_torch.model.fgram import FgramConfig
+    from ngramstore_torch.model.hashed import HashedConfig
+
+    heads = o["heads"] or max(1, o["dim"] // 64)
+    decoder = DecoderConfig(
+        vocab_size=vocab_size, dim=o["dim"], num_layers=o["layers"], num_heads=heads, max_positions=o["seq_len"]
+    )
+    if o["plain"]:
+        return decoder if o["flops_factor"] == 1 else decoder.scaled(o["flops_factor"]), None
+    if o["hashed"] is not None:
+        return decoder, HashedConfig(num_rows=o["hashed"], max_n=max_n)
+    fgram = FgramConfig(
+        dim=o["dim"], max_n=max_n, num_layers=o["fgram_layers"], num_heads=heads, width=o["fgram_width"]
+    )
+    return decoder, fgram
+
+
 def _model(text: Text, o: dict[str, Any]) -> LanguageModel:
     """A fresh model of the sizes asked for, its random start fixed by the seed."""
     import torch
 
-    from ngramstore_torch.model.decoder import DecoderConfig
-    from ngramstore_torch.model.fgram import FgramConfig
     from ngramstore_torch.model.hashed import HashedConfig, HashedModel
     from ngramstore_torch.model.scone import PlainModel, SconeModel
 
-    if o["flops_factor"] != 1 and not o["plain"]:
-        raise UsageError("--flops-factor scales the plain decoder only", hint="add --plain")
-    heads = o["heads"] or max(1, o["dim"] // 64)
-    decoder = DecoderConfig(
-        vocab_size=text.vocab_size, dim=o["dim"], num_layers=o["layers"], num_heads=heads, max_positions=o["seq_len"]
-    )
-    max_n = 5 if text.vocabulary is None else text.vocabulary.max_n
+    decoder, beside = _shapes(o, text.vocab_size, 5 if text.vocabulary is None else text.vocabulary.max_n)
+    if o["flops_factor"] != 1:
+        asked, _ = _shapes(o | {"flops_factor": 1}, text.vocab_size)
+        ratio = decoder.flops_per_token() / asked.flops_per_token()
+        say(f"a decoder of width {decoder.dim} with {decoder.num_heads} heads: {ratio:.2f} times the FLOPs per token")
     torch.manual_seed(o["seed"])
-    if o["plain"] and o["flops_factor"] != 1:
-        wide = decoder.scaled(o["flops_factor"])
-        ratio = wide.flops_per_token() / decoder.flops_per_token()
-        say(f"a decoder of width {wide.dim} with {wide.num_heads} heads: {ratio:.2f} times the FLOPs per token")
-        return PlainModel(wide)
-    if o["plain"]:
+    if beside is None:
         return PlainModel(decoder)
-    if o["hashed"] is not None:
-        return HashedModel(decoder, HashedConfig(num_rows=o["hashed"], max_n=max_n))
-    fgram = FgramConfig(
-        dim=o["dim"], max_n=max_n, num_layers=o["fgram_layers"], num_heads=heads, width=o["fgram_width"]
-    )
-    return SconeModel(decoder, fgram)
+    return HashedModel(decoder, beside) if isinstance(beside, HashedConfig) else SconeModel(decoder, beside)
 
 
 def _of(options: dict[str, Any], names: str) -> dict[str, Any]:
