@@ -64,7 +64,8 @@ class Slow:
     """A store whose look-ups wait until they are let go, then write what they were asked for."""
 
     def __init__(self, store):
-        self.store, self.go, self.ended = store, threading.Event(), threading.Event()
+        self.store = store
+        self.begun, self.go, self.ended = (threading.Event() for _ in range(3))
 
     def __getattr__(self, name):
         return getattr(self.store, name)
@@ -79,6 +80,7 @@ class Slow:
         return self._late(self.store.rows, *arguments, **options)
 
     def _late(self, call, *arguments, **options):
+        self.begun.set()
         self.go.wait(30)
         try:
             return call(*arguments, **options)
@@ -88,22 +90,34 @@ class Slow:
 
 def embedding_result(embed, tokens):
     """What a module answers in a forked child, where its handle was inherited."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(embed, tokens, sender))
-    child.start()
-    assert receiver.poll(60), "the child does not answer"
-    found = receiver.recv()
-    child.join()
-    if isinstance(found, str):
-        raise AssertionError(found)
-    return torch.from_numpy(found)
 
-
-def _answer(embed, tokens, sender):
-    try:
+    def answer():
         with torch.no_grad():
             embed.prefetch(tokens).wait(30)
-            sender.send(embed(tokens, ticket=embed.prefetch(tokens)).numpy())
+            return embed(tokens, ticket=embed.prefetch(tokens)).numpy()
+
+    return torch.from_numpy(in_fork(answer))
+
+
+def in_fork(call):
+    """What a call returns in a forked child."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(call, sender))
+    child.start()
+    try:
+        assert receiver.poll(60), "the child does not answer"
+        found = receiver.recv()
+    finally:
+        child.kill()
+        child.join()
+    if isinstance(found, str):
+        raise AssertionError(found)
+    return found
+
+
+def _answer(call, sender):
+    try:
+        sender.send(call())
     except BaseException as error:
         sender.send(repr(error))

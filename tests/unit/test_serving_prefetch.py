@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from serving_cases import DIM, MAX_N, VOCAB, Slow, some_tokens, table, want_of, write
+from serving_cases import DIM, MAX_N, VOCAB, Slow, in_fork, some_tokens, table, want_of, write
 
 import ngramstore
 from ngramstore.codec.quantize import codec_from_spec
-from ngramstore.errors import LookupTimeout, UsageError
+from ngramstore.errors import LookupTimeout, UsageError, WrongProcess
 from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.model.decoder import Decoder, DecoderConfig
 from ngramstore_torch.serving.dequantize import dequantize
@@ -156,6 +156,51 @@ def test_candidates_of_a_broken_store_are_counted_and_the_look_up_itself_raises(
     assert stats["candidate_errors"] == 1 and "closed" in stats["last_candidate_error"]
     with pytest.raises(ngramstore.errors.StoreClosed):
         embed(torch.tensor([[1]]), history=history)
+
+
+@pytest.fixture
+def held_up(embed):
+    """A module whose look-ups do not end in this process, for now."""
+    store = embed.handle._store
+    slow = embed.handle._store = Slow(store)
+    yield embed
+    slow.go.set()
+    assert slow.ended.wait(30)
+    embed.handle._store = store
+
+
+def test_a_fork_prefetches_candidates_though_those_of_its_parent_are_under_way(held_up):
+    history = held_up.new_history(1)
+    candidates = torch.arange(VOCAB)[None]
+    assert held_up.prefetch_candidates(candidates, history) is not None
+
+    def in_child():
+        twice = [held_up.prefetch_candidates(candidates, history).wait(30)[1].shape for _ in range(2)]
+        return twice, held_up.stats.as_dict()["candidates_skipped"]
+
+    assert in_fork(in_child) == ([(VOCAB, 1)] * 2, 0)
+
+
+def test_a_fork_looks_up_anew_what_its_parent_was_fetching(held_up):
+    tokens = some_tokens()
+    ticket = held_up.prefetch(tokens)
+    assert held_up.store.begun.wait(30)
+
+    def in_child():
+        with pytest.raises(WrongProcess, match="begun in process"):
+            ticket.wait()
+        with torch.no_grad():
+            return held_up(tokens, ticket=ticket).numpy(), held_up.stats.as_dict()["tickets_outdated"]
+
+    rows, outdated = in_fork(in_child)
+    np.testing.assert_array_equal(rows, want_of(held_up, tokens))
+    assert outdated == 1
+
+
+def test_a_fork_keeps_statistics_though_a_thread_of_its_parent_was_counting(embed):
+    with embed.stats._lock:
+        counted = in_fork(lambda: (embed(some_tokens()).shape, embed.stats.as_dict()["calls"])[1])
+    assert counted == 1 and embed.stats.as_dict()["calls"] == 0
 
 
 def test_threads_share_one_store_and_one_small_cache(path):

@@ -106,10 +106,10 @@ class StoreModule(nn.Module, ABC):
         Returns at once; a ticket to wait on for tests and tools. Does nothing (and counts it) while the last one is still
         under way. Its errors are counted, not raised: the look-up itself meets them. Needs a store opened with a cache.
         """
-        if self._candidates is not None and not self._candidates.is_done:
+        last = self._candidates
+        if last is not None and not (last.is_done or last.is_lost):
             self.stats.count(candidates_skipped=1)
             return None
-        last = self._candidates
         if last is not None and last.error is not None:
             self.stats.count(candidate_errors=1)
             self.stats.last_candidate_error = str(last.error)
@@ -245,8 +245,9 @@ class StoreModule(nn.Module, ABC):
                         "the ticket was made for other tokens",
                         hint="hand it over with the tokens, mask and history that `prefetch` was given",
                     )
-                rows, lengths_BT = ticket.wait()
-                if ticket.generation == store.generation and ticket.take():
+                made = None if ticket.is_lost else ticket.wait()
+                if made is not None and ticket.generation == store.generation and ticket.take():
+                    rows, lengths_BT = made
                     self.stats.count(tickets_used=1)
                 else:
                     self.stats.count(tickets_outdated=1)

@@ -1,13 +1,15 @@
 """Look-ups ahead of need: a ticket for rows that a worker thread fetches, waited on with a time limit.
 
 Every ticket has buffers of its own, filled once: a look-up that comes too late writes where nobody reads. A ticket
-answers only the windows and the store generation that it was made for; for others the module looks up anew.
+answers only the windows and the store generation that it was made for; for others the module looks up anew, as it does in
+a process that was forked while the worker thread was at it.
 
 Shapes: B sequences, T new positions, S tokens of a window line, D row width, R bytes of a stored row.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ngramstore.errors import LookupTimeout, UsageError
+from ngramstore.errors import LookupTimeout, UsageError, WrongProcess
 from ngramstore.windows import as_tokens
 from ngramstore_torch.serving.handle import StoreHandle
 from ngramstore_torch.serving.history import Windows
@@ -40,12 +42,18 @@ class Ticket:
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._is_taken = False
+        self._pid = os.getpid()
         handle.submit(lambda: self._run(handle))
 
     @property
     def is_done(self) -> bool:
         """Waiting would not block."""
         return self._done.is_set()
+
+    @property
+    def is_lost(self) -> bool:
+        """Not done when this process was forked, and so never: its worker thread is the parent's."""
+        return not self._done.is_set() and os.getpid() != self._pid
 
     @property
     def error(self) -> BaseException | None:
@@ -65,8 +73,10 @@ class Ticket:
     def wait(self, timeout_s: float | None = None) -> tuple[Tensor, np.ndarray]:
         """The filled tensor, dequantized rows or u8 as stored, and lengths (B, T) u8. Raises LookupTimeout and the store's errors.
 
-        timeout_s: at most that long; None: as the ticket was made.
+        timeout_s: at most that long; None: as the ticket was made. Fork: a ticket that was not done raises WrongProcess.
         """
+        if self.is_lost:  # before the event is waited on: it may have been locked
+            raise WrongProcess(f"the look-up was begun in process {self._pid}, this is {os.getpid()}")
         limit = self._timeout_s if timeout_s is None else timeout_s
         if not self._done.wait(limit):
             raise LookupTimeout(f"a look-up of {self.windows.room_BT.size} positions did not end in {limit} s")

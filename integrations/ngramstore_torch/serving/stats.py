@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from typing import Any
 
 import numpy as np
 
 _KEPT_WAITS = 4096
+_ALIVE: weakref.WeakSet[ServingStats] = weakref.WeakSet()
 
 
 class ServingStats:
@@ -16,14 +19,15 @@ class ServingStats:
 
     calls, positions (tokens looked up), found (of them with rows from the store); wait: what callers waited for rows.
     tickets begun by `prefetch`, tickets_used, tickets_outdated (the store was refreshed since, or the ticket was
-    used before: looked up again), timeouts. candidate_calls
+    used before, or not done when the process forked: looked up again), timeouts. candidate_calls
     and candidate_rows of `prefetch_candidates`, candidates_skipped (one was still under way), candidate_errors and the last one's text.
 
-    Threads: any number may add; adding takes a lock for well under a microsecond.
+    Threads: any number may add; adding takes a lock for well under a microsecond. Fork: the child counts on by itself.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        _ALIVE.add(self)
         self.reset()
 
     def reset(self) -> None:
@@ -76,3 +80,12 @@ class ServingStats:
                 "candidate_errors": self.candidate_errors,
                 "last_candidate_error": self.last_candidate_error,
             }
+
+
+def _renew_locks() -> None:
+    """In a forked child: a thread of the parent may have held them, and is not there to let them go."""
+    for stats in _ALIVE:
+        stats._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
