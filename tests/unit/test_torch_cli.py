@@ -20,6 +20,7 @@ from ngramstore.mine import Vocabulary, mine_ngrams, open_corpus, train_bpe
 from ngramstore_torch.cli import evaluate as cli_evaluate
 from ngramstore_torch.cli import export as cli_export
 from ngramstore_torch.cli import train as cli_train
+from ngramstore_torch.data import corpus as tagged_corpus
 from ngramstore_torch.training import checkpoint
 
 SMALL = [
@@ -303,6 +304,38 @@ def test_text_is_for_rounding_int4_only(mined, tmp_path):
     with pytest.raises(UsageError, match="--held-out, --suffix without text"):
         run(cli_export.command, *export, "--quiet", "--codec", "int4", "--held-out", "0.1", "--suffix", ".txt")
     assert not (tmp_path / "table").exists()
+
+
+def test_rows_are_not_rounded_for_text_that_the_run_held_out(mined, tmp_path, monkeypatch):
+    """Mining held out 0.2, the run 0.4: one half of what it is measured on was mined, and none may be fitted to."""
+    run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "scone", "--held-out", 0.4)
+    fractions, tag_training = [], tagged_corpus.tag_training
+    monkeypatch.setattr(
+        tagged_corpus,
+        "tag_training",
+        lambda *text, held_out: fractions.append(held_out) or tag_training(*text, held_out=held_out),
+    )
+    export = [*flat(mined), "--checkpoint", tmp_path / "scone", "--codec", "int4", "--device", "cpu", "--quiet"]
+    assert not any(
+        "another corpus" in note for note in notes(cli_export.command, *export, "--store", tmp_path / "table")
+    )
+    run(cli_export.command, *export, "--json", "--store", tmp_path / "more", "--held-out", 0.5)
+    with pytest.raises(UsageError, match=r"was trained with held_out=0\.4: held_out=0\.2 would round"):
+        run(cli_export.command, *export, "--json", "--store", tmp_path / "less", "--held-out", 0.2)
+    with checkpoint_description(tmp_path / "scone") as description:
+        description["data"]["corpus_id"] = "0" * 64
+    assert any(
+        "scone was trained on another corpus" in note
+        for note in notes(cli_export.command, *export, "--store", tmp_path / "other")
+    )
+    with checkpoint_description(tmp_path / "scone") as description:
+        description["data"] = {
+            "tokenizer_id": description["data"]["tokenizer_id"]
+        }  # a run made in Python may say no more
+    assert not any(
+        "another corpus" in note for note in notes(cli_export.command, *export, "--store", tmp_path / "unknown")
+    )
+    assert fractions == [0.4, 0.5, 0.4, 0.2]
 
 
 def test_as_few_hashed_rows_as_there_are_tables_will_do(mined, tmp_path):

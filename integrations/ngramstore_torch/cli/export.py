@@ -66,8 +66,8 @@ def command(
     killed leaves STORE.export: run the same command again to resume behind the rows it holds.
 
     With --codec int4, give the text that the model was trained on (--corpus or --shards, and how to read them): how much each
-    rounding error costs the decoder is measured there, and rows are rounded so that it costs least. The store has the same size
-    and the same readers, and loses about a third less.
+    rounding error costs the decoder is measured there, and rows are rounded so that it costs least. What the run held out is
+    left out of that. The store has the same size and the same readers, and loses about a third less.
 
     \b
     Examples:
@@ -96,8 +96,10 @@ def command(
         kept.unlink(missing_ok=True)
     sensitivity = None
     if has_text:
+        if options["held_out"] is None:
+            options["held_out"] = saved.description["data"].get("held_out")
         text = open_text(inputs, shards, vocab, progress=not quiet, **options)
-        require_tokenizer(str(run), saved.description["data"], text.corpus.tokenizer_id)
+        _require_trained_on(str(run), saved, text)
         sensitivity = _sensitivity(saved, source.model, text, kept)
         metadata["rounding"] = "second-order"
     elif is_int4:
@@ -136,6 +138,23 @@ def _require_sense(path: Path, codec: str, is_text_useless: bool, given: list[st
         raise UsageError(f"{', '.join(given)} without text", hint="they say how to read --corpus or --shards")
     if (path / "MANIFEST").exists() and not spool_path(path).exists():
         raise UsageError(f"{path} already holds a store", hint="give another --store, or remove it first")
+
+
+def _require_trained_on(name: str, saved: Checkpoint, text: Text) -> None:
+    """UsageError where rows would be rounded for text that the run held out; a note where that may be so."""
+    data = saved.description["data"]
+    require_tokenizer(name, data, text.corpus.tokenizer_id)
+    if data.get("corpus_id") == text.corpus.identity and text.held_out < data.get("held_out", 0.0):
+        raise UsageError(
+            f"{name} was trained with held_out={data['held_out']}: held_out={text.held_out} would round its rows for "
+            "some of the text that it is measured on",
+            hint="leave --held-out out: the run's own is the default",
+        )
+    if data.get("corpus_id") not in (text.corpus.identity, "", None):
+        say(
+            f"note: {name} was trained on another corpus: rows are rounded for the text given here, which may be text "
+            "that the run held out"
+        )
 
 
 def _metadata(saved: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:

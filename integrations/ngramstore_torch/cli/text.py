@@ -162,7 +162,11 @@ def text_options(command: Any) -> Any:
             type=click.Path(path_type=Path),
             help="Folder for tokenised text.  [default: VOCAB.cache, as for `mine`; without --vocab OUT.cache]",
         ),
-        click.option("--held-out", type=float, help="Fraction never trained on.  [default: that of the vocabulary]"),
+        click.option(
+            "--held-out",
+            type=float,
+            help="Fraction never trained on.  [default: that of the vocabulary; for `export` that of the run]",
+        ),
         click.option(
             "--documents",
             type=click.Choice(["file", "line"]),
