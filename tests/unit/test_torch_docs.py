@@ -1,13 +1,19 @@
-"""The Python blocks of docs/scone.md run, and every name the package offers is there."""
+"""The Python blocks of docs/scone.md run, every name the package offers is there, and what is said of held-out text is so."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import ngramstore_torch
+import pytest
+from click.testing import CliRunner
 
-PAGE = Path(__file__).parents[2] / "docs" / "scone.md"
+import ngramstore_torch
+from ngramstore.mine import held_out_spans, open_corpus
+from ngramstore_torch.cli import train
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "scone.md"
 
 
 def test_the_blocks_of_the_page_run(tmp_path, monkeypatch):
@@ -21,3 +27,24 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch):
 def test_every_name_the_package_offers_can_be_imported():
     for name in ngramstore_torch.__all__:
         assert getattr(ngramstore_torch, name) is not None
+
+
+def test_a_tokenizer_trained_on_a_corpus_has_seen_what_is_held_out(tmp_path):
+    (tmp_path / "text").mkdir()
+    for name, word in {"0": "zqxj ", "1": "other ", "2": "word "}.items():
+        (tmp_path / "text" / f"{name}.txt").write_text(word * 300)
+    corpus = open_corpus(tmp_path / "text", tokenizer="train:300", cache=tmp_path / "cache")
+    ((begin, end),) = held_out_spans(corpus, 0.01)[0]
+    assert begin == 0 and corpus.tokenizer.decode(corpus.shards[0].tokens()[:end].tolist()) == "zqxj " * 300
+    assert len(corpus.tokenizer.encode(" zqxj")) == 1
+
+
+@pytest.mark.parametrize("page", ["tutorial.md", "mining.md"])
+def test_the_pages_say_so(page):
+    assert re.search(r"train:\w+`[^.]* has seen all of the text", " ".join((DOCS / page).read_text().split()))
+
+
+def test_the_help_says_so():
+    shown = " ".join(CliRunner().invoke(train.command, ["--help"]).output.split())
+    assert re.search(r"train:\w+ has seen all of the text", shown)
+    assert "Fraction never trained on" not in shown

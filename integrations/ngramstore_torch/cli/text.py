@@ -165,7 +165,7 @@ def text_options(command: Any) -> Any:
         click.option(
             "--held-out",
             type=float,
-            help="Fraction never trained on.  [default: that of the vocabulary; for `export` that of the run]",
+            help="Fraction that no model is trained on.  [default: that of the vocabulary; for `export` that of the run]",
         ),
         click.option(
             "--documents",

@@ -90,7 +90,8 @@ def command(
       ngramstore evaluate --corpus corpus/ --vocab vocab.ngv --checkpoint scone/ --store table/
 
     Ctrl-C, or SIGTERM as schedulers send it, saves a checkpoint and says how to resume; against kill -9 and power cuts give
-    --checkpoint-every. What mining held out is never trained on, and measured at the end.
+    --checkpoint-every. What mining held out trains no model, and is measured at the end; a tokenizer made
+    by train:SIZE has seen all of the text.
     With --plain give --vocab too: tokenizer and held-out text are then the same, so that the two can be compared.
     How much f-grams gain depends on tokenizer, decoder and tokens; docs/scone.md has what was measured.
     """

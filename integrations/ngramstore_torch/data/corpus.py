@@ -1,7 +1,7 @@
 """A corpus of token shards to tagged training and held-out tokens, piece by piece.
 
 What is held out is what mining left out (`ngramstore.mine.held_out_spans`): the model has seen none of it, and neither has
-the vocabulary. A document that lost a piece in its middle becomes two.
+the vocabulary; a tokenizer that was trained on the corpus has. A document that lost a piece in its middle becomes two.
 
 Shapes: P tokens of a part, D documents of a shard, S spans, T tokens of a piece.
 """
