@@ -60,7 +60,7 @@ def command(
 
     By default nothing is copied: OUT holds a manifest that points into the checkpoint's files. Open such a store with
     trust_external=True (`--trust-external` on the command line). If a --pack was killed, run the same command again to resume:
-    the rows that are there are verified first.
+    the rows that are there are verified first. If files of CHECKPOINT were written to or replaced since, it needs --restart.
 
     \b
     Examples:

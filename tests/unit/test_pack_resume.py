@@ -127,6 +127,25 @@ def test_another_conversion_does_not_go_on_with_it(checkpoint, tmp_path, monkeyp
         assert store.verify() == []
 
 
+def test_a_row_written_anew_between_kill_and_resume_is_never_served_as_it_was(checkpoint, tmp_path, monkeypatch):
+    """Row 12 lies in no page that tells one checkpoint from another, and is packed before the kill."""
+    out, how = tmp_path / "out", HOWS["as_it_is"]
+    file = next(checkpoint.glob("*.safetensors"))
+    pack(checkpoint, tmp_path / "before", how)
+    with ngs.open(tmp_path / "before") as store:
+        old, new = (store.rows_encoded([row]).tobytes() for row in (12, 500))
+    interrupted(checkpoint, out, how, monkeypatch, 3, only_rows=True)
+    data = file.read_bytes()
+    assert data.count(old) == 1
+    file.write_bytes(data.replace(old, new))
+    with pytest.raises(IncompleteStore) as refused:
+        pack(checkpoint, out, how)
+    assert "--restart" in refused.value.hint
+    pack(checkpoint, out, how, restart=True)
+    with ngs.open(out) as store:
+        assert store.rows_encoded([12]).tobytes() == new
+
+
 def test_a_checkpoint_that_was_written_to_is_not_gone_on_with_wherever_that_was(checkpoint, tmp_path, monkeypatch):
     interrupted(checkpoint, tmp_path / "out", HOWS["int8"], monkeypatch, 3, only_rows=True)
     file = next(checkpoint.glob("*.safetensors"))

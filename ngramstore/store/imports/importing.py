@@ -66,7 +66,8 @@ def import_checkpoint(
     the whole table once. pack: copy all rows into the store. codec: other than the checkpoint's (with pack).
     compression: as in `build` (with pack). tokenizer, token_map: Engram's, to freeze the digest of its token map.
     restart: throw away an import that was killed or failed here; without it, the same pack resumes: what is there is read and
-    verified first. It cannot resume where the codec refuses values or the checkpoint has been written to in the meantime.
+    verified first. It cannot resume where the codec refuses values, nor where a file of the checkpoint has another size,
+    modification time or inode than it had: written to, downloaded again, or copied or touched only.
     Raises UsageError, FormatError, IncompleteStore, WriterLocked, DiskFull.
     """
     if codec is not None and not pack:
@@ -138,7 +139,10 @@ class _Import:
 
     @property
     def _conversion(self) -> dict[str, Any]:
-        """What must be the same for a pack to go on with rows of an earlier one; the files of the checkpoint are, where nobody wrote."""
+        """What must be the same for a pack to go on with rows of an earlier one.
+
+        Digests are of headers and sampled pages only; size, inode and time say that nobody wrote anywhere else.
+        """
         return {
             "release": ngramstore.__version__,
             "identity": self._identity,
