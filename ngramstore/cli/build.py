@@ -38,7 +38,9 @@ _CHUNK_BYTES = 16 << 20
     "--codec", default="int8", show_default=True, help="f32, f16, bf16, int8, int4, e4m3; options as int4:group=64."
 )
 @click.option(
-    "--scales", help="The tensor of scales in the same file, where rows are codes already. Both are kept bit for bit."
+    "--scales",
+    help="The tensor of scales in the same file, where rows are codes already: a matrix, or a vector of one a row. "
+    "Both are kept bit for bit.",
 )
 @click.option("--encoded", is_flag=True, help="Rows are uint8, each a whole stored row of --codec. Needs --dim.")
 @click.option("--dim", type=int, help="Row width.  [default: that of the tensor]")

@@ -70,9 +70,10 @@ if TYPE_CHECKING:
 def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None:
     """Find the most frequent n-grams (2 to K tokens) of a corpus.
 
-    INPUTS are text files and folders, .jsonl, .jsonl.zst and .parquet files (the field "text" of each record is a document), or
-    token files: .bin as nanoGPT writes them, and .npy. No n-gram crosses from one document into the next. Counts are exact,
-    whatever the memory: what does not fit goes to disk. If a run was killed, run the same command again to resume.
+    INPUTS are text files and folders, .jsonl, .jsonl.zst and .parquet files (the field "text" of each record is a
+    document), or token files: .bin as nanoGPT writes them, and .npy. A file named twice, also by its folder or a link, is
+    read once. No n-gram crosses from one document into the next. Counts are exact, whatever the memory: what does not fit
+    goes to disk. If a run was killed, run the same command again to resume.
 
     \b
     Examples:

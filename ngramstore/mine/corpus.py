@@ -43,7 +43,8 @@ def open_corpus(
 ) -> TokenShards:
     """Open a corpus, tokenising it first where it is text and the cache does not have it yet.
 
-    inputs: text files and folders, .jsonl and .jsonl.zst and .parquet (field "text"), or token files .bin and .npy.
+    inputs: text files and folders, .jsonl and .jsonl.zst and .parquet (field "text"), or token files .bin and .npy; a file that
+    is named twice, also by its folder or a symbolic link, is read once.
     tokenizer: one, a path for `load_tokenizer`, or "train:SIZE" for a BPE trained on the corpus; token files need none, but
     carry its identity if it is given. cache: folder for what text turns into (needed for text).
     eos_id, dtype: for token files, the token that ends a document, and "uint16" or "uint32" for .bin.

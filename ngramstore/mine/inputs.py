@@ -42,7 +42,8 @@ class Piece:
 def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str] | None = None) -> list[Path]:
     """Files named one by one, and for folders all files below them with one of the suffixes, by path.
 
-    Hidden files and folders are passed over; a file that is named twice, or by a link too, is read once. Raises UsageError for a path that does not exist and where nothing is found.
+    Hidden files and folders are passed over. A file that inputs name twice, or by a symbolic link too, is there once, where it came
+    first. Raises UsageError for a path that does not exist and where nothing is found.
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     wanted = tuple(suffixes) if suffixes is not None else TEXT_SUFFIXES + RECORD_SUFFIXES
