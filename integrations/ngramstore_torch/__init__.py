@@ -50,6 +50,7 @@ _HOME = {
     "load_checkpoint": "training.checkpoint",
     "served_embedding": "serving.generation",
     "tag": "data.batches",
+    "tag_corpus": "data.corpus",
     "train_model": "training.train",
 }
 
