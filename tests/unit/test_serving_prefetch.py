@@ -197,6 +197,16 @@ def test_a_fork_looks_up_anew_what_its_parent_was_fetching(held_up):
     assert outdated == 1
 
 
+def test_a_fork_uses_what_its_parent_had_fetched_though_the_worker_was_still_saying_so(embed):
+    tokens = some_tokens()
+    ticket = embed.prefetch(tokens)
+    ticket.wait()
+    with ticket._done._cond, torch.no_grad():  # as in Event.set, behind the flag
+        rows, used = in_fork(lambda: (embed(tokens, ticket=ticket).numpy(), embed.stats.as_dict()["tickets_used"]))
+    np.testing.assert_array_equal(rows, want_of(embed, tokens))
+    assert used == 1
+
+
 def test_a_fork_keeps_statistics_though_a_thread_of_its_parent_was_counting(embed):
     with embed.stats._lock:
         counted = in_fork(lambda: (embed(some_tokens()).shape, embed.stats.as_dict()["calls"])[1])

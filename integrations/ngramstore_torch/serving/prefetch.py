@@ -75,10 +75,11 @@ class Ticket:
 
         timeout_s: at most that long; None: as the ticket was made. Fork: a ticket that was not done raises WrongProcess.
         """
-        if self.is_lost:  # before the event is waited on: it may have been locked
+        if self.is_lost:
             raise WrongProcess(f"the look-up was begun in process {self._pid}, this is {os.getpid()}")
         limit = self._timeout_s if timeout_s is None else timeout_s
-        if not self._done.wait(limit):
+        # A fork may have copied the event locked, even behind its flag: it is waited on only where a thread will set it.
+        if not self._done.is_set() and not self._done.wait(limit):
             raise LookupTimeout(f"a look-up of {self.windows.room_BT.size} positions did not end in {limit} s")
         if self._error is not None:
             raise self._error
