@@ -9,41 +9,65 @@ import pytest
 from click.testing import CliRunner
 
 import ngramstore_torch
-from ngramstore.mine import held_out_spans, mine_ngrams, open_corpus
-from ngramstore_torch.cli import train
+from ngramstore.mine import held_out_spans, open_corpus
+from ngramstore_torch.cli import evaluate, export, generate, train
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "scone.md"
+SMALLER = {
+    "train:1024": "train:280",
+    "size=100_000, held_out=0.05": "size=50, held_out=0.2",
+    "dim=192": "dim=16",
+    "num_heads=3": "num_heads=2",
+    "max_positions=256": "max_positions=16",
+    "tokens=1_500_000, batch_size=8": "tokens=128, batch_size=2, seq_len=16",
+}
+"""What these tests change in the blocks, and nothing else."""
 
 
-def test_the_blocks_of_the_page_run(tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """Text in corpus/ of the folder where the blocks run."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    for name in "abcd":
+        (tmp_path / "corpus" / f"{name}.txt").write_text(f"{name} rose is a rose is a rose. " * 40)
+
+
+def test_the_blocks_of_the_page_run(corpus):
+    blocks = _blocks()
     assert blocks
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), {})
 
 
+def test_a_block_leads_from_text_to_a_run_folder_that_the_commands_take(corpus):
+    (block,) = (block for block in _blocks() if "tag_corpus(" in block)
+    found: dict = {}
+    exec(compile(block, str(PAGE), "exec"), found)
+    assert len(found["train"]) + len(found["held"]) == found["corpus"].num_tokens and len(found["held"])
+    for command, more in {
+        export.command: ["--store", "table"],
+        evaluate.command: ["--corpus", "corpus", "--cache", "corpus.cache", "--tokenizer", "scone/tokenizer.json"],
+        generate.command: ["--prompt", "a rose", "--max-new-tokens", "2", "--store", "table"],
+    }.items():
+        needs = [] if command is generate.command else ["--vocab", "vocab.ngv"]
+        done = CliRunner().invoke(command, ["--checkpoint", "scone", *needs, *more], catch_exceptions=False)
+        assert done.exit_code == 0 and "note:" not in done.output, done.output
+
+
+def _blocks() -> list[str]:
+    """The page's blocks of Python, with smaller numbers."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    for wanted, smaller in SMALLER.items():
+        assert any(wanted in block for block in blocks)
+        blocks = [block.replace(wanted, smaller) for block in blocks]
+    return blocks
+
+
 def test_every_name_the_package_offers_can_be_imported():
     for name in ngramstore_torch.__all__:
         assert getattr(ngramstore_torch, name) is not None
-
-
-def test_public_names_lead_from_text_to_a_trained_model(tmp_path):
-    (tmp_path / "text").mkdir()
-    for name in "abcd":
-        (tmp_path / "text" / f"{name}.txt").write_text(f"{name} rose is a rose is a rose. " * 40)
-    corpus = open_corpus(tmp_path / "text", tokenizer="train:280", cache=tmp_path / "cache")
-    vocabulary = mine_ngrams(corpus, work=tmp_path / "work", max_n=3, size=50, held_out=0.2)
-    train_part, held_part = ngramstore_torch.tag_corpus(corpus, vocabulary, held_out=0.2)
-    decoder = ngramstore_torch.DecoderConfig(
-        vocab_size=corpus.tokenizer.vocab_size, dim=16, num_layers=1, num_heads=2, max_positions=16
-    )
-    fgram = ngramstore_torch.FgramConfig(dim=16, max_n=3, num_layers=1, num_heads=2)
-    model = ngramstore_torch.SconeModel(decoder, fgram)
-    config = ngramstore_torch.TrainConfig(tokens=128, batch_size=2, seq_len=16)
-    assert ngramstore_torch.train_model(model, train_part, config).step == 4
-    assert ngramstore_torch.evaluate_model(model, held_part).num_tokens > 0
 
 
 def test_a_tokenizer_trained_on_a_corpus_has_seen_what_is_held_out(tmp_path):
