@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tokenizer",
-    help="For text: a tokenizer.json, a folder with one or with vocab.json and merges.txt, or train:SIZE to train one.",
+    help="For text: a tokenizer.json, a folder with one or with vocab.json and merges.txt, or train:SIZE to train one on all "
+    "of the text, what is held out too.",
 )
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder for tokenised text.  [default: OUT.cache]")
 @click.option(

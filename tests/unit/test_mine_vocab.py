@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion, UsageError
+from ngramstore.file_writer import FileWriter
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import mining as native
 from ngramstore.mine import Vocabulary
+from ngramstore.mine.publish import published
 from ngramstore.mine.vocab_file import VOCAB_HEADER
 
 TOKENS = np.array([[7, 8, 0], [8, 9, 0], [7, 8, 9], [2**32 - 2, 0, 0]], np.int64)
@@ -41,6 +43,28 @@ def test_an_empty_vocabulary_matches_nothing(tmp_path):
     empty = Vocabulary.load(tmp_path / "v")
     assert (len(empty), empty.cutoff, empty.is_suffix_closed()) == (0, 0, True)
     assert empty.tag(np.arange(3), np.zeros(0, int))[1].tolist() == [-1, -1, -1]
+
+
+def test_of_two_that_write_one_path_the_first_to_begin_is_told(tmp_path):
+    path = tmp_path / "v"
+    others = []
+
+    def write_and_be_overtaken():
+        with published(path) as first:
+            first.write(b"half of ")
+            others.append(FileWriter(tmp_path / "v.tmp"))  # as another process does that begins now
+            others[0].write(b"all")
+            others[0].flush()
+
+    with pytest.raises(UsageError, match="another process writes"):
+        write_and_be_overtaken()
+    assert not path.exists()
+    assert (tmp_path / "v.tmp").read_bytes() == b"all"  # not taken from under the other's hands
+    others[0].close()
+    with published(path) as again:
+        again.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert not (tmp_path / "v.tmp").exists()
 
 
 def test_every_bit_flip_is_noticed(tmp_path):

@@ -174,6 +174,24 @@ def test_options_that_mean_nothing_are_refused_before_the_text_is_read(
         run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "run", *arguments)
 
 
+@pytest.mark.parametrize("command", [cli_train.command, cli_evaluate.command])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--held-out", 1.5], r"held_out is 1\.5"),
+        (["--held-out", "nan"], "held_out is nan"),
+        (["--device", "abacus"], "there is no device 'abacus'"),
+    ],
+)
+def test_what_cannot_be_held_out_or_run_on_is_said_before_the_text_is_tokenised(
+    mined, tmp_path, command, arguments, message, monkeypatch
+):
+    monkeypatch.setattr("ngramstore.mine.open_corpus", lambda *_, **__: pytest.fail("reads the text"))
+    where = ["--out" if command is cli_train.command else "--checkpoint", tmp_path / "run"]
+    with pytest.raises(UsageError, match=message):
+        run(command, *flat(mined), *where, *arguments)
+
+
 def test_a_model_is_not_measured_on_what_it_was_trained_on(mined, tmp_path):
     run(cli_train.command, *flat(mined), *SMALL, "--out", tmp_path / "all", "--held-out", 0.05)
     evaluate = [*flat(mined), "--checkpoint", tmp_path / "all", "--device", "cpu", "--quiet", "--json"]

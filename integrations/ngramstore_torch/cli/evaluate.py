@@ -73,11 +73,11 @@ def command(
     from ngramstore_torch.data.corpus import tag_held_out
     from ngramstore_torch.training import checkpoint
 
+    place = choose_device(device)  # before the text is read, which may take long
     text = open_text(inputs, shards, vocab, progress=not quiet, **options)
     held = tag_held_out(text.corpus, text.vocabulary, held_out=text.held_out)
     if not len(held):
         raise UsageError("nothing was held out", hint="mine with --held-out 0.05, or give --held-out")
-    place = choose_device(device)
     loaded = {str(run): checkpoint.load(run) for run in runs}
     for name, saved in loaded.items():
         _require_fit(name, saved, text)
