@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tokenizer",
     help="For text: a tokenizer.json, a folder with one or with vocab.json and merges.txt, or train:SIZE to train one on all "
-    "of the text, what is held out too.",
+    "of the text, held-out text included.",
 )
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder for tokenised text.  [default: OUT.cache]")
 @click.option(
