@@ -26,14 +26,17 @@ def plain(array: np.ndarray) -> np.ndarray:
     return array if array.flags.carray else array.copy()
 
 
+def as_array(values: ArrayLike, what: str, hint: str = "lists in a list have one length") -> np.ndarray:
+    """What `values` hold, whatever their type; UsageError for lists of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UsageError(f"{what} are not an array: {error}", hint=hint) from None
+
+
 def as_tokens(values: ArrayLike, what: str = "tokens") -> np.ndarray:
     """Any integers that fit -> u32 of the same shape; UsageError shows the first value that does not."""
-    try:
-        array = np.asarray(values)
-    except ValueError as error:  # lines of different lengths
-        raise UsageError(
-            f"{what} are not an array: {error}", hint="pad lines to one length, or look them up one by one"
-        ) from None
+    array = as_array(values, what, "pad lines to one length, or look them up one by one")
     if array.dtype == np.uint32:
         return array
     if array.size == 0 and array.dtype.kind == "f":  # np.asarray([]) is float64
@@ -59,7 +62,7 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> tuple[np.ndarray, np.ndarray]:
     UsageError for an empty n-gram, one longer than max_n, or tokens that are not u32.
     """
     if isinstance(ngrams, tuple) and len(ngrams) == 2 and isinstance(ngrams[0], np.ndarray):
-        return _from_pair(ngrams[0], np.asarray(ngrams[1]), max_n)
+        return _from_pair(ngrams[0], as_array(ngrams[1], "lengths of n-grams"), max_n)
     if isinstance(ngrams, np.ndarray):
         if ngrams.ndim != 2:
             raise UsageError(f"an array of n-grams has shape (M, n), got {ngrams.shape}")
@@ -75,6 +78,10 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> tuple[np.ndarray, np.ndarray]:
     width = int(lengths_M.max(initial=1))
     _check_lengths(lengths_M, max_n)
     flat = as_tokens([token for ngram in listed for token in ngram], "n-grams")
+    if flat.ndim != 1:
+        raise UsageError(
+            f"n-grams must be a list of tuples of token ids, got {ngrams!r:.200}", hint="there is a bracket too many"
+        )
     tokens_MN = np.zeros((len(lengths_M), width), np.uint32)
     tokens_MN[np.arange(width) < lengths_M[:, None]] = flat
     return tokens_MN, lengths_M.astype(np.uint8)
@@ -116,7 +123,7 @@ def room(shape: tuple[int, int], max_n: int, starts: np.ndarray | None = None) -
     if starts is None:
         row = np.minimum(position_T + 1, max_n).astype(np.uint8)
         return np.repeat(row[None], shape[0], axis=0)
-    starts = np.asarray(starts)
+    starts = as_array(starts, "starts")
     if starts.shape != shape or starts.dtype != bool:
         raise UsageError(f"starts must be bool of shape {shape}, got {starts.dtype} {starts.shape}")
     last_start = np.maximum.accumulate(np.where(starts, position_T, 0), axis=1)

@@ -27,9 +27,10 @@ class Int4(Codec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fits = isinstance(self.group, int) and not isinstance(self.group, bool)
+        fits = isinstance(self.group, (int, np.integer)) and not isinstance(self.group, bool)
         if not fits or self.group % 2 or not 2 <= self.group <= _MAX_GROUP:
             raise UsageError(f"int4 with group={self.group!r}", hint=f"group is an even number from 2 to {_MAX_GROUP}")
+        object.__setattr__(self, "group", int(self.group))  # the manifest keeps it as JSON
 
     @property
     def num_groups(self) -> int:

@@ -76,7 +76,7 @@ def keys_from_config(config: Mapping[str, Any], *, tokenizer: Any = None, token_
 
 def keys_from_spec(spec: Mapping[str, Any], *, token_map: ArrayLike | None = None) -> Keys:
     """The key spec that `Keys.spec` described, such as a store's `metadata["keys"]`: nothing is derived again."""
-    if not isinstance(spec, Mapping) or spec.get("model") not in MODELS:
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("model"), str) or spec["model"] not in MODELS:
         raise UsageError(f"not a key spec: {spec!r:.200}", hint=f"its model is one of {', '.join(MODELS)}")
     if spec.get("version") != SPEC_VERSION:
         raise UnsupportedVersion(f"key spec version {spec.get('version')!r}, this release reads {SPEC_VERSION}")

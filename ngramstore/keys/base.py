@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
+from ngramstore.windows import as_array
 
 NOTHING = -1
 """In `history`: no token there, the sequence had not begun."""
@@ -103,7 +104,7 @@ class Keys(ABC):
     def _arguments(
         self, tokens: ArrayLike, history: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-        array = np.asarray(tokens)
+        array = as_array(tokens, "tokens", "pad lines to one length")
         if array.ndim not in (1, 2) or (array.dtype.kind not in "iu" and array.size):
             raise UsageError(f"tokens are {array.dtype} of shape {array.shape}, wanted integers (B, T)")
         tokens_BT = array.reshape((1, *array.shape)[-2:])
@@ -112,7 +113,7 @@ class Keys(ABC):
         if history is None:
             history_BR = np.full((batch, self.reach), NOTHING, np.int64)
         else:
-            history_BR = np.asarray(history)
+            history_BR = as_array(history, "history")
             if history_BR.shape != (batch, self.reach) or (history_BR.dtype.kind not in "iu" and history_BR.size):
                 raise UsageError(
                     f"history is {history_BR.dtype} of shape {history_BR.shape}, wanted integers ({batch}, {self.reach})",

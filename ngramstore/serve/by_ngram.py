@@ -16,7 +16,7 @@ from ngramstore.kernels.native import probe
 from ngramstore.serve.exact import ExactLookups
 from ngramstore.serve.output import output_array
 from ngramstore.store.view import View
-from ngramstore.windows import as_tokens, plain, room
+from ngramstore.windows import as_array, as_tokens, plain, room
 
 
 @dataclass(frozen=True)
@@ -146,17 +146,17 @@ class NgramLookups(ExactLookups):
             _, _, lengths = self._match(view, plain(tokens_BT).reshape(-1), plain(room_BT).reshape(-1))
         return lengths.reshape(tokens_BT.shape)
 
-    def match_ids(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The IDs that `lookup` would find on one line: (T,) integers -> (T,) u64 and lengths (T,) u8, 0: none, any ID.
+    def match_ids(self, tokens: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """The IDs that `lookup` would find: (B, T) integers -> (B, T) u64 and lengths (B, T) u8, 0: none, any ID. Also (T,) of one line.
 
         Reads no rows. Raises UsageError, DamagedStore, StoreClosed, WrongProcess.
         """
         self._check()
         self._require_ngram("match_ids")
-        tokens_T, room_T = self._lines(tokens, None)
+        tokens_BT, room_BT = self._lines(tokens, None)
         with self._reading as (view, _):
-            _, ids, lengths = self._match(view, plain(tokens_T).reshape(-1), room_T.reshape(-1))
-        return ids, lengths
+            _, ids, lengths = self._match(view, plain(tokens_BT).reshape(-1), room_BT.reshape(-1))
+        return ids.reshape(tokens_BT.shape), lengths.reshape(tokens_BT.shape)
 
     def _lines(self, tokens: ArrayLike, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Tokens as u32 of their own shape, and how many of them an n-gram may use at each: (B, T) u8."""
@@ -165,7 +165,7 @@ class NgramLookups(ExactLookups):
             raise UsageError(f"tokens have shape {tokens_BT.shape}, wanted (B, T)")
         lines = (1, *tokens_BT.shape)[-2:]
         if starts is not None:
-            starts = np.asarray(starts)
+            starts = as_array(starts, "starts")
             if starts.shape != tokens_BT.shape:
                 raise UsageError(f"starts have shape {starts.shape}, the tokens {tokens_BT.shape}")
             starts = starts.reshape(lines)

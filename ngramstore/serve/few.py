@@ -27,10 +27,10 @@ from ngramstore.windows import plain
 FEW_ROWS = 8
 """Exact look-ups of more n-grams go block by block (serve/many.py)."""
 _MOST_POSITIONS = BLOCK
-"""Whose rows the cache serves all at once, or none."""
+"""In one call: the cache serves the rows of that many at once, all or none."""
 _LONG_WAYS = 32
-"""Calls for more than FEW_ROWS positions that go the long way at once after one whose rows were not all here: with a small cache nearly
-every such call is one, and looks for its matches twice."""
+"""After a call for more than FEW_ROWS positions whose rows were not all here, so many such calls skip this path: with a small cache nearly
+every one would miss some row, and look for its matches twice."""
 _MOST_TOKENS = 256
 _U8, _U32, _I64 = np.dtype(np.uint8), np.dtype(np.uint32), np.dtype(np.int64)
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -79,6 +79,8 @@ class Few:
         kind = out.dtype.char
         call = self._calls[kind]
         if call is None or kind == "B" or not out.dtype.isnative:
+            return None
+        if out.itemsize * self._dim != call.item(OUT_BYTES):  # ml_dtypes has a type of one byte whose letter is f16's
             return None
         return call, plain(ngrams), out
 
@@ -147,7 +149,7 @@ class FewRows:
             return None
         kind = out.dtype.char
         call = self._calls[kind]
-        if call is None or kind == "B":
+        if call is None or kind == "B" or out.itemsize * self._dim != call.item(OUT_BYTES):
             return None
         flat = out.reshape(-1)  # one type for the compiler, whatever the shape
         if _serve_numbers(call, plain(numbers).ravel(), flat.view(np.uint16) if kind == "e" else flat) < 0:

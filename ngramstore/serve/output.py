@@ -10,18 +10,20 @@ import numpy as np
 from ngramstore.errors import UsageError
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
-_CHARS = frozenset("feH")
+_KERNELS_TAKE = frozenset(
+    map(np.dtype, _DTYPES.values())
+)  # not by their letters: ml_dtypes has another "e", of one byte
 
 
 def output_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """`out` as an array that kernels can fill (f32, f16, or u16 for bf16), or a new one of `dtype`. UsageError otherwise."""
     if out is None:
-        if dtype not in _DTYPES:
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise UsageError(f"dtype is {dtype!r}", hint=f"choose one of {', '.join(_DTYPES)}")
         return np.empty(shape, _DTYPES[dtype])
     if not isinstance(out, np.ndarray) or out.shape != shape:
         raise UsageError(f"out must be an array of shape {shape}, got {getattr(out, 'shape', type(out).__name__)}")
-    if out.dtype.char not in _CHARS or not out.dtype.isnative:
+    if out.dtype not in _KERNELS_TAKE:
         if out.dtype.name != "bfloat16":
             raise UsageError(f"out has dtype {out.dtype}", hint="give float32, float16, or uint16 / bfloat16 for bf16")
         out = out.view(np.uint16)

@@ -18,7 +18,7 @@ from ngramstore.serve.lookups import Hit, Lookups
 from ngramstore.serve.trace import DEFAULT_ENTRIES, Recorder
 from ngramstore.store.backup import backup
 from ngramstore.store.changes.writer import Writer
-from ngramstore.windows import Ngrams, as_ngrams, blank_from
+from ngramstore.windows import Ngrams, as_array, as_ngrams, blank_from
 
 __all__ = ["Hit", "Store"]
 
@@ -38,7 +38,7 @@ class Store(Lookups):
         rows: f16, bf16, f32 or f64. Other processes see it after `flush` here and `refresh` there.
         Raises UsageError, ReadOnlyStore, HashCollision, DiskFull, DamagedStore, DamagedJournal, StoreClosed, WrongProcess.
         """
-        array = np.asarray(rows)
+        array = as_array(rows, "rows")
         if array.ndim != 2 or array.shape[1] != self.dim:
             raise UsageError(f"rows have shape {array.shape}, wanted (M, {self.dim})")
         self.put_encoded(keys, self.spec.codec.encode(array))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from helpers import ROOT, build_ngrams, contents, rows_of, start_python
 import ngramstore as ngs
 from ngramstore import errors
 from ngramstore.cli.main import cli
+from ngramstore.keys import OverEncodingKeys, keys_from_spec
 
 MODEL = {(1,): 1, (1, 2): 2, (3, 1, 2): 3}
 
@@ -122,6 +124,66 @@ def test_token_lines_that_are_none_are_refused(store, tokens):
     with ngs.open(store) as opened, raises(errors.UsageError, "tokens"):
         opened.lookup(tokens)
     assert "hint: " in refused("lookup", store, "--tokens", " ".join(map(str, tokens[0])))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.get([[[3, 14]]]),
+        lambda store: store.contains([[[3], [14]]]),
+        lambda store: store.get((np.ones((2, 2), np.int64), [[2], [1, 2]])),
+        lambda store: store.lookup([[1, 2]], starts=[[True], [True, False]]),
+        lambda store: store.lookup([[1], [1, 2]]),
+        lambda store: store.lookup([[1]], dtype=["f32"]),
+        lambda store: store.put([(1,)], [[1.0], [1.0, 2.0]]),
+        lambda store: ngs.build(store.path.parent / "new", dim=4, max_n=3).add([(1,)], [[1.0], [1.0, 2.0]]),
+    ],
+)
+def test_lists_of_lists_that_are_no_array_are_refused(store, call):
+    with ngs.open(store, mode="rw") as opened, pytest.raises(errors.UsageError):
+        call(opened)
+    assert intact(store)
+
+
+def test_row_numbers_and_tokens_that_are_no_array_are_refused(quick_path):
+    with ngs.build(quick_path / "table", dim=4, addressing="row") as builder:
+        builder.add_rows(np.zeros((3, 4), np.float32))
+    with (
+        ngs.open(quick_path / "table") as table,
+        pytest.raises(errors.UsageError, match="row numbers are not an array"),
+    ):
+        table.rows([[1], [1, 2]])
+    with pytest.raises(errors.UsageError, match="tokens are not an array"):
+        OverEncodingKeys(vocab_size=9, orders=(2,), sizes=(13,), absent_token_id=0).rows([[1], [1, 2]])
+    with pytest.raises(errors.UsageError, match="not a key spec"):
+        keys_from_spec({"model": ["engram"]})
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("addressing", ["ngram", "row"])
+def test_a_type_whose_letter_is_that_of_half_precision_is_refused_as_output(quick_path, addressing, resident):
+    """ml_dtypes.int1 has one byte and the letter of f16: rows of two bytes a value would end behind the array."""
+    row = np.ones((1, 64), np.float32)
+    options = {"max_n": 2} if addressing == "ngram" else {}
+    with ngs.build(quick_path / "s", dim=64, addressing=addressing, codec="f16", **options) as builder:
+        builder.add([(1, 2)], row) if addressing == "ngram" else builder.add_rows(row)
+    memory = np.full(128, 0xAA, np.uint8)
+    out = memory[:64].view(ml_dtypes.int1).reshape(1, 64)
+    with ngs.open(quick_path / "s", resident=resident) as store:
+        calls = [
+            lambda: store.get([(1, 2)], out=out),
+            lambda: store.get(np.array([[1, 2]], np.uint32), out=out),
+            lambda: store.get(np.tile(np.array([[1, 2]], np.uint32), (20, 1)), out=np.repeat(out, 20, axis=0)),
+            lambda: store.lookup([2], out=out),
+            lambda: store.lookup_tail(np.ones((1, 1), np.uint32), np.ones((1, 1), np.uint8), out=out[None]),
+            lambda: store.lookup_one(np.ones(1, np.uint32), 1, 1, out=out[0]),
+        ]
+        if addressing == "row":
+            calls = [lambda: store.rows(np.array([0]), out=out), lambda: store.rows([0], out=out)]
+        for call in calls:
+            with pytest.raises(errors.UsageError, match="out has dtype int1"):
+                call()
+    assert (memory[64:] == 0xAA).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

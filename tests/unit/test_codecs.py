@@ -56,6 +56,7 @@ def test_a_spec_survives_json(spec):
         ("int4", 1024, 576),
         ("int4", 33, 17 + 4),
         ({"name": "int4", "group": 64}, 1024, 544),
+        ({"name": "int4", "group": np.int64(64)}, 1024, 544),
         ("e4m3", 256, 264),
         ("e4m3", 33, 35),
         ({"name": "e4m3", "block": 0, "scale": 0.5}, 160, 160),

@@ -72,6 +72,9 @@ def test_every_look_up_by_ngram_is_the_same(path, options, shape):
                 many.match_ids(tokens.reshape(-1)), one.match_ids(tokens.reshape(-1)), strict=True
             ):
                 np.testing.assert_array_equal(values, others)
+            ids, lengths = one.match_ids(tokens)
+            assert ids.shape == lengths.shape == shape
+            np.testing.assert_array_equal(lengths, one.match(tokens))
         if tokens.ndim == 2:
             room = np.minimum(rng.integers(0, 5, shape), np.arange(1, shape[1] + 1)).astype(np.uint8)
             outs = [np.ones((*shape, 4), np.float32) for _ in range(2)]

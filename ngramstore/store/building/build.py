@@ -36,7 +36,7 @@ from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
 from ngramstore.store.layers.names import RUNS_NAME
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.stages import Stages
-from ngramstore.windows import Ngrams, as_ngrams, blank_from
+from ngramstore.windows import Ngrams, as_array, as_ngrams, blank_from
 
 _log = logging.getLogger("ngramstore")
 _ENCODE_BYTES = 1 << 20  # floats of one call from here on are encoded in threads
@@ -135,7 +135,7 @@ class Builder:
 
         Every number 0 .. N-1 once in all, in any order. Raises as `add`, and DiskFull, StoreClosed, WrongProcess.
         """
-        array = np.asarray(rows)
+        array = as_array(rows, "rows")
         self._take_numbered(numbers, self._encode(array, len(array) if array.ndim else 0), is_ours=True)
 
     def add_encoded_rows(self, rows: np.ndarray, numbers: ArrayLike | None = None) -> None:
@@ -229,7 +229,7 @@ class Builder:
 
     def _encode(self, rows: ArrayLike, count: int) -> list[np.ndarray]:
         """The rows in stored form, in one or more pieces."""
-        array = np.asarray(rows)
+        array = as_array(rows, "rows")
         if array.shape != (count, self.spec.dim):
             raise UsageError(f"rows have shape {array.shape}, wanted ({count}, {self.spec.dim})")
         first = self._sorter.num_rows
@@ -267,7 +267,7 @@ class Builder:
         if numbers is None:
             ids = np.arange(self._next_row, self._next_row + count, dtype=np.uint64)
         else:
-            ids = np.asarray(numbers)
+            ids = as_array(numbers, "row numbers")
             if ids.dtype.kind not in "iu" or ids.shape != (count,) or (ids.size and ids.min() < 0):
                 raise UsageError(f"row numbers must be {count} integers from 0 up, got {ids.dtype} {ids.shape}")
             ids = ids.astype(np.uint64)
