@@ -68,14 +68,11 @@ def open_text(
     """
     # Imported here so that --help needs no numba.
     from ngramstore.mine import TokenShards, Vocabulary, open_corpus
-    from ngramstore.mine.shards import check_held_out
 
     if bool(inputs) == (shards is not None):
         raise UsageError("give the text either as --corpus or as --shards", hint="--corpus takes files and folders")
     if shards is not None and (given := written_options(_OF_TEXT)):
         raise UsageError(f"{', '.join(given)} with --shards", hint="they say how to read text; shards are read already")
-    if held_out is not None:
-        check_held_out(held_out)
     vocabulary = None if vocab is None else Vocabulary.load(vocab)
     is_given = tokenizer is not None
     if tokenizer is None and vocab is not None:
@@ -167,7 +164,7 @@ def text_options(command: Any) -> Any:
         ),
         click.option(
             "--held-out",
-            type=float,
+            type=click.FloatRange(0, 1, max_open=True),
             help="Fraction that no model is trained on.  [default: that of the vocabulary; for `export` that of the run]",
         ),
         click.option(
