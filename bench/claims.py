@@ -5,7 +5,7 @@ What was not measured yet says so, and so does what was measured with a subject 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench import saved
 from bench.saved import Found
@@ -21,6 +21,8 @@ class Answer:
     claim: Claim
     value: float | None
     file: str
+    rounds: list[float] = field(default_factory=list)
+    """What the value is the median of; empty where it is no median."""
 
     @property
     def is_met(self) -> bool:
@@ -44,7 +46,9 @@ def _answer(claim: Claim, cases: Cases, folder) -> Answer:
     else:
         source, file = saved.plain(claim.file_of, folder), f"{claim.file_of}.json"
     try:
-        return Answer(claim, None if source is None else claim.read(source), file)
+        if source is None:
+            return Answer(claim, None, file)
+        return Answer(claim, claim.read(source), file, claim.rounds(source) if claim.rounds else [])
     except (KeyError, ValueError):
         return Answer(claim, None, file)
 
@@ -62,26 +66,29 @@ def table(folder=saved.RESULTS) -> str:
 
 
 def misses(folder=saved.RESULTS) -> str:
-    """How many targets are met, and which are not, in a paragraph."""
+    """How many targets are met, and a list of those that are not."""
     found = [answer for answer in answers(folder) if answer.value is not None]
     missed: dict[str, list[Answer]] = {}
     for answer in found:
         if not answer.is_met:
-            missed.setdefault(answer.claim.plainly or f"{answer.claim.what}: {{}} {answer.claim.unit}", []).append(
-                answer
-            )
-    told = "; ".join(
-        f"{clause.format(' and '.join(f'{a.value:.3g}' for a in answers))} ({answers[0].claim.limit:.3g})"
-        for clause, answers in missed.items()
-    )
+            clause = answer.claim.plainly or f"{answer.claim.what}: {{}} {answer.claim.unit}"
+            missed.setdefault(clause, []).append(answer)
     num_missed = sum(map(len, missed.values()))
-    return f"{len(found) - num_missed} of {len(found)} targets are met." + (
-        f" The others, with the target in parentheses: {told}." if missed else ""
-    )
+    head = f"The project set itself {len(found)} targets ([all of them](docs/results.md#targets)); {len(found) - num_missed} are met."
+    if not missed:
+        return head
+    told = [
+        f"- {clause.format(' and '.join(f'{a.value:.3g}' for a in answers))} ({answers[0].claim.limit:.3g})"
+        for clause, answers in missed.items()
+    ]
+    return "\n".join([f"{head} Not met, with the target in parentheses:", "", *told])
 
 
 def _number(answer: Answer) -> str:
-    return "-" if answer.value is None else f"{answer.value:.3g} {answer.claim.unit}"
+    if answer.value is None:
+        return "-"
+    spread = f" ({min(answer.rounds):.3g} to {max(answer.rounds):.3g})" if len(answer.rounds) > 1 else ""
+    return f"{answer.value:.3g} {answer.claim.unit}{spread}"
 
 
 def _verdict(answer: Answer) -> str:

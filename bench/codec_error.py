@@ -222,7 +222,7 @@ def compile_seconds(spec: str | dict) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-@click.command(help="Measure the row codecs; write JSON, print the tables of docs/codecs.md.")
+@click.command(help="Measure the row codecs and write JSON; `python -m bench.page` makes the tables of docs/codecs.md.")
 @click.option(
     "--json", "path", type=click.Path(dir_okay=False, path_type=Path), default=DEFAULT_PATH, show_default=True
 )
@@ -239,25 +239,7 @@ def main(path: Path, num_rows: int, dim: int, repeats: int) -> None:
         json.dumps(head | {"codecs": codecs, "first_call_seconds": first_calls, "int4_choices": choices}, indent=1)
         + "\n"
     )
-    print_tables(codecs, choices, list(rows))
     click.echo(f"written to {path}", err=True)
-
-
-def print_tables(codecs: list[dict], choices: list[dict], kinds: list[str]) -> None:
-    """The markdown tables of docs/codecs.md."""
-    click.echo("| codec | bits per value | " + " | ".join(kinds) + " |\n|---|---:|" + "---:|" * len(kinds))
-    for codec in codecs:
-        errors = " | ".join(f"{codec['error_percent'][kind]:.3g}" for kind in kinds)
-        click.echo(f"| `{json.dumps(codec['spec'])}` | {codec['bits_per_value']:.3f} | {errors} |")
-    click.echo("\n| codec | to f32 | to f16 | to bf16 | one row | encode MB/s |\n|---|---:|---:|---:|---:|---:|")
-    for codec in codecs:
-        speed = " | ".join(f"{value:.3f}" for value in codec["scatter_us_per_row"].values())
-        one_row, encode = codec["scatter_us_one_row_f32"], codec["encode_mb_per_s"]
-        click.echo(f"| `{json.dumps(codec['spec'])}` | {speed} | {one_row:.2f} | {encode} |")
-    click.echo("\n| way | group | bits | " + " | ".join(kinds) + " |\n|---|---:|---:|" + "---:|" * len(kinds))
-    for way in choices:
-        errors = " | ".join(f"{way['error_percent'][kind]:.2f}" for kind in kinds)
-        click.echo(f"| {way['way']} | {way['group']} | {way['bits_per_value']:.2f} | {errors} |")
 
 
 if __name__ == "__main__":

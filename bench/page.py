@@ -15,7 +15,8 @@ _RESULTS_INTRO = """\
 
 Made by `python -m bench.page` from the JSON files in `bench/results/`, which `python -m bench all` writes in about two hours (what trains
 for longer: `python -m bench.quality` and `python -m bench codecs`). Every table of every file is in [measurements](measurements.md).
-Machines are shared: trust ratios, not microseconds, and compare within a file only. A `+` behind a commit: it had uncommitted changes.
+Machines are shared: trust ratios, not microseconds, and compare within a file only. Files are of different commits, and of different
+machines, some twice as fast as others; each names its own. A `+` behind a commit: it had uncommitted changes.
 
 - *Floor*: a gather of rows in memory that is told the row numbers; nothing is searched for. *A gather by our own prefetching kernel*: the
   same with the fastest gather there is here.
@@ -28,8 +29,9 @@ _MEASUREMENTS_INTRO = """\
 Made by `python -m bench.page`: every table of the JSON files in `bench/results/`, each section with its file and the command that wrote it.
 What they say of the targets, and where peers are faster: [results](results.md). Times are medians of interleaved rounds; brackets hold the
 quartiles, parentheses the median of the ratios to the baseline in the same round. The machine is shared: trust ratios, not microseconds,
-and read the warnings above each table. `bench/results/store_quick.json` is left out: a quick run shows that everything works, its times
-claim nothing.
+and read the warnings above each table. Each file names its commit, and they differ. Left out are `bench/results/store_quick.json` (a quick run shows that
+everything works; its times claim nothing), `profiles.json` ([profiles](profiles.md)), and `quality_rate.json`, `quality_search.json` and
+`quality_start.json` ([SCONE](scone.md)).
 """
 
 
@@ -72,9 +74,17 @@ def _block(name: str, command: str, parts: list[str]) -> str:
     return f"## {name}\n\n`bench/results/{name}.json`, written by `{command}`.\n\n```\n{body}\n```\n"
 
 
+def _about(result: dict[str, Any]) -> list[str]:
+    """When and where a file was measured, with which commit, and what was wrong with that."""
+    about = result.get("machine")
+    if about is None:
+        return ["machine and commit: not recorded"]
+    head = f"{about['time']}, commit {about['commit']}, {about['cpu']}, {about['cores']} cores, load {about['load'][0]}"
+    return [head, *(f"warning: {text}" for text in result.get("warnings", []))]
+
+
 def _mining(result: dict[str, Any]) -> str:
-    lines = [f"{result['machine']['time']}, {result['machine']['cpu']}, {result['machine']['cores']} cores"]
-    lines += [f"warning: {text}" for text in result["warnings"]]
+    lines = _about(result)
     for corpus, found in result["corpora"].items():
         lines.append(f"\n{corpus}: {found['tokens']:,} tokens, {found['ngrams']:,} n-grams, cut-off {found['cutoff']}")
         ours = found["subjects"]["ngramstore"]
@@ -87,9 +97,7 @@ def _mining(result: dict[str, Any]) -> str:
 
 
 def _quality(result: dict[str, Any]) -> str:
-    about = result["machine"]
-    found = [f"{about['time']}, {about['cpu']}, {len(result['cells'])} cells"]
-    found += [f"warning: {text}" for text in result["warnings"]]
+    found = [*_about(result), f"{len(result['cells'])} cells"]
     for name, text in result["texts"].items():
         found.append(f"{name}: {text['tokens']:,} tokens in {text['documents']:,} documents")
     found.append("difference to plain in held-out nats after so many tokens: mean +- deviation (seeds)")
@@ -97,9 +105,7 @@ def _quality(result: dict[str, Any]) -> str:
 
 
 def _export(result: dict[str, Any]) -> str:
-    about = result["machine"]
-    found = [f"{about['time']}, {about['cpu']}, {about['cores']} cores"]
-    found += [f"warning: {text}" for text in result["warnings"]]
+    found = _about(result)
     for case in result["shapes"]:
         parts = "  ".join(f"{name} {value['cpu_s']:.2f}" for name, value in case["parts"].items())
         found.append(
@@ -110,7 +116,8 @@ def _export(result: dict[str, Any]) -> str:
 
 
 def _demo(result: dict[str, Any]) -> str:
-    lines = [f"{result['seconds']:.0f} s on {result['threads']} threads; held-out text, same decoder, same tokens"]
+    lines = _about(result)
+    lines += [f"{result['seconds']:.0f} s on {result['threads']} threads; held-out text, same decoder, same tokens"]
     first = result["models"][0]["nats"]
     for model in result["models"]:
         lines.append(
@@ -123,10 +130,7 @@ def _demo(result: dict[str, Any]) -> str:
 
 
 def _codecs(result: dict[str, Any]) -> str:
-    lines = [
-        f"{result['machine']['time']}, {result['machine']['cpu']}",
-        "relative RMS error in percent by kind of rows",
-    ]
+    lines = [*_about(result), "relative RMS error in percent by kind of rows"]
     for codec in result["codecs"]:
         errors = "  ".join(f"{kind} {value:.3f}" for kind, value in codec["error_percent"].items())
         lines.append(f"  {codec['spec']['name']:6} {codec['bits_per_value']:6.2f} bits per value  {errors}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import saved
+from bench import codec_page, saved
 from bench.readme import between
 from bench.targets import two_threads
 
@@ -98,6 +98,7 @@ def _tables(folder: Path) -> str:
 
 
 PAGES: dict[Path, dict[str, Callable[[Path], str]]] = {
+    _DOCS / "codecs.md": codec_page.TABLES,
     _DOCS / "mining.md": {"mining": _mining},
     _DOCS / "tables.md": {"tables": _tables},
     _DOCS / "operating.md": {"resident rows": _floors, "threads": _threads},

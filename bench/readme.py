@@ -113,7 +113,7 @@ def _cold(found: Found) -> tuple[str, str, str]:
     }
     others |= {"memmap": "memory map", "lmdb": "LMDB"}
     return (
-        "1,024 random rows, every page cold",
+        "1,024 random rows, every page cold, those of the index too",
         f"{_short(found.value('ngramstore', metric))} us per row",
         _others(found, metric, others),
     )

@@ -42,9 +42,13 @@ class Found:
         return self.case["subjects"][subject]["metrics"][metric]["median"]
 
     def ratio(self, subject: str, other: str, metric: str) -> float:
-        """Median over the rounds of subject / other, each round by itself. Raises KeyError where one is missing."""
+        """Median of `ratios`. Raises KeyError where one is missing."""
+        return median(self.ratios(subject, other, metric))
+
+    def ratios(self, subject: str, other: str, metric: str) -> list[float]:
+        """Of subject / other, each round by itself. Raises KeyError where one is missing."""
         pairs = zip(self._rounds(subject, metric), self._rounds(other, metric), strict=True)
-        return median(mine / theirs for mine, theirs in pairs if mine is not None and theirs)
+        return [mine / theirs for mine, theirs in pairs if mine is not None and theirs]
 
     def rounds(self, subject: str, metric: str) -> list[float]:
         """Its value in each round that gave one. Raises KeyError where it was not measured."""

@@ -24,7 +24,7 @@ from ngramstore.errors import UsageError
 _ROWS = 4096
 """Encoded at a time: a few copies of them, in f32, is all the memory this takes."""
 _DAMPING = 0.01
-"""Of the mean of H's diagonal, added to it: what is not known of directions that the text never used."""
+"""This share of the mean of H's diagonal is added to the diagonal: directions that the text never used are not free."""
 
 
 class SecondOrderInt4:

@@ -1,1 +1,1 @@
-"""Tokens: corpora tagged with their f-grams and cut into batches, and who a tokenizer and a vocabulary are."""
+"""Tokens: corpora tagged with their f-grams and cut into batches, and digests that identify tokenizers and vocabularies."""

@@ -27,7 +27,7 @@ ROWS_FD, ROWS_DATA_AT = NUM_PLAN + 4, NUM_PLAN + 5
 RESIDENT = NUM_PLAN + 6
 NUM_CALL = NUM_PLAN + 7
 MOST_ROWS = 64
-"""Of one call: a block of the cache."""
+"""In one call; as many as a block of the cache has."""
 _CHECKSUM_BYTES = 4
 
 
