@@ -73,7 +73,7 @@ class NgramLookups(ExactLookups):
         Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
         """
         few = self._few
-        if few is not None and self._recorder is None and type(tokens) is np.ndarray and type(room) is np.ndarray:
+        if few is not None and type(tokens) is np.ndarray and type(room) is np.ndarray:
             few_lengths = few.tail(tokens, room, out)
             if few_lengths is not None:
                 return few_lengths
@@ -117,7 +117,7 @@ class NgramLookups(ExactLookups):
         zeros where nothing matched: (D,) f32, f16 or u16 bits of bf16, or u8 (row_bytes,), as stored. Raises as `lookup_tail`.
         """
         few = self._few
-        if few is not None and self._recorder is None and type(tokens) is np.ndarray:
+        if few is not None and type(tokens) is np.ndarray:
             length = few.one(tokens, end, room, out)
             if length >= 0:
                 return length

@@ -33,7 +33,7 @@ class RowLookups(Filling):
         Raises UsageError (a number out of range too), DamagedRows, DamagedStore, StoreClosed, WrongProcess.
         """
         few = self._few_rows
-        if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
+        if few is not None and found is None and type(numbers) is np.ndarray:
             few_rows = few.rows(numbers, out, dtype)
             if few_rows is not None:
                 return few_rows
@@ -46,7 +46,7 @@ class RowLookups(Filling):
     def rows_encoded(self, numbers: ArrayLike, *, found: np.ndarray | None = None) -> np.ndarray:
         """As `rows`, as they are stored: integers of any shape S -> (*S, row_bytes) u8. `found` and errors are those of `rows`."""
         few = self._few_rows
-        if few is not None and self._recorder is None and found is None and type(numbers) is np.ndarray:
+        if few is not None and found is None and type(numbers) is np.ndarray:
             few_rows = few.encoded(numbers)
             if few_rows is not None:
                 return few_rows

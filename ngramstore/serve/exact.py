@@ -29,7 +29,7 @@ class ExactLookups(Filling):
         `out` and `dtype` as in `lookup`. Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
         """
         few = self._few
-        if few is not None and self._recorder is None and type(ngrams) is np.ndarray:
+        if few is not None and type(ngrams) is np.ndarray:
             found = few.get(ngrams, out, dtype)
             if found is not None:
                 return found

@@ -206,15 +206,28 @@ class Handle:
                 self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, 2 * num_rows)
         self._view, self._manifest = view, view.manifest
         self._source = RowSource(view, self._cache, self._resident, None, self._workers)
+        self._choose_paths(self._source)
+        self._stale = self._writer is not None and self._writer.num_pending > 0
+
+    def _choose_paths(self, source: RowSource) -> None:
+        """Which short paths look-ups may take (docs/design.md); none while a trace is recorded: they do not tell it their rows."""
         self._few = self._few_rows = self._many = None
         rows = self._cache if self._resident is None else self._resident
-        if self._writer is None and (not isinstance(rows, Resident) or rows.is_one_whole_layer):
-            if not self.spec.is_ngram and not len(view.probe_table):  # by number, without an overlay
-                self._few_rows = FewRows(view, rows, self._counts.shared)
-            elif self.spec.is_ngram and rows is not None:
-                self._few = Few(view, rows, self._counts.shared)
-                self._many = Many(self._few, self._source)
-        self._stale = self._writer is not None and self._writer.num_pending > 0
+        if self._writer is not None or self._recorder is not None:
+            return
+        if isinstance(rows, Resident) and not rows.is_one_whole_layer:
+            return
+        if not self.spec.is_ngram and not len(source.view.probe_table):  # by number, without an overlay
+            self._few_rows = FewRows(source.view, rows, self._counts.shared)
+        elif self.spec.is_ngram and rows is not None:
+            self._few = Few(source.view, rows, self._counts.shared)
+            self._many = Many(self._few, source)
+
+    def _record(self, recorder: Recorder | None) -> None:
+        """With the lock held: tell it of every row from now on; None: nobody any more."""
+        self._recorder = recorder
+        if self._source is not None and os.getpid() == self._pid:  # a fork has no short paths: they do not check for it
+            self._choose_paths(self._source)
 
     def _follow(self, writer: Writer) -> None:
         """After a change by our own writer, with the lock held: its view is ours."""

@@ -131,13 +131,13 @@ class Store(Lookups):
             recorder = Recorder(
                 self.spec.addressing, self._trace_space, max_entries=max_entries, on_stop=self._stop_trace
             )
-            self._recorder = recorder
+            self._record(recorder)
             return recorder
 
     def _stop_trace(self, recorder: Recorder) -> None:
         with self._lock:
             if self._recorder is recorder:
-                self._recorder = None
+                self._record(None)
 
     def stats(self) -> dict[str, Any]:
         """Numbers about the store and this handle, as JSON values.
