@@ -1,6 +1,7 @@
 """Reading files whatever state they are in: missing bytes read as zeros, every fault is written down, no damage raises.
 
-What `verify` and `repair` stand on. What the manifest says of a file decides what its header must be, byte for byte; so a
+What `verify` and `repair` stand on. Nothing is mapped: a sector that cannot be read is an error of `pread`, and a signal to who
+maps it. Such a sector costs its page, and what lies behind it is read. What the manifest says of a file decides what its header must be, byte for byte; so a
 damaged header costs nothing. A file that is there but is kept from us (its mode, a link, too many open files) is not damaged:
 UsageError, or a repair would give up rows that are well.
 """
@@ -25,6 +26,7 @@ from ngramstore.store.layers.datafile import FileEntry, FileStamp, check_header,
 
 _MOST_MENDED_BYTES = 32 << 10
 _PIECE_BYTES = 1 << 20
+_READ_BYTES = 16 << 20
 _DAMAGE = (errno.ENOENT, errno.EIO)
 """What the system says of a file that is lost; all else may be well tomorrow."""
 _HINTS = {
@@ -56,6 +58,7 @@ class RawFile(OwnsFd):
         self.entry = entry
         self.size = 0
         self._faults = faults
+        self._unreadable = range(0)  # bytes, of the fault written down last
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             status = os.fstat(self.fd)
@@ -79,24 +82,33 @@ class RawFile(OwnsFd):
 
     def read(self, position: int, size: int) -> bytes:
         """`size` bytes at `position`; those that cannot be read are zeros. `size` is for the caller to bound."""
-        pieces, left = [], max(0, min(size, self.size - position)) if position >= 0 else 0
-        at = position
-        while left:
-            try:
-                piece = os.pread(self.fd, left, at)
-            except OSError as error:
-                self.fault(at, damage_of(self.path, error))
-                break
-            if not piece:
-                break
-            pieces.append(piece)
-            at += len(piece)
-            left -= len(piece)
-        return b"".join(pieces).ljust(size, b"\0")
+        return self.array(position, size).tobytes()
 
     def array(self, position: int, size: int) -> np.ndarray:
-        """As `read`, as numbers: (size,) u8."""
-        return np.frombuffer(self.read(position, size), np.uint8)
+        """As `read`, as numbers that may be changed: (size,) u8."""
+        data = np.zeros(max(0, size), np.uint8)
+        at, end = position, min(position + size, self.size) if position >= 0 else position
+        while at < end:
+            try:
+                piece = os.pread(self.fd, min(end - at, _READ_BYTES), at)
+            except OSError as error:
+                at = self._next_page(at, error)
+                continue
+            if not piece:
+                break
+            data[at - position : at - position + len(piece)] = np.frombuffer(piece, np.uint8)
+            at += len(piece)
+        return data
+
+    def _next_page(self, at: int, error: OSError) -> int:
+        """Where to go on behind a page that cannot be read; a run of them is one fault."""
+        what, end = damage_of(self.path, error), (at // PAGE_BYTES + 1) * PAGE_BYTES
+        if self._unreadable.start <= at <= self._unreadable.stop and self._unreadable:
+            self._unreadable = range(self._unreadable.start, max(end, self._unreadable.stop))
+        else:
+            self.fault(at, what)
+            self._unreadable = range(at, end)
+        return end
 
     def check_zeros(self, begin: int, end: int) -> None:
         """Fault where padding is not zeros, as far as there is any."""

@@ -1,0 +1,137 @@
+"""A disk that cannot read some of its sectors: what lies on them is lost, and nothing beside it."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import build_ngrams, rows_of, stamps_of
+from store_cases import build_rows, some_ngrams, some_rows
+
+import ngramstore as ngs
+from ngramstore.layout import PAGE_BYTES
+from ngramstore.store.repair.check import verify
+from ngramstore.store.repair.repair import repair
+from ngramstore.store.view import View
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
+COUNT = 2000
+
+
+@pytest.fixture
+def bad_sectors(monkeypatch):
+    """Makes pages of a file unreadable: pread gives what lies before the first of them, then EIO, and all behind it."""
+    bad: dict[int, set[int]] = {}
+    real_pread = os.pread
+
+    def pread(fd: int, size: int, at: int) -> bytes:
+        pages = [page for page in bad.get(os.fstat(fd).st_ino, ()) if at < (page + 1) * PAGE_BYTES]
+        first = min(pages, default=None)
+        if first is None:
+            return real_pread(fd, size, at)
+        if at >= first * PAGE_BYTES:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real_pread(fd, min(size, first * PAGE_BYTES - at), at)
+
+    class Mapped(mmap.mmap):
+        def __new__(cls, fd: int, *args, **kwargs):
+            assert fd < 0 or os.fstat(fd).st_ino not in bad, "a page that cannot be read is a SIGBUS to who maps it"
+            return super().__new__(cls, fd, *args, **kwargs)
+
+    monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(mmap, "mmap", Mapped)
+
+    def damage(path: Path, *pages: int) -> None:
+        bad.setdefault(path.stat().st_ino, set()).update(pages)
+
+    return damage
+
+
+def places_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Where each row of the base begins and ends in its file, checksum included: (N,) i64 each."""
+    base = View.open(path).base
+    starts, sizes = zip(*(base.places(row, 1) for row in range(base.num_rows)), strict=True)
+    starts = np.concatenate(starts)
+    return starts, starts + np.concatenate(sizes) + 4
+
+
+def rows_on(path: Path, page: int) -> list[int]:
+    begins, ends = places_of(path)
+    return np.flatnonzero((begins < (page + 1) * PAGE_BYTES) & (ends > page * PAGE_BYTES)).tolist()
+
+
+@pytest.mark.parametrize("options", [{"codec": "int8", "dim": 16}, {"codec": "f32", "dim": 64, "compression": "zstd"}])
+@pytest.mark.parametrize("page", [1, 5])
+def test_an_unreadable_page_of_rows_loses_the_rows_that_touch_it(quick_path, bad_sectors, options, page):
+    path = quick_path / "store"
+    ngrams = some_ngrams(COUNT)
+    build_ngrams(path, dict(zip(ngrams, range(COUNT), strict=True)), **options)
+    page += 16 * ("compression" in options)  # behind the dictionary
+    lost = rows_on(path, page)
+    with ngs.open(path) as store:
+        wanted = dict(store.items())
+    bad_sectors(path / "base-000001.rows", page)
+    report = repair(path, quick_path / "out")
+    assert 0 < len(lost) == len(report.lost) < COUNT // 4
+    with ngs.open(quick_path / "out") as store:
+        saved = dict(store.items())
+    assert len(saved) == COUNT - len(lost)
+    assert all((wanted[ngram] == row).all() for ngram, row in saved.items())
+
+
+def test_unreadable_pages_of_a_row_addressed_store_make_zeros_of_the_rows_that_touch_them(quick_path, bad_sectors):
+    path = build_rows(quick_path / "store", some_rows(COUNT))
+    lost = sorted({*rows_on(path, 2), *rows_on(path, 3), *rows_on(path, 9)})
+    bad_sectors(path / "base-000001.rows", 2, 3, 9)
+    assert [fault.offset for fault in verify(path) if "cannot be read" in fault.what] == [
+        2 * PAGE_BYTES,
+        9 * PAGE_BYTES,
+    ]
+    assert repair(path).lost == [f"row {row}: now zeros" for row in lost]
+    wanted = some_rows(COUNT)
+    wanted[lost] = 0
+    with ngs.open(path) as store:
+        np.testing.assert_array_equal(store.rows(np.arange(COUNT)), wanted)
+
+
+def test_an_unreadable_page_of_tokens_loses_the_ngrams_on_it(quick_path, bad_sectors):
+    path = quick_path / "store"
+    build_ngrams(path, {(1000 + i, 2000 + i, 3000 + i): i for i in range(COUNT)})
+    bad_sectors(path / "base-000001.tokens", 2)
+    report = repair(path, quick_path / "out")
+    each = 7 + 4 / 64  # bytes of an n-gram, its part of a checksum among them
+    assert PAGE_BYTES // each <= len(report.lost) <= PAGE_BYTES // each + 2
+    with ngs.open(quick_path / "out") as store:
+        assert len(store) == COUNT - len(report.lost)
+
+
+@pytest.mark.parametrize("page", range(1, 6))
+def test_an_unreadable_page_of_an_index_is_a_fault_and_loses_nothing_where_tokens_are_kept(
+    quick_path, bad_sectors, page
+):
+    path = quick_path / "store"
+    ngrams = some_ngrams(COUNT)
+    build_ngrams(path, dict(zip(ngrams, range(COUNT), strict=True)))
+    bad_sectors(path / "base-000001.index", page)
+    assert "base-000001.index" in {fault.file for fault in verify(path)}
+    assert repair(path).lost == []
+    with ngs.open(path) as store:
+        rows, found = store.get(ngrams)
+        assert found.all()
+        assert stamps_of(rows) == list(range(COUNT))
+
+
+def test_an_unreadable_page_of_tombstones_is_a_fault(quick_path, bad_sectors):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(COUNT)})
+    with ngs.open(path, mode="rw") as store:
+        store.delete([(i,) for i in range(COUNT // 2)])
+        store.put([(COUNT,)], rows_of([COUNT], 4))
+    bad_sectors(path / "tombstones-000002.index", 3)
+    assert {fault.file for fault in verify(path)} == {"tombstones-000002.index"}
+    assert "deletions" in repair(path, quick_path / "out").lost[0]
