@@ -9,9 +9,12 @@ import pytest
 from helpers import build_ngrams, contents, rows_of
 
 import ngramstore as ngs
-from ngramstore.errors import DamagedStore
-from ngramstore.store import view
+from ngramstore.errors import DamagedStore, StaleStore
+from ngramstore.store.journal.ack import no_writer
 from ngramstore.store.layers.manifest import Manifest, read_manifest
+from ngramstore.store.repair.check import examine, verify
+from ngramstore.store.repair.worn import WornLayer
+from ngramstore.store.repair.worn_index import WornIndex
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -68,9 +71,11 @@ def publisher(quick_path):
     made.store.close()
 
 
-def race(monkeypatch, publish: Callable[[], None], count: int) -> Races:
+def race(
+    monkeypatch, publish: Callable[[], None], count: int, of: str = "ngramstore.store.view.read_manifest"
+) -> Races:
     races = Races(publish, count)
-    monkeypatch.setattr(view, "read_manifest", races)
+    monkeypatch.setattr(of, races)
     return races
 
 
@@ -129,8 +134,74 @@ def test_a_refresh_that_finds_a_file_missing_keeps_the_state_it_had(publisher, m
 
 
 def test_a_reader_that_never_wins_gives_up_and_says_what_is_missing(publisher, monkeypatch):
-    monkeypatch.setattr(view, "_ATTEMPTS", 4)
+    monkeypatch.setattr("ngramstore.store.view._ATTEMPTS", 4)
     races = race(monkeypatch, publisher.overlay, 100)
     with pytest.raises(DamagedStore, match=r"overlay-[0-9]+\.\w+ is missing"):
         ngs.open(publisher.path)
     assert races.count > races.looks >= 4
+
+
+def delete_and_flush(publisher: Publisher) -> None:
+    """A publication with an overlay and tombstones that replace those of before."""
+    publisher.stamp += 1
+    publisher.store.put([(2,), (publisher.stamp,)], rows_of([publisher.stamp] * 2, 4))
+    publisher.store.delete([(1, 2)])
+    publisher.store.flush()
+
+
+@pytest.mark.parametrize("compacts", [False, True], ids=["flush", "compact"])
+def test_a_verify_under_which_a_writer_publishes_all_the_time_finds_no_damage(publisher, monkeypatch, compacts):
+    """Between any two chunks that it reads, and before the journal."""
+    delete_and_flush(publisher)
+    real_chunk, real_order = WornLayer._chunk, WornIndex.check_order
+
+    def publish():
+        delete_and_flush(publisher)
+        if compacts:
+            publisher.store.put([(1, 2)], rows_of([4], 4))
+            publisher.store.compact()
+            delete_and_flush(publisher)
+
+    def chunk(*args):
+        publish()
+        return real_chunk(*args)
+
+    def check_order(index):
+        publish()
+        real_order(index)
+
+    monkeypatch.setattr(WornLayer, "_chunk", chunk)
+    monkeypatch.setattr(WornIndex, "check_order", check_order)
+    report = examine(publisher.path)
+    assert report.faults == []
+    assert any("a writer published meanwhile" in note for note in report.notes)
+    assert not any("not part of the store" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("how", ["overlay", "base"])
+def test_a_verify_that_opens_while_a_writer_publishes_checks_the_newest_state(publisher, monkeypatch, how):
+    races = race(monkeypatch, getattr(publisher, how), 5, of="ngramstore.store.repair.worn_manifest.read_manifest")
+    assert verify(publisher.path) == []
+    assert races.looks > 5
+
+
+def test_a_verify_that_never_wins_says_that_a_writer_published_and_calls_nothing_damaged(publisher, monkeypatch):
+    race(monkeypatch, publisher.overlay, 1000, of="ngramstore.store.repair.worn_manifest.read_manifest")
+    with pytest.raises(StaleStore, match="a writer published") as caught:
+        verify(publisher.path)
+    assert "again" in caught.value.hint
+
+
+def test_a_journal_that_is_published_while_verify_reads_it_is_not_damaged(publisher, monkeypatch):
+    publisher.store.put([(2,)], rows_of([50], 4))
+    publisher.store._shut()
+
+    def lock_too_late(path):
+        store = ngs.open(publisher.path, mode="rw")
+        store.flush()
+        store.put([(2,)], rows_of([51], 4))
+        store._shut()
+        return no_writer(path)
+
+    monkeypatch.setattr("ngramstore.store.repair.check.no_writer", lock_too_late)
+    assert verify(publisher.path) == []

@@ -7,31 +7,34 @@ Shapes: M rows of a chunk.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from ngramstore.errors import DamagedJournal, FormatError, NgramStoreError, UnsupportedVersion
+from ngramstore.errors import DamagedJournal, DamagedStore, FormatError, NgramStoreError, StaleStore
 from ngramstore.files import clear_errors
 from ngramstore.hashing import row_ids
 from ngramstore.layout import BLOCK_ROWS, MAGIC, PAGE_BYTES
 from ngramstore.store.journal.ack import no_writer
 from ngramstore.store.journal.reading import check_journal
+from ngramstore.store.layers.datafile import FileStamp
+from ngramstore.store.layers.layer import Layer
 from ngramstore.store.layers.layer_entry import LayerEntry
-from ngramstore.store.layers.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, decode_manifest, read_manifest
+from ngramstore.store.layers.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_manifest
 from ngramstore.store.layers.merge import is_in
 from ngramstore.store.layers.suffixes import suffixes_are_stored
 from ngramstore.store.progress import over_rows
-from ngramstore.store.repair.salvage import Fault, damage_of, mended
+from ngramstore.store.repair.salvage import Fault, damage_of, list_files
 from ngramstore.store.repair.worn import WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
+from ngramstore.store.repair.worn_manifest import open_manifest
 from ngramstore.store.view import View
 
-__all__ = ["Fault", "Report", "examine", "open_manifest", "verify"]
+__all__ = ["Fault", "Report", "examine", "verify"]
 
-_ATTEMPTS = 3
+_ATTEMPTS = 20
 _CHUNK_BYTES = 16 << 20
 
 
@@ -50,7 +53,8 @@ def verify(path: str | os.PathLike[str]) -> list[Fault]:
 
     Reads all of it: manifest, headers, index pages, IDs, rows with their checksums and frames, tokens, the overlay, and the
     journal if no writer is at work. Raises NotAStore, IncompleteStore, UsageError where there is nothing to read or a file is
-    there and kept from us (its mode, a link, too many open files), and UnsupportedVersion.
+    there and kept from us (its mode, a link, too many open files), UnsupportedVersion, and StaleStore where a writer publishes
+    so often that no state can be opened.
     """
     return examine(path).faults
 
@@ -58,56 +62,24 @@ def verify(path: str | os.PathLike[str]) -> list[Fault]:
 def examine(path: str | os.PathLike[str], *, progress: bool = False) -> Report:
     """As `verify`, with notes and counts. progress: a bar on stderr."""
     directory = Path(path)
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         report = Report()
         manifest = open_manifest(directory, report.faults)
         if manifest is None:
             _examine_headers(directory, report)
             return report
-        _Examination(directory, manifest, report, progress).run()
-        if not report.faults or attempt == _ATTEMPTS - 1 or not _has_changed(directory, manifest):
-            break
-    return report
-
-
-def open_manifest(directory: Path, faults: list[Fault]) -> Manifest | None:
-    """The manifest, also one with a flipped bit; faults are written down. None: it is beyond reading.
-
-    Raises NotAStore, IncompleteStore, UsageError where there is none, UnsupportedVersion for one of a later release.
-    """
-    path = directory / MANIFEST_NAME
-    try:
-        return read_manifest(directory)
-    except NgramStoreError as error:
-        if not isinstance(error, FormatError) or not path.is_file():
-            raise
-        problem = error
-    if isinstance(problem, UnsupportedVersion):
-        raise problem  # not damage: somebody else can read it
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        faults.append(Fault(MANIFEST_NAME, None, damage_of(path, error)))
-        return None
-    right = mended(data, _is_manifest)
-    if right is None:
-        faults.append(Fault(MANIFEST_NAME, 0, problem.message))
-        return None
-    at = next(i for i, (got, wanted) in enumerate(zip(data, right, strict=True)) if got != wanted)
-    faults.append(Fault(MANIFEST_NAME, at, "one bit is flipped"))
-    return decode_manifest(right, path)
-
-
-def _is_manifest(data: bytes) -> bool:
-    try:
-        decode_manifest(data, Path(MANIFEST_NAME))
-    except NgramStoreError:
-        return False
-    return True
+        work = _Examination(directory, manifest, report, progress)
+        if not work.lacks_files or not _has_changed(directory, manifest):
+            work.run()
+            return report
+    raise StaleStore(
+        f"{directory}: {_ATTEMPTS} times a writer published, and removed files that had not been opened yet",
+        hint="run it again; it opens files as soon as it has read the manifest",
+    )
 
 
 def _has_changed(directory: Path, manifest: Manifest) -> bool:
-    """Whether a writer has published meanwhile and perhaps removed files under the examination."""
+    """Whether a writer has published meanwhile, and perhaps removed what was not open yet."""
     try:
         return read_manifest(directory) != manifest
     except NgramStoreError:
@@ -127,7 +99,7 @@ def _examine_headers(directory: Path, report: Report) -> None:
 
 
 class _Examination:
-    """One pass over a store."""
+    """One pass over a store. All files of its state are opened before any is read: what is open no writer takes away."""
 
     def __init__(self, directory: Path, manifest: Manifest, report: Report, progress: bool) -> None:
         self._directory = directory
@@ -136,17 +108,49 @@ class _Examination:
         self._spec = manifest.spec
         self._report = report
         self._counts = np.zeros(self._spec.max_n + 1, np.int64)
+        changed = manifest.stamp(manifest.overlay_generation)
+        self._overlay = self._open(manifest.overlay, changed, is_keyed=True) if manifest.overlay else None
+        self._tombstones = (
+            WornIndex(directory, manifest.tombstones, changed, None, is_keyed=True, is_sized=False)
+            if manifest.tombstones
+            else None
+        )
+        stamp = manifest.stamp(manifest.base_generation)
+        self._base: WornLayer | Layer | str = (
+            self._open(manifest.base, stamp, is_keyed=self._spec.is_ngram)
+            if isinstance(manifest.base, LayerEntry)
+            else self._open_in_place()
+        )
+
+    def _open(self, entry: LayerEntry, stamp: FileStamp, *, is_keyed: bool) -> WornLayer:
+        return WornLayer(self._directory, entry, stamp, self._spec, is_keyed=is_keyed)
+
+    def _open_in_place(self) -> Layer | str:
+        """A base in the files of others, or why it cannot be opened."""
+        try:
+            alone = replace(self._manifest, overlay=None, tombstones=None)
+            return View(self._directory, alone, trust_external=True).base
+        except (FormatError, OSError) as error:
+            return str(error).splitlines()[0]
+
+    @property
+    def lacks_files(self) -> bool:
+        """Whether a file was not there any more, or (of a base in place) could not be opened."""
+        worn = [
+            part for part in (self._overlay, self._tombstones, self._base) if isinstance(part, WornLayer | WornIndex)
+        ]
+        return isinstance(self._base, str) or any(fault.is_missing for part in worn for fault in part.faults)
 
     def run(self) -> None:
         """Fill the report."""
         manifest, report = self._manifest, self._report
         before = len(report.faults)
-        overlay_ids = self._overlay()
-        tombstones = self._tombstones()
+        overlay_ids = self._overlay_ids()
+        tombstones = self._deleted_ids()
         both = np.intersect1d(overlay_ids, tombstones)
         if len(both):
             self._fault(f"ID 0x{int(both[0]):016x} is among the tombstones and in the overlay")
-        num_live, num_dead = self._base(overlay_ids, tombstones)
+        num_live, num_dead = self._read_base(overlay_ids, tombstones)
         if len(report.faults) == before:
             self._check_counts(overlay_ids, tombstones, num_live, num_dead)
         self._journal()
@@ -156,12 +160,10 @@ class _Examination:
     def _fault(self, what: str) -> None:
         self._report.faults.append(Fault(MANIFEST_NAME, None, what))
 
-    def _overlay(self) -> np.ndarray:
-        manifest = self._manifest
-        if manifest.overlay is None:
+    def _overlay_ids(self) -> np.ndarray:
+        layer = self._overlay
+        if layer is None:
             return np.empty(0, np.uint64)
-        stamp = manifest.stamp(manifest.overlay_generation)
-        layer = WornLayer(self._directory, manifest.overlay, stamp, self._spec, is_keyed=True)
         ids = [np.empty(0, np.uint64)]
         for chunk in layer.chunks():
             ids.append(chunk.ids[chunk.has_id])
@@ -171,28 +173,24 @@ class _Examination:
         self._report.faults += layer.faults
         return np.concatenate(ids)
 
-    def _tombstones(self) -> np.ndarray:
-        manifest = self._manifest
-        if manifest.tombstones is None:
+    def _deleted_ids(self) -> np.ndarray:
+        index = self._tombstones
+        if index is None:
             return np.empty(0, np.uint64)
-        stamp = manifest.stamp(manifest.overlay_generation)
-        index = WornIndex(self._directory, manifest.tombstones, stamp, None, is_keyed=True, is_sized=False)
         index.check_order()
         self._report.faults += index.faults
         return index.all_ids()[0]
 
-    def _base(self, overlay_ids: np.ndarray, tombstones: np.ndarray) -> tuple[int, int]:
+    def _read_base(self, overlay_ids: np.ndarray, tombstones: np.ndarray) -> tuple[int, int]:
         """Read the base; returns its rows that neither overlay nor tombstones change, and those that the latter do."""
-        manifest, spec = self._manifest, self._spec
-        if not isinstance(manifest.base, LayerEntry):
-            return self._base_in_place(overlay_ids)
-        stamp = manifest.stamp(manifest.base_generation)
-        layer = WornLayer(self._directory, manifest.base, stamp, spec, is_keyed=spec.is_ngram)
+        manifest, spec, layer = self._manifest, self._spec, self._base
+        if not isinstance(layer, WornLayer):
+            return self._read_base_in_place(layer, overlay_ids)
         changed = np.sort(np.concatenate([overlay_ids, tombstones]))
         num_live = num_dead = 0
         is_closed = True
         shortest = next((n for n, count in enumerate(manifest.length_counts) if count), 0)
-        for chunk in over_rows(layer.chunks(), manifest.base.num_rows, "verify", self._progress):
+        for chunk in over_rows(layer.chunks(), layer.num_rows, "verify", self._progress):
             ids = chunk.ids if spec.is_ngram else row_ids(chunk.ids)
             live = ~is_in(ids, changed)
             num_live += int(live.sum())
@@ -207,12 +205,13 @@ class _Examination:
         self._report.faults += layer.faults
         return num_live, num_dead
 
-    def _base_in_place(self, overlay_ids: np.ndarray) -> tuple[int, int]:
-        """As `_base`, of rows that are read in the files of others; reading proves what can be proved."""
+    def _read_base_in_place(self, base: Layer | str, overlay_ids: np.ndarray) -> tuple[int, int]:
+        """As `_read_base`, of rows that are read in the files of others; reading proves what can be proved."""
         num_rows = self._manifest.base.num_rows
         bad: list[int] = []
         try:
-            base = View(self._directory, self._manifest, trust_external=True).base
+            if isinstance(base, str):
+                raise DamagedStore(base)
             step = max(BLOCK_ROWS, _CHUNK_BYTES // self._spec.codec.row_bytes)
             for first in tqdm(range(0, num_rows, step), desc="verify", disable=not self._progress):
                 base.read_encoded(first, min(step, num_rows - first), bad=bad)
@@ -244,7 +243,7 @@ class _Examination:
     def _journal(self) -> None:
         manifest, report = self._manifest, self._report
         path = self._directory / manifest.journal
-        if not os.path.lexists(path) or (path.is_dir() and {file.name for file in path.iterdir()} <= {"ACK.tmp"}):
+        if not os.path.lexists(path) or (path.is_dir() and {file.name for file in list_files(path)} <= {"ACK.tmp"}):
             return  # a writer that was killed while it made the journal
         if not path.is_dir():
             report.faults.append(Fault(manifest.journal, None, "it is not a directory"))
@@ -252,7 +251,8 @@ class _Examination:
         try:
             num_changes, lost = self._check_journal(path)
         except FormatError as error:
-            report.faults.append(Fault(manifest.journal, None, str(error).splitlines()[0]))
+            if not _has_changed(self._directory, manifest):  # else it is published, and being removed
+                report.faults.append(Fault(manifest.journal, None, str(error).splitlines()[0]))
         except NgramStoreError as error:
             report.notes.append(f"{manifest.journal} was not checked: {str(error).splitlines()[0]}")
         else:
@@ -270,6 +270,10 @@ class _Examination:
             raise DamagedJournal(f"{path}: {damage_of(path, error)}") from error
 
     def _strangers(self) -> None:
+        if _has_changed(self._directory, self._manifest):
+            generation = self._manifest.generation
+            self._report.notes.append(f"a writer published meanwhile; what was checked is generation {generation}")
+            return
         known = {entry.name for entry in self._manifest.files} | {MANIFEST_NAME, LOCK_NAME, self._manifest.journal}
         for name in sorted(set(os.listdir(self._directory)) - known):
             self._report.notes.append(f"{name} is not part of the store")

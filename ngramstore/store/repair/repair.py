@@ -21,9 +21,10 @@ from ngramstore.store.changes.writer import Writer
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest
 from ngramstore.store.layers.names import DATA_FILE
-from ngramstore.store.repair.check import Fault, examine, open_manifest
+from ngramstore.store.repair.check import Fault, examine
 from ngramstore.store.repair.rebuild import Rebuild
 from ngramstore.store.repair.report import RepairReport
+from ngramstore.store.repair.worn_manifest import open_manifest
 
 _log = logging.getLogger("ngramstore")
 

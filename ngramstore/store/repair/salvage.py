@@ -29,6 +29,7 @@ _PIECE_BYTES = 1 << 20
 _READ_BYTES = 16 << 20
 _DAMAGE = (errno.ENOENT, errno.EIO)
 """What the system says of a file that is lost; all else may be well tomorrow."""
+_MISSING = "the file is missing"
 _HINTS = {
     errno.EACCES: "check its owner and mode, or work as its owner",
     errno.EPERM: "check its owner and mode, or work as its owner",
@@ -45,6 +46,11 @@ class Fault:
     file: str
     offset: int | None
     what: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such file."""
+        return self.what == _MISSING
 
     def __str__(self) -> str:
         return f"{self.file}: {self.what}" if self.offset is None else f"{self.file} at byte {self.offset}: {self.what}"
@@ -151,7 +157,7 @@ def damage_of(path: Path, error: OSError) -> str:
             f"{path} cannot be read: {error.strerror}",
             hint=f"{_HINTS.get(error.errno or 0, 'try again when it can be read')}; nothing has changed",
         ) from error
-    return "the file is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
+    return _MISSING if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
 
 
 def list_files(directory: Path) -> list[Path]:
