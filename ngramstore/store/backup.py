@@ -7,50 +7,31 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ngramstore.errors import UsageError
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import (
-    clear_errors,
-    fsync_directory,
-    make_directory,
-    publish,
-    remove_if_possible,
-    require_space,
-)
-from ngramstore.store.layers.manifest import BUILDING_NAME, MANIFEST_NAME
+from ngramstore.files import fsync_directory, require_space
+from ngramstore.store.building.copying import copy_into
 from ngramstore.store.view import View
 
 _COPY_BYTES = 8 << 20
 
 
 def backup(view: View, target: Path, *, progress: bool = False) -> None:
-    """Copy every file of the view, then the manifest. The target must be a new or empty directory.
+    """Copy every file of the view, then the manifest. The target must be a new or empty directory, and is held meanwhile.
 
-    Bytes are copied as they are: run `verify` on the copy to know that they are good. progress: a bar on stderr. Raises UsageError, DiskFull.
+    Bytes are copied as they are: run `verify` on the copy to know that they are good. progress: a bar on stderr. Raises
+    UsageError, WriterLocked, DiskFull.
     """
-    with clear_errors(target):
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise UsageError(f"{target} is there already", hint="back up into a new directory")
-        make_directory(target)
+    with copy_into(target, "backup"):
         require_space(target, sum(entry.file_bytes for entry in view.manifest.files), "the backup")
-        try:
-            publish(target / BUILDING_NAME, b"backup\n")
-            total = sum(os.fstat(file.fd).st_size for file in view.files)
-            with tqdm(total=total, desc="backup", unit="B", unit_scale=True, disable=not progress) as bar:
-                for file in view.files:
-                    with FileWriter(target / file.path.name) as writer:
-                        size = os.fstat(file.fd).st_size
-                        for at in range(0, size, _COPY_BYTES):
-                            part = file.read(at, min(_COPY_BYTES, size - at))
-                            writer.write(part)
-                            bar.update(len(part))
-                        writer.finish()
-            fsync_directory(target)
-            view.manifest.write(target)
-        except BaseException:
-            names = [file.path.name for file in view.files]
-            for name in (MANIFEST_NAME, *names, f"{MANIFEST_NAME}.tmp", f"{BUILDING_NAME}.tmp", BUILDING_NAME):
-                if not remove_if_possible(target / name):
-                    break  # what is left is still marked as incomplete, or still complete
-            raise
-        remove_if_possible(target / BUILDING_NAME)
+        total = sum(os.fstat(file.fd).st_size for file in view.files)
+        with tqdm(total=total, desc="backup", unit="B", unit_scale=True, disable=not progress) as bar:
+            for file in view.files:
+                with FileWriter(target / file.path.name) as writer:
+                    size = os.fstat(file.fd).st_size
+                    for at in range(0, size, _COPY_BYTES):
+                        part = file.read(at, min(_COPY_BYTES, size - at))
+                        writer.write(part)
+                        bar.update(len(part))
+                    writer.finish()
+        fsync_directory(target)
+        view.manifest.write(target)

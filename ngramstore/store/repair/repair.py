@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ngramstore.errors import DamagedStore, NgramStoreError, UsageError
-from ngramstore.files import WriterLock, clear_errors, make_directory, publish, remove, remove_if_possible
+from ngramstore.errors import DamagedStore, NgramStoreError
+from ngramstore.files import WriterLock, clear_errors, remove_if_possible
+from ngramstore.store.building.copying import copy_into
 from ngramstore.store.changes.writer import Writer
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
-from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest
+from ngramstore.store.layers.manifest import LOCK_NAME, MANIFEST_NAME, Manifest
 from ngramstore.store.layers.names import DATA_FILE
 from ngramstore.store.repair.check import Fault, examine
 from ngramstore.store.repair.rebuild import Rebuild
@@ -60,7 +61,8 @@ def repair(
             Rebuild(directory, found, Path(scratch), report, drop_tokens, progress).count()
         return report
     if out is not None:
-        _repair_into(directory, found, target, report, drop_tokens, progress)
+        with copy_into(target, "repair"):
+            Rebuild(directory, found, target, report, drop_tokens, progress).write()
         return report
     lock = WriterLock(directory / LOCK_NAME)
     try:
@@ -97,26 +99,6 @@ def _cleaned_after_failure(directory: Path, manifest: Manifest) -> Iterator[None
                 if DATA_FILE.fullmatch(path.name) and path.name not in named:
                     remove_if_possible(path)
         raise
-
-
-def _repair_into(
-    directory: Path, manifest: Manifest, target: Path, report: RepairReport, drop_tokens: bool, progress: bool
-) -> None:
-    with clear_errors(target):
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise UsageError(f"{target} is there already", hint="repair into a new directory")
-        is_new = not target.exists()
-        make_directory(target)
-        try:
-            publish(target / BUILDING_NAME, b"repair\n")
-            Rebuild(directory, manifest, target, report, drop_tokens, progress).write()
-            remove(target / BUILDING_NAME)
-        except BaseException:
-            for name in os.listdir(target):
-                remove(target / name)
-            if is_new:
-                target.rmdir()
-            raise
 
 
 def _no_manifest(directory: Path, fault: Fault) -> DamagedStore:
