@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
+from helpers import build_ngrams
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ngramstore as ngs
-from ngramstore.errors import FormatError, NgramStoreError
+from ngramstore.errors import DamagedStore, FormatError, NgramStoreError
 from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, TOKENS_HEADER
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.manifest import read_manifest
@@ -248,3 +249,25 @@ def test_a_manifest_that_lies_in_harmony_is_a_fault_too(tmp_path_factory, name, 
     assert tell(path, lies)
     with little_memory():
         assert verify(path)
+
+
+@pytest.mark.parametrize(
+    "lies", [{("length_counts",): [0, 0, 0]}, {("num_rows",): 0}, {("generation",): (1 << 62) - 1}], ids=str
+)
+def test_a_flush_that_would_publish_what_nobody_reads_changes_nothing(quick_path, lies):
+    path = quick_path / "store"
+    build_ngrams(path, {(1,): 1, (2,): 2, (1, 2): 3}, max_n=2)
+    assert tell(path, lies)
+    before = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "LOCK"}
+    store = ngs.open(path, mode="rw")
+    store.delete([(1,), (1, 2)])
+    for _ in range(2):
+        with pytest.raises(DamagedStore, match="MANIFEST stays as it is"):
+            store.flush()
+    store._shut()
+    assert {file.name: file.read_bytes() for file in path.glob("[Mb]*")} == before
+    with ngs.open(path, mode="rw") as store:
+        assert store.get([(1,), (2,), (1, 2)])[1].tolist() == [False, True, False], (
+            "the changes are in the journal still"
+        )
+        store._shut()

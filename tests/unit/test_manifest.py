@@ -6,13 +6,14 @@ import json
 import os
 import uuid
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngramstore.codec.quantize import codec_from_spec
-from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion
+from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion, UsageError
 from ngramstore.store.layers.datafile import FileEntry
 from ngramstore.store.layers.external_entry import ExternalEntry, Piece, Segment, SourceEntry
 from ngramstore.store.layers.layer_entry import LayerEntry
@@ -243,3 +244,34 @@ def test_a_checksum_that_fails_is_damage(tmp_path):
     data[-5] ^= 1
     with pytest.raises(DamagedStore, match="checksum"):
         decode_manifest(bytes(data), tmp_path)
+
+
+UNREADABLE = {
+    "a count below zero": {"num_rows": -1},
+    "a length count below zero": {"length_counts": (0, 2, -2, 1)},
+    "a generation past the last": {"generation": 1 << 62},
+    "a length too many": {"length_counts": (0, 2, 2, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("changes", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_manifest_that_nobody_could_read_is_not_published(tmp_path, changes):
+    some_manifest().write(tmp_path)
+    with pytest.raises(DamagedStore, match="MANIFEST stays as it is") as caught:
+        some_manifest(**changes).write(tmp_path)
+    assert "repair" in caught.value.hint
+    assert read_manifest(tmp_path) == some_manifest()
+    assert [path.name for path in tmp_path.iterdir()] == ["MANIFEST"]
+
+
+def test_a_manifest_that_is_too_long_to_be_read_is_not_published(tmp_path):
+    def of_metadata(size: int) -> Manifest:
+        plain = some_manifest()
+        return replace(plain, spec=replace(plain.spec, metadata={"text": "x" * size}))
+
+    room = (1 << 20) - len(of_metadata(10**6).encode())
+    fits = of_metadata(10**6 + room)
+    fits.write(tmp_path)
+    with pytest.raises(UsageError, match="1,048,577 bytes"):
+        of_metadata(10**6 + room + 1).write(tmp_path)
+    assert read_manifest(tmp_path) == fits

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ngramstore.codec.quantize import Codec, codec_from_spec
-from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion
+from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion, UsageError
 from ngramstore.files import clear_errors, publish
 from ngramstore.hashing import HASH_NAME, MAX_N
 from ngramstore.layout import FORMAT_VERSION
@@ -108,8 +108,23 @@ class Manifest:
         return FileStamp(uuid.UUID(self.identity).bytes, generation)
 
     def write(self, directory: Path) -> None:
-        """Publish this manifest: readers see the old one or this one."""
-        publish(directory / MANIFEST_NAME, self.encode())
+        """Publish this manifest: readers see the old one or this one.
+
+        What could not be read again is not published: DamagedStore (the state it follows was wrong), UsageError (too long).
+        """
+        path, data = directory / MANIFEST_NAME, self.encode()
+        if len(data) > _MAX_BYTES:
+            raise UsageError(
+                f"{path} would take {len(data):,} bytes, at most {_MAX_BYTES:,} are possible",
+                hint="keep less metadata in it; of a checkpoint in very many pieces, pack the rows",
+            )
+        try:
+            decode_manifest(data, path)
+        except FormatError as error:
+            raise DamagedStore(
+                f"{path} stays as it is: nobody could read what was to follow it: {error.message}"
+            ) from error
+        publish(path, data)
 
     def encode(self) -> bytes:
         """The file's bytes."""
