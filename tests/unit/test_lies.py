@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from helpers import build_ngrams
+from helpers import build_ngrams, rows_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from store_cases import build_rows
 
 import ngramstore as ngs
 from ngramstore.errors import DamagedStore, FormatError, NgramStoreError
@@ -271,3 +272,74 @@ def test_a_flush_that_would_publish_what_nobody_reads_changes_nothing(quick_path
             "the changes are in the journal still"
         )
         store._shut()
+
+
+def resealed_header(file: Path, **changed: int) -> None:
+    """Let the header of a tokens file say something else, under checksums that are right."""
+    data = bytearray(file.read_bytes())
+    fields = {**TOKENS_HEADER.unpack(bytes(data[: TOKENS_HEADER.size])), **changed}
+    data[: TOKENS_HEADER.size] = TOKENS_HEADER.pack(**fields)
+    crc = zlib.crc32(data[: PAGE_BYTES - 4])
+    data[PAGE_BYTES - 4 : PAGE_BYTES] = crc.to_bytes(4, "little")
+    file.write_bytes(data)
+    assert tell(file.parent, {("base", "tokens", "header_crc"): crc})
+
+
+@pytest.mark.parametrize("max_n", [1, 3, 16])
+def test_tokens_of_another_longest_ngram_than_the_store_has_are_damage(quick_path, max_n):
+    path = quick_path / "store"
+    build_ngrams(path, {(1,): 1, (2,): 2, (1, 2): 3}, max_n=2)
+    resealed_header(path / "base-000001.tokens", max_n=max_n)
+    with pytest.raises(DamagedStore, match=rf"base-000001\.tokens holds 3 n-grams of up to {max_n} tokens"):
+        ngs.open(path, mode="rw")
+    assert verify(path)[0].file == "base-000001.tokens"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 6, 7, 10**10])
+def test_a_compaction_of_other_rows_than_the_manifest_counts_is_refused(quick_path, count):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(5)})
+    with ngs.open(path, mode="rw") as store:
+        store.put([(1,), (7,)], rows_of([10, 70], 4))
+        store.delete([(2,), (3,)])
+    assert tell(path, {("num_rows",): count})
+    with ngs.open(path, mode="rw") as store, little_memory():
+        with pytest.raises(DamagedStore, match=rf"{count:,} rows"):
+            store.compact()
+        assert store.get([(1,), (2,)])[1].tolist() == [True, False]
+    assert not list(path.glob("base-000003.*"))
+
+
+def test_a_compaction_of_another_number_of_numbered_rows_is_refused(quick_path):
+    path = build_rows(quick_path / "store", rows_of(range(20), 4))
+    with ngs.open(path, mode="rw") as store:
+        store.put([3], rows_of([30], 4))
+    assert tell(path, {("num_rows",): 21})
+    with ngs.open(path, mode="rw") as store, pytest.raises(DamagedStore, match="21 rows"):
+        store.compact()
+
+
+@pytest.mark.parametrize(
+    ("act", "layer"), [("flush", "overlay-000002"), ("compact", "overlay-000002"), ("compact", "base-000001")]
+)
+def test_ids_that_do_not_ascend_are_damage_to_who_merges_them(quick_path, layer, act):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(5)})
+    with ngs.open(path, mode="rw") as store:
+        store.put([(i,) for i in range(20, 25)], rows_of(range(5), 4))
+    index = bytearray((path / f"{layer}.index").read_bytes())
+    at = int(INDEX_HEADER.unpack(bytes(index[: INDEX_HEADER.size]))["remainders_at"])
+    remainders = np.frombuffer(index, "<u4", 5, at)
+    index[at : at + 20] = remainders[[4, 3, 2, 1, 0]].tobytes()
+    write_resealed(path / f"{layer}.index", index)
+    store = ngs.open(path, mode="rw")
+    opened = store._view.base if layer.startswith("base") else store._view.overlay
+    rows = bytearray((path / f"{layer}.rows").read_bytes())
+    for identity, at in zip(opened.index.ids().tolist(), range(PAGE_BYTES, len(rows), 20), strict=True):
+        value = xxhash.xxh64_intdigest(bytes(rows[at : at + 16]), identity) & 0xFFFFFFFF
+        rows[at + 16 : at + 20] = value.to_bytes(4, "little")
+    (path / f"{layer}.rows").write_bytes(rows)
+    store.put([(30,)], rows_of([30], 4))
+    with pytest.raises(DamagedStore, match="not above the one before"):
+        getattr(store, act)()
+    store._shut()

@@ -14,7 +14,7 @@ import numpy as np
 
 import ngramstore
 from ngramstore.codec.compress import with_window_log
-from ngramstore.errors import DamagedRows
+from ngramstore.errors import DamagedRows, DamagedStore
 from ngramstore.files import require_space
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.kernels.native.rows import read_rows
@@ -22,7 +22,7 @@ from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layers.index_builder import scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer import Batch, LayerWriter
-from ngramstore.store.layers.manifest import Manifest
+from ngramstore.store.layers.manifest import MANIFEST_NAME, Manifest
 from ngramstore.store.layers.merge import merged, without
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.suffixes import suffixes_are_stored
@@ -35,6 +35,7 @@ _TOKEN_BLOCKS = 1024  # read at once
 def write_base(view: View, *, progress: bool = False) -> Manifest:
     """Write a base of the next generation, durable; returns its manifest. progress: a bar on stderr. Raises DiskFull, DamagedStore, DamagedRows."""
     manifest, directory, generation = view.manifest, view.directory, view.manifest.generation + 1
+    _refuse_impossible_count(view)
     in_place = manifest.num_rows * (manifest.spec.codec.row_bytes + CHECKSUM_BYTES) if manifest.sources else 0
     plan = IndexPlan(manifest.num_rows, manifest.spec.is_ngram, view.base.rows.dictionary is not None)
     needed = sum(entry.file_bytes for entry in manifest.files) + in_place + scratch_bytes(plan)
@@ -53,7 +54,7 @@ def write_base(view: View, *, progress: bool = False) -> Manifest:
         threads=default_threads(),
     )
     try:
-        for batch in over_rows(batches, manifest.num_rows, "compact", progress):
+        for batch in over_rows(_counted(batches, view), manifest.num_rows, "compact", progress):
             writer.add(batch)
         base = writer.finish(manifest.stamp(generation))
     finally:
@@ -68,6 +69,33 @@ def write_base(view: View, *, progress: bool = False) -> Manifest:
         release=ngramstore.__version__,
     )
     return published.next(generation=generation, suffix_closed=is_suffix_closed(directory, published))
+
+
+def _refuse_impossible_count(view: View) -> None:
+    """DamagedStore where the manifest counts more rows than the layers have: memory and disk are taken by its count."""
+    most = view.base.num_rows
+    if view.manifest.spec.is_ngram and view.overlay is not None:
+        most += view.overlay.num_rows
+    if view.manifest.num_rows > most:
+        raise _wrong_count(view, f"{most:,} at most")
+
+
+def _counted(batches: Iterator[Batch], view: View) -> Iterator[Batch]:
+    """The batches, as long as they hold the rows that the manifest counts; DamagedStore where those are more or fewer."""
+    count, wanted = 0, view.manifest.num_rows
+    for batch in batches:
+        count += len(batch)
+        if count > wanted:
+            raise _wrong_count(view, "more")
+        yield batch
+    if count < wanted:
+        raise _wrong_count(view, f"{count:,}")
+
+
+def _wrong_count(view: View, found: str) -> DamagedStore:
+    return DamagedStore(
+        f"{view.directory / MANIFEST_NAME} says {view.manifest.num_rows:,} rows, its layers hold {found}"
+    )
 
 
 def is_suffix_closed(directory: Path, manifest: Manifest) -> bool:

@@ -175,8 +175,8 @@ class Layer:
         for file, num_rows in ((self.index.name, len(self.index)), (self.rows.path, self.rows.num_rows)):
             if num_rows != entry.num_rows:
                 raise DamagedStore(f"{file} holds {num_rows:,} rows, the manifest says {entry.num_rows:,}")
-        if self.tokens is not None and self.tokens.num_rows != entry.num_rows:
-            raise DamagedStore(f"{self.tokens.path} holds {self.tokens.num_rows:,} n-grams, wanted {entry.num_rows:,}")
+        if self.tokens is not None:
+            self.tokens.require(entry.num_rows, spec.max_n)
         line = self.index.layer
         line[native.SERIAL] = serial
         line[native.ROWS_FD] = self.rows.file.fd
@@ -262,11 +262,21 @@ class Layer:
         return starts, lengths
 
     def batches(self, first: int = 0, end: int | None = None, *, bad: list[int] | None = None) -> Iterator[Batch]:
-        """All rows in order, in batches of some megabytes; damaged rows as `read_encoded` treats them."""
+        """All rows in order, in batches of some megabytes; damaged rows as `read_encoded` treats them.
+
+        IDs ascend, whatever the index says: DamagedStore.
+        """
         end = self.num_rows if end is None else end
         step = max(64, _CHUNK_BYTES // self.rows.row_bytes // 64 * 64)
+        last = -1
         for at in range(first, end, step):
-            yield self.batch(at, min(step, end - at), bad=bad)
+            batch = self.batch(at, min(step, end - at), bad=bad)
+            wrong = np.flatnonzero(batch.ids[1:] <= batch.ids[:-1]) + 1
+            if int(batch.ids[0]) <= last or len(wrong):
+                rank = at + (0 if int(batch.ids[0]) <= last else int(wrong[0]))
+                raise DamagedStore(f"{self.index.name}: the ID of rank {rank:,} is not above the one before")
+            last = int(batch.ids[-1])
+            yield batch
 
     def batch(self, first: int, count: int, *, bad: list[int] | None = None) -> Batch:
         """Consecutive rows with everything known of them; tokens are empty where the store keeps none."""

@@ -117,6 +117,14 @@ class TokensFile:
         ):
             raise DamagedStore(f"{file.path}: impossible sizes in the header: {file.header}")
 
+    def require(self, num_rows: int, max_n: int) -> None:
+        """DamagedStore unless it holds so many n-grams, of up to so many tokens."""
+        if (self.num_rows, self._max_n) != (num_rows, max_n):
+            raise DamagedStore(
+                f"{self.path} holds {self.num_rows:,} n-grams of up to {self._max_n} tokens, "
+                f"wanted {num_rows:,} of up to {max_n}"
+            )
+
     def blocks(self, first_block: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """N-grams of consecutive blocks: tokens (rows, K) u32 left-aligned, lengths (rows,) u8. DamagedStore names a bad block."""
         table = np.frombuffer(self.file.read(self._offsets_at + 8 * first_block, 8 * count + 8), "<u8").astype(np.int64)
