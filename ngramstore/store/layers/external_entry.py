@@ -11,11 +11,13 @@ from typing import Any
 from ngramstore.errors import FormatError
 from ngramstore.layout import MAX_ROW_BYTES
 from ngramstore.store.layers.datafile import FileEntry
-from ngramstore.store.layers.json_values import as_count
+from ngramstore.store.layers.json_values import as_count, as_decimal
 
 MAX_SEGMENTS = 4096
 MAX_PIECES = 2
 """A row is at most its codes and its scales."""
+_MAX_INODE = (1 << 64) - 1
+_MAX_TIME_NS = 1 << 94  # either way from 1970: a system counts seconds in 64 bits, signed
 
 
 @dataclass(frozen=True)
@@ -147,5 +149,6 @@ def _source(value: dict[str, Any]) -> SourceEntry:
     path, header, sample = value["path"], value["header_digest"], value["sample_digest"]
     if not all(isinstance(text, str) for text in (path, header, sample)) or "\0" in path or not path.startswith("/"):
         raise FormatError(f"the manifest names a source in a way this release does not understand: {value!r:.200}")
-    inode, mtime_ns = (as_count(int(value[name])) for name in ("inode", "mtime_ns"))
+    inode = as_decimal(value["inode"], 0, _MAX_INODE)
+    mtime_ns = as_decimal(value["mtime_ns"], -_MAX_TIME_NS, _MAX_TIME_NS)
     return SourceEntry(path, as_count(value["bytes"]), header, sample, inode, mtime_ns)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _MAX_COUNT = 1 << 62
+_DECIMAL = re.compile(r"-?[0-9]{1,40}")
 
 
 def as_count(value: Any) -> int:
@@ -12,6 +14,13 @@ def as_count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MAX_COUNT:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def as_decimal(value: Any, lowest: int, highest: int) -> int:
+    """A whole number from lowest to highest, written as a decimal string because it may pass 2**53."""
+    if not isinstance(value, str) or not _DECIMAL.fullmatch(value) or not lowest <= int(value) <= highest:
+        raise ValueError(f"{value!r} is not a decimal string from {lowest} to {highest}")
+    return int(value)
 
 
 def as_flag(value: Any) -> bool:
