@@ -26,6 +26,7 @@ from ngramstore.store.layers.index_plan import IndexPlan, index_content, page_ch
 
 _CHUNK_ROWS = 1 << 16
 _CHUNK_BUCKETS = 1 << 16  # a whole number of pages in the directory
+_SIZED_ROWS = 1 << 18  # whole blocks, whose places fill whole pages
 _WRITE_BYTES = 4 << 20
 _LARGE_BYTES = 64 << 20
 
@@ -93,10 +94,18 @@ class IndexBuilder:
             yield from _pages(self._remainders)
             yield from _pages(self._low_bits)
         if plan.is_sized:
-            firsts = np.add.reduceat(self._lengths, np.arange(0, plan.num_rows, BLOCK_ROWS), dtype=np.int64)
-            firsts = np.concatenate([[0], np.cumsum(firsts + CHECKSUM_BYTES * BLOCK_ROWS)[:-1]]) + data_at
-            yield from _pages(firsts.astype("<u8")[: -(-plan.num_rows // BLOCK_ROWS)])
+            for places in self._block_places(data_at):
+                yield from _pages(places.astype("<u8"))
             yield from _pages(self._lengths)
+
+    def _block_places(self, place: int) -> Iterator[np.ndarray]:
+        """Where each block of rows begins in the rows file, the first one at `place`: (M,) i64, some megabytes of rows at a time."""
+        for first in range(0, self.plan.num_rows, _SIZED_ROWS):
+            lengths = self._lengths[first : min(self.plan.num_rows, first + _SIZED_ROWS)]
+            sizes = np.add.reduceat(lengths, np.arange(0, len(lengths), BLOCK_ROWS), dtype=np.int64)
+            ends = np.cumsum(sizes + CHECKSUM_BYTES * BLOCK_ROWS) + place
+            yield np.concatenate([[place], ends[:-1]])
+            place = int(ends[-1])
 
     def _starts(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first bucket, ranks at which it and the following begin (M,) i64), some thousand buckets at a time."""
