@@ -167,6 +167,9 @@ def _mine(corpus: TokenShards, out: Path, work: Path, options: dict[str, Any]) -
         save_to=out,
         progress=not options["quiet"],
     )
-    if len(vocabulary) < options["size"]:
-        say(f"note: only {len(vocabulary):,} n-grams occur at least {options['min_count']} times; all of them are kept")
+    least = f"at least {options['min_count']} times"
+    if not len(vocabulary):
+        say(f"note: no n-gram occurs {least}: mine more text, or give a smaller --min-count")
+    elif len(vocabulary) < options["size"]:
+        say(f"note: only {len(vocabulary):,} n-grams occur {least}; all of them are kept")
     return vocabulary

@@ -64,6 +64,13 @@ def test_a_size_beyond_what_there_is_keeps_all_and_says_so(corpus, tmp_path):
     assert f"only {len(vocabulary):,} n-grams occur at least 50 times" in result.stderr
 
 
+def test_a_corpus_without_a_frequent_ngram_says_what_to_do(tmp_path):
+    (tmp_path / "t.txt").write_text("three little words")
+    result = run(tmp_path / "t.txt", "--out", tmp_path / "v.ngv", "--tokenizer", "train:300")
+    assert "no n-gram occurs at least 5 times: mine more text" in result.stderr
+    assert len(Vocabulary.load(tmp_path / "v.ngv")) == 0
+
+
 def test_wrong_use_is_explained(corpus, tmp_path):
     assert "--out" in run(corpus, fails=True).stderr
     assert "2GiB" in run(corpus, "--out", "v", "--memory", "lots", fails=True).stderr
