@@ -171,11 +171,11 @@ def layers(config: Mapping[str, Any], name: str) -> tuple[int, ...]:
     return found
 
 
-def token(config: Mapping[str, Any], name: str, vocab_size: int) -> int:
-    """A token id of a config; a list of several is refused, the table knows one."""
+def token(config: Mapping[str, Any], name: str, vocab_size: int, *, is_first: bool = False) -> int:
+    """A token id of a config; of a list of several the first if the model does so (`is_first`), else they are refused."""
     value = config.get(name)
     if isinstance(value, (list, tuple)):
-        if len(value) != 1:
+        if not value or (len(value) > 1 and not is_first):
             raise UsageError(f"the config says {name} = {value!r}, expected one token id", hint="name the one to use")
         config = {name: value[0]}
     found = number(config, name)

@@ -20,6 +20,16 @@ from ngramstore.keys.mixing import Mixer
 from ngramstore.keys.primes import next_prime
 
 DEFAULT_SEED = 1234
+_DEFAULTS = {
+    "vocab_size": 248_320,
+    "hidden_size": 2048,
+    "ngram_size": 3,
+    "heads_per_ngram": 8,
+    "ngram_vocab_size_base": 20_000_000,
+    "make_ngram_vocab_size_divisible_by": 128,
+    "seed": DEFAULT_SEED,
+}
+"""What a config that does not say means: transformers' Qwen4ExpTextConfig, whose files leave out what is as by default."""
 _GAMMA = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _TABLE_STEP = 10007
@@ -40,14 +50,18 @@ class QwenPleKeys(Keys):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> QwenPleKeys:
-        """From the model's config (the text part). Raises UsageError: keys missing or wrong."""
+        """From the model's config (the text part); missing sizes are the model's defaults, of several EOS tokens the first counts.
+
+        Raises UsageError: keys missing or wrong.
+        """
+        config = with_defaults(config)
         vocab_size = number(config, "vocab_size", least=1)
         layer_ids = tuple(sorted(layers(config, "ple_layer_ids")))
         max_n = number(config, "ngram_size", least=2, most=MOST_HEADS)
         heads = number(config, "heads_per_ngram", least=1, most=MOST_HEADS)
         base = number(config, "ngram_vocab_size_base", least=1)
-        multiple = number(config, "make_ngram_vocab_size_divisible_by", least=1, default=1)
-        seed = number(config, "seed", default=DEFAULT_SEED)
+        multiple = number(config, "make_ngram_vocab_size_divisible_by", least=1)
+        seed = number(config, "seed")
         columns = (max_n - 1) * heads
         sizes, current = [], base - 1
         for _ in layer_ids:
@@ -61,7 +75,7 @@ class QwenPleKeys(Keys):
             layer_ids=layer_ids,
             max_n=max_n,
             heads_per_order=heads,
-            eos_token_id=token(config, "eos_token_id", vocab_size),
+            eos_token_id=token(config, "eos_token_id", vocab_size, is_first=True),
             multipliers=tuple(table_multipliers(t, max_n, vocab_size, seed) for t in range(len(layer_ids))),
             sizes=tuple(sizes),
             table_rows=tuple(-(-sum(table) // multiple) * multiple for table in sizes),
@@ -126,6 +140,11 @@ class QwenPleKeys(Keys):
             "sizes": [list(line) for line in self.sizes],
             "table_rows": list(self.table_rows),
         }
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as the model reads it."""
+    return _DEFAULTS | {name: value for name, value in config.items() if value is not None}
 
 
 def table_multipliers(table: int, max_n: int, vocab_size: int, seed: int = DEFAULT_SEED) -> tuple[int, ...]:

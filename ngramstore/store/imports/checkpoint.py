@@ -19,6 +19,7 @@ from ngramstore.errors import UsageError
 from ngramstore.keys import EngramKeys, Keys, LongcatKeys, QwenPleKeys, keys_from_config, read_config, text_config
 from ngramstore.keys import Table as KeyTable
 from ngramstore.keys.base import number
+from ngramstore.keys.qwen_ple import with_defaults
 from ngramstore.store.building.safetensors_header import TensorEntry, read_safetensors_header
 from ngramstore.store.layers.external_entry import Piece, Segment
 
@@ -139,7 +140,8 @@ def _row_width(keys: Keys, config: Mapping[str, Any]) -> int:
     if isinstance(keys, EngramKeys):
         return number(config, "engram_head_dim", least=1)
     if isinstance(keys, QwenPleKeys):
-        total, heads = number(config, "ple_embed_dim", least=1), keys.num_heads // len(keys.tables)
+        config = with_defaults(config)
+        total, heads = number(config, "ple_embed_dim", "hidden_size", least=1), keys.num_heads // len(keys.tables)
     else:
         total, heads = number(config, "hidden_size", least=1), keys.num_heads
     if total % heads:
