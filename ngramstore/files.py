@@ -18,10 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
+from ngramstore.layout import PAGE_BYTES
 
 _log = logging.getLogger("ngramstore")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, an exhausted quota, a file over the limit."""
+_READ_BYTES = 16 << 20
 
 
 def _unobserved(operation: str, path: Path) -> None:
@@ -178,13 +180,38 @@ def read_exactly(fd: int, size: int, position: int, path: Path) -> bytes:
     """`size` bytes at `position`, or DamagedStore: never fewer, never a signal."""
     pieces = []
     while size:
-        piece = os.pread(fd, size, position)
+        try:
+            piece = os.pread(fd, size, position)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise DamagedStore(f"{path}: byte {position:,} cannot be read: {error.strerror}") from error
         if not piece:
             raise DamagedStore(f"{path} ends at byte {position:,}, {size:,} bytes too early")
         pieces.append(piece)
         position += len(piece)
         size -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def read_around_holes(fd: int, size: int, position: int) -> tuple[bytearray, list[tuple[int, int]]]:
+    """`size` bytes at `position`, fewer where the file ends; zeros in place of pages that cannot be read: (begin, end) of each run."""
+    data = bytearray()
+    holes: list[tuple[int, int]] = []
+    while left := size - len(data):
+        at = position + len(data)
+        try:
+            piece = os.pread(fd, min(left, _READ_BYTES), at)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            piece = bytes(min(left, PAGE_BYTES - at % PAGE_BYTES))
+            begin = holes.pop()[0] if holes and holes[-1][1] == at else at
+            holes.append((begin, at + len(piece)))
+        if not piece:
+            break
+        data += piece
+    return data, holes
 
 
 class OwnsFd:
@@ -270,31 +297,3 @@ def _let_go_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_in_fork)
-
-
-def lock_shared(fd: int) -> None:
-    """Mark an open file as being read, so that a writer does not remove it. Filesystems without locks are fine."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
-            raise
-
-
-def remove_unless_read(path: Path) -> bool:
-    """Delete a superseded file unless a reader holds it, or may hold it; True if it is gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        _log.warning("%s is of no use any more but cannot be opened to see who reads it: %s", path, str(error))
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return remove_if_possible(path)
-    finally:
-        os.close(fd)

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import write_longcat
 from helpers import build_ngrams, rows_of, stamps_of
 from store_cases import build_rows, some_ngrams, some_rows
 
 import ngramstore as ngs
+from ngramstore.errors import DamagedStore
 from ngramstore.layout import PAGE_BYTES
+from ngramstore.store.imports.importing import import_checkpoint
 from ngramstore.store.repair.check import verify
 from ngramstore.store.repair.repair import repair
 from ngramstore.store.view import View
@@ -135,3 +138,38 @@ def test_an_unreadable_page_of_tombstones_is_a_fault(quick_path, bad_sectors):
     bad_sectors(path / "tombstones-000002.index", 3)
     assert {fault.file for fault in verify(path)} == {"tombstones-000002.index"}
     assert "deletions" in repair(path, quick_path / "out").lost[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"dim": 64, "compression": "zstd"}])
+def test_an_unreadable_page_is_damage_that_names_it_and_costs_the_rows_on_it(quick_path, bad_sectors, options):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(COUNT)}, **options)
+    lost = rows_on(path, 20 if options else 3)
+    bad_sectors(path / "base-000001.rows", 20 if options else 3)
+    with ngs.open(path) as store:
+        with pytest.raises(DamagedStore, match=r"base-000001\.rows: byte [0-9,]+ cannot be read"):
+            list(store.items())
+        bad: list[int] = []
+        rows = store._view.base.read_encoded(0, COUNT, bad=bad)
+    assert bad == lost != []
+    assert not rows[lost].any() and rows[np.setdiff1d(np.arange(COUNT), lost)].any(axis=1).all()
+
+
+@pytest.mark.parametrize("has_checksums", [False, True])
+def test_unreadable_rows_in_a_checkpoint_are_named_and_no_others(quick_path, bad_sectors, has_checksums):
+    wanted = write_longcat(quick_path / "checkpoint")
+    path = quick_path / "store"
+    import_checkpoint(quick_path / "checkpoint", path, checksums=has_checksums)
+    (source,) = (quick_path / "checkpoint").glob("*.safetensors")
+    with ngs.open(path, trust_external=True) as store:
+        base = store._view.base
+        starts = base.places(0, len(wanted))[0]
+        page = int(starts[len(wanted) // 2]) // PAGE_BYTES
+        bad_sectors(source, page)
+        bad: list[int] = []
+        rows = base.read_encoded(0, len(wanted), bad=bad)
+        with pytest.raises(DamagedStore):
+            base.read_encoded(0, len(wanted))
+    is_lost = (starts < (page + 1) * PAGE_BYTES) & (starts + wanted.shape[1] > page * PAGE_BYTES)
+    assert bad == np.flatnonzero(is_lost).tolist() != []
+    assert (rows[~is_lost] == wanted[~is_lost]).all()

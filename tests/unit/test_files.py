@@ -17,16 +17,16 @@ from ngramstore.file_writer import FileWriter, aligned_bytes
 from ngramstore.files import (
     WriterLock,
     clear_errors,
-    lock_shared,
     publish,
     publish_pieces,
+    read_around_holes,
     read_exactly,
     remove,
     remove_if_possible,
-    remove_unless_read,
     require_space,
 )
 from ngramstore.store.journal.ack import no_writer
+from ngramstore.store.layers.in_use import lock_shared, remove_unless_read
 
 
 @pytest.fixture
@@ -318,3 +318,45 @@ def test_a_superseded_file_that_cannot_be_opened_stays_and_is_no_error(tmp_path,
         patch.setattr(files.os, "open", refuse)
         assert not remove_unless_read(tmp_path / "F")
     assert (tmp_path / "F").exists()
+
+
+def fail_to_read(monkeypatch, code: int, first: int, end: int) -> None:
+    """From here on the system has an error for bytes first to end of every file, and gives what lies before and behind."""
+    real = os.pread
+
+    def pread(fd: int, size: int, at: int) -> bytes:
+        if first <= at < end:
+            raise OSError(code, os.strerror(code))
+        return real(fd, min(size, first - at) if at < first else size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+
+
+def test_a_byte_that_cannot_be_read_is_damage_that_names_it(tmp_path, monkeypatch):
+    path = tmp_path / "F"
+    path.write_bytes(bytes(9000))
+    fail_to_read(monkeypatch, errno.EIO, 4096, 8192)
+    with open(path, "rb") as file:
+        assert read_exactly(file.fileno(), 4096, 0, path) == bytes(4096)
+        with pytest.raises(DamagedStore, match=r"F: byte 4,096 cannot be read: Input/output error"):
+            read_exactly(file.fileno(), 5000, 10, path)
+        fail_to_read(monkeypatch, errno.ENOMEM, 0, 9000)
+        with pytest.raises(OSError, match="allocate"):
+            read_exactly(file.fileno(), 5000, 10, path)
+
+
+def test_reading_goes_on_behind_pages_that_cannot_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "F"
+    data = np.random.default_rng(0).integers(1, 256, 20_000).astype(np.uint8).tobytes()
+    path.write_bytes(data)
+    fail_to_read(monkeypatch, errno.EIO, 4096, 12288)
+    with open(path, "rb") as file:
+        wanted = data[:4096] + bytes(8192) + data[12288:]
+        for begin, end, holes in (
+            (0, 20_000, [(4096, 12288)]),
+            (5000, 25_000, [(5000, 12288)]),
+            (100, 9000, [(4096, 9000)]),
+            (12288, 20_000, []),
+            (7, 7, []),
+        ):
+            assert read_around_holes(file.fileno(), end - begin, begin) == (wanted[begin:end], holes)

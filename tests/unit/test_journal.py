@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -527,3 +528,41 @@ def test_the_document_prints_the_tables_the_code_uses():
     text = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
     for layout in (VALUE_HEAD, VALUE_TAIL, STATE, journal_ack.ACK_SLOT, journal_ack.ACK_PUBLISHED):
         assert layout.markdown() in text
+
+
+def refuse_ack(monkeypatch, code: int) -> None:
+    """From here on the system has this error for ACK, opened or read whole."""
+
+    def refused(real):
+        def opened(path, *args, **options):
+            if Path(os.fsdecode(path)).name == journal_ack.ACK_NAME:
+                raise OSError(code, os.strerror(code), str(path))
+            return real(path, *args, **options)
+
+        return opened
+
+    monkeypatch.setattr(os, "open", refused(os.open))
+    monkeypatch.setattr(Path, "read_bytes", refused(Path.read_bytes))
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        (errno.EIO, DamagedJournal, "ACK: cannot be read: Input/output error"),
+        (errno.ENOENT, DamagedJournal, "ACK: the file is missing"),
+        (errno.EMFILE, UsageError, "too many open files to open .*ACK"),
+        (errno.EACCES, UsageError, "no permission for .*ACK"),
+    ],
+)
+def test_what_the_system_says_of_ack_is_an_error_of_ours(tmp_path, monkeypatch, code, error, message):
+    open_journal(tmp_path / "journal").close()
+    refuse_ack(monkeypatch, code)
+    acts = [
+        lambda: journal_ack.AckFile.open(tmp_path / "journal"),
+        lambda: journal_ack.read_ack(tmp_path / "journal" / journal_ack.ACK_NAME),
+    ]
+    if code != errno.ENOENT and error is UsageError:
+        acts.append(lambda: journal_ack.no_writer(tmp_path / "journal" / journal_ack.ACK_NAME).__enter__())
+    for act in acts:
+        with pytest.raises(error, match=message):
+            act()

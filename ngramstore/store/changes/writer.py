@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import NgramStoreError, UsageError
-from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible, remove_unless_read
+from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.store.changes.collisions import last_of_each, refuse_collisions
 from ngramstore.store.changes.compaction import write_base
 from ngramstore.store.changes.overlay import write_overlay
 from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
+from ngramstore.store.layers.in_use import remove_unless_read
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, Manifest, read_manifest
 from ngramstore.store.layers.names import DATA_FILE, RUN_FILE, RUNS_NAME
 from ngramstore.store.view import View

@@ -121,12 +121,10 @@ class AckFile(OwnsFd):
 
     @classmethod
     def open(cls, directory: Path) -> AckFile:
-        """Raises DamagedJournal, UnsupportedVersion, WriterLocked."""
+        """Raises DamagedJournal, UnsupportedVersion, WriterLocked, UsageError."""
         path = directory / ACK_NAME
-        try:
+        with _opened(path):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise DamagedJournal(f"{path}: the file is missing") from error
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,11 +146,9 @@ class AckFile(OwnsFd):
 
 
 def read_ack(path: Path) -> Ack:
-    """The newer good slot of ACK. Raises DamagedJournal, UnsupportedVersion."""
-    try:
+    """The newer good slot of ACK. Raises DamagedJournal, UnsupportedVersion, UsageError (no permission, too many open files)."""
+    with _opened(path):
         data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedJournal(f"{path}: the file is missing") from error
     if len(data) != 2 * ACK_SLOT_BYTES:
         raise DamagedJournal(f"{path}: {len(data)} bytes, expected {2 * ACK_SLOT_BYTES}")
     slots = [Ack.unpack(data[:ACK_SLOT_BYTES]), Ack.unpack(data[ACK_SLOT_BYTES:])]
@@ -163,13 +159,28 @@ def read_ack(path: Path) -> Ack:
 
 
 @contextmanager
+def _opened(path: Path) -> Iterator[None]:
+    """What the system says of a file that should be there, as errors of ours."""
+    try:
+        with clear_errors(path):
+            yield
+    except FileNotFoundError as error:
+        raise DamagedJournal(f"{path}: the file is missing") from error
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise DamagedJournal(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@contextmanager
 def no_writer(path: Path) -> Iterator[None]:
     """Keep writers out by a shared lock on the file that they lock, which is only read. Fine where there is no such file.
 
-    Raises WriterLocked where one is at work. Filesystems without locks are fine.
+    Raises WriterLocked where one is at work, UsageError. Filesystems without locks are fine.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with clear_errors(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield
         return

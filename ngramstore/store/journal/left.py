@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from ngramstore.errors import DamagedJournal, NgramStoreError
+from ngramstore.errors import DamagedJournal, FormatError, NgramStoreError
 from ngramstore.files import fsync_directory, remove_if_possible, rename
 from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.layers.manifest import Manifest
@@ -75,7 +75,10 @@ def set_aside(path: Path, target: Path) -> None:
 
 
 def refuse_later_journals(directory: Path, manifest: Manifest) -> None:
-    """DamagedJournal where changes lie that were made to a later state: an older copy of the store was put back under them."""
+    """DamagedJournal where changes lie that were made to a later state: an older copy of the store was put back under them.
+
+    Raises UsageError where one is kept from us.
+    """
     for name in sorted(os.listdir(directory)):
         found = _JOURNAL.fullmatch(name)
         if found is None or int(found[1]) <= int(manifest.journal.partition("-")[2]):
@@ -84,7 +87,7 @@ def refuse_later_journals(directory: Path, manifest: Manifest) -> None:
             continue  # it was being made
         try:
             num_changes = str(read_ack(directory / name / ACK_NAME).num_changes)
-        except NgramStoreError:
+        except FormatError:
             num_changes = "an unknown number of"
         if num_changes != "0":
             raise DamagedJournal(

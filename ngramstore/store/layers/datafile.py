@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
-from ngramstore.files import OwnsFd, clear_errors, lock_shared, read_exactly
+from ngramstore.files import OwnsFd, clear_errors, read_exactly
 from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, KIND_ROWS, MAGIC, PAGE_BYTES, ROWS_HEADER, Layout
+from ngramstore.store.layers.in_use import lock_shared
 
 _CRC = struct.Struct("<I")
 _BARE_NAME = re.compile(r"[a-z]+-[0-9]{6,20}\.[a-z]+")

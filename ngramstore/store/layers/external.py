@@ -20,7 +20,7 @@ import numpy as np
 
 from ngramstore.errors import DamagedRows, DamagedStore, UsageError
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import OwnsFd, read_exactly
+from ngramstore.files import OwnsFd, read_around_holes, read_exactly
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED
@@ -190,12 +190,17 @@ class ExternalLayer(Layer):
         inside = first - int(self._firsts[number])
         for piece in self._entry.segments[number].pieces:
             source, width = self.sources[piece.source], piece.row_bytes
-            data = _read_up_to(source.fd, count * width, piece.offset + inside * width)
+            begin = piece.offset + inside * width
+            data, holes = read_around_holes(source.fd, count * width, begin)
             if len(data) < count * width and bad is None:
                 raise DamagedStore(f"{source.path} ends inside row {first + len(data) // width:,}", hint=_HINT)
+            if holes and bad is None:
+                raise DamagedStore(f"{source.path}: byte {holes[0][0]:,} cannot be read", hint=_HINT)
             whole = len(data) // width
             rows_MB[:whole, column : column + width] = np.frombuffer(data, np.uint8)[: whole * width].reshape(-1, width)
             is_good[whole:] = False
+            for hole, end in holes:
+                is_good[(hole - begin) // width : -(-(end - begin) // width)] = False
             column += width
         if self._sums is not None:
             place = PAGE_BYTES + CHECKSUM_BYTES * first
@@ -265,16 +270,3 @@ def open_sums(directory: Path, entry: FileEntry, stamp: FileStamp, num_rows: int
     if file.number("num_rows") != num_rows or entry.file_bytes != PAGE_BYTES + CHECKSUM_BYTES * num_rows:
         raise DamagedStore(f"{file.path} holds {file.number('num_rows'):,} checksums for {num_rows:,} rows")
     return file
-
-
-def _read_up_to(fd: int, size: int, position: int) -> bytes:
-    """As many of `size` bytes as there are."""
-    pieces = []
-    while size > 0:
-        piece = os.pread(fd, min(size, 1 << 30), position)
-        if not piece:
-            break
-        pieces.append(piece)
-        size -= len(piece)
-        position += len(piece)
-    return b"".join(pieces)

@@ -7,7 +7,6 @@ Shapes: M rows of a chunk, B bytes of an encoded row, N tokens of the longest n-
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedRows, DamagedStore
+from ngramstore.files import read_around_holes
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import CHECKSUM_BYTES
@@ -215,16 +215,12 @@ class Layer:
         if count == 0:
             return np.empty((0, row_bytes), np.uint8)
         starts, lengths = self.places(first, count)
-        try:
-            data = np.frombuffer(
-                self.rows.file.read(int(starts[0]), int(starts[-1] - starts[0] + lengths[-1]) + CHECKSUM_BYTES),
-                np.uint8,
-            )
-        except DamagedStore:
-            if bad is None:
-                raise
-            data = np.frombuffer(os.pread(self.rows.file.fd, int(starts[-1] - starts[0]), int(starts[0])), np.uint8)
-        starts = starts - starts[0]
+        begin, size = int(starts[0]), int(starts[-1] - starts[0] + lengths[-1]) + CHECKSUM_BYTES
+        if bad is None:
+            data = np.frombuffer(self.rows.file.read(begin, size), np.uint8)
+        else:
+            data = np.frombuffer(read_around_holes(self.rows.file.fd, size, begin)[0], np.uint8)
+        starts = starts - begin
         inside = starts + lengths + CHECKSUM_BYTES <= len(data)
         good = inside.copy()
         sums = data[(starts + lengths)[inside][:, None] + np.arange(CHECKSUM_BYTES)].reshape(-1).view("<u4")

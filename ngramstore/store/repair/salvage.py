@@ -1,7 +1,7 @@
 """Reading files whatever state they are in: missing bytes read as zeros, every fault is written down, no damage raises.
 
 What `verify` and `repair` stand on. Nothing is mapped: a sector that cannot be read is an error of `pread`, and a signal to who
-maps it. Such a sector costs its page, and what lies behind it is read. What the manifest says of a file decides what its header must be, byte for byte; so a
+maps it. What the manifest says of a file decides what its header must be, byte for byte; so a
 damaged header costs nothing. A file that is there but is kept from us (its mode, a link, too many open files) is not damaged:
 UsageError, or a repair would give up rows that are well.
 """
@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import FormatError, UsageError
-from ngramstore.files import OwnsFd, lock_shared
+from ngramstore.files import OwnsFd, read_around_holes
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES, Layout
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, check_header, header_crc, header_page
+from ngramstore.store.layers.in_use import lock_shared
 
 _MOST_MENDED_BYTES = 32 << 10
 _PIECE_BYTES = 1 << 20
-_READ_BYTES = 16 << 20
 _DAMAGE = (errno.ENOENT, errno.EIO)
 """What the system says of a file that is lost; all else may be well tomorrow."""
 _MISSING = "the file is missing"
@@ -92,29 +92,25 @@ class RawFile(OwnsFd):
 
     def array(self, position: int, size: int) -> np.ndarray:
         """As `read`, as numbers that may be changed: (size,) u8."""
-        data = np.zeros(max(0, size), np.uint8)
-        at, end = position, min(position + size, self.size) if position >= 0 else position
-        while at < end:
-            try:
-                piece = os.pread(self.fd, min(end - at, _READ_BYTES), at)
-            except OSError as error:
-                at = self._next_page(at, error)
-                continue
-            if not piece:
-                break
-            data[at - position : at - position + len(piece)] = np.frombuffer(piece, np.uint8)
-            at += len(piece)
-        return data
+        count = max(0, min(size, self.size - position)) if position >= 0 else 0
+        try:
+            data, holes = read_around_holes(self.fd, count, position)
+        except OSError as error:
+            damage_of(self.path, error)
+            raise
+        for begin, end in holes:
+            self._fault_hole(begin, end)
+        data += bytes(max(0, size) - len(data))
+        return np.frombuffer(data, np.uint8)
 
-    def _next_page(self, at: int, error: OSError) -> int:
-        """Where to go on behind a page that cannot be read; a run of them is one fault."""
-        what, end = damage_of(self.path, error), (at // PAGE_BYTES + 1) * PAGE_BYTES
-        if self._unreadable.start <= at <= self._unreadable.stop and self._unreadable:
-            self._unreadable = range(self._unreadable.start, max(end, self._unreadable.stop))
-        else:
-            self.fault(at, what)
-            self._unreadable = range(at, end)
-        return end
+    def _fault_hole(self, begin: int, end: int) -> None:
+        """Write down what cannot be read, once where it goes on from, or lies in, what was met before."""
+        known = self._unreadable
+        if known and known.start <= begin <= known.stop:
+            self._unreadable = range(known.start, max(end, known.stop))
+            return
+        self.fault(begin, damage_of(self.path, OSError(errno.EIO, os.strerror(errno.EIO))))
+        self._unreadable = range(begin, end)
 
     def check_zeros(self, begin: int, end: int) -> None:
         """Fault where padding is not zeros, as far as there is any."""

@@ -1,0 +1,41 @@
+"""Files that somebody reads are marked, so that a writer does not remove them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from ngramstore.files import remove_if_possible
+
+_log = logging.getLogger("ngramstore")
+
+
+def lock_shared(fd: int) -> None:
+    """Mark an open file as being read, so that a writer does not remove it. Filesystems without locks are fine."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
+            raise
+
+
+def remove_unless_read(path: Path) -> bool:
+    """Delete a superseded file unless a reader holds it, or may hold it; True if it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        _log.warning("%s is of no use any more but cannot be opened to see who reads it: %s", path, str(error))
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return remove_if_possible(path)
+    finally:
+        os.close(fd)
