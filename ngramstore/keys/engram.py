@@ -21,6 +21,7 @@ from ngramstore.keys.base import MOST_HEADS, NOTHING, Keys, Table, layers, numbe
 from ngramstore.keys.mixing import Mixer
 from ngramstore.keys.primes import next_prime
 from ngramstore.keys.token_map import token_map_of
+from ngramstore.windows import as_array
 
 DEAD = NOTHING
 """As a token: a position that takes part in no n-gram (an image span); it blocks all that look across it."""
@@ -67,10 +68,10 @@ class EngramKeys(Keys):
                 )
         if tokenizer is not None:
             token_map = token_map_of(tokenizer)
+        if token_map is not None:
+            token_map = as_array(token_map, "token maps")
         return cls(
-            vocab_size=number(config, "vocab_size", least=1, default=0)
-            if token_map is None
-            else len(np.asarray(token_map)),
+            vocab_size=number(config, "vocab_size", least=1, default=0) if token_map is None else token_map.size,
             layer_ids=layer_ids,
             max_n=max_n,
             heads_per_order=heads,
@@ -78,7 +79,7 @@ class EngramKeys(Keys):
             pad_token_id=number(config, "engram_pad_token_id"),
             multipliers=tuple(layer_multipliers(layer, max_n, compressed) for layer in layer_ids),
             sizes=sizes,
-            token_map=None if token_map is None else np.asarray(token_map),
+            token_map=token_map,
         )
 
     @classmethod
@@ -93,7 +94,7 @@ class EngramKeys(Keys):
             pad_token_id=number(spec, "pad_token_id"),
             multipliers=tuple(numbers({"multipliers": line}, "multipliers", 1) for line in spec["multipliers"]),
             sizes=tuple(numbers({"sizes": line}, "sizes", 1) for line in spec["sizes"]),
-            token_map=None if token_map is None else np.asarray(token_map),
+            token_map=None if token_map is None else as_array(token_map, "token maps"),
             token_map_digest=spec.get("token_map_digest"),
         )
 
@@ -112,10 +113,12 @@ class EngramKeys(Keys):
     def _checked_map(self, token_map: np.ndarray) -> np.ndarray:
         if token_map.ndim != 1 or token_map.dtype.kind not in "iu" or len(token_map) == 0:
             raise UsageError(f"the token map is {token_map.dtype} of shape {token_map.shape}, wanted integers (vocab,)")
-        found = int(token_map.max()) + 1
-        if int(token_map.min()) < 0 or found != self.compressed_vocab_size:
+        found = np.unique(token_map)
+        size = self.compressed_vocab_size
+        if (int(found[0]), int(found[-1]), len(found)) != (0, size - 1, size):
             raise UsageError(
-                f"the tokenizer gives {found} compressed ids, the config expects {self.compressed_vocab_size}",
+                f"the tokenizer gives {len(found)} compressed ids ({found[0]} to {found[-1]}), "
+                f"the config expects {size}, numbered from 0",
                 hint="every multiplier is made from that number: take the tokenizer that ships with this checkpoint",
             )
         if self.pad_token_id >= len(token_map):

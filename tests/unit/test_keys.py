@@ -46,9 +46,12 @@ OVER |= {"absent_token_id": 0, "eos_token_id": 7}
 BYTES = {"encoder_hash_byte_group_size": [3, 4, 5, 6, 7, 8], "encoder_hash_byte_group_vocab": 500002}
 
 
+def small_engram_config():
+    return V41 | {"engram_vocab_size": 50, "engram_compressed_vocab_size": 10, "engram_num_embeddings": None}
+
+
 def small_engram(**changes):
-    config = V41 | {"engram_vocab_size": 50, "engram_compressed_vocab_size": 10, "engram_num_embeddings": None}
-    return keys_from_config(config | changes, token_map=np.arange(40) % 10)
+    return keys_from_config(small_engram_config() | changes, token_map=np.arange(40) % 10)
 
 
 def all_keys():
@@ -184,8 +187,33 @@ def test_the_token_map_joins_case_accents_and_spaces_and_keeps_a_lone_space():
 
 
 def test_a_tokenizer_that_gives_another_compressed_size_is_refused():
-    with pytest.raises(UsageError, match=r"gives 10 compressed ids, the config expects 99092"):
+    with pytest.raises(UsageError, match=r"gives 10 compressed ids \(0 to 9\), the config expects 99092"):
         keys_from_config(V41, token_map=np.arange(40) % 10)
+
+
+@pytest.mark.parametrize(
+    "token_map",
+    [
+        np.where(np.arange(40) % 10 == 4, 5, np.arange(40) % 10),  # 4 is left out
+        np.arange(40) % 10 - 1,
+        np.arange(40) % 10 + 1,
+        np.where(np.arange(40) == 7, -1, np.arange(40) % 10),
+        np.arange(40) % 11,
+        np.array(9),
+        9,
+        np.arange(40).reshape(4, 10) % 10,
+        np.empty(0, np.int64),
+        np.arange(40) % 10 / 1,
+        "map",
+        [[0], [1, 2]],
+    ],
+    ids=str,
+)
+def test_a_token_map_that_does_not_use_each_compressed_id_is_refused(token_map):
+    with pytest.raises(UsageError, match=r"compressed ids|token map"):
+        keys_from_config(small_engram_config(), token_map=token_map)
+    with pytest.raises(UsageError, match=r"compressed ids|token map"):
+        keys_from_spec(keys_from_config(small_engram_config()).spec(), token_map=token_map)
 
 
 def test_engram_without_its_token_map_knows_its_sizes_but_gives_no_rows():
