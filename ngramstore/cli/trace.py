@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import Count, bytes_text, emit, json_option, quiet_option, trust_option
+from ngramstore.cli.common import Count, bytes_text, emit, json_option, quiet_option, say, trust_option
 from ngramstore.cli.keys import read_token_map, read_tokenizer
 from ngramstore.errors import UsageError
 
@@ -64,6 +64,12 @@ def command(
     kept = trace if top is None else trace.top(top)
     kept.save(out)
     rows_for = {share: trace.rows_for(share) for share in _SHARES}
+    num_dropped = trace.num_lookups - int(trace.counts.sum())  # what is dropped for room takes its counts with it
+    if num_dropped:
+        say(
+            f"{num_dropped / trace.num_lookups:.1%} of the look-ups were of rows dropped for room: counts are lower bounds, and "
+            f"how many rows there are is not known; raise --max-entries, which is {options['max_entries']:,}"
+        )
     if not as_json:
         _print(out, kept, rows_for, slot_bytes)
         return
@@ -71,7 +77,7 @@ def command(
         {
             "out": str(out),
             "lookups": trace.num_lookups,
-            "distinct": len(trace.keys),
+            "distinct": None if num_dropped else len(trace.keys),
             "kept": len(kept.keys),
             "kept_share": kept.share(len(kept.keys)),
             "rows_for_share": {str(share): rows for share, rows in rows_for.items()},
@@ -86,9 +92,10 @@ def command(
 def _print(out: Path, kept: Trace, rows_for: dict[float, int | None], slot_bytes: int | None) -> None:
     click.echo(f"{out}: {len(kept.keys):,} rows, {kept.share(len(kept.keys)):.1%} of {kept.num_lookups:,} look-ups")
     for share, rows in rows_for.items():
-        if rows is not None:
-            held = "" if slot_bytes is None else f", a cache of {bytes_text(rows * slot_bytes)}"
-            click.echo(f"  {share:4.0%} of the look-ups: {rows:,} rows{held}")
+        held = "" if slot_bytes is None or rows is None else f", a cache of {bytes_text(rows * slot_bytes)}"
+        said = "not known" if rows is None else f"{rows:,} rows{held}"
+        if kept.num_lookups:
+            click.echo(f"  {share:4.0%} of the look-ups: {said}")
 
 
 def _recorded(source: Path, inputs: tuple[Path, ...], quiet: bool, options: dict[str, Any]) -> tuple[Trace, int | None]:
