@@ -18,7 +18,7 @@ from typing import Any
 
 from ngramstore.codec.quantize import Codec, codec_from_spec
 from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion, UsageError
-from ngramstore.files import clear_errors, publish
+from ngramstore.files import clear_errors, publish, read_around_holes
 from ngramstore.hashing import HASH_NAME, MAX_N
 from ngramstore.layout import FORMAT_VERSION
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
@@ -29,7 +29,7 @@ from ngramstore.store.layers.layer_entry import LayerEntry
 MANIFEST_NAME = "MANIFEST"
 BUILDING_NAME = "BUILDING"
 LOCK_NAME = "LOCK"
-_MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 MAX_METADATA_BYTES = 1 << 19
 """Of the metadata as JSON; a manifest is read whole into memory, so it has a limit."""
 _FIRST_LINE = re.compile(rb"ngramstore manifest ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
@@ -113,9 +113,9 @@ class Manifest:
         What could not be read again is not published: DamagedStore (the state it follows was wrong), UsageError (too long).
         """
         path, data = directory / MANIFEST_NAME, self.encode()
-        if len(data) > _MAX_BYTES:
+        if len(data) > MAX_BYTES:
             raise UsageError(
-                f"{path} would take {len(data):,} bytes, at most {_MAX_BYTES:,} are possible",
+                f"{path} would take {len(data):,} bytes, at most {MAX_BYTES:,} are possible",
                 hint="keep less metadata in it; of a checkpoint in very many pieces, pack the rows",
             )
         try:
@@ -158,12 +158,12 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise NotAStore(f"{path} is not a regular file")
-        data = b""
-        while len(data) <= _MAX_BYTES and (piece := os.read(fd, _MAX_BYTES + 1 - len(data))):
-            data += piece
+        data, holes = read_around_holes(fd, MAX_BYTES + 1, 0)
     finally:
         os.close(fd)
-    return decode_manifest(data, path)
+    if holes:
+        raise DamagedStore(f"{path}: byte {holes[0][0]:,} cannot be read")
+    return decode_manifest(bytes(data), path)
 
 
 def unfinished(directory: Path) -> IncompleteStore:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES, Layout
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, check_header, header_crc, header_page
 from ngramstore.store.layers.in_use import lock_shared
 
-_MOST_MENDED_BYTES = 32 << 10
 _PIECE_BYTES = 1 << 20
 _DAMAGE = (errno.ENOENT, errno.EIO)
 """What the system says of a file that is lost; all else may be well tomorrow."""
@@ -163,45 +161,6 @@ def list_files(directory: Path) -> list[Path]:
     except OSError as error:
         damage_of(directory, error)
         return []
-
-
-def mended(data: bytes, is_good: Callable[[bytes], bool]) -> bytes | None:
-    """`data`, or `data` with one bit flipped back, whichever is good; None if neither is, or it is long.
-
-    A checksum of 32 bits over some KiB accepts a wrong one of the 2**18 candidates once in 2**14 tries at most, and what comes
-    out is checked against other files; so what is mended is certain enough to use and to say so.
-    """
-    if is_good(data):
-        return data
-    if len(data) > _MOST_MENDED_BYTES:
-        return None
-    trial = bytearray(data)
-    for bit in range(8 * len(data)):
-        trial[bit >> 3] ^= 1 << (bit & 7)
-        if is_good(bytes(trial)):
-            return bytes(trial)
-        trial[bit >> 3] ^= 1 << (bit & 7)
-    return None
-
-
-def mended_crc(data: bytes, crc: int) -> bytes | None:
-    """As `mended`, for bytes with a known CRC-32."""
-    return mended(data, lambda trial: zlib.crc32(trial) == crc)
-
-
-def mended_piece(data: np.ndarray, seed: int, wanted: int) -> np.ndarray | None:
-    """As `mended`, for (bytes,) u8 with a known checksum seeded with `seed`."""
-    size, step = len(data), 256
-    for first in range(0, 8 * size, step):
-        bits = np.arange(first, min(8 * size, first + step))
-        trials = np.tile(data, (len(bits), 1))
-        trials[np.arange(len(bits)), bits >> 3] ^= (1 << (bits & 7)).astype(np.uint8)
-        starts = np.arange(len(bits)) * size
-        sums = checksums(trials.reshape(-1), starts, np.full(len(bits), size), np.full(len(bits), seed, np.uint64))
-        hits = np.flatnonzero(sums == wanted)
-        if len(hits):
-            return trials[hits[0]]
-    return None
 
 
 def find_length(data: np.ndarray, seed: int) -> int | None:
