@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import build_ngrams, contents, rows_of
+from helpers import build_ngrams, contents, flip, published, rows_of
 
 import ngramstore as ngs
 from ngramstore.errors import DamagedStore, StaleStore
 from ngramstore.store.journal.ack import no_writer
 from ngramstore.store.layers.manifest import Manifest, read_manifest
 from ngramstore.store.repair.check import examine, verify
+from ngramstore.store.repair.rebuild import Rebuild
+from ngramstore.store.repair.repair import repair
 from ngramstore.store.repair.worn import WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
 
@@ -205,3 +207,18 @@ def test_a_journal_that_is_published_while_verify_reads_it_is_not_damaged(publis
 
     monkeypatch.setattr("ngramstore.store.repair.check.no_writer", lock_too_late)
     assert verify(publisher.path) == []
+
+
+def test_a_repair_elsewhere_under_which_a_writer_publishes_brings_back_nothing_deleted(publisher, monkeypatch):
+    delete_and_flush(publisher)
+    flip(publisher.path / "base-000001.index", 100)  # in the header: costs nothing
+    real = Rebuild._salvaged_journal
+
+    def publish_first(rebuild):
+        delete_and_flush(publisher)
+        return real(rebuild)
+
+    monkeypatch.setattr(Rebuild, "_salvaged_journal", publish_first)
+    out = publisher.path.with_name("out")
+    assert repair(publisher.path, out).lost == []
+    assert (1, 2) not in published(out)

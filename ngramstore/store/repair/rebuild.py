@@ -68,9 +68,14 @@ class Rebuild:
         self._overlay = (
             WornLayer(source, manifest.overlay, stamp, self._spec, is_keyed=True) if manifest.overlay else None
         )
+        self._tombstones = (  # opened like the rest, before the journal is read: no writer takes it away
+            WornIndex(source, manifest.tombstones, stamp, None, is_keyed=True, is_sized=False)
+            if manifest.tombstones
+            else None
+        )
         self._aside: Path | None = None
         self._journal = self._salvaged_journal()
-        self._overlay_ids, tombstones = self._changed_before(stamp)
+        self._overlay_ids, tombstones = self._changed_before()
         self._changed = np.unique(np.concatenate([self._overlay_ids, tombstones, self._journal.ids]))
         self._replaced = Replaced(self._target, self._spec.codec.row_bytes)
 
@@ -211,19 +216,18 @@ class Rebuild:
         columns = (changes.ids, changes.is_delete, changes.tokens, changes.lengths, changes.rows)
         return Changes(*(column[is_right] for column in columns))
 
-    def _changed_before(self, stamp) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+    def _changed_before(self) -> tuple[np.ndarray, np.ndarray]:
         """IDs in overlay and tombstones, as far as they are certain."""
         overlay, tombstones = [np.empty(0, np.uint64)], np.empty(0, np.uint64)
         unknown = 0
         for chunk in self._overlay.chunks() if self._overlay is not None else ():
             overlay.append(chunk.ids[chunk.has_id])
             unknown += int((~chunk.has_id).sum())
-        if self._manifest.tombstones is not None:
-            index = WornIndex(self._source, self._manifest.tombstones, stamp, None, is_keyed=True, is_sized=False)
-            tombstones, num_unknown = index.all_ids()
+        if self._tombstones is not None:
+            tombstones, num_unknown = self._tombstones.all_ids()
             if num_unknown:
                 self._report.lost.append(f"{num_unknown} deletions: what they deleted may be there again")
-            index.close()
+            self._tombstones.close()
         if unknown:
             self._report.lost.append(f"{unknown} changes of unknown n-grams: these may show an older value")
         return np.concatenate(overlay), tombstones
