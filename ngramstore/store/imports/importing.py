@@ -33,11 +33,12 @@ from ngramstore.files import (
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.building.directory import claim_directory, clear_directory
 from ngramstore.store.imports.checkpoint import Checkpoint, read_checkpoint
+from ngramstore.store.imports.conversion import another_one, conversion_of, is_changed
 from ngramstore.store.imports.report import ImportReport, error_of, sample_places
-from ngramstore.store.imports.resumable import ResumableRows, dictionary_of, is_of
+from ngramstore.store.imports.resumable import ResumableRows, dictionary_of, is_of, saved_conversion
 from ngramstore.store.layers.datafile import FileStamp
 from ngramstore.store.layers.external import ExternalLayer, Source, write_sums
-from ngramstore.store.layers.external_entry import ExternalEntry, SourceEntry
+from ngramstore.store.layers.external_entry import ExternalEntry
 from ngramstore.store.layers.index_builder import IndexBuilder, scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer_entry import LayerEntry
@@ -45,6 +46,7 @@ from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_
 from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME
 
 _CHUNK_BYTES = 16 << 20
+_WORK = b"import\n"  # in BUILDING: which command goes on
 
 
 def import_checkpoint(
@@ -86,16 +88,14 @@ def import_checkpoint(
         raise UsageError(f"rows of {target.row_bytes:,} bytes cannot be compressed; 65,535 is the limit")
     out = Path(path).absolute()
     job = _Import(found, target, out, compression, progress)
-    goes_on = pack and not restart and job.can_go_on()
-    claim_directory(out, restart or goes_on)
+    claim_directory(out, restart or (pack and job.may_take_over()))
     lock = WriterLock(out / LOCK_NAME)
     try:
         with clear_errors(out):
-            goes_on = goes_on and job.can_go_on()
-            claim_directory(out, restart or goes_on)
-            if not goes_on:
+            claim_directory(out, restart or (pack and job.may_take_over()))
+            if restart or not (pack and job.can_go_on()):
                 clear_directory(out)
-                publish(out / BUILDING_NAME, b"import\n")
+                publish(out / BUILDING_NAME, _WORK)
             try:
                 report = job.run(pack=pack, checksums=checksums)
             except BaseException:
@@ -139,17 +139,7 @@ class _Import:
 
     @property
     def _conversion(self) -> dict[str, Any]:
-        """What must be the same for a pack to go on with rows of an earlier one.
-
-        Digests are of headers and sampled pages only; size, inode and time say that nobody wrote anywhere else.
-        """
-        return {
-            "release": ngramstore.__version__,
-            "identity": self._identity,
-            "num_rows": self._entry.num_rows,
-            "codec": self._target.spec(),
-            "sources": [[source.file_bytes, source.inode, source.mtime_ns] for source in self._entry.sources],
-        }
+        return conversion_of(self._identity, self._entry, self._target, self._compression)
 
     def can_go_on(self) -> bool:
         """Whether this very pack was begun here and not ended, or nothing was written yet."""
@@ -158,12 +148,30 @@ class _Import:
         is_empty = set(os.listdir(self._out)) <= {BUILDING_NAME, LOCK_NAME}
         return is_empty or is_of(self._rows_path, self._conversion)
 
+    def may_take_over(self) -> bool:
+        """Whether nothing is lost if this pack goes on here; IncompleteStore if rows of another conversion would be."""
+        if self.can_go_on():
+            return True
+        if (self._out / MANIFEST_NAME).exists() or not self._is_begun():
+            return False
+        saved = saved_conversion(self._rows_path)
+        if saved is None:
+            return True
+        raise another_one(self._out, saved, self._conversion, self._entry.sources)
+
+    def _is_begun(self) -> bool:
+        try:
+            with clear_errors(self._out):
+                return (self._out / BUILDING_NAME).read_bytes() == _WORK
+        except FileNotFoundError:
+            return False
+
     def is_in_vain(self) -> bool:
         """Whether what was packed is of no use: the codec refuses a value, or rows that were read may not be there any more.
 
         What the system refuses (files, permissions, space) is no such reason: it may give it the next time.
         """
-        return self._is_refused or any(_is_changed(source) for source in self._entry.sources)
+        return self._is_refused or any(is_changed(source) for source in self._entry.sources)
 
     def run(self, *, pack: bool, checksums: bool) -> ImportReport:
         source = self._open(self._entry)
@@ -255,6 +263,7 @@ class _Import:
             self._target.row_bytes,
             self._conversion,
             dictionary=dictionary,
+            progress=self._progress,
             compress=None if dictionary is None else compress.RowCompressor(dictionary, window_log).compress,
         )
         try:
@@ -278,16 +287,6 @@ class _Import:
             )
         finally:
             rows.close()
-
-
-def _is_changed(source: SourceEntry) -> bool:
-    """Whether a file of the checkpoint was written to or replaced since the import began; False where nobody can say."""
-    try:
-        status = os.stat(source.path)
-    except OSError:
-        return False
-    now = (status.st_size, status.st_ino, status.st_mtime_ns)
-    return now != (source.file_bytes, source.inode, source.mtime_ns)
 
 
 def _entry_of(found: Checkpoint) -> ExternalEntry:

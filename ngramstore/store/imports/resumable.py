@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ngramstore.files import clear_errors, fsync, make_directory, publish, read_exactly, remove, write_all
 from ngramstore.hashing import checksums
@@ -36,7 +37,8 @@ Compress = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class ResumableRows:
     """Appends encoded rows; `num_rows` are there. `conversion`: JSON that must be the same for the work to be gone on with.
 
-    dictionary, compress: of compressed rows; a row that is not smaller as a frame is stored as it is.
+    dictionary, compress: of compressed rows; a row that is not smaller as a frame is stored as it is. progress: a bar on stderr
+    while rows that are there are verified.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ResumableRows:
         *,
         dictionary: bytes | None,
         compress: Compress | None = None,
+        progress: bool = False,
     ) -> None:
         self.path = path
         self.row_bytes = row_bytes
@@ -73,7 +76,7 @@ class ResumableRows:
         else:
             if self._found(len(head), 0) != head:
                 write_all(self._fd, head, path)
-            self._find()
+            self._find(progress)
 
     def write(self, rows_MB: np.ndarray) -> None:
         """Append the next M rows."""
@@ -133,15 +136,19 @@ class ResumableRows:
             parts += [view[end - size : end] if size < self.row_bytes else row.data, gap]
         return np.frombuffer(bytearray(b"".join(parts)), np.uint8), np.minimum(sizes, self.row_bytes)
 
-    def _find(self) -> None:
+    def _find(self, progress: bool) -> None:
         """Count the rows that are there and well; what follows them is cut off."""
         known = os.fstat(self._lengths_fd).st_size // 2 if self._compress is not None else None
-        step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (self.row_bytes + CHECKSUM_BYTES)))
+        stored = self.row_bytes + CHECKSUM_BYTES
+        total = (os.fstat(self._fd).st_size - self.position) // stored if known is None else known
+        step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // stored))
         is_whole = True
-        while is_whole and (known is None or self.num_rows < known):
-            lengths = self._found_lengths(step)
-            good = self._take_good(lengths)
-            is_whole = good == len(lengths)
+        with tqdm(total=total, desc="verify", unit="row", unit_scale=True, disable=not progress) as bar:
+            while is_whole and (known is None or self.num_rows < known):
+                lengths = self._found_lengths(step)
+                good = self._take_good(lengths)
+                is_whole = good == len(lengths)
+                bar.update(good)
         with clear_errors(self.path):
             os.ftruncate(self._fd, self.position)
             os.ftruncate(self._lengths_fd, 2 * self.num_rows if known is not None else 0)
@@ -201,6 +208,20 @@ def is_of(path: Path, conversion: dict[str, Any]) -> bool:
             return state == _as_json(conversion) and stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def saved_conversion(path: Path) -> Any:
+    """Of which conversion the unfinished rows at `path` are, whatever is saved of it; None: there are no rows to go on with."""
+    try:
+        with clear_errors(path.parent):
+            os.stat(path)
+            state = (path.parent / RUNS_NAME / _STATE).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return json.loads(state)
+    except (ValueError, RecursionError):
+        return state.decode("utf-8", "replace")
 
 
 def dictionary_of(path: Path) -> bytes | None:
