@@ -13,7 +13,8 @@ def head(folder: Path = saved.RESULTS) -> str:
         (
             "## Targets\n",
             "What the project set itself to reach. A ratio is ngramstore's value divided by the other's in the same round, the median over the rounds, with "
-            "the least and the largest round in parentheses; below 1 x is faster or smaller. Nothing is rounded in favour of a target.\n",
+            "the least and the largest round in parentheses; below 1 x is faster or smaller. Nothing is rounded in favour of a target. Losses and "
+            "perplexities are of held-out text; a tokenizer made by `train:SIZE` has seen all of the text.\n",
             claims.table(folder),
             "\n## Where a peer is faster\n",
             "Every column of the workloads `store` and `paper` in which a peer needs over 5 % less than `ngramstore` with default options. "

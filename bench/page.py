@@ -31,7 +31,7 @@ What they say of the targets, and where peers are faster: [results](results.md).
 quartiles, parentheses the median of the ratios to the baseline in the same round. The machine is shared: trust ratios, not microseconds,
 and read the warnings above each table. Each file names its commit, and they differ. Left out are `bench/results/store_quick.json` (a quick run shows that
 everything works; its times claim nothing), `profiles.json` ([profiles](profiles.md)), and `quality_rate.json`, `quality_search.json` and
-`quality_start.json` ([SCONE](scone.md)).
+`quality_start.json` ([SCONE](scone.md)). Losses and perplexities are of held-out text; a tokenizer made by `train:SIZE` has seen all of the text.
 """
 
 

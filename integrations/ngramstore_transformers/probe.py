@@ -121,6 +121,7 @@ def _keeping_modules(model: Any) -> Iterator[None]:
     finally:
         if any(module._modules != children for module, _, children in before):
             for module, attributes, children in before:
+                vars(module).clear()
                 vars(module).update(attributes)
                 module._modules.clear()
                 module._modules.update(children)

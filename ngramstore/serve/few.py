@@ -38,6 +38,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(np.uint16),
 }
+_ITEM_BYTES = {"f": 4, "e": 2, "H": 2, "B": 1}
+"""Of the letters of types that kernels take: ml_dtypes has a type of one byte whose letter is that of f16."""
 _serve_one = native.serve_one
 _serve_numbers = native_rows.serve_numbers
 
@@ -71,7 +73,7 @@ class Few:
         if len(shape) != 2 or not 0 < shape[1] <= self._max_n or ngrams.dtype is not _U32:
             return None
         if out is None:
-            if dtype not in _DTYPES:
+            if type(dtype) is not str or dtype not in _DTYPES:
                 return None
             out = np.empty((shape[0], self._dim), _DTYPES[dtype])
         elif type(out) is not np.ndarray or out.shape != (shape[0], self._dim) or not out.flags.carray:
@@ -80,7 +82,7 @@ class Few:
         call = self._calls[kind]
         if call is None or kind == "B" or not out.dtype.isnative:
             return None
-        if out.itemsize * self._dim != call.item(OUT_BYTES):  # ml_dtypes has a type of one byte whose letter is f16's
+        if out.itemsize != _ITEM_BYTES[kind]:
             return None
         return call, plain(ngrams), out
 
@@ -101,7 +103,7 @@ class Few:
         call = self._calls[kind]
         if call is None or not out.dtype.isnative:
             return None
-        if out.shape != (*shape, call.item(OUT_BYTES) // out.itemsize):
+        if out.shape != (*shape, call.item(OUT_BYTES) // _ITEM_BYTES[kind]) or out.itemsize != _ITEM_BYTES[kind]:
             return None
         lengths = np.empty(shape, np.uint8)
         bits = out.view(np.uint16) if kind == "e" else out
@@ -125,6 +127,8 @@ class Few:
         call = self._calls[kind]
         if call is None or out.ndim != 1 or out.nbytes != call.item(OUT_BYTES) or not out.dtype.isnative:
             return -1
+        if out.itemsize != _ITEM_BYTES[kind]:
+            return -1
         return _serve_one(call, tokens, end, room, out.view(np.uint16) if kind == "e" else out)
 
 
@@ -142,14 +146,14 @@ class FewRows:
             return None
         shape = (*numbers.shape, self._dim)
         if out is None:
-            if dtype not in _DTYPES:
+            if type(dtype) is not str or dtype not in _DTYPES:
                 return None
             out = np.empty(shape, _DTYPES[dtype])
         elif type(out) is not np.ndarray or out.shape != shape or not out.flags.carray or not out.dtype.isnative:
             return None
         kind = out.dtype.char
         call = self._calls[kind]
-        if call is None or kind == "B" or out.itemsize * self._dim != call.item(OUT_BYTES):
+        if call is None or kind == "B" or out.itemsize != _ITEM_BYTES[kind]:
             return None
         flat = out.reshape(-1)  # one type for the compiler, whatever the shape
         if _serve_numbers(call, plain(numbers).ravel(), flat.view(np.uint16) if kind == "e" else flat) < 0:

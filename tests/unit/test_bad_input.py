@@ -145,6 +145,20 @@ def test_lists_of_lists_that_are_no_array_are_refused(store, call):
     assert intact(store)
 
 
+def test_a_list_of_types_is_refused_on_every_path(quick_path, store):
+    with ngs.build(quick_path / "table", dim=4, addressing="row") as builder:
+        builder.add_rows(np.zeros((3, 4), np.float32))
+    pairs = np.array([[1, 2]], np.uint32)
+    with ngs.open(store) as ngrams, ngs.open(quick_path / "table") as table:
+        for call in (
+            lambda: ngrams.get(pairs, dtype=["f32"]),
+            lambda: ngrams.get(np.repeat(pairs, 20, axis=0), dtype=["f32"]),
+            lambda: table.rows(np.array([0]), dtype=["f32"]),
+        ):
+            with pytest.raises(errors.UsageError, match=r"dtype is \['f32'\]"):
+                call()
+
+
 def test_row_numbers_and_tokens_that_are_no_array_are_refused(quick_path):
     with ngs.build(quick_path / "table", dim=4, addressing="row") as builder:
         builder.add_rows(np.zeros((3, 4), np.float32))
@@ -183,6 +197,14 @@ def test_a_type_whose_letter_is_that_of_half_precision_is_refused_as_output(quic
         for call in calls:
             with pytest.raises(errors.UsageError, match="out has dtype int1"):
                 call()
+        if addressing == "ngram":  # as many bytes as a row has
+            wide = memory.view(ml_dtypes.int1).reshape(1, 128)
+            for call in (
+                lambda: store.lookup_tail(np.ones((1, 1), np.uint32), np.ones((1, 1), np.uint8), out=wide[None]),
+                lambda: store.lookup_one(np.ones(1, np.uint32), 1, 1, out=wide[0]),
+            ):
+                with pytest.raises(errors.UsageError):
+                    call()
     assert (memory[64:] == 0xAA).all()
 
 

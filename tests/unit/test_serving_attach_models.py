@@ -162,6 +162,28 @@ def test_a_model_that_would_answer_otherwise_is_refused(store, own, why):
     detach(model)
 
 
+class Lazy(torch.nn.Module):
+    """Makes a part of itself at its first call, and remembers that it has."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        if not hasattr(self, "is_ready"):
+            self.extra, self.is_ready = torch.nn.Identity(), True
+        return self.extra(self.inner(x))
+
+
+def test_a_model_that_makes_parts_of_itself_at_its_first_call_still_does_after_the_probe(store):
+    model = random(transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)))
+    lazy = model.transformer.h[0].mlp = Lazy(model.transformer.h[0].mlp)
+    attach(model, store)
+    assert not hasattr(lazy, "is_ready")
+    model(input_ids=torch.tensor([[1, 2, 3]]))
+    assert lazy.is_ready
+
+
 def test_the_probe_leaves_the_model_and_the_random_numbers_as_they_were(store):
     model = random(transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))).train()
     model.transformer.h[0].eval()

@@ -183,6 +183,9 @@ def test_what_cannot_be_held_out_or_run_on_is_said_before_the_text_is_tokenised(
     assert "1.5 is not in the range 0<=x<1" in refused.output
     with pytest.raises(UsageError, match="there is no device 'abacus'"):
         run(command, *options, "--device", "abacus")
+    if command is cli_evaluate.command:
+        with pytest.raises(UsageError, match="there is no checkpoint in"):
+            run(command, *options)
 
 
 def test_a_model_is_not_measured_on_what_it_was_trained_on(mined, tmp_path):

@@ -73,18 +73,18 @@ def command(
     from ngramstore_torch.data.corpus import tag_held_out
     from ngramstore_torch.training import checkpoint
 
-    place = choose_device(device)  # before the text is read, which may take long
+    place = choose_device(device)  # what is wrong is said before the text is read, which may take long
+    loaded = {str(run): checkpoint.load(run) for run in runs}
+    scones = [saved for saved in loaded.values() if saved.model.kind == "scone"]
+    if stores and len(scones) != 1:
+        raise UsageError(f"--store belongs to one SCONE checkpoint, {len(scones)} are given")
     text = open_text(inputs, shards, vocab, progress=not quiet, **options)
     held = tag_held_out(text.corpus, text.vocabulary, held_out=text.held_out)
     if not len(held):
         raise UsageError("nothing was held out", hint="mine with --held-out 0.05, or give --held-out")
-    loaded = {str(run): checkpoint.load(run) for run in runs}
     for name, saved in loaded.items():
         _require_fit(name, saved, text)
-    scones = [saved for saved in loaded.values() if saved.model.kind == "scone"]
     measure = partial(_measured, held, seq_len=_window_length(loaded), max_windows=max_windows, bf16=bf16, device=place)
-    if stores and len(scones) != 1:
-        raise UsageError(f"--store belongs to one SCONE checkpoint, {len(scones)} are given")
     results = [measure(f"{name} ({saved.model.kind})", saved.model) for name, saved in loaded.items()]
     for path in stores:
         with ngramstore.open(path) as store:
