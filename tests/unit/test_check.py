@@ -29,6 +29,7 @@ from ngramstore.store.repair import journal as journal_salvage
 from ngramstore.store.repair import repair as repair_module
 from ngramstore.store.repair.check import examine, verify
 from ngramstore.store.repair.repair import repair
+from ngramstore.store.repair.worn_index import WornIndex
 
 NGRAMS = all_ngrams(3, (0, 1, 2, 2**32 - 1))
 KINDS = {"plain": {}, "zstd": {"compression": "zstd", "dim": 64}, "untold": {"tokens": False}}
@@ -353,6 +354,26 @@ def test_repair_does_not_put_back_what_a_writer_published_meanwhile(quick_path, 
     monkeypatch.setattr(repair_module, "examine", examine_and_be_late)
     assert repair(path).num_rows == 99
     assert (published(path)[(5,)], published(path)[(6,)]) == (700, 800)
+
+
+def test_a_store_that_another_repair_mended_meanwhile_is_left_alone(quick_path, monkeypatch):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(100)})
+    flip(path / "base-000001.rows", 4096 + 30)
+    real, others = WornIndex.check_order, []
+
+    def be_overtaken(index):
+        if not others:
+            others.append(None)
+            others.append(repair(path))
+        return real(index)
+
+    monkeypatch.setattr(WornIndex, "check_order", be_overtaken)
+    report = repair(path)
+    assert len(others[1].faults) == 1 and report.faults == []
+    assert report.num_rows == 99
+    with ngs.open(path) as store:
+        assert store.generation == 2
 
 
 def test_a_store_of_a_later_release_is_not_called_damaged(copy):

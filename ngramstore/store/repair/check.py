@@ -46,6 +46,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     num_rows: int = 0
     num_bytes: int = 0
+    manifest: Manifest | None = None
+    """Of the state that was examined; None where there was none to be read."""
 
 
 def verify(path: str | os.PathLike[str]) -> list[Fault]:
@@ -64,7 +66,7 @@ def examine(path: str | os.PathLike[str], *, progress: bool = False) -> Report:
     directory = Path(path)
     for _ in range(_ATTEMPTS):
         report = Report()
-        manifest = open_manifest(directory, report.faults)
+        manifest = report.manifest = open_manifest(directory, report.faults)
         if manifest is None:
             _examine_headers(directory, report)
             return report

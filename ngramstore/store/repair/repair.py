@@ -49,8 +49,11 @@ def repair(
     target = directory if out is None else Path(out)
     report = RepairReport(str(target), dry_run)
     examined = examine(directory, progress=progress)
-    report.faults = examined.faults
     found = open_manifest(directory, [])
+    while found != examined.manifest and (examined.faults or found is None):  # these are faults of an earlier state
+        examined = examine(directory, progress=progress)
+        found = open_manifest(directory, [])
+    report.faults = examined.faults
     if found is None:
         raise _no_manifest(directory, report.faults[0])
     if not report.faults:
