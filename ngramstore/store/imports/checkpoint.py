@@ -20,24 +20,12 @@ from ngramstore.keys import EngramKeys, Keys, LongcatKeys, QwenPleKeys, keys_fro
 from ngramstore.keys import Table as KeyTable
 from ngramstore.keys.base import number
 from ngramstore.keys.qwen_ple import with_defaults
-from ngramstore.store.building.safetensors_header import TensorEntry, read_safetensors_header
+from ngramstore.store.imports.shards import Tensor, may_be_of_a_table, table_tensors
 from ngramstore.store.layers.external_entry import Piece, Segment
 
 _ITEM_BYTES = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 _FLOAT_CODECS = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 _MODELS = (EngramKeys.model, QwenPleKeys.model, LongcatKeys.model)
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of the checkpoint and the file it lies in."""
-
-    name: str
-    path: Path
-    entry: TensorEntry
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.entry.dtype} {list(self.entry.shape)}, {self.path.name})"
 
 
 @dataclass(frozen=True)
@@ -68,7 +56,7 @@ def read_checkpoint(directory: Path, *, tokenizer: Any = None, token_map: Any = 
             hint=f"checkpoints of {', '.join(_MODELS)} can be imported; others with `ngramstore build`",
         )
     config = text_config(config)
-    tensors = _all_tensors(directory)
+    tensors = table_tensors(directory)
     dim = _row_width(keys, config)
     groups: list[tuple[list[Tensor], list[Tensor], str | None]] = []
     for table in keys.tables:
@@ -85,7 +73,8 @@ def read_checkpoint(directory: Path, *, tokenizer: Any = None, token_map: Any = 
     }
     if len(specs) != 1:
         raise UsageError(
-            f"{directory}: tables with different scales: {', '.join(sorted(specs))}", hint="import them apart"
+            f"{directory}: tables with different scales: {', '.join(sorted(specs))}",
+            hint="this release has one codec for all rows and cannot import such a model in FP8; in BF16 it can",
         )
     files = sorted({tensor.path for weights, scales, _ in groups for tensor in (*weights, *scales)})
     segments = []
@@ -103,37 +92,6 @@ def read_checkpoint(directory: Path, *, tokenizer: Any = None, token_map: Any = 
         segments=tuple(segments),
         tensors=tuple(tensor.name for weights, scales, _ in groups for tensor in (*weights, *scales)),
     )
-
-
-def _all_tensors(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of every safetensors file; each name once, and all that the checkpoint's index names."""
-    tensors: dict[str, Tensor] = {}
-    paths = sorted(directory.glob("*.safetensors"))
-    if not paths:
-        raise UsageError(f"{directory} holds no .safetensors file")
-    for path in paths:
-        for name, entry in read_safetensors_header(path).items():
-            if name in tensors:
-                raise UsageError(f"{directory}: tensor {name} is in {tensors[name].path.name} and in {path.name}")
-            tensors[name] = Tensor(name, path.resolve(), entry)
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            wanted = json.loads(index.read_bytes())["weight_map"]
-            missing = sorted({str(file) for file in wanted.values()} - {path.name for path in paths})
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UsageError(f"{index} is not an index of a checkpoint: {error!r:.200}") from error
-        tables = [name for name, file in wanted.items() if file in missing and _may_be_of_a_table(name)]
-        if tables:
-            raise UsageError(
-                f"{directory}: {wanted[tables[0]]} is missing; the index says it holds {tables[0]}",
-                hint=f"{len(missing)} files of the checkpoint are missing: {', '.join(missing[:5])}",
-            )
-    return tensors
-
-
-def _may_be_of_a_table(name: str) -> bool:
-    return any(part in name for part in (".engram.embed.", ".ngram_embedding.", "ngram_embeddings.embedders."))
 
 
 def _row_width(keys: Keys, config: Mapping[str, Any]) -> int:
@@ -200,7 +158,7 @@ def _must_find(directory: Path, tensors: dict[str, Tensor], pattern: str) -> Ten
     found = _find(tensors, pattern)
     wanted = pattern.replace("\\", "").replace("(?:shard_0.)?", "")
     if len(found) != 1:
-        near = [name for name in tensors if _may_be_of_a_table(name)][:5]
+        near = [name for name in tensors if may_be_of_a_table(name)][:5]
         raise UsageError(
             f"{directory}: {len(found)} tensors are named ...{wanted}, expected one",
             hint=f"its table tensors are {', '.join(near)}" if near else "it holds no table tensors",
