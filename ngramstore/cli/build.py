@@ -66,7 +66,8 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
 
     Rows are streamed from the file, never loaded whole. --vocab may be the .ngv file of `mine`, an .npy array (M, n) of token
     ids, a folder with tokens.npy (M, K) and lengths.npy (M,), or text with one n-gram per line ("3 14", "3,14" or [3, 14]). Without
-    --vocab rows are addressed by their number.
+    --vocab rows are addressed by their number. Rows that do not fit --memory are sorted on disk, in STORE: such a build needs room
+    for twice the table, and asks for it before it reads a row.
 
     \b
     Examples:
@@ -182,6 +183,7 @@ def _pack(store: Path, given: _Inputs, options: dict[str, Any], quiet: bool) -> 
         ) as builder,
         tqdm(total=rows.num_rows, desc="read", unit="row", unit_scale=True, disable=quiet) as bar,
     ):
+        builder.check_space(rows.num_rows)
         keys = ngrams.chunks(step) if ngrams is not None else None
         for at in range(0, rows.num_rows, step):
             count = min(step, rows.num_rows - at)

@@ -24,12 +24,12 @@ from numpy.typing import ArrayLike
 import ngramstore
 from ngramstore.codec import compress
 from ngramstore.errors import StoreClosed, UsageError, WrongProcess
-from ngramstore.files import WriterLock, clear_errors, make_directory, publish, remove
+from ngramstore.files import WriterLock, clear_errors, make_directory, publish, remove, require_space
 from ngramstore.hashing import ngram_ids
 from ngramstore.layout import MAX_ROW_BYTES
 from ngramstore.store.building.directory import claim_directory, clear_directory
 from ngramstore.store.building.memory import default_memory_bytes
-from ngramstore.store.building.packing import Packing
+from ngramstore.store.building.packing import Packing, needed_bytes
 from ngramstore.store.building.runs import RunSorter
 from ngramstore.store.building.spec import checked_memory_bytes, checked_spec, checked_threads, choose
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
@@ -112,6 +112,10 @@ class Builder:
         except BaseException:
             self.abort()
             raise
+
+    def check_space(self, num_rows: int) -> None:
+        """DiskFull now, not when `num_rows` rows were added, if the disk cannot hold them; over memory_bytes they take it twice."""
+        require_space(self.path, needed_bytes(self.spec, self._sorter, num_rows, self._duplicates), "the build")
 
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
         """M n-grams (a list of tuples, an array (M, n), or (array (M, max_n), lengths)) and their rows (M, D), any float type.

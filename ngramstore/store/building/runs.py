@@ -36,6 +36,7 @@ class RunSorter:
     ) -> None:
         self._directory = directory
         self._row_bytes = row_bytes
+        self._max_n = max_n
         capacity = max(_MIN_HELD_ROWS, int(memory_bytes * _HELD_SHARE) // HeldRows.bytes_of_row(row_bytes, max_n))
         try:
             self._held: HeldRows | None = HeldRows(capacity, row_bytes, max_n)
@@ -47,6 +48,11 @@ class RunSorter:
         self.num_rows = 0
         self.num_copied = 0
         """Rows that had to be copied, because their arrays could have changed."""
+
+    def spilled_bytes(self, num_rows: int) -> int:
+        """Disk that the runs of `num_rows` rows take, until the build ends."""
+        row = np.dtype(np.uint64).itemsize + self._row_bytes + 4 * self._max_n + 1
+        return num_rows * row if num_rows >= self._capacity else 0
 
     def add(
         self, ids_M: np.ndarray, rows_MB: np.ndarray, tokens_MN: np.ndarray, lengths_M: np.ndarray, *, is_ours: bool
