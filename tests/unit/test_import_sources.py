@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -26,6 +27,22 @@ def test_a_source_of_any_inode_opens_again(tmp_path, monkeypatch, inode):
     import_checkpoint(tmp_path / "checkpoint", tmp_path / "store")
     with ngs.open(tmp_path / "store", trust_external=True) as store:
         assert (store.rows_encoded([3]) == wanted[[3]]).all()
+
+
+def test_an_error_of_the_filesystem_names_the_file_and_the_place(tmp_path, monkeypatch):
+    write_longcat(tmp_path / "checkpoint")
+    import_checkpoint(tmp_path / "checkpoint", tmp_path / "store")
+
+    def stale(*_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with ngs.open(tmp_path / "store", trust_external=True) as store:
+        base = store._view.base
+        begin = int(base.places(9, 1)[0][0])
+        monkeypatch.setattr(os, "pread", stale)
+        with pytest.raises(OSError, match=rf"reading from byte {begin:,}: '.*model.safetensors'") as caught:
+            base.read_encoded(9, 4)
+    assert caught.value.errno == errno.ESTALE
 
 
 @pytest.mark.parametrize("mtime_ns", [-1, -(10**18), 0])

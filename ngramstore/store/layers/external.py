@@ -191,7 +191,12 @@ class ExternalLayer(Layer):
         for piece in self._entry.segments[number].pieces:
             source, width = self.sources[piece.source], piece.row_bytes
             begin = piece.offset + inside * width
-            data, holes = read_around_holes(source.fd, count * width, begin)
+            try:
+                data, holes = read_around_holes(source.fd, count * width, begin)
+            except OSError as error:  # such as ESTALE, of a network filesystem
+                raise OSError(
+                    error.errno, f"{error.strerror}, reading from byte {begin:,}", str(source.path)
+                ) from error
             if len(data) < count * width and bad is None:
                 raise DamagedStore(f"{source.path} ends inside row {first + len(data) // width:,}", hint=_HINT)
             if holes and bad is None:
