@@ -59,11 +59,11 @@ def length(cache: Any) -> int:
 
 
 def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
-    """The cache holds, or will hold after this step, exactly these positions."""
+    """The cache holds, or will hold after this step, exactly these positions. Copied: callers write their next step into one buffer."""
     if not _is_recorded(cache):
         put_in_front(cache, _methods)
-    setattr(cache, _IDS, ids_BS)
-    setattr(cache, _MASK, mask_BS)
+    setattr(cache, _IDS, ids_BS.clone())
+    setattr(cache, _MASK, None if mask_BS is None else mask_BS.clone())
 
 
 def continued(cache: Any, length: int, new_BT: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -27,12 +27,13 @@ def save_reference(model: Any, directory: str | os.PathLike[str]) -> None:
     embedding = attached(model)
     if embedding is None:
         raise UsageError("the model has no store", hint="attach(model, store) first")
-    directory, path = Path(directory), Path(embedding.store.path)
-    inside = path.is_relative_to(directory.absolute())
+    directory, path = Path(directory), Path(os.path.realpath(embedding.store.path))
+    folder = os.path.realpath(directory)
+    inside = path.is_relative_to(folder)
     reference = {
         "format": FORMAT,
         "version": VERSION,
-        "store": os.path.relpath(path, directory.absolute()) if inside else str(path),
+        "store": os.path.relpath(path, folder) if inside else str(path),
         "identity": embedding.store.identity,
         "min_length": embedding.min_length,
     }

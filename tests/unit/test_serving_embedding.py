@@ -277,6 +277,35 @@ def test_single_tokens_are_integers(embed):
         history.truncate([0, 0])
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (3, 20), (3, 40)])
+def test_look_ups_need_no_particular_default_device(embed, shape):
+    """`torch.set_default_device("cuda")` is how many load models; "meta" stands for any other device here."""
+    tokens, want = some_tokens(*shape), want_of(embed, some_tokens(*shape))
+    with torch.device("meta"):
+        ticket = embed.prefetch(tokens)
+        with_ticket, without = embed(tokens, ticket=ticket), embed(tokens, history=embed.new_history(shape[0]))
+    np.testing.assert_array_equal(with_ticket.detach().numpy(), want)
+    np.testing.assert_array_equal(without.detach().numpy(), want)
+
+
+def test_a_ticket_made_in_inference_mode_is_good_outside_it(embed):
+    tokens = some_tokens(4, 60)
+    embed.token_embedding.weight.requires_grad_(False)
+    embed.eval()
+    with torch.inference_mode():
+        ticket = embed.prefetch(tokens)
+    np.testing.assert_array_equal(embed(tokens, ticket=ticket).numpy(), want_of(embed, tokens))
+
+
+def test_hooks_of_a_frozen_token_table_see_whole_lines_in_training(embed):
+    """As those of NEFTune, which read the shape (B, T, D)."""
+    tokens, shapes = some_tokens(4, 60), []
+    embed.token_embedding.weight.requires_grad_(False)
+    embed.token_embedding.register_forward_hook(lambda module, given, made: shapes.append(made.shape))
+    np.testing.assert_array_equal(embed.train()(tokens).numpy(), want_of(embed, tokens))
+    assert shapes == [(4, 60, DIM)]
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
 def test_a_time_limit_is_a_number_above_zero(embed, timeout_s):
     with pytest.raises(UsageError, match="timeout_s is"):
@@ -300,3 +329,19 @@ def test_a_copied_history_goes_on_from_where_it_was(embed, copied):
     assert twin.lengths.tolist() == [40]
     assert np.array_equal(twin.context, whole.context)
     assert history.lengths.tolist() == [20]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_history_and_its_copy_go_on_beside_each_other(embed, copied):
+    """Two hypotheses, a token each in turn."""
+    first, second = some_tokens(2, 12, seed=8)
+    history = embed.new_history(1)
+    embed(first[None, :1], history=history)
+    embed(first[None, 1:2], history=history)
+    twin = copied(history)
+    for t in range(2, 12):
+        embed(first[None, t : t + 1], history=history)
+        embed(second[None, t : t + 1], history=twin)
+        held = history.context.shape[1]
+        assert history.context[0].tolist() == first[t + 1 - held : t + 1].tolist()
+        assert twin.context[0].tolist() == torch.cat((first[:2], second[2:]))[t + 1 - held : t + 1].tolist()

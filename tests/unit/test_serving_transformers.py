@@ -153,6 +153,24 @@ def test_a_loop_of_ones_own_agrees_with_generate(store, kind):
     assert torch.equal(model.generate(prompts(1)["input_ids"], max_new_tokens=14), ids)
 
 
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_loop_that_writes_its_steps_into_one_buffer_gets_the_vectors_of_the_tokens_it_gave(store, size):
+    """Ids and mask of a call are the caller's: the record of the cache keeps a copy."""
+    model = make("llama")
+    attach(model, store)
+    ids = torch.randint(0, VOCAB, (2, 20), generator=torch.Generator().manual_seed(3))
+    want = model(input_ids=ids).logits
+    cache, buffer, logits = transformers.DynamicCache(), torch.empty((2, size), dtype=torch.int64), []
+    mask = torch.ones_like(buffer)
+    for at in range(0, 20, size):
+        buffer.copy_(ids[:, at : at + size])
+        mask.fill_(1)
+        options = {"attention_mask": mask} if at == 0 else {}
+        logits.append(model(input_ids=buffer, past_key_values=cache, use_cache=True, **options).logits)
+        mask.fill_(0)
+    torch.testing.assert_close(torch.cat(logits, 1), want, rtol=1e-3, atol=1e-4)
+
+
 def test_generation_without_the_store_would_differ(store):
     assert not torch.equal(make("llama").generate(**prompts(), max_new_tokens=14), wanted("llama", "greedy", 3))
 
@@ -324,6 +342,18 @@ def test_a_model_folder_names_its_store_and_checks_it(store, tmp_path):
         with pytest.raises(FormatError):
             load_reference(again, tmp_path)
     assert attached(again) is None
+
+
+def test_a_store_inside_the_model_folder_is_named_from_there_however_both_are_written(store, tmp_path, monkeypatch):
+    del store
+    (tmp_path / "model" / "sub").mkdir(parents=True)
+    write(tmp_path / "model" / "table", table(dim=DIM))
+    monkeypatch.chdir(tmp_path / "model" / "sub")
+    model = make("gpt2")
+    with ngramstore.open("../table") as inside:
+        attach(model, inside)
+        save_reference(model, "../../model")
+    assert json.loads((tmp_path / "model" / "ngramstore.json").read_text())["store"] == "table"
 
 
 def test_what_cannot_work_is_refused(store):

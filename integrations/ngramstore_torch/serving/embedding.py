@@ -97,7 +97,7 @@ class NGramEmbedding(StoreModule):
         row_11D, bits_D, dtype, dim = scratch
         if dtype is not like.dtype or dim != self.dim:
             dtype, dim = like.dtype, self.dim
-            row_11D = torch.empty((1, 1, dim), dtype=dtype)
+            row_11D = torch.empty((1, 1, dim), dtype=dtype, device="cpu")
             bits_D = (row_11D.view(torch.uint16) if dtype is torch.bfloat16 else row_11D).numpy()[0, 0]
             history.scratch = row_11D, bits_D, dtype, dim
         length = self.handle.store().lookup_one(tokens_S, end, room, out=bits_D)
@@ -115,7 +115,7 @@ class NGramEmbedding(StoreModule):
         """One token of each of several sequences."""
         began = time.perf_counter_ns()
         windows = history.next_each(tokens_B1.numpy())
-        rows = torch.empty((*windows.room_BT.shape, self.dim), dtype=like.dtype)
+        rows = torch.empty((*windows.room_BT.shape, self.dim), dtype=like.dtype, device="cpu")
         lengths_B1 = lookup_into(self.handle.store(), windows, rows)
         found_B1 = lengths_B1 >= self.min_length
         num_found = int(np.count_nonzero(found_B1))
@@ -134,7 +134,8 @@ class NGramEmbedding(StoreModule):
             return rows
         if num_found == 0:
             return embed(tokens_BT)
-        if found_BT.size <= _FEW or (torch.is_grad_enabled() and embed.weight.requires_grad):
+        is_trained = embed.training or (torch.is_grad_enabled() and embed.weight.requires_grad)
+        if found_BT.size <= _FEW or is_trained:  # in training T may have hooks that expect (B, T), such as NEFTune's
             found_BT1 = torch.from_numpy(found_BT)[..., None].to(rows.device, non_blocking=True)
             return torch.where(found_BT1, rows, embed(tokens_BT).to(rows.dtype))
         missing_M = torch.from_numpy(np.flatnonzero(~found_BT)).to(rows.device, non_blocking=True)

@@ -195,6 +195,9 @@ class NGramHistory:
     def __repr__(self) -> str:
         return f"<NGramHistory of {self.batch_size} sequences, max_n {self.max_n}, lengths {self._num_B.tolist()}>"
 
+    def __copy__(self) -> NGramHistory:
+        return self.select(np.arange(self.batch_size))  # single steps write into the arrays: they are not shared
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "scratch": None, "_line": None}  # a line is a view
 

@@ -117,7 +117,7 @@ class StoreModule(nn.Module, ABC):
         if candidates_BC.numel() == 0:
             return None
         windows = candidate_windows(history.context, history.room, on_host(candidates_BC), self.max_n)
-        stored = torch.empty(self._stored_shape(windows), dtype=torch.uint8)
+        stored = torch.empty(self._stored_shape(windows), dtype=torch.uint8, device="cpu")
         self._candidates = Ticket(self.handle, self._look_up(), windows, stored, 60.0)
         self.stats.count(candidate_calls=1, candidate_rows=len(windows.room_BT))
         return self._candidates
@@ -224,16 +224,22 @@ class StoreModule(nn.Module, ABC):
     def _buffer(self, windows: Windows) -> Tensor:
         """A new CPU tensor for the answer; pinned, and as stored where that is less to copy, for an accelerator.
 
-        PyTorch's pinned allocator hands a buffer out again only after copies from it have ended.
+        PyTorch's pinned allocator hands a buffer out again only after copies from it have ended. No inference tensor: a ticket
+        made in inference mode may be used outside it, where such tensors cannot be written to.
         """
+        with torch.inference_mode(False):
+            return self._new_buffer(windows)
+
+    def _new_buffer(self, windows: Windows) -> Tensor:
         device, dtype = self._like_weight().device, self._row_dtype()
         pin = device.type == "cuda"
         is_remote = device.type != "cpu"
         is_narrow = is_remote and (saves_transfer(self.store.spec.codec, dtype) or dtype not in HOST_DTYPES)
         if dtype == torch.uint8 or is_narrow:
-            return torch.empty(self._stored_shape(windows), dtype=torch.uint8, pin_memory=pin)
+            return torch.empty(self._stored_shape(windows), dtype=torch.uint8, device="cpu", pin_memory=pin)
         shape = (*windows.room_BT.shape, *self._row_shape(), self.dim)
-        return torch.empty(shape, dtype=dtype if dtype in HOST_DTYPES else torch.float32, pin_memory=pin)
+        dtype = dtype if dtype in HOST_DTYPES else torch.float32
+        return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pin)
 
     def _fetch(self, windows: Windows, ticket: Ticket | None) -> tuple[Tensor, np.ndarray]:
         """Rows where T lives and in the type that is wanted, and lengths (B, T) u8."""
