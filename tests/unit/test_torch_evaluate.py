@@ -18,6 +18,7 @@ from ngramstore.errors import UsageError
 from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.data.batches import document_windows, tag
 from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
+from ngramstore_torch.export.sensitivity import input_sensitivity
 from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.model.costs import cost_of
 from ngramstore_torch.model.hashed import HashedConfig, HashedModel
@@ -28,6 +29,8 @@ from ngramstore_torch.training.train import train_model
 
 class DictStore:
     """Rows by tuple of tokens; the longest match, one position at a time."""
+
+    dim = 32
 
     def __init__(self, model, vocab):
         tokens_NK, lengths_N = vocab.ngrams
@@ -114,12 +117,12 @@ def test_generation_from_a_store_is_generation_with_the_live_model(case):
     assert live == served and len(live) == 20
 
 
-def stored(path, ngrams):
+def stored(path, ngrams, dim=32):
     """An open store whose rows no token embedding has: the n-gram's length everywhere."""
-    with ngramstore.build(path, dim=32, max_n=2, codec="f32") as build:
+    with ngramstore.build(path, dim=dim, max_n=2, codec="f32") as build:
         for n in sorted({len(ngram) for ngram in ngrams}):
             chosen = [ngram for ngram in ngrams if len(ngram) == n]
-            build.add(chosen, np.full((len(chosen), 32), n, np.float32))
+            build.add(chosen, np.full((len(chosen), dim), n, np.float32))
     return ngramstore.open(path)
 
 
@@ -202,3 +205,42 @@ def test_ids_beyond_the_model_s_vocabulary_are_refused_by_name(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match=message):
         next(generate(small.decoder, live_embedding(small), np.array([1, largest]), 3))
+
+
+def test_fgrams_longer_than_the_model_takes_are_refused_by_their_length(case):
+    """A_f would say that the sizes of two tensors differ."""
+    data, vocab, _, _ = case
+    short = scone(fgram=replace(FGRAM, max_n=3))
+    message = "n-grams of 4 tokens, the model takes up to 3"
+    with pytest.raises(UsageError, match=message):
+        evaluate_model(short, data)
+    with pytest.raises(UsageError, match=message):
+        train_model(short, data, TrainConfig(tokens=100, batch_size=2, seq_len=8))
+    with pytest.raises(UsageError, match=message):
+        input_sensitivity(short, data)
+    with pytest.raises(UsageError, match=message):
+        live_embedding(short, vocab)
+
+
+def test_models_that_run_no_fgram_model_are_measured_whatever_the_fgrams(case):
+    """A decoder alone, and one that a store serves."""
+    data, _, model, store = case
+    served = scone(fgram=replace(FGRAM, max_n=3))
+    served.decoder.load_state_dict(model.decoder.state_dict())
+    assert evaluate_model(served, data, store=store).nats == evaluate_model(model, data, store=store).nats
+    assert evaluate_model(plain(), data).num_tokens == len(data) - 6
+
+
+@pytest.mark.parametrize("dim", [1, 16])
+def test_a_store_of_another_width_is_refused(case, tmp_path, dim):
+    """Rows of one number were spread over the whole vector."""
+    data, _, model, _ = case
+    message = f"the store's rows are {dim} wide, the token embedding's are 32"
+    with stored(tmp_path / "store", [(1, 2)], dim) as other:
+        with pytest.raises(UsageError, match=message):
+            served_inputs(model.decoder, other)
+        with pytest.raises(UsageError, match=message):
+            evaluate_model(model.train(), data, store=other)
+        assert model.training
+        with pytest.raises(UsageError, match=message):
+            served_embedding(model.decoder, other, 2)

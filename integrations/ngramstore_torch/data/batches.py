@@ -157,6 +157,16 @@ def require_ids(tokens: np.ndarray, vocab_size: int, what: str) -> None:
         )
 
 
+def require_lengths(lengths_N: np.ndarray, max_n: int) -> None:
+    """UsageError where an f-gram is longer than A_f takes: its table of positions would only say that shapes differ."""
+    longest = int(np.max(lengths_N, initial=0))
+    if longest > max_n:
+        raise UsageError(
+            f"the vocabulary has n-grams of {longest} tokens, the model takes up to {max_n}",
+            hint="give the vocabulary that the model was trained with, or make the model with a larger max_n",
+        )
+
+
 def document_windows(starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """[begin, end) of the input windows that cover every document's tokens but its last, which has no target."""
     first_D, last_D = starts[:-1].astype(np.int64), starts[1:].astype(np.int64) - 1

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ngramstore.errors import UsageError
-from ngramstore_torch.data.batches import IGNORE, Batch, TaggedTokens, require_ids
+from ngramstore_torch.data.batches import IGNORE, Batch, TaggedTokens, require_ids, require_lengths
 from ngramstore_torch.model.decoder import Decoder
 from ngramstore_torch.model.kinds import LanguageModel
-from ngramstore_torch.model.scone import replace_matched
+from ngramstore_torch.model.scone import SconeModel, replace_matched
 from ngramstore_torch.serving.embedding import StoreLike, check_min_length
+from ngramstore_torch.serving.generation import require_width
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ def evaluate_model(
     """
     started = time.perf_counter()
     require_ids(data.tokens_P, model.decoder.config.vocab_size, "the held-out tokens")
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     inputs: Callable[[Batch], Tensor] = model.inputs
     if store is not None:
         inputs = served_inputs(model.decoder, store, min_length=min_length)
+    elif isinstance(model, SconeModel):
+        require_lengths(data.fgram_lengths_N, model.fgram_model.config.max_n)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
     total, num_tokens, num_matched = 0.0, 0, 0
     for batch in data.evaluation_batches(
         seq_len or model.decoder.config.max_positions, batch_size, history=model.history, max_windows=max_windows
@@ -89,6 +92,7 @@ def served_inputs(decoder: Decoder, store: StoreLike, *, min_length: int = 2) ->
     min_length: shorter matches count as none; SCONE's f-grams have 2 tokens or more, a store may hold single tokens.
     """
     check_min_length(min_length, store)
+    require_width(store, decoder)
 
     def inputs(batch: Batch) -> Tensor:
         tokens_BTD = decoder.tokens(batch.tokens_BT)

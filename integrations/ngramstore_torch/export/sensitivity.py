@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ngramstore.errors import UsageError
 from ngramstore.files import publish
-from ngramstore_torch.data.batches import IGNORE, Batch, TaggedTokens, require_ids
+from ngramstore_torch.data.batches import IGNORE, Batch, TaggedTokens, require_ids, require_lengths
 from ngramstore_torch.model.scone import SconeModel
 
 WINDOWS = 200
@@ -42,6 +42,7 @@ def input_sensitivity(
     a backward pass of the decoder a window. Raises UsageError where no f-gram ends in the text.
     """
     require_ids(data.tokens_P, model.decoder.config.vocab_size, "the tokens to measure on")
+    require_lengths(data.fgram_lengths_N, model.fgram_model.config.max_n)
     parameter = next(model.parameters())
     device, dim = parameter.device, model.decoder.config.dim
     generator = torch.Generator().manual_seed(seed)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 import ngramstore
 from ngramstore.codec import Codec, SecondOrderInt4, codec_from_spec
 from ngramstore.errors import NgramStoreError, UsageError
-from ngramstore_torch.data.batches import VocabularyLike, require_ids
+from ngramstore_torch.data.batches import VocabularyLike, require_ids, require_lengths
 from ngramstore_torch.data.identities import vocabulary_identity
 from ngramstore_torch.export.spool import Spool, discard_spool, spool_path
 from ngramstore_torch.model.kinds import LanguageModel
@@ -129,10 +129,7 @@ def export_table(
     was left is of another export.
     """
     tokens_NK, lengths_N = vocabulary.ngrams
-    if int(lengths_N.max(initial=0)) > source.max_n:
-        raise UsageError(
-            f"the vocabulary has n-grams of {int(lengths_N.max())} tokens, the model takes up to {source.max_n}"
-        )
+    require_lengths(lengths_N, source.max_n)
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     if len(lengths_N) == 0:

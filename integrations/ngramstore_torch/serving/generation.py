@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ngramstore.errors import UsageError
-from ngramstore_torch.data.batches import VocabularyLike, require_ids, tag
+from ngramstore_torch.data.batches import VocabularyLike, require_ids, require_lengths, tag
 from ngramstore_torch.model.decoder import Decoder, KVCache
 from ngramstore_torch.model.kinds import LanguageModel
-from ngramstore_torch.model.scone import replace_matched
+from ngramstore_torch.model.scone import SconeModel, replace_matched
 from ngramstore_torch.serving.embedding import StoreLike, check_min_length
 
 Embed = Callable[[np.ndarray, int], Tensor]
@@ -75,6 +76,15 @@ def check_sampling(temperature: float, top_k: int) -> None:
         )
 
 
+def require_width(store: Any, decoder: Decoder) -> None:
+    """UsageError where the store's rows are not as wide as the decoder's input: rows of one number would fill a whole vector."""
+    if store.dim != decoder.config.dim:
+        raise UsageError(
+            f"the store's rows are {store.dim} wide, the token embedding's are {decoder.config.dim}",
+            hint="give the store that was exported from this decoder's model",
+        )
+
+
 def choose(logits_V: Tensor, temperature: float, top_k: int, random: torch.Generator) -> int:
     """A token drawn from the top_k likeliest at a temperature; 0 means the likeliest."""
     if temperature == 0:
@@ -85,6 +95,8 @@ def choose(logits_V: Tensor, temperature: float, top_k: int, random: torch.Gener
 
 def live_embedding(model: LanguageModel, vocabulary: VocabularyLike | None = None) -> Embed:
     """Embeddings computed by the model itself: A_f runs for each matched token."""
+    if isinstance(model, SconeModel) and vocabulary is not None:
+        require_lengths(vocabulary.ngrams[1], model.fgram_model.config.max_n)
 
     def embed(tokens_T: np.ndarray, num_new: int) -> Tensor:
         tagged = tag(tokens_T, np.array([0, len(tokens_T)]), vocabulary)
@@ -98,6 +110,7 @@ def live_embedding(model: LanguageModel, vocabulary: VocabularyLike | None = Non
 def served_embedding(decoder: Decoder, store: StoreLike, max_n: int, *, min_length: int = 2) -> Embed:
     """Embeddings from a store: A_f is not needed. min_length: shorter matches count as none, as in NGramEmbedding."""
     check_min_length(min_length, store)
+    require_width(store, decoder)
 
     def embed(tokens_T: np.ndarray, num_new: int) -> Tensor:
         context_1S = tokens_T[None, max(0, len(tokens_T) - num_new - max_n + 1) :]

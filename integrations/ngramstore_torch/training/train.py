@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ngramstore.errors import UsageError
 from ngramstore.files import make_directory
-from ngramstore_torch.data.batches import Batch, TaggedTokens, require_ids
+from ngramstore_torch.data.batches import Batch, TaggedTokens, require_ids, require_lengths
 from ngramstore_torch.model.kinds import LanguageModel, describe
 from ngramstore_torch.model.scone import SconeModel
 from ngramstore_torch.training import checkpoint
@@ -70,6 +70,8 @@ def train_model(
     stop_after: stop (and save) at this step, as Ctrl-C would; the learning rate still plans for config.tokens.
     """
     require_ids(data.tokens_P, model.decoder.config.vocab_size, "the training tokens")
+    if isinstance(model, SconeModel):
+        require_lengths(data.fgram_lengths_N, model.fgram_model.config.max_n)
     device = torch.device(config.device)
     model.to(device).train()
     optimizer = make_optimizer(model, config)
