@@ -220,11 +220,11 @@ class _Miner:
                 function(*call, memory_bytes=self.memory_bytes, on_progress=bar.update, **options)
             return
         share = self.memory_bytes // self.workers
-        waiting = {self.pool.submit(function, *call, memory_bytes=share, **options): call[0] for call in todo}
-        for done in as_completed(waiting):
-            try:
+        try:
+            waiting = {self.pool.submit(function, *call, memory_bytes=share, **options): call[0] for call in todo}
+            for done in as_completed(waiting):
                 done.result()
-            except BrokenProcessPool as error:
-                raise NgramStoreError("a worker process died", hint=_DEAD_WORKER) from error
-            shard: Shard = waiting[done]
-            bar.update(shard.num_tokens)
+                shard: Shard = waiting[done]
+                bar.update(shard.num_tokens)
+        except BrokenProcessPool as error:  # of a worker that was killed while it had nothing to do `submit` tells
+            raise NgramStoreError("a worker process died", hint=_DEAD_WORKER) from error

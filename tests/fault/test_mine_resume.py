@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 
 from ngramstore.errors import DamagedStore, DiskFull, NgramStoreError, UsageError, WriterLocked
 from ngramstore.files import WriterLock
-from ngramstore.mine import Shard, TokenShards, mine_ngrams
+from ngramstore.mine import Shard, TokenShards, merge_runs, mine_ngrams
 from ngramstore.mine.work import LOCK_NAME, STEP_NAME, WorkDirectory
 
 OPTIONS = {"max_n": 4, "size": 200, "min_count": 2, "memory_bytes": 1 << 14, "held_out": 0.1}
@@ -131,6 +133,21 @@ def test_a_killed_worker_is_said_to_be_dead_and_the_run_goes_on(corpus, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr("ngramstore.mine.miner.count_shard", kill_this_process)
         with pytest.raises(NgramStoreError, match=r"worker process died(.|\n)*__main__"):
+            mined_bytes(corpus, tmp_path, workers=2)
+    assert len(mined_bytes(corpus, tmp_path)) > 1000
+
+
+def test_a_worker_killed_while_idle_is_said_to_be_dead_and_the_run_goes_on(corpus, tmp_path, monkeypatch):
+    def merge_without_workers(*arguments, **options):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+        time.sleep(0.5)  # the pool notices in a thread of its own
+        merge_runs(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ngramstore.mine.miner.merge_runs", merge_without_workers)
+        with pytest.raises(NgramStoreError, match="worker process died"):
             mined_bytes(corpus, tmp_path, workers=2)
     assert len(mined_bytes(corpus, tmp_path)) > 1000
 
