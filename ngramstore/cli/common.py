@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +19,9 @@ _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
+_MOST = 2**63
+
+
 class ByteSize(click.ParamType):
     """A number of bytes with an optional unit: 800000, 512MiB, 2GiB."""
 
@@ -27,7 +31,10 @@ class ByteSize(click.ParamType):
         found = _NUMBER.fullmatch(str(value).strip().lower())
         if found is None or found[2].removesuffix("b") not in _BYTES:
             self.fail(f"{value!r} is not a size; write 512MiB or 2GiB", param, ctx)
-        return int(float(found[1]) * _BYTES[found[2].removesuffix("b")])
+        size = float(found[1]) * _BYTES[found[2].removesuffix("b")]
+        if size >= _MOST:
+            self.fail(f"{value!r:.40} is more than 2**63 bytes", param, ctx)
+        return int(size)
 
 
 class Count(click.ParamType):
@@ -39,7 +46,10 @@ class Count(click.ParamType):
         found = _NUMBER.fullmatch(str(value).strip().lower().replace(",", ""))
         if found is None or found[2] not in _COUNTS:
             self.fail(f"{value!r} is not a count; write 100k, 2.5M or 1B", param, ctx)
-        return round(float(found[1]) * _COUNTS[found[2]])
+        count = float(found[1]) * _COUNTS[found[2]]
+        if count >= _MOST:
+            self.fail(f"{value!r:.40} is more than 2**63", param, ctx)
+        return round(count)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -86,6 +96,14 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def say(message: str) -> None:
     """A message, on stderr, so that stdout holds the result alone."""
     click.echo(message, err=True)
+
+
+def require_place(out: Path) -> None:
+    """UsageError for an --out that no file can be written to; asked before the work that may take hours."""
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
+    if out.is_dir():
+        raise UsageError(f"--out {str(out)!r} is a folder", hint="name a file in it")
 
 
 def emit(result: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def command(store: Path, text: str | None, with_rows: bool, trust_external: bool
 
     import ngramstore as ngs
 
+    if text is None and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is no number either, and is refused as that
     lines = [text] if text is not None else sys.stdin.readlines()
     sequences = [as_ngram(line) for line in lines if line.strip()]
     if not sequences:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import ByteSize, Count, emit, json_option, quiet_option, say
+from ngramstore.cli.common import ByteSize, Count, emit, json_option, quiet_option, require_place, say
 from ngramstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,10 +113,7 @@ def _check(out: Path, plot: Path | None, options: dict[str, Any]) -> Path:
     from ngramstore.mine.miner import check_options
     from ngramstore.mine.reports import check_plot
 
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
-    if out.is_dir():
-        raise UsageError(f"--out {str(out)!r} is a folder", hint="name a file in it")
+    require_place(out)
     work = options["work"] or out.with_name(out.name + ".work")
     for name, file in (("--out", out), ("--plot", plot)):
         if file is not None and work.absolute() in file.absolute().parents:

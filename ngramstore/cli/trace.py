@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import Count, bytes_text, emit, json_option, quiet_option, say, trust_option
+from ngramstore.cli.common import Count, bytes_text, emit, json_option, quiet_option, require_place, say, trust_option
 from ngramstore.cli.keys import read_token_map, read_tokenizer
 from ngramstore.errors import UsageError
 
@@ -36,6 +36,14 @@ _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
     show_default=True,
     help="Text: what a document is.",
 )
+@click.option("--suffix", "suffixes", multiple=True, help="Folders: read files with this ending; can be repeated.")
+@click.option(
+    "--errors",
+    type=click.Choice(["strict", "replace"]),
+    default="strict",
+    show_default=True,
+    help="Invalid UTF-8: stop, or put U+FFFD in its place.",
+)
 @click.option("--top", type=Count(), help="Keep only this many of the most frequent rows.  [default: all]")
 @click.option(
     "--max-entries",
@@ -60,6 +68,7 @@ def command(
       ngramstore trace ple/ tokens.npy --out hot.ngt --trust-external
       ngramstore trace DeepSeek-V4.1-Flash/config.json logs/ --tokenizer DeepSeek-V4.1-Flash/ --out hot.ngt
     """
+    require_place(out)
     trace, slot_bytes = _recorded(source, inputs, quiet, options)
     kept = trace if top is None else trace.top(top)
     kept.save(out)
@@ -146,7 +155,11 @@ def _of_keys(
 
     token_map = None if options["token_map"] is None else read_token_map(options["token_map"])
     assert config is not None or spec is not None
-    is_engram = spec["model"] == "engram" if spec else text_config(config or {}).get("engram_layer_ids") is not None
+    is_engram = (
+        spec.get("model") == "engram"
+        if isinstance(spec, dict)
+        else text_config(config or {}).get("engram_layer_ids") is not None
+    )
     if token_map is None and options["tokenizer"] is not None and is_engram:
         token_map = token_map_of(read_tokenizer(options["tokenizer"]))
     if config is not None:
@@ -169,5 +182,7 @@ def _corpus(inputs: tuple[Path, ...], cache: str, quiet: bool, options: dict[str
         eos_id=options["eos_id"],
         dtype=options["dtype"],
         documents=options["documents"],
+        suffixes=options["suffixes"] or None,
+        errors=options["errors"],
         progress=not quiet,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,16 +43,15 @@ class Piece:
 def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str] | None = None) -> list[Path]:
     """Files named one by one, and for folders all files below them with one of the suffixes, by path.
 
-    Hidden files and folders are passed over. A file that inputs name twice, or by a symbolic link too, is there once, where it came
-    first. Raises UsageError for a path that does not exist and where nothing is found.
+    Hidden files and folders are passed over, symbolic links are followed. A file that inputs name twice, or by a link too, is there
+    once, where it came first. Raises UsageError for a path that does not exist, one that may not be read, and where nothing is found.
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     wanted = tuple(suffixes) if suffixes is not None else TEXT_SUFFIXES + RECORD_SUFFIXES
     files: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            below = (p for p in path.rglob("*") if p.is_file() and p.name.endswith(wanted))
-            files += sorted(p for p in below if not any(part.startswith(".") for part in p.relative_to(path).parts))
+            files += sorted(file for file in _below(path) if file.name.endswith(wanted))
         elif path.exists():
             files.append(path)
         else:
@@ -65,6 +65,25 @@ def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str
     for path in files:
         once.setdefault(path.resolve(), path)
     return list(once.values())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden, each folder once."""
+
+    def refuse(error: OSError) -> None:
+        with clear_errors(Path(error.filename)):
+            raise error
+
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        about = os.stat(place)
+        if (about.st_dev, about.st_ino) in seen:  # by a link back to a folder above
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        with clear_errors(Path(place)):
+            yield from (Path(place, name) for name in names if name[0] != "." and Path(place, name).is_file())
 
 
 def is_binary(path: Path) -> bool:

@@ -78,6 +78,10 @@ def _npy_header(path: Path) -> tuple[str, int, int]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise UsageError(f"{path} is not a numpy array that can be read: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise UsageError(
+            f"{path} is an archive of arrays, wanted a vector of uint16 or uint32", hint="save one with np.save"
+        )
     if not isinstance(array, np.memmap) or array.ndim != 1 or array.dtype.str not in ("<u2", "<u4"):
         raise UsageError(f"{path}: {array.dtype} of shape {array.shape}, wanted a vector of uint16 or uint32")
     return array.dtype.str, int(array.offset), len(array)

@@ -17,6 +17,7 @@ from helpers import ROOT, build_ngrams, contents, rows_of, start_python
 
 import ngramstore as ngs
 from ngramstore import errors
+from ngramstore.cli.keys import read_token_map
 from ngramstore.cli.main import cli
 from ngramstore.keys import OverEncodingKeys, keys_from_spec
 
@@ -206,6 +207,29 @@ def test_a_type_whose_letter_is_that_of_half_precision_is_refused_as_output(quic
                 with pytest.raises(errors.UsageError):
                     call()
     assert (memory[64:] == 0xAA).all()
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "1" + "0" * 30, "9.3B" + "B"])
+def test_numbers_beyond_any_store_are_refused(quick_path, number):
+    for words in (("sizes", "--rows", number, "--dim", 8), ("mine", quick_path, "--out", "v", "--memory", number)):
+        result = CliRunner().invoke(cli, [str(word) for word in words])
+        assert result.exit_code == 2 and ("more than" in result.stderr or "is not a" in result.stderr), result.output
+
+
+def test_an_archive_of_arrays_is_no_token_file_and_no_token_map(quick_path):
+    with open(quick_path / "z.npy", "wb") as file:
+        np.savez(file, a=np.arange(3, dtype=np.uint16))
+    assert "archive of arrays" in refused("mine", quick_path / "z.npy", "--out", quick_path / "v.ngv")
+    with pytest.raises(errors.UsageError, match="archive of arrays"):
+        read_token_map(quick_path / "z.npy")
+
+
+def test_bytes_that_are_no_text_are_no_tokens(store):
+    done = subprocess.run(
+        [sys.executable, "-m", "ngramstore", "lookup", str(store)],
+        input=b"1 2\n1 \xff\n", capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert done.returncode == 2 and b"bug" not in done.stderr and b"error: " in done.stderr.lower()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

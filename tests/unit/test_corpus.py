@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -473,3 +474,34 @@ def test_two_processes_may_tokenise_one_corpus(tmp_path, tokenizer):
     assert decoded(open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache), tokenizer) == TEXTS[:1]
     assert busy.exists()
     lock.release()
+
+
+def test_folders_behind_links_are_read_once_and_loops_end(tmp_path):
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    (tmp_path / "other" / "deep" / "y.txt").write_text("y")
+    (tmp_path / "in" / ".hidden").mkdir(parents=True)
+    (tmp_path / "in" / ".hidden" / "h.txt").write_text("h")
+    (tmp_path / "in" / "x.txt").write_text("x")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "other")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "other" / "deep")
+    (tmp_path / "other" / "deep" / "up").symlink_to(tmp_path / "in")
+    found = inputs_module.find_files(tmp_path / "in")
+    assert sorted(path.resolve() for path in found) == [
+        tmp_path / "in" / "x.txt",
+        tmp_path / "other" / "deep" / "y.txt",
+    ]
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    (tmp_path / "in" / "private").mkdir(parents=True)
+    (tmp_path / "in" / "x.txt").write_text("x")
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UsageError, match=r"no permission for .*private"):
+        inputs_module.find_files(tmp_path / "in")

@@ -306,6 +306,37 @@ def test_the_command_says_what_is_missing(tmp_path, rows_store):
     assert result.exit_code == 2 and "not a trace" in result.stderr
 
 
+def test_the_command_says_of_a_wrong_out_before_it_reads_the_text(tmp_path, rows_store, monkeypatch):
+    monkeypatch.setattr("ngramstore.mine.open_corpus", lambda *_, **__: pytest.fail("reads the text"))
+    np.save(tmp_path / "t.npy", np.arange(4, dtype=np.uint16))
+    words = ["trace", str(rows_store), str(tmp_path / "t.npy"), "--out"]
+    for out, message in ((tmp_path / "none" / "x.ngt", "there is no folder"), (tmp_path, "is a folder")):
+        result = CliRunner().invoke(cli, [*words, str(out)])
+        assert result.exit_code == 2 and message in result.stderr
+
+
+def test_the_command_reads_the_text_that_mining_reads(tmp_path, ngram_store):
+    pytest.importorskip("tokenizers")
+    from ngramstore.mine import train_bpe
+
+    train_bpe(["some words of text"] * 9, 270).save(tmp_path / "tokenizer.json")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.xyz").write_bytes(b"some words \xff of text")
+    words = ["trace", ngram_store, tmp_path / "text", "--tokenizer", tmp_path / "tokenizer.json", "--quiet", "--json"]
+    found = run(*words, "--out", tmp_path / "x.ngt", "--suffix", ".xyz", "--errors", "replace")
+    assert found["lookups"] >= 0 and (tmp_path / "x.ngt").exists()
+
+
+def test_a_store_whose_keys_are_none_is_told(tmp_path):
+    with ngs.build(tmp_path / "s", dim=4, addressing="row", metadata={"keys": {"version": 1}}) as builder:
+        builder.add_rows(np.zeros((3, 4), np.float32))
+    np.save(tmp_path / "t.npy", np.arange(4, dtype=np.uint16))
+    result = CliRunner().invoke(
+        cli, ["trace", str(tmp_path / "s"), str(tmp_path / "t.npy"), "--out", str(tmp_path / "x")]
+    )
+    assert result.exit_code == 2 and "not a key spec" in result.stderr
+
+
 def test_damage_is_told_apart_from_other_files(tmp_path):
     Trace.of("row", 1, 1, [0], [1]).save(tmp_path / "t")
     data = bytearray((tmp_path / "t").read_bytes())
