@@ -148,6 +148,13 @@ def test_sensitivity_needs_fgrams_and_leaves_the_model_as_it_was(trained):
         input_sensitivity(model, none)
 
 
+def test_a_sensitivity_is_summed_on_the_cpu_whatever_the_default_device(trained):
+    model, data, _ = trained
+    want = input_sensitivity(model, data, max_windows=8)
+    with torch.device("meta"):
+        assert np.array_equal(input_sensitivity(model, data, max_windows=8), want)
+
+
 def test_a_sensitivity_is_measured_once_for_an_export_that_is_cut_short(tmp_path):
     path, measured = tmp_path / "store.sensitivity", []
 

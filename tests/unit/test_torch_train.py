@@ -115,6 +115,17 @@ def test_the_optimizers_state_goes_where_the_parameters_are():
         assert state["step"].dtype == torch.float32
 
 
+def test_a_checkpoint_is_of_the_cpu_whatever_the_default_device(data, tmp_path):
+    model = scone()
+    done = train_model(model, data, CONFIG, out=tmp_path, stop_after=1)
+    with torch.device("meta"):
+        saved = checkpoint.load(tmp_path)
+        optimizer = train_module.make_optimizer(model, CONFIG)
+        losses = checkpoint.optimizer_tensors(model, optimizer, done.losses)["losses"]
+    assert all(torch.equal(value, saved.model.state_dict()[name]) for name, value in model.state_dict().items())
+    assert losses.tolist() == done.losses
+
+
 def test_a_restored_state_is_a_copy():
     """The optimizer counts in place; what was read from a file stays as it was."""
     model = plain()

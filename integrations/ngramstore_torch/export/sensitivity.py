@@ -46,7 +46,7 @@ def input_sensitivity(
     parameter = next(model.parameters())
     device, dim = parameter.device, model.decoder.config.dim
     generator = torch.Generator().manual_seed(seed)
-    moments_DD = torch.zeros(dim, dim, dtype=torch.float64)
+    moments_DD = torch.zeros(dim, dim, dtype=torch.float64, device="cpu")
     count = 0
     was_training = model.training
     model.eval()

@@ -108,6 +108,11 @@ def load(directory: str | os.PathLike, *, with_optimizer: bool = False) -> Check
                 raise
 
 
+def load_description(directory: str | os.PathLike) -> dict[str, Any]:
+    """What checkpoint.json says, without a look at the files it names. Raises UsageError and FormatError as `load` does."""
+    return _parse(_text(Path(directory)))
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into a model of exactly these names and shapes; UsageError names what differs."""
     own = model.state_dict()
@@ -152,7 +157,8 @@ def _text(directory: Path) -> bytes:
 def _load(directory: Path, text: bytes, with_optimizer: bool) -> Checkpoint:
     """The checkpoint that this text of checkpoint.json describes."""
     description = _parse(text)
-    model = build(description["model"], where=FILE_NAME)
+    with torch.device("cpu"):  # where `Checkpoint` says it is, whatever the default device
+        model = build(description["model"], where=FILE_NAME)
     load_weights(model, _read(directory, description, "model"))
     optimizer = _read(directory, description, "optimizer") if with_optimizer else {}
     return Checkpoint(model, int(description["step"]), description, optimizer)
@@ -222,7 +228,7 @@ def _digest(file: Any) -> Any:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> dict[str, Tensor]:
     """AdamW's state by parameter name, and the losses so far (f64), for `save` to write at once."""
-    tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    tensors = {"losses": torch.tensor(losses, dtype=torch.float64, device="cpu")}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = value.detach()
