@@ -130,6 +130,21 @@ def test_a_run_is_not_overwritten_and_resumes_with_the_same_settings_only(mined,
 
 
 @pytest.mark.parametrize(
+    ("is_there", "arguments", "message"),
+    [(False, [], "there is no checkpoint in"), (True, ["--lr", 0.5], r"train\.lr = 0\.002, this run asks for 0\.5")],
+)
+def test_what_does_not_resume_is_said_before_the_text_is_read(
+    mined, tmp_path, is_there, arguments, message, monkeypatch
+):
+    options = [*flat(mined), *SMALL, "--tokens", "1k", "--out", tmp_path / "run"]
+    if is_there:
+        run(cli_train.command, *options)
+    monkeypatch.setattr(cli_train, "open_text", lambda *_, **__: pytest.fail("reads the text"))
+    with pytest.raises(UsageError, match=message):
+        run(cli_train.command, *options, "--resume", *arguments)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--corpus", "x"], "needs its f-grams"),
@@ -318,6 +333,14 @@ def test_text_is_for_rounding_int4_only(mined, tmp_path):
     with pytest.raises(UsageError, match="--held-out, --suffix without text"):
         run(cli_export.command, *export, "--quiet", "--codec", "int4", "--held-out", "0.1", "--suffix", ".txt")
     assert not (tmp_path / "table").exists()
+
+
+def test_a_store_in_a_folder_that_is_not_there_is_refused_before_anything_is_measured(mined, tmp_path, monkeypatch):
+    run(cli_train.command, *flat(mined), *SMALL, "--tokens", "1k", "--out", tmp_path / "scone")
+    monkeypatch.setattr(cli_export, "open_text", lambda *_, **__: pytest.fail("reads the text"))
+    export = [*flat(mined), "--checkpoint", tmp_path / "scone", "--codec", "int4", "--device", "cpu", "--quiet"]
+    with pytest.raises(UsageError, match="no is not a folder"):
+        run(cli_export.command, *export, "--json", "--store", tmp_path / "no" / "table")
 
 
 def test_rows_are_not_rounded_for_text_that_the_run_held_out(mined, tmp_path, monkeypatch):

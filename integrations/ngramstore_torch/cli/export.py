@@ -129,8 +129,12 @@ def command(
 
 
 def _require_sense(path: Path, codec: str, is_text_useless: bool, given: list[str]) -> None:
-    """UsageError for options that do not go together, and where a store is already. given: how to read text, without any."""
+    """UsageError for options that do not go together, where a store is already, and where none can be.
+
+    given: how to read text, without any.
+    """
     from ngramstore_torch.export.spool import spool_path
+    from ngramstore_torch.export.table import require_parent
 
     if is_text_useless:
         raise UsageError(f"text is for rounding int4, not for {codec}", hint="leave --corpus and --shards out")
@@ -138,6 +142,7 @@ def _require_sense(path: Path, codec: str, is_text_useless: bool, given: list[st
         raise UsageError(f"{', '.join(given)} without text", hint="they say how to read --corpus or --shards")
     if (path / "MANIFEST").exists() and not spool_path(path).exists():
         raise UsageError(f"{path} already holds a store", hint="give another --store, or remove it first")
+    require_parent(path)
 
 
 def _require_trained_on(name: str, saved: Checkpoint, text: Text) -> None:

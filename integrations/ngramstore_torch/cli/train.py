@@ -99,7 +99,7 @@ def command(
     from ngramstore_torch.data.corpus import tag_corpus
     from ngramstore_torch.experiment.evaluate import evaluate_model
     from ngramstore_torch.training.config import TrainConfig
-    from ngramstore_torch.training.train import train_model
+    from ngramstore_torch.training.train import require_resumable, train_model
 
     with_fgrams = not o["plain"] and o["hashed"] is None
     _require_sense(o, with_fgrams, vocab)
@@ -107,7 +107,9 @@ def command(
         device=choose_device(o["device"]),
         **_of(o, "tokens batch_size seq_len accumulate lr fgram_lr seed bf16 compile checkpoint_every"),
     )
-    _shapes(o)  # what is wrong with the sizes is said before the text is read, which may take hours
+    _shapes(o)  # what is wrong with the options is said before the text is read, which may take hours
+    if o["resume"]:
+        require_resumable(o["out"], config)
     text = _text(inputs, shards, vocab, o, with_fgrams, progress=not quiet)
     model = _model(text, o)
     started = time.perf_counter()

@@ -136,9 +136,7 @@ def export_table(
         raise UsageError("the vocabulary holds no n-gram, there is nothing to export")
     if isinstance(source, SconeRows):
         require_ids(tokens_NK, source.model.decoder.config.vocab_size, "the n-grams of the vocabulary")
-    parent = Path(path).absolute().parent
-    if not parent.is_dir():
-        raise UsageError(f"{path}: {parent} is not a folder", hint="create it first")
+    require_parent(path)
     plain = codec_from_spec(codec, source.dim)
     encoder: Codec | SecondOrderInt4 = plain if sensitivity is None else SecondOrderInt4(plain, sensitivity)
     if restart:
@@ -164,6 +162,13 @@ def export_table(
         if spool is not None:
             spool.remove()
     return exported
+
+
+def require_parent(path: str | os.PathLike[str]) -> None:
+    """UsageError where the folder that a store at `path` would stand in is not there."""
+    parent = Path(path).absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{path}: {parent} is not a folder", hint="create it first")
 
 
 def _open_spool(

@@ -121,6 +121,11 @@ def train_model(
     )
 
 
+def require_resumable(out: str | Path, config: TrainConfig) -> None:
+    """UsageError where `out` holds no checkpoint, or one of other settings: what can be said of a resume without its data."""
+    checkpoint.require_same(checkpoint.load_description(out)["train"], _settings(config), "train")
+
+
 def train_step(
     model: LanguageModel, optimizer: torch.optim.Optimizer, feed: Iterator[Batch], config: TrainConfig, step: int
 ) -> Tensor:
