@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.files import remove
 from ngramstore.kernels.native import mining as native
 from ngramstore.mine.merge import merge_runs
 from ngramstore.mine.publish import published
-from ngramstore.mine.runs import RunReader, run_writer
+from ngramstore.mine.runs import RunReader, run_writer, scratch_runs
 from ngramstore.mine.shards import Shard
 
 NO_ID = 0xFFFFFFFF
@@ -72,29 +71,28 @@ def count_shard(
     table_C2 = _empty_table(min(_FIRST_SLOTS, most_slots))
     used = 0
     spills: list[Path] = []
-    for keys_T in _keys(shard, ids, memory_bytes, on_progress):
-        done = 0
-        while True:
-            step, used = native.count_keys(keys_T[done:], table_C2, used, int(_FULLEST * len(table_C2)))
-            done += step
-            if done == len(keys_T):
-                break
-            if len(table_C2) < most_slots:
-                table_C2 = _grown(table_C2, most_slots)
-            else:
-                spills.append(out_path.with_name(f"{out_path.name}.spill-{len(spills):05d}"))
-                _write_table(table_C2, spills[-1], sync=False)
-                table_C2[:, 0] = EMPTY
-                used = 0
-    if not spills:
-        _write_table(table_C2, out_path, min_count, sync=sync)
-        return
-    spills.append(out_path.with_name(f"{out_path.name}.spill-{len(spills):05d}"))
-    _write_table(table_C2, spills[-1], sync=False)
-    del table_C2
-    merge_runs(spills, out_path, min_count, memory_bytes=memory_bytes, sync=sync)
-    for path in spills:
-        remove(path)
+    with scratch_runs(out_path, "spill") as new_spill:
+        for keys_T in _keys(shard, ids, memory_bytes, on_progress):
+            done = 0
+            while True:
+                step, used = native.count_keys(keys_T[done:], table_C2, used, int(_FULLEST * len(table_C2)))
+                done += step
+                if done == len(keys_T):
+                    break
+                if len(table_C2) < most_slots:
+                    table_C2 = _grown(table_C2, most_slots)
+                else:
+                    spills.append(new_spill())
+                    _write_table(table_C2, spills[-1], sync=False)
+                    table_C2[:, 0] = EMPTY
+                    used = 0
+        if not spills:
+            _write_table(table_C2, out_path, min_count, sync=sync)
+            return
+        spills.append(new_spill())
+        _write_table(table_C2, spills[-1], sync=False)
+        del table_C2
+        merge_runs(spills, out_path, min_count, memory_bytes=memory_bytes, sync=sync)
 
 
 def assign_ids(

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.files import remove
-from ngramstore.mine.runs import PAIR_BYTES, RunReader, run_writer
+from ngramstore.mine.runs import PAIR_BYTES, RunReader, run_writer, scratch_runs
 
 _WORKING_COPIES = 10
 """A block is held about this many times while it is joined, sorted and added up."""
@@ -36,21 +35,22 @@ def merge_runs(
     out_path = Path(out_path)
     fan_in = min(_MOST_OPEN, max(2, memory_bytes // (_LEAST_BLOCK * PAIR_BYTES * _WORKING_COPIES)))
     paths = list(paths)
-    made: list[Path] = []
-    while len(paths) > fan_in:
-        group, paths = paths[:fan_in], paths[fan_in:]
-        merged = out_path.with_name(f"{out_path.name}.group-{len(made):05d}")
-        merge_runs(group, merged, 1, memory_bytes=memory_bytes, sync=False)
-        made.append(merged)
-        paths.append(merged)
+    with scratch_runs(out_path, "group") as new_group:
+        while len(paths) > fan_in:
+            group, paths = paths[:fan_in], paths[fan_in:]
+            merged = new_group()
+            merge_runs(group, merged, 1, memory_bytes=memory_bytes, sync=False)
+            paths.append(merged)
+        return _merge_at_once(paths, out_path, min_count, memory_bytes, sync)
+
+
+def _merge_at_once(paths: list[Path], out_path: Path, min_count: int, memory_bytes: int, sync: bool) -> int:
     readers = [RunReader(path) for path in paths]
     block = max(_LEAST_BLOCK, memory_bytes // (max(1, len(readers)) * PAIR_BYTES * _WORKING_COPIES))
     with run_writer(out_path, sync=sync) as writer:
         for keys_N, counts_N in _merged(readers, block):
             keep_N = counts_N >= min_count
             writer.add(keys_N[keep_N], counts_N[keep_N])
-    for path in made:
-        remove(path)
     return writer.num_pairs
 
 

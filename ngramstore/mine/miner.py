@@ -7,7 +7,6 @@ files (count.py), or, where the tokens and some more fit the memory, all lengths
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +26,7 @@ from ngramstore.mine.select import select_top
 from ngramstore.mine.shards import Shard, TokenShards, check_held_out, held_out_spans, num_held_out
 from ngramstore.mine.vocab import Vocabulary
 from ngramstore.mine.work import WorkDirectory
+from ngramstore.mine.workers import start_workers
 
 _DEAD_WORKER = (
     "mine again to resume, with less memory_bytes if the system killed it; "
@@ -162,8 +162,8 @@ class _Miner:
             self.space.sync = True
             self.space.finish(self.space.finished_n)
         self.workers = min(self.workers, len(self.corpus.shards))
-        if self.workers > 1:  # spawn: a fork would inherit threads and locks of the caller
-            self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+        if self.workers > 1:
+            self.pool = start_workers(self.workers)
         try:
             self._mask()
             for n in range(self.space.finished_n + 1, self.max_n + 1):

@@ -8,8 +8,9 @@ Shapes: N pairs.
 from __future__ import annotations
 
 import os
+import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from ngramstore.errors import DamagedStore
 from ngramstore.file_writer import FileWriter
+from ngramstore.files import remove_if_possible
 from ngramstore.layout import Field, Layout
 from ngramstore.mine.publish import published
 
@@ -67,6 +69,26 @@ def run_writer(path: Path, *, sync: bool = True) -> Iterator[RunWriter]:
         writer = RunWriter(file)
         yield writer
         writer.finish()
+
+
+@contextmanager
+def scratch_runs(out_path: Path, purpose: str) -> Iterator[Callable[[], Path]]:
+    """Names beside out_path, one a call, for runs that are deleted when the block ends; after a kill the work directory does it.
+
+    No two blocks share a name: a worker may live a moment longer than the run it works for, beside the next one.
+    """
+    token = secrets.token_hex(8)
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(out_path.with_name(f"{out_path.name}.{purpose}-{token}-{len(made):05d}"))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for path in made:
+            remove_if_possible(path)
 
 
 class RunReader:

@@ -1,12 +1,13 @@
 """The work directory of a mining run: which steps are finished, for which corpus and options.
 
 `STEP` is a small JSON file with a checksum: the options and the last length that is finished. Everything else is recognised
-by its name: files appear whole or not at all.
+by its name: files appear whole or not at all. Without STEP they are of no use, and the next run deletes them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from ngramstore.mine.shards import json_crc
 
 STEP_NAME = "STEP"
 LOCK_NAME = "LOCK"
+_NUMBERED = r"(count|frequent|ids)-[0-9]{2}(-[0-9]{5,})?\.(run|u32)"
+_OUR_NAMES = re.compile(rf"{LOCK_NAME}|{STEP_NAME}(\.tmp)?|{_NUMBERED}(\..+)?")
+_UNFINISHED_NAMES = re.compile(rf"{_NUMBERED}\..+")
 
 
 class WorkDirectory:
@@ -36,12 +40,11 @@ class WorkDirectory:
         make_directory(self.path)
         self._lock = WriterLock(self.path / LOCK_NAME)
         try:
-            if restart:
-                for file in self.path.iterdir():
-                    if file.name != LOCK_NAME:
-                        remove(file)
+            if restart or not step.exists():
+                self._empty()
             if step.exists():
                 self._resume(step)
+                self._remove_unfinished()
             else:
                 self.finish(1)
         except BaseException:
@@ -73,8 +76,24 @@ class WorkDirectory:
 
     def remove(self) -> None:
         """Delete the directory and all in it, and close."""
-        remove(self.path)
-        self.close()
+        try:
+            self._empty()
+            remove(self.path)
+        finally:
+            self.close()
+
+    def _empty(self) -> None:
+        """Delete all but the lock. STEP goes first: files without it count for nothing, but it vouches for files that may be gone."""
+        remove(self.path / STEP_NAME)
+        for file in list(self.path.iterdir()):
+            if file.name != LOCK_NAME:
+                remove(file)
+
+    def _remove_unfinished(self) -> None:
+        """Delete what a killed run was writing: the next one writes under other names."""
+        for file in list(self.path.iterdir()):
+            if _UNFINISHED_NAMES.fullmatch(file.name):
+                remove(file)
 
     def _resume(self, step: Path) -> None:
         hint = "use the same options, or start over with restart=True (`ngramstore mine --restart`)"
@@ -94,7 +113,7 @@ class WorkDirectory:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """A directory without a STEP file may hold nothing but what a process leaves that dies before it writes one."""
+    """A directory without a STEP file may hold nothing but what a process leaves that dies before it writes one, or after deleting it."""
     names = {file.name for file in path.iterdir()} if path.is_dir() else {path.name}
-    if names - {STEP_NAME + ".tmp", LOCK_NAME}:
+    if not all(_OUR_NAMES.fullmatch(name) for name in names):
         raise UsageError(f"{path} is not empty and holds no unfinished mining", hint="give another work directory")
