@@ -24,7 +24,7 @@ FULL = SHORT | {
 }
 
 
-@pytest.mark.parametrize("name", [*(FULL.keys() - SHORT.keys()), None])
+@pytest.mark.parametrize("name", [*sorted(FULL.keys() - SHORT.keys()), None])
 def test_what_a_config_leaves_out_is_the_model_s_default(name):
     """Padding comes before the second table, whose rows are numbered behind it."""
     config = SHORT if name is None else {key: value for key, value in FULL.items() if key != name}

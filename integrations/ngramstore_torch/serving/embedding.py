@@ -29,7 +29,10 @@ _FEW = 64
 
 
 class StoreLike(Protocol):
-    """What is needed of an open store: look-ups by tokens, and how long its n-grams are."""
+    """What is needed of an open store: look-ups by tokens, how wide its rows are and how long its n-grams."""
+
+    @property
+    def dim(self) -> int: ...
 
     @property
     def max_n(self) -> int: ...
