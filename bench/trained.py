@@ -64,7 +64,7 @@ class _Table(SconeModel):
 
     def __init__(self, model: SconeModel, vocabulary: Vocabulary, rows_ND: np.ndarray) -> None:
         torch.nn.Module.__init__(self)
-        self.decoder = model.decoder
+        self.decoder, self.fgram_model = model.decoder, model.fgram_model  # the latter for its sizes alone
         ids_N = ngram_ids(*vocabulary.ngrams)
         order_N = np.argsort(ids_N)
         self._ids_N, self._rows_ND = ids_N[order_N], torch.from_numpy(rows_ND[order_N])
