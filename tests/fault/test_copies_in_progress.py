@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,19 @@ def test_a_copy_that_fails_leaves_the_directory_as_it_was(source, monkeypatch, w
     assert target.exists() == is_there
     assert not is_there or names_in(target) == set()
     work(source, target)
+
+
+@pytest.mark.parametrize("work", [backup, repair])
+def test_a_copy_goes_to_a_filesystem_without_locks_as_well(source, monkeypatch, work):
+    target, real = source.parent / "copy", fcntl.flock
+
+    def flock(fd, operation):
+        if Path(os.readlink(f"/proc/self/fd/{fd}")).parent == target:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    work(source, target)
+    assert "MANIFEST" in names_in(target) and not names_in(target) & {"LOCK", "BUILDING"}
+    with ngs.open(target) as store:
+        assert len(store) == (100 if work is backup else 99)

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from ngramstore.errors import (
     FormatError,
     IncompleteStore,
     NotAStore,
+    StaleStore,
     UnsupportedVersion,
     UsageError,
     WriterLocked,
 )
 from ngramstore.store.journal import reading as journal_reading
+from ngramstore.store.layers.manifest import read_manifest
 from ngramstore.store.repair import journal as journal_salvage
 from ngramstore.store.repair import repair as repair_module
 from ngramstore.store.repair.check import examine, verify
@@ -374,6 +377,48 @@ def test_a_store_that_another_repair_mended_meanwhile_is_left_alone(quick_path, 
     assert report.num_rows == 99
     with ngs.open(path) as store:
         assert store.generation == 2
+
+
+def test_a_writer_that_goes_on_publishing_is_told_apart_from_a_store_to_be_repaired(quick_path, monkeypatch):
+    """Each examination of a large store takes long: one of a store in use does not go on for ever."""
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(100)})
+    flip(path / "base-000001.rows", 4096 + 30)
+    real, looks = repair_module.examine, []
+    with ngs.open(path, mode="rw") as writer:
+
+        def examine_while_it_publishes(directory, **options):
+            report = real(directory, **options)
+            looks.append(1)
+            writer.put([(5,)], rows_of([700 + len(looks)], 4))
+            writer.flush()
+            return report
+
+        monkeypatch.setattr(repair_module, "examine", examine_while_it_publishes)
+        with pytest.raises(WriterLocked):
+            repair(path)
+        assert len(looks) == 1
+        with pytest.raises(StaleStore, match="3 times a writer published"):
+            repair(path, dry_run=True)
+        with pytest.raises(StaleStore, match="3 times a writer published"):
+            repair(path, out=quick_path / "out")
+    assert not (quick_path / "out").exists()
+
+
+def test_an_index_that_can_be_read_is_mapped_and_takes_no_memory_of_its_own(quick_path):
+    build_ngrams(quick_path / "store", {(i, i + 1): i for i in range(20_000)})
+    size = (quick_path / "store" / "base-000001.index").stat().st_size
+    tracemalloc.start()
+    try:
+        manifest = read_manifest(quick_path / "store")
+        entry = next(entry for entry in manifest.files if entry.name.endswith(".index"))
+        index = WornIndex(
+            quick_path / "store", entry, manifest.stamp(manifest.base_generation), 20_000, is_keyed=True, is_sized=False
+        )
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert index.faults == [] and held < size / 2
 
 
 def test_a_store_of_a_later_release_is_not_called_damaged(copy):

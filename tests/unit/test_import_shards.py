@@ -47,9 +47,9 @@ def test_a_tensor_of_no_table_may_be_in_two_files(checkpoint):
 def test_of_a_tensor_in_two_files_the_one_counts_that_the_index_names(checkpoint, tmp_path):
     wanted = write_qwen(tmp_path / "again")
     other = e4m3_codes(np.random.default_rng(9), (len(wanted) // 16, 160))
-    for name in ("a", "z"):  # read before and behind the real one
+    for name in ("a", "b", "z"):  # read before and behind the real one
         save(checkpoint / f"{name}.safetensors", {f"{STEM}.shard_3.weight": ("F8_E4M3", other)})
-    with pytest.raises(UsageError, match=r"shard_3.weight is in a.safetensors and in model-00001"):
+    with pytest.raises(UsageError, match=r"shard_3.weight is in a.safetensors and in b.safetensors and in model-00001"):
         import_checkpoint(checkpoint, tmp_path / "no")
     write_index(checkpoint)
     assert (rows_of(checkpoint) == wanted).all()

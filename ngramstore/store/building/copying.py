@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def copy_into(target: Path, work: str) -> Iterator[None]:
             _refuse_used(target, work)
         is_new = not target.exists()
         make_directory(target)
-        lock = WriterLock(target / LOCK_NAME)
+        lock = _lock(target / LOCK_NAME)
         try:
             _refuse_used(target, work)  # again, now that nobody else can have come in between
             try:
@@ -39,7 +40,19 @@ def copy_into(target: Path, work: str) -> Iterator[None]:
                 raise
             remove_if_possible(target / BUILDING_NAME)
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
+
+
+def _lock(path: Path) -> WriterLock | None:
+    """None on a filesystem without locks, where backups often go: there BUILDING alone says that a copy is not complete."""
+    try:
+        return WriterLock(path)
+    except OSError as error:
+        remove_if_possible(path)
+        if error.errno in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            return None
+        raise
 
 
 def _refuse_used(target: Path, work: str) -> None:

@@ -37,18 +37,23 @@ def table_tensors(directory: Path) -> dict[str, Tensor]:
         raise UsageError(f"{directory} holds no .safetensors file")
     shards = _shard_by_name(directory)
     _require_tables(directory, shards, {path.name for path in paths})
-    found: dict[str, tuple[Path, TensorEntry]] = {}
+    found: dict[str, dict[str, TensorEntry]] = {}
     for path in paths:
         for name, entry in _header(path, shards).items():
-            wanted = shards.get(name)
-            if name in found and wanted not in (found[name][0].name, path.name):
-                raise UsageError(
-                    f"{directory}: tensor {name} is in {found[name][0].name} and in {path.name}",
-                    hint=f"remove the file that is not of this model, or have {_INDEX} say which one is",
-                )
-            if may_be_of_a_table(name) and (name not in found or wanted == path.name):
-                found[name] = path, entry
-    return {name: Tensor(name, path.resolve(), entry) for name, (path, entry) in found.items()}
+            if may_be_of_a_table(name):
+                found.setdefault(name, {})[path.name] = entry
+    return {name: _the_one(directory, name, entries, shards.get(name)) for name, entries in found.items()}
+
+
+def _the_one(directory: Path, name: str, entries: dict[str, TensorEntry], wanted: str | None) -> Tensor:
+    """Of the files that hold a tensor, the one that the index names, or the only one."""
+    file = wanted if wanted in entries else next(iter(entries))
+    if len(entries) > 1 and file != wanted:
+        raise UsageError(
+            f"{directory}: tensor {name} is in {' and in '.join(entries)}",
+            hint=f"remove the file that is not of this model, or have {_INDEX} say which one is",
+        )
+    return Tensor(name, (directory / file).resolve(), entries[file])
 
 
 def may_be_of_a_table(name: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ngramstore.errors import DamagedStore, NgramStoreError
+from ngramstore.errors import DamagedStore, NgramStoreError, StaleStore
 from ngramstore.files import WriterLock, clear_errors, remove_if_possible
 from ngramstore.store.building.copying import copy_into
 from ngramstore.store.changes.writer import Writer
@@ -28,6 +28,8 @@ from ngramstore.store.repair.report import RepairReport
 from ngramstore.store.repair.worn_manifest import open_manifest
 
 _log = logging.getLogger("ngramstore")
+_ATTEMPTS = 3
+"""Examinations of a store that a writer changes meanwhile: each reads all of it."""
 
 
 def repair(
@@ -43,17 +45,14 @@ def repair(
     The new state replaces the old one atomically; a journal of which no change could be taken is kept beside it, and a line says as
     what. dry_run: only say what would be kept and lost. drop_tokens: the repaired store
     keeps no tokens (as one built with tokens=False), and so loses no row for want of them. progress: bars on stderr. Raises NotAStore, IncompleteStore,
-    UnsupportedVersion, WriterLocked, DiskFull, UsageError, and DamagedStore where the manifest is beyond reading.
+    UnsupportedVersion, WriterLocked, DiskFull, UsageError, DamagedStore where the manifest is beyond reading, and StaleStore where a
+    writer publishes so often that no state could be examined.
     """
     directory = Path(path)
     target = directory if out is None else Path(out)
     report = RepairReport(str(target), dry_run)
-    examined = examine(directory, progress=progress)
-    found = open_manifest(directory, [])
-    while found != examined.manifest and (examined.faults or found is None):  # these are faults of an earlier state
-        examined = examine(directory, progress=progress)
-        found = open_manifest(directory, [])
-    report.faults = examined.faults
+    in_place = out is None and not dry_run
+    report.faults, found = _examined(directory, in_place, progress)
     if found is None:
         raise _no_manifest(directory, report.faults[0])
     if not report.faults:
@@ -83,6 +82,22 @@ def repair(
         return repair(path, drop_tokens=drop_tokens, progress=progress)
     Writer(directory).close()  # removes the files that no manifest names any more
     return report
+
+
+def _examined(directory: Path, in_place: bool, progress: bool) -> tuple[list[Fault], Manifest | None]:
+    """The faults of the state that is published, and its manifest. Raises StaleStore where a writer goes on publishing, WriterLocked
+    where it would be repaired in place."""
+    for _ in range(_ATTEMPTS):
+        examined = examine(directory, progress=progress)
+        found = open_manifest(directory, [])
+        if found == examined.manifest or (found is not None and not examined.faults):
+            return examined.faults, found
+        if in_place:  # these are faults of an earlier state; a writer that is still there may publish again
+            WriterLock(directory / LOCK_NAME).release()
+    raise StaleStore(
+        f"{directory}: {_ATTEMPTS} times a writer published while its files were examined",
+        hint="close the writer first",
+    )
 
 
 @contextmanager

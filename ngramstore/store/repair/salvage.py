@@ -1,7 +1,7 @@
 """Reading files whatever state they are in: missing bytes read as zeros, every fault is written down, no damage raises.
 
-What `verify` and `repair` stand on. Nothing is mapped: a sector that cannot be read is an error of `pread`, and a signal to who
-maps it. What the manifest says of a file decides what its header must be, byte for byte; so a
+What `verify` and `repair` stand on. Nothing is mapped that was not read before: a sector that cannot be read is an error of
+`pread`, and a signal to who maps it. What the manifest says of a file decides what its header must be, byte for byte; so a
 damaged header costs nothing. A file that is there but is kept from us (its mode, a link, too many open files) is not damaged:
 UsageError, or a repair would give up rows that are well.
 """
@@ -100,6 +100,19 @@ class RawFile(OwnsFd):
             self._fault_hole(begin, end)
         data += bytes(max(0, size) - len(data))
         return np.frombuffer(data, np.uint8)
+
+    def is_readable(self) -> bool:
+        """Whether every byte can be read now: what is mapped then raises no signal, unless a sector goes bad meanwhile."""
+        at = 0
+        while at < self.size:
+            try:
+                piece = os.pread(self.fd, _PIECE_BYTES, at)
+            except OSError:
+                return False
+            if not piece:
+                return False
+            at += len(piece)
+        return True
 
     def _fault_hole(self, begin: int, end: int) -> None:
         """Write down what cannot be read, once where it goes on from, or lies in, what was met before."""

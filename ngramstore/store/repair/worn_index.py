@@ -8,6 +8,7 @@ Shapes: N rows of the index, M rows of a chunk.
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,11 +63,18 @@ class WornIndex:
         """Whether the file is there, so far that its pages can be checked; else no ID and no place is certain."""
         if not self.is_usable:
             return
-        self._data = file.array(0, plan.file_bytes)
+        self._data = self._bytes()
         self.index = Index(plan, self._data, is_verified=True, name=entry.name)
         self._is_bad = self._check_pages()
         if not self._is_bad.any():
             self._check_padding()
+
+    def _bytes(self) -> np.ndarray:
+        """Mapped where every byte can be read, so that the memory of an index of gigabytes can be given back; else a copy."""
+        size = self.plan.file_bytes
+        if self.file.size == size and self.file.is_readable():
+            return np.frombuffer(mmap.mmap(self.file.fd, size, access=mmap.ACCESS_COPY), np.uint8)
+        return self.file.array(0, size)
 
     def _check_pages(self) -> np.ndarray:
         """Which pages are bad: (pages of the sections + 1,) bool, page 0 is the header."""
