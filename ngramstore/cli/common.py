@@ -61,6 +61,32 @@ trust_option = click.option(
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 
 
+def corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a corpus is read, as `open_corpus` takes it: what a document is in text and in token files, and what files are."""
+    options = (
+        click.option("--eos-id", type=int, help="Token files: the token that ends a document."),
+        click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds."),
+        click.option(
+            "--documents",
+            type=click.Choice(["file", "line"]),
+            default="file",
+            show_default=True,
+            help="Text: what a document is.",
+        ),
+        click.option(
+            "--suffix", "suffixes", multiple=True, help="Folders: read files with this ending; can be repeated."
+        ),
+        click.option(
+            "--errors",
+            type=click.Choice(["strict", "replace"]),
+            default="strict",
+            show_default=True,
+            help="Invalid UTF-8: stop, or put U+FFFD in its place.",
+        ),
+    )
+    return in_order(command, options)
+
+
 def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that builds a store lets one choose: compression, memory, threads, seed."""
     options = (
@@ -88,6 +114,11 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Seed of the n-gram IDs. Change it only if a build reports a hash collision.",
         ),
     )
+    return in_order(command, options)
+
+
+def in_order(command: Any, options: Sequence[Callable[[Any], Any]]) -> Any:
+    """The command with these options, as --help shows them."""
     for option in reversed(options):
         command = option(command)
     return command

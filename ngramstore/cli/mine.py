@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import ByteSize, Count, emit, json_option, quiet_option, require_place, say
+from ngramstore.cli.common import ByteSize, Count, corpus_options, emit, json_option, quiet_option, require_place, say
 from ngramstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,23 +44,7 @@ if TYPE_CHECKING:
     help="Threads; if the tokens outgrow --memory, processes, at most one per shard.",
 )
 @click.option("--held-out", default=0.0, show_default=True, help="Fraction of the corpus to leave out and measure on.")
-@click.option("--eos-id", type=int, help="Token files: the token that ends a document.")
-@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds.")
-@click.option(
-    "--documents",
-    type=click.Choice(["file", "line"]),
-    default="file",
-    show_default=True,
-    help="Text: what a document is.",
-)
-@click.option("--suffix", "suffixes", multiple=True, help="Folders: read files with this ending; can be repeated.")
-@click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace"]),
-    default="strict",
-    show_default=True,
-    help="Invalid UTF-8: stop, or put U+FFFD in its place.",
-)
+@corpus_options
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for intermediate files.  [default: OUT.work]")
 @click.option(
     "--resume/--restart", default=True, show_default=True, help="Resume a run that was killed, or start over."

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ngramstore.cli.common import Count, bytes_text, emit, json_option, quiet_option, require_place, say, trust_option
+from ngramstore.cli.common import (
+    Count,
+    bytes_text,
+    corpus_options,
+    emit,
+    json_option,
+    quiet_option,
+    require_place,
+    say,
+    trust_option,
+)
 from ngramstore.cli.keys import read_token_map, read_tokenizer
 from ngramstore.errors import UsageError
 
@@ -27,23 +37,7 @@ _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
     "--tokenizer", type=click.Path(path_type=Path), help="The model's tokenizer: for text, and for Engram's token map."
 )
 @click.option("--token-map", type=click.Path(path_type=Path), help="Engram: the token map itself, a .npy file.")
-@click.option("--eos-id", type=int, help="Token files: the token that ends a document.")
-@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds.")
-@click.option(
-    "--documents",
-    type=click.Choice(["file", "line"]),
-    default="file",
-    show_default=True,
-    help="Text: what a document is.",
-)
-@click.option("--suffix", "suffixes", multiple=True, help="Folders: read files with this ending; can be repeated.")
-@click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace"]),
-    default="strict",
-    show_default=True,
-    help="Invalid UTF-8: stop, or put U+FFFD in its place.",
-)
+@corpus_options
 @click.option("--top", type=Count(), help="Keep only this many of the most frequent rows.  [default: all]")
 @click.option(
     "--max-entries",

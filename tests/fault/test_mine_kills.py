@@ -10,15 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from mining_cases import OPTIONS, die_at, mined_bytes, shard_of, two_shards
 
-from ngramstore.mine import Shard, TokenShards, count_shard, merge_runs, mine_ngrams
+from ngramstore.mine import TokenShards, count_shard, merge_runs, mine_ngrams
 from ngramstore.mine import count as count_module
 from ngramstore.mine.runs import RunReader
 from ngramstore.mine.work import STEP_NAME
 
-OPTIONS = {"max_n": 4, "size": 200, "min_count": 2, "memory_bytes": 1 << 14, "held_out": 0.1}
 LEFT_BY_A_KILL = (
     "count-02-00000.run.tmp",
     "count-02-00000.run.spill-00000",
@@ -29,37 +28,7 @@ LEFT_BY_A_KILL = (
 
 @pytest.fixture
 def corpus(tmp_path) -> TokenShards:
-    return TokenShards([shard_of(tmp_path / f"shard-{i}.bin", 2000, i) for i in range(2)], "killed corpus")
-
-
-def shard_of(path: Path, num: int, seed: int) -> Shard:
-    tokens = (np.random.default_rng(seed).zipf(1.4, num) % 97).astype("<u2")
-    path.write_bytes(tokens.tobytes())
-    return Shard(path, "<u2", num, num // 100, starts_array=np.arange(0, num + 1, 100, dtype=np.uint64))
-
-
-def mined_bytes(corpus: TokenShards, folder: Path, **options) -> bytes:
-    vocabulary = mine_ngrams(corpus, work=folder / "work", **OPTIONS | options)
-    vocabulary.save(folder / "v")
-    return (folder / "v").read_bytes()
-
-
-def die_at_unlink(corpus: TokenShards, work: Path, number: int, **options) -> bool:
-    """Mine in a child that kills itself just before its number-th unlink: -> whether it lived to the end."""
-    child = os.fork()
-    if child == 0:
-        left, real = [number], os.unlink
-
-        def unlink(*names, **where):
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(*names, **where)
-
-        os.unlink = unlink
-        mine_ngrams(corpus, work=work, **OPTIONS | options)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return two_shards(tmp_path)
 
 
 def test_a_run_killed_while_it_deletes_its_work_directory_is_run_again(corpus, tmp_path):
@@ -70,7 +39,7 @@ def test_a_run_killed_while_it_deletes_its_work_directory_is_run_again(corpus, t
     for options in ({}, {"restart": True}):
         for number in range(2 * num_files):
             shutil.copytree(tmp_path / "counted", tmp_path / "work")
-            lived = die_at_unlink(corpus, tmp_path / "work", number, **options)
+            lived = die_at("unlink", corpus, tmp_path / "work", number, **options)
             assert mined_bytes(corpus, tmp_path) == whole
             assert not (tmp_path / "work").exists()
             if lived:

@@ -10,17 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from mining_cases import OPTIONS, die_at, mined_bytes, two_shards
 
 from ngramstore.errors import DamagedStore, DiskFull, NgramStoreError, UsageError, WriterLocked
 from ngramstore.files import WriterLock
 from ngramstore.mine import Shard, TokenShards, merge_runs, mine_ngrams
 from ngramstore.mine.work import LOCK_NAME, STEP_NAME, WorkDirectory
-
-OPTIONS = {"max_n": 4, "size": 200, "min_count": 2, "memory_bytes": 1 << 14, "held_out": 0.1}
 
 
 @pytest.fixture(autouse=True)
@@ -31,44 +29,13 @@ def no_waiting_for_the_disk(monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path) -> TokenShards:
-    rng = np.random.default_rng(3)
-    shards = []
-    for i in range(2):
-        tokens = (rng.zipf(1.4, 2000) % 97).astype("<u2")
-        path = tmp_path / f"shard-{i}.bin"
-        path.write_bytes(tokens.tobytes())
-        shards.append(Shard(path, "<u2", 2000, 20, starts_array=np.arange(0, 2001, 100, dtype=np.uint64)))
-    return TokenShards(shards, "killed corpus")
-
-
-def mined_bytes(corpus: TokenShards, folder: Path, **options) -> bytes:
-    vocabulary = mine_ngrams(corpus, work=folder / "work", **OPTIONS | options)
-    vocabulary.save(folder / "v")
-    return (folder / "v").read_bytes()
-
-
-def die_at_replace(corpus: TokenShards, work: Path, number: int, **options) -> bool:
-    """Mine in a child that kills itself just before its number-th rename: -> whether it lived to the end."""
-    child = os.fork()
-    if child == 0:
-        left, real = [number], os.replace
-
-        def replace(*names):
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(*names)
-
-        os.replace = replace
-        mine_ngrams(corpus, work=work, keep_work=True, **OPTIONS | options)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return two_shards(tmp_path)
 
 
 def test_a_run_killed_at_any_rename_goes_on_to_the_same_bytes(corpus, tmp_path):
     whole = mined_bytes(corpus, tmp_path)
     for number in range(1000):
-        lived = die_at_replace(corpus, tmp_path / "work", number)
+        lived = die_at("replace", corpus, tmp_path / "work", number, keep_work=True)
         assert mined_bytes(corpus, tmp_path) == whole
         assert not (tmp_path / "work").exists()
         if lived:
@@ -81,14 +48,14 @@ def test_a_killed_run_goes_on_with_more_memory_or_less(corpus, tmp_path):
     whole = mined_bytes(corpus, tmp_path)
     for number in range(12):
         for before, after in ((1 << 24, 1 << 24), (1 << 24, 1 << 14), (1 << 14, 1 << 24)):
-            die_at_replace(corpus, tmp_path / "work", number, memory_bytes=before)
+            die_at("replace", corpus, tmp_path / "work", number, memory_bytes=before, keep_work=True)
             assert mined_bytes(corpus, tmp_path, memory_bytes=after) == whole
 
 
 def test_a_run_killed_again_and_again_makes_progress(corpus, tmp_path):
     whole = mined_bytes(corpus, tmp_path)
     deaths = 0
-    while not die_at_replace(corpus, tmp_path / "work", 30):
+    while not die_at("replace", corpus, tmp_path / "work", 30, keep_work=True):
         deaths += 1
         assert deaths < 50
     assert deaths > 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ngramstore.cli.common import say
+from ngramstore.cli.common import corpus_options, in_order, say
 from ngramstore.errors import UsageError
 from ngramstore_torch.data.identities import require_tokenizer, vocabulary_identity
 
@@ -167,24 +167,6 @@ def text_options(command: Any) -> Any:
             type=click.FloatRange(0, 1, max_open=True),
             help="Fraction that no model is trained on.  [default: that of the vocabulary; for `export` that of the run]",
         ),
-        click.option(
-            "--documents",
-            type=click.Choice(["file", "line"]),
-            default="file",
-            show_default=True,
-            help="As for `mine`: what a document is in text.",
-        ),
-        click.option("--suffix", "suffixes", multiple=True, help="As for `mine`: files with this ending in folders."),
-        click.option(
-            "--errors",
-            type=click.Choice(["strict", "replace"]),
-            default="strict",
-            show_default=True,
-            help="As for `mine`: invalid UTF-8.",
-        ),
-        click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Token files: what a .bin holds."),
-        click.option("--eos-id", type=int, help="Token files: the token that ends a document."),
+        corpus_options,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return in_order(command, options)
