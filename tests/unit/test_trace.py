@@ -315,16 +315,20 @@ def test_the_command_says_of_a_wrong_out_before_it_reads_the_text(tmp_path, rows
         assert result.exit_code == 2 and message in result.stderr
 
 
-def test_the_command_reads_the_text_that_mining_reads(tmp_path, ngram_store):
+def test_the_command_reads_the_text_that_mining_reads(tmp_path):
     pytest.importorskip("tokenizers")
     from ngramstore.mine import train_bpe
 
     train_bpe(["some words of text"] * 9, 270).save(tmp_path / "tokenizer.json")
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.xyz").write_bytes(b"some words \xff of text")
-    words = ["trace", ngram_store, tmp_path / "text", "--tokenizer", tmp_path / "tokenizer.json", "--quiet", "--json"]
-    found = run(*words, "--out", tmp_path / "x.ngt", "--suffix", ".xyz", "--errors", "replace")
-    assert found["lookups"] >= 0 and (tmp_path / "x.ngt").exists()
+    (tmp_path / "plain.txt").write_text("some words \ufffd of text")
+    words = ["trace", tmp_path / "config.json", "--tokenizer", tmp_path / "tokenizer.json", "--quiet", "--json"]
+    bad = run(*words, tmp_path / "text", "--out", tmp_path / "x", "--suffix", ".xyz", "--errors", "replace")
+    good = run(*words, tmp_path / "plain.txt", "--out", tmp_path / "y")
+    assert bad["lookups"] == good["lookups"] > 0
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
 def test_a_store_whose_keys_are_none_is_told(tmp_path):
