@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,20 @@ class Dataset:
     @property
     def dim(self) -> int:
         return rows.dim_of(self.stored_NR, self.codec)
+
+    @cached_property
+    def ascending_ids_N(self) -> np.ndarray:
+        return np.sort(self.ids_N)
+
+    @cached_property
+    def ranking_N(self) -> np.ndarray:
+        """Row numbers, the hottest key's first; of the dataset alone, so that hot keys are the same ones for every seed."""
+        return np.random.default_rng(self.num_keys).permutation(self.num_keys)
+
+    def holds(self, ids_M: np.ndarray) -> np.ndarray:
+        """(M,) bool: which IDs are keys."""
+        places_M = np.searchsorted(self.ascending_ids_N, ids_M)
+        return self.ascending_ids_N[np.minimum(places_M, self.num_keys - 1)] == ids_M
 
 
 @dataclass(frozen=True)
@@ -120,10 +135,7 @@ def _suffix(codec: str) -> str:
 
 
 def queries(source: Dataset, count: int, seed: int, *, absent: float = 0.2, zipf: float | None = 1.0) -> Batch:
-    """`count` look-ups as one big batch; zipf=None draws present keys uniformly.
-
-    The ranking of the keys depends on the dataset alone, so the hot keys are the same ones for every seed.
-    """
+    """`count` look-ups as one big batch; zipf=None draws present keys uniformly."""
     rng = np.random.default_rng(seed)
     num = source.num_keys
     if zipf is None:
@@ -131,7 +143,7 @@ def queries(source: Dataset, count: int, seed: int, *, absent: float = 0.2, zipf
     else:
         weight_N = np.cumsum(np.arange(1, num + 1, dtype=np.float64) ** -zipf)
         ranks_M = np.searchsorted(weight_N, rng.random(count) * weight_N[-1])
-        numbers_M = np.random.default_rng(num).permutation(num)[ranks_M]
+        numbers_M = source.ranking_N[ranks_M]
     absent_M = rng.random(count) < absent
     ngrams_MK = source.ngrams_NK[numbers_M]
     lengths_M = source.lengths_N[numbers_M]
@@ -146,7 +158,7 @@ def queries(source: Dataset, count: int, seed: int, *, absent: float = 0.2, zipf
 def absent_ngrams(source: Dataset, count: int, rng: np.random.Generator) -> np.ndarray:
     """(count, 3) u32 n-grams that the dataset does not hold."""
     drawn = rng.integers(0, VOCABULARY, (2 * count + 64, ORDER)).astype(np.uint32)
-    return drawn[~np.isin(ngram_ids(drawn), source.ids_N)][:count]
+    return drawn[~source.holds(ngram_ids(drawn))][:count]
 
 
 def split(queries: Batch, size: int, limit: int | None = None) -> list[Batch]:
