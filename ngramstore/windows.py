@@ -34,9 +34,23 @@ def as_array(values: ArrayLike, what: str, hint: str = "lists in a list have one
         raise UsageError(f"{what} are not an array: {error}", hint=hint) from None
 
 
+def as_integers(values: ArrayLike, what: str, hint: str = "lists in a list have one length") -> np.ndarray:
+    """`as_array` for what ought to be integers: u64 among others in a list, which numpy makes f64 for want of a common type, stay such."""
+    array = as_array(values, what, hint)
+    if array.dtype != np.float64 or array.size == 0 or isinstance(values, np.ndarray):
+        return array
+    given = np.array(values, dtype=object).ravel().tolist()
+    if not all(isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in given):
+        return array
+    kind = np.int64 if min(given) < 0 else np.uint64
+    if max(given) > np.iinfo(kind).max:
+        return array
+    return np.array([int(value) for value in given], kind).reshape(array.shape)
+
+
 def as_tokens(values: ArrayLike, what: str = "tokens") -> np.ndarray:
     """Any integers that fit -> u32 of the same shape; UsageError shows the first value that does not."""
-    array = as_array(values, what, "pad lines to one length, or look them up one by one")
+    array = as_integers(values, what, "pad lines to one length, or look them up one by one")
     if array.dtype == np.uint32:
         return array
     if array.size == 0 and array.dtype.kind == "f":  # np.asarray([]) is float64
@@ -62,7 +76,7 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> tuple[np.ndarray, np.ndarray]:
     UsageError for an empty n-gram, one longer than max_n, or tokens that are not u32.
     """
     if isinstance(ngrams, tuple) and len(ngrams) == 2 and isinstance(ngrams[0], np.ndarray):
-        return _from_pair(ngrams[0], as_array(ngrams[1], "lengths of n-grams"), max_n)
+        return _from_pair(ngrams[0], as_integers(ngrams[1], "lengths of n-grams"), max_n)
     if isinstance(ngrams, np.ndarray):
         if ngrams.ndim != 2:
             raise UsageError(f"an array of n-grams has shape (M, n), got {ngrams.shape}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore, NotAStore, UnsupportedVersion, UsageError
-from ngramstore.files import publish
+from ngramstore.files import clear_errors, publish
 from ngramstore.layout import Field, Layout
 
 TRACE_VERSION = 1
@@ -67,10 +67,11 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
-        """Read and check a file. Raises NotAStore (no trace), UnsupportedVersion, DamagedStore, UsageError (no file)."""
+        """Read and check a file. Raises NotAStore (no trace), UnsupportedVersion, DamagedStore, UsageError (no file to be read)."""
         path = Path(path)
         try:
-            data = path.read_bytes()
+            with clear_errors(path):
+                data = path.read_bytes()
         except FileNotFoundError:
             raise UsageError(f"there is no file {str(path)!r}", hint="`ngramstore trace` writes traces") from None
         if data[:8] != _MAGIC:
@@ -107,7 +108,12 @@ class Trace:
         return join_traces(traces)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file: the old bytes or the new ones, whatever happens."""
+        """Write the file: the old bytes or the new ones, whatever happens. Raises UsageError, DiskFull."""
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise UsageError(f"there is no directory {str(path.parent)!r} for the trace", hint="make it first")
+        if path.is_dir():
+            raise UsageError(f"{str(path)!r} is a directory, not a place for a trace", hint="name a file in it")
         head = TRACE_HEADER.pack(
             magic=_MAGIC,
             version=TRACE_VERSION,
@@ -118,21 +124,30 @@ class Trace:
             num_keys=len(self.keys),
         )
         body = head + self.keys.astype("<u8").tobytes() + self.counts.astype("<u8").tobytes()
-        publish(Path(path), body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little"))
+        publish(path, body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little"))
 
     def top(self, num_keys: int) -> Trace:
-        """The most wanted rows only."""
+        """The most wanted rows only. Raises UsageError for a number below 0."""
+        _require_count(num_keys)
         return Trace(self.addressing, self.space, self.num_lookups, self.keys[:num_keys], self.counts[:num_keys])
 
     def share(self, num_keys: int) -> float:
-        """Share of the recorded look-ups that the `num_keys` most wanted rows answer: 0.0 to 1.0."""
+        """Share of the recorded look-ups that the `num_keys` most wanted rows answer: 0.0 to 1.0. Raises UsageError for a number below 0."""
+        _require_count(num_keys)
         return float(self.counts[:num_keys].sum()) / self.num_lookups if self.num_lookups else 0.0
 
     def rows_for(self, share: float) -> int | None:
         """How many of the most wanted rows answer this share of the look-ups; None where the trace's rows do not."""
         wanted = math.ceil(share * self.num_lookups - 1e-6)  # 0.9 * 10 is 9 look-ups, not 10
+        if wanted <= 0:
+            return 0
         place = int(np.searchsorted(np.cumsum(self.counts), wanted))
         return place + 1 if place < len(self.keys) else None
+
+
+def _require_count(num_keys: int) -> None:
+    if num_keys < 0:
+        raise UsageError(f"a number of rows is 0 or more, got {num_keys}")
 
 
 def join_traces(traces: Iterable[Trace]) -> Trace:

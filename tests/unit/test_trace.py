@@ -116,6 +116,26 @@ def test_every_flip_and_every_cut_of_a_file_is_an_error(tmp_path):
         Trace.load(path)
     with pytest.raises(UsageError, match="there is no file"):
         Trace.load(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="irectory"):
+        Trace.load(tmp_path)
+
+
+def test_a_trace_goes_nowhere_but_into_a_file_of_a_directory(tmp_path):
+    trace = Trace.of("row", 100, 10, [7, 3], [2, 5])
+    with pytest.raises(UsageError, match=r"no directory .*missing"):
+        trace.save(tmp_path / "missing" / "t")
+    with pytest.raises(UsageError, match="is a directory"):
+        trace.save(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("counts", [[], [6, 2]])
+def test_a_share_of_nought_takes_no_rows_and_fewer_than_none_are_refused(counts):
+    trace = Trace.of("row", 100, 10, range(len(counts)), counts)
+    assert trace.rows_for(0.0) == 0 and trace.share(0) == 0.0 and len(trace.top(0).keys) == 0
+    for wrong in (trace.share, trace.top):
+        with pytest.raises(UsageError, match="-1"):
+            wrong(-1)
 
 
 def test_the_bytes_of_a_file_are_pinned(tmp_path):

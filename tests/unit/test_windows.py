@@ -125,3 +125,24 @@ def test_room_never_reaches_before_a_start(B, T, max_n, data):
 def test_starts_are_bools_of_the_shape_of_the_tokens(wrong):
     with pytest.raises(UsageError, match="starts must be bool"):
         room((2, 3), 2, wrong)
+
+
+@pytest.mark.parametrize(
+    "values", [[np.uint64(1), 2], [[1, np.uint64(2)], [3, 4]], [np.array([1, 2], np.uint64), (2, 3)]]
+)
+def test_integers_of_types_that_numpy_joins_to_floats_are_integers(values):
+    assert np.asarray(values).dtype == np.float64
+    assert as_tokens(values).tolist() == [
+        [int(value) for value in line] if np.ndim(line) else int(line) for line in values
+    ]
+    with pytest.raises(UsageError, match="-1"):
+        as_tokens([np.uint64(1), -1])
+    with pytest.raises(UsageError, match="integers"):
+        as_tokens([np.uint64(1), 2.0])
+    with pytest.raises(UsageError, match="integers"):
+        as_tokens([np.uint64(2**64 - 1), -1])
+
+
+def test_ngrams_may_mix_types_of_integers():
+    tokens, lengths = as_ngrams([(np.uint64(1), 2), (3,)], 5)
+    assert tokens.tolist() == [[1, 2], [3, 0]] and lengths.tolist() == [2, 1]

@@ -36,7 +36,7 @@ from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
 from ngramstore.store.layers.names import RUNS_NAME
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.stages import Stages
-from ngramstore.windows import Ngrams, as_array, as_ngrams, blank_from
+from ngramstore.windows import Ngrams, as_array, as_integers, as_ngrams, blank_from
 
 _log = logging.getLogger("ngramstore")
 _ENCODE_BYTES = 1 << 20  # floats of one call from here on are encoded in threads
@@ -139,11 +139,13 @@ class Builder:
 
         Every number 0 .. N-1 once in all, in any order. Raises as `add`, and DiskFull, StoreClosed, WrongProcess.
         """
+        self._check_open()
         array = as_array(rows, "rows")
         self._take_numbered(numbers, self._encode(array, len(array) if array.ndim else 0), is_ours=True)
 
     def add_encoded_rows(self, rows: np.ndarray, numbers: ArrayLike | None = None) -> None:
         """As `add_rows`, with rows already encoded: (M, row_bytes) u8. See `add_encoded`."""
+        self._check_open()
         array = np.asanyarray(rows)
         self._take_numbered(numbers, self._encoded(array, len(array) if array.ndim else 0), is_ours=False)
 
@@ -264,14 +266,13 @@ class Builder:
         self._hold(ids, tokens, lengths, pieces, is_ours=is_ours)
 
     def _take_numbered(self, numbers: ArrayLike | None, pieces: list[np.ndarray], *, is_ours: bool) -> None:
-        self._check_open()
         if self.spec.is_ngram:
             raise UsageError("this build addresses rows by n-gram", hint="use add(ngrams, rows)")
         count = sum(map(len, pieces))
         if numbers is None:
             ids = np.arange(self._next_row, self._next_row + count, dtype=np.uint64)
         else:
-            ids = as_array(numbers, "row numbers")
+            ids = as_integers(numbers, "row numbers")
             if ids.dtype.kind not in "iu" or ids.shape != (count,) or (ids.size and ids.min() < 0):
                 raise UsageError(f"row numbers must be {count} integers from 0 up, got {ids.dtype} {ids.shape}")
             ids = ids.astype(np.uint64)
