@@ -74,16 +74,18 @@ class KnownIds:
         """Note the latest change of M IDs: (M,) u64 ascending, each once, bool, u32. They are copied."""
         if len(ids) == 0:
             return
-        new, tiers = Tier(ids.copy(), is_delete.copy(), checksums.copy()), self._tiers
-        while tiers and (len(tiers[0]) <= _RATIO * len(new) or len(tiers[0]) + len(new) <= _MIN_TIER):
-            new = new.over(tiers.pop(0))
-        tiers.insert(0, new)
+        new, tiers, num_merged = Tier(ids.copy(), is_delete.copy(), checksums.copy()), self._tiers, 0
+        for older in tiers:
+            if len(older) > _RATIO * len(new) and len(older) + len(new) > _MIN_TIER:
+                break
+            new = new.over(older)
+            num_merged += 1
+        tiers[:num_merged] = [new]  # at once, and last: a merge that ends early forgets no tier
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """All IDs ascending and is_delete: (all,) u64 and (all,) bool, read-only."""
         while len(self._tiers) > 1:
-            newer = self._tiers.pop(0)
-            self._tiers[0] = newer.over(self._tiers[0])
+            self._tiers[:2] = [self._tiers[0].over(self._tiers[1])]  # merged before either is let go of
         if not self._tiers:
             return np.empty(0, np.uint64), np.empty(0, bool)
         return self._tiers[0].ids, self._tiers[0].is_delete
