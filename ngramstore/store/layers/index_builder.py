@@ -84,7 +84,8 @@ class IndexBuilder:
         plan = self.plan
         if plan.is_keyed:
             self._take(full_bytes=False)
-            assert self._done == plan.num_rows, (self._done, plan.num_rows)
+            if self._done != plan.num_rows:
+                raise AssertionError(f"{self._done:,} rows were added, {plan.num_rows:,} were announced")
             step = 1 << plan.group_bits
             groups = np.concatenate([starts[-first % step :: step] for first, starts in self._starts()])
             yield from _pages(groups.astype("<u8"))
@@ -127,7 +128,8 @@ class IndexBuilder:
                 sums.append(page_checksums(pages, page))
                 page += len(pages) // PAGE_BYTES
             table = np.concatenate([*sums, np.empty(0, np.uint32)]).astype("<u4").tobytes()
-            assert writer.position == self.plan.sections()["checksums"][0]
+            if writer.position != (planned := self.plan.sections()["checksums"][0]):
+                raise AssertionError(f"{path}: the checksums would be at byte {writer.position:,}, not {planned:,}")
             writer.write(table)
             writer.write(zlib.crc32(table).to_bytes(4, "little"))
             return finish_file(

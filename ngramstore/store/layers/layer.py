@@ -131,7 +131,8 @@ class LayerWriter:
 
     def finish(self, stamp: FileStamp) -> LayerEntry:
         """Make all files durable."""
-        assert self._rows.num_rows == self._num_rows, (self._rows.num_rows, self._num_rows)
+        if self._rows.num_rows != self._num_rows:
+            raise AssertionError(f"{self._rows.num_rows:,} rows were added, {self._num_rows:,} were announced")
         data_at = self._rows.data_at
         return LayerEntry(
             num_rows=self._num_rows,

@@ -27,7 +27,10 @@ class ScatteredRows:
     @classmethod
     def of(cls, rows_MB: np.ndarray) -> ScatteredRows:
         """The rows of an array (M, B) u8, whose rows are contiguous, where they lie."""
-        assert rows_MB.dtype == np.uint8 and has_whole_rows(rows_MB)
+        if rows_MB.dtype != np.uint8 or not has_whole_rows(rows_MB):
+            raise AssertionError(
+                f"rows are read by address: {rows_MB.dtype} {rows_MB.shape}, strides {rows_MB.strides}"
+            )
         return cls(addresses_of(rows_MB), rows_MB.shape[1], [rows_MB])
 
     def __len__(self) -> int:
@@ -40,7 +43,8 @@ class ScatteredRows:
         """The rows side by side: (M, B) u8; `out`: into the beginning of a flat u8 buffer."""
         size = len(self) * self.row_bytes
         flat = np.empty(size, np.uint8) if out is None else out[:size]
-        assert flat.size == size
+        if flat.size != size:
+            raise AssertionError(f"room for {flat.size:,} bytes, the rows have {size:,}")
         packing.gather_rows(self.addresses, self.row_bytes, flat)
         return flat.reshape(len(self), self.row_bytes)
 
