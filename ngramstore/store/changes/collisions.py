@@ -30,12 +30,8 @@ def refuse_collisions(
 ) -> None:
     """HashCollision if an n-gram with one of these IDs has other tokens: published, row keys (M,) i64, or put since (M,) bool."""
     seed = view.manifest.spec.seed
-    for layer in view.file_layers:
-        where = np.flatnonzero((keys_M >= 0) & (keys_M >> RANK_BITS == layer.serial) & ~is_put_M)
-        if len(where):
-            assert layer.tokens is not None
-            stored = layer.tokens.rows(keys_M[where] & RANK_MASK)
-            refuse_different(stored, _take(ngrams, where), seed)
+    where = np.flatnonzero((keys_M >= 0) & ~is_put_M)
+    refuse_different(published_ngrams(view, keys_M[where]), _take(ngrams, where), seed)
     where = np.flatnonzero(is_put_M)
     if len(where):
         assert journal is not None
@@ -43,9 +39,25 @@ def refuse_collisions(
         refuse_different((pending.tokens, pending.lengths), _take(ngrams, where), seed)
 
 
+def published_ngrams(view: View, keys_M: np.ndarray) -> Ngrams:
+    """The n-grams of M published rows by key, (M,) i64. DamagedStore names a bad block of tokens."""
+    tokens, lengths = np.zeros((len(keys_M), view.manifest.spec.max_n), np.uint32), np.zeros(len(keys_M), np.uint8)
+    for layer in view.file_layers:
+        where = np.flatnonzero(keys_M >> RANK_BITS == layer.serial)
+        if len(where):
+            assert layer.tokens is not None
+            tokens[where], lengths[where] = layer.tokens.rows(keys_M[where] & RANK_MASK)
+    return tokens, lengths
+
+
+def are_equal(left: Ngrams, right: Ngrams) -> np.ndarray:
+    """Which of M n-grams are the same on both sides: (M,) bool."""
+    return (left[1] == right[1]) & (left[0] == right[0]).all(axis=1)
+
+
 def refuse_different(left: Ngrams, right: Ngrams, seed: int) -> None:
     """HashCollision naming the first two n-grams that are not equal."""
-    same = (left[1] == right[1]) & (left[0] == right[0]).all(axis=1)
+    same = are_equal(left, right)
     if not same.all():
         i = int(np.flatnonzero(~same)[0])
         names = [tuple(tokens[i, : lengths[i]].tolist()) for tokens, lengths in (left, right)]

@@ -14,6 +14,7 @@ import numpy as np
 import ngramstore
 from ngramstore.files import require_space
 from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.store.changes.collisions import are_equal, published_ngrams
 from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
 from ngramstore.store.layers.index_builder import IndexBuilder
@@ -59,13 +60,22 @@ def _tombstones(view: View, changed: np.ndarray, deleted: np.ndarray) -> np.ndar
 
 
 def _moves(view: View, journal: Journal) -> tuple[np.ndarray, bool]:
-    """How many n-grams of each length come and go, (K + 1,) i64, and whether none does."""
-    counts = np.zeros(view.manifest.spec.max_n + 1, np.int64)
+    """How many n-grams of each length come and go, (K + 1,) i64, and whether none does.
+
+    A deletion frees its ID, and a put may have given it to another n-gram: the one that goes is the published one.
+    """
+    spec = view.manifest.spec
+    counts = np.zeros(spec.max_n + 1, np.int64)
     is_same_set = True
-    for change in journal.scan() if view.manifest.spec.is_ngram else ():
-        moved = (~change.is_delete).astype(np.int64) - (view.find(change.ids) >= 0)
-        is_same_set &= not moved.any()
-        np.add.at(counts, change.lengths, moved)
+    for change in journal.scan() if spec.is_ngram else ():
+        keys, is_put = view.find(change.ids), ~change.is_delete
+        was_there = keys >= 0
+        old = new = (change.tokens[was_there], change.lengths[was_there])
+        if spec.has_tokens:
+            old = published_ngrams(view, keys[was_there])
+        is_same_set &= bool((was_there == is_put).all() and are_equal(old, new).all())
+        np.subtract.at(counts, old[1], 1)
+        np.add.at(counts, change.lengths[is_put], 1)
     return counts, is_same_set
 
 
