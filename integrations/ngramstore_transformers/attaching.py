@@ -91,10 +91,11 @@ def _methods(own: Any) -> dict[str, Any]:
     def prepare_inputs_for_generation(self: Any, input_ids: Tensor, *arguments: Any, **options: Any) -> dict[str, Any]:
         inputs: dict[str, Any] = own.prepare_inputs_for_generation(self, input_ids, *arguments, **options)
         new_BT = inputs.get("input_ids")
-        if new_BT is not None:
+        if new_BT is not None and attached(self) is not None:
             past, mask = record.cache_among(inputs.values()), options.get("attention_mask")
-            inputs["inputs_embeds"] = _embed(self, input_ids, new_BT.shape[1], mask, past)
+            inputs["inputs_embeds"], *positions = _embed(self, input_ids, new_BT.shape[1], mask, past)
             inputs["input_ids"] = None
+            _note(past, *positions)
         return inputs
 
     @functools.wraps(own.forward)
@@ -105,8 +106,11 @@ def _methods(own: Any) -> dict[str, Any]:
 
 
 def _forward(plain: Any, model: Any, input_ids: Tensor | None = None, *arguments: Any, **options: Any) -> Any:
-    """What `plain`, a model's forward without a store, makes of the store's vectors."""
-    if input_ids is None or options.get("inputs_embeds") is not None:
+    """What `plain`, a model's forward without a store, makes of the store's vectors.
+
+    No store: something that stands in front of the model's forward since `attach` still holds this one after `detach`.
+    """
+    if attached(model) is None or input_ids is None or options.get("inputs_embeds") is not None:
         return plain(input_ids, *arguments, **options)
     if arguments:
         raise UsageError("a model with a store takes all arguments but input_ids by keyword")
@@ -114,19 +118,19 @@ def _forward(plain: Any, model: Any, input_ids: Tensor | None = None, *arguments
     past, mask = record.cache_among(options.values()), options.get("attention_mask")
     is_one_call = past is None and mask is None
     starts_BT = _document_starts(options, input_ids) if is_one_call else None
-    options["inputs_embeds"] = _embed(model, input_ids, input_ids.shape[1], mask, past, starts_BT)
+    options["inputs_embeds"], *positions = _embed(model, input_ids, input_ids.shape[1], mask, past, starts_BT)
     output = plain(**options)
-    made = record.cache_among(output if isinstance(output, tuple) else output.values())
-    if past is None and made is not None and starts_BT is None:  # of several documents, which one goes on?
-        record.write(made, input_ids, _ones_or(mask, input_ids))
+    if past is None and starts_BT is None:  # of several documents, which one goes on?
+        past = record.cache_among(output if isinstance(output, tuple) else output.values())
+    _note(past, *positions)  # last: a step that failed can be tried again
     return output
 
 
 @torch.compiler.disable
 def _embed(
     model: Any, ids_BS: Tensor, num_new: int, mask: Tensor | None, past: Any, starts_BT: Tensor | None = None
-) -> Tensor:
-    """Vectors (B, T, D) of the last T of the ids, and the cache's record brought up to them.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Vectors (B, T, D) of the last T of the ids; ids and mask of all positions, which the cache holds behind this step.
 
     ids, on any device, are the whole sequence, or what follows the cache's content (then the record says what came
     before). starts: true where a document begins; only without a cache.
@@ -152,9 +156,14 @@ def _embed(
         attention_mask=None if used_BS is None else used_BS[:, begin:],
         starts=starts_BT,
     )
-    if past is not None:  # last: after an error the cache and its record stand as they were
-        record.write(past, ids_BS, mask_BS)
-    return made_BTD
+    return made_BTD, ids_BS, mask_BS
+
+
+@torch.compiler.disable
+def _note(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
+    """Bring a cache's record up to what it holds."""
+    if cache is not None:
+        record.write(cache, ids_BS, mask_BS)
 
 
 def _up_to_date(model: Any) -> NGramEmbedding:

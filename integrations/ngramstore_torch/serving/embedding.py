@@ -129,16 +129,19 @@ class NGramEmbedding(StoreModule):
 
     def _mixed(self, tokens_BT: Tensor, rows: Tensor, found_BT: np.ndarray, num_found: int) -> Tensor:
         """The rule: rows where an n-gram was found, T elsewhere."""
-        if num_found == found_BT.size:
-            return rows
         embed = self.token_embedding
         if embed is None:
-            rows[torch.from_numpy(~found_BT).to(rows.device)] = 0
+            if num_found < found_BT.size:
+                rows[torch.from_numpy(~found_BT).to(rows.device)] = 0
             return rows
         if num_found == 0:
             return embed(tokens_BT)
+        # In training T is asked for every position, even if none needs it: it may have hooks that expect (B, T), such as NEFTune's,
+        # and what follows may need an input with a gradient, as checkpoints of activations do.
         is_trained = embed.training or (torch.is_grad_enabled() and embed.weight.requires_grad)
-        if found_BT.size <= _FEW or is_trained:  # in training T may have hooks that expect (B, T), such as NEFTune's
+        if num_found == found_BT.size and not is_trained:
+            return rows
+        if found_BT.size <= _FEW or is_trained:
             found_BT1 = torch.from_numpy(found_BT)[..., None].to(rows.device, non_blocking=True)
             return torch.where(found_BT1, rows, embed(tokens_BT).to(rows.dtype))
         missing_M = torch.from_numpy(np.flatnonzero(~found_BT)).to(rows.device, non_blocking=True)
