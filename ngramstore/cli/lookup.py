@@ -23,6 +23,8 @@ from ngramstore.errors import UsageError
 def command(store: Path, text: str | None, with_rows: bool, trust_external: bool, as_json: bool) -> None:
     """Print, for each token, the length of the longest stored n-gram that ends there (0: none), and its row.
 
+    Blank lines of stdin are passed over.
+
     \b
     Examples:
       ngramstore lookup store/ --tokens "1 2 3 4"
@@ -35,7 +37,7 @@ def command(store: Path, text: str | None, with_rows: bool, trust_external: bool
 
     if text is None and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is no number either, and is refused as that
-    lines = [text] if text is not None else sys.stdin.readlines()
+    lines = [text] if text is not None else (sys.stdin.readlines() if sys.stdin is not None else [])
     sequences = [as_ngram(line) for line in lines if line.strip()]
     if not sequences:
         raise UsageError("no tokens", hint='give --tokens "1 2 3", or sequences on stdin')

@@ -11,7 +11,6 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -88,6 +87,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
             near = get_close_matches(args[0], names, 1)
             ctx.fail(f"No such command {args[0]!r}." + "".join(f" Did you mean `ngramstore {name}`?" for name in near))
         return super().resolve_command(ctx, args)
@@ -103,6 +104,8 @@ class Commands(click.Group):
                     formatter.write_dl(lines)
 
     def invoke(self, ctx: click.Context) -> Any:
+        if sys.stdout is None:
+            ctx.exit(_tell(ctx, "stdout is closed", "results go there: send it to a file, or to /dev/null"))
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):

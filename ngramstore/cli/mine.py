@@ -96,6 +96,7 @@ def _check(out: Path, plot: Path | None, options: dict[str, Any]) -> Path:
     """Refuse what cannot work before anything is read. Returns the folder for intermediate files."""
     from ngramstore.mine.miner import check_options
     from ngramstore.mine.reports import check_plot
+    from ngramstore.mine.work import refuse_foreign
 
     require_place(out)
     work = options["work"] or out.with_name(out.name + ".work")
@@ -104,6 +105,7 @@ def _check(out: Path, plot: Path | None, options: dict[str, Any]) -> Path:
             raise UsageError(f"{name} {str(file)!r} lies in --work, which is deleted", hint="write it somewhere else")
     if plot is not None:
         check_plot(plot)
+    refuse_foreign(work)
     check_options(*(options[name] for name in ("max_n", "size", "min_count", "memory", "workers", "held_out")))
     return work
 

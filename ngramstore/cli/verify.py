@@ -42,7 +42,10 @@ def command(ctx: click.Context, store: Path, quiet: bool, as_json: bool) -> None
             say(f"note: {note}")
         read = f"{report.num_rows:,} rows, {bytes_text(report.num_bytes)}, {seconds:.1f} s"
         if report.faults:
-            say(f"{store}: {len(report.faults):,} faults ({read}); `ngramstore repair` saves what is good")
+            next_step = "`ngramstore repair` saves what is good"
+            if report.manifest is None:
+                next_step = "without its MANIFEST nothing can be saved: put a copy back, from a backup made since the last compaction"
+            say(f"{store}: {len(report.faults):,} faults ({read}); {next_step}")
         else:
             click.echo(f"{store}: all is well ({read})")
     ctx.exit(1 if report.faults else 0)

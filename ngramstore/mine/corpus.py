@@ -6,7 +6,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ def open_corpus(
     files = find_files(inputs, suffixes)
     are_tokens = [path.name.endswith(TOKEN_SUFFIXES) for path in files]
     if all(are_tokens):
+        if documents != "file":
+            raise UsageError(
+                f"documents={documents!r} has no use for tokens, {files[0]} holds some",
+                hint="say with eos_id (`--eos-id`) which token ends a document",
+            )
         if isinstance(tokenizer, str) and tokenizer.startswith(_TRAIN):
             raise UsageError(
                 f"tokenizer {tokenizer!r}: there is no text to train it on, {files[0]} holds tokens",
@@ -65,13 +70,25 @@ def open_corpus(
         return open_token_files(files, eos_id=eos_id, dtype=dtype, tokenizer=given)
     if any(are_tokens):
         raise UsageError(f"token files and text in one corpus: {files[are_tokens.index(True)]} among text")
+    for name, value in (("eos_id", eos_id), ("dtype", dtype)):
+        if value is not None:
+            raise UsageError(f"{name} is for token files, {files[0]} is text", hint=f"leave out {name}")
     if cache is None or tokenizer is None:
         missing = "cache" if cache is None else "tokenizer"
         raise UsageError(f"text needs a {missing}", hint=f"pass {missing}=... (`--{missing}`)")
     text = _Text(drop_binary(files), documents, errors)
+    with _folder(Path(cache)) as folder:
+        found, entry = _tokenised(text, tokenizer, folder, shard_tokens, progress)
+    corpus = TokenShards.load(entry)
+    corpus.tokenizer = found
+    return corpus
+
+
+def _tokenised(
+    text: _Text, tokenizer: Tokenizer | str | Path, cache: Path, shard_tokens: int, progress: bool
+) -> tuple[Tokenizer, Path]:
+    """The tokenizer asked for, and the cache's entry of this text."""
     identity = text.identity()
-    cache = Path(cache)
-    make_directory(cache)
     found = _trained(tokenizer, text, cache / f"tokenizer-{identity[:16]}")
     entry = cache / f"tokens-{identity[:16]}-{found.id[:16]}-{shard_tokens}"
     if not (entry / MANIFEST_NAME).exists():
@@ -80,9 +97,21 @@ def open_corpus(
             tqdm(unit="token", unit_scale=True, desc="tokenise", disable=not progress) as bar,
         ):
             _tokenise(text, identity, found, entry, shard_tokens, bar.update)
-    corpus = TokenShards.load(entry)
-    corpus.tokenizer = found
-    return corpus
+    return found, entry
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """A folder that is made for what goes into it, and goes again if nothing came."""
+    is_new = not path.exists()
+    make_directory(path)
+    try:
+        yield path
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # not empty: a tokenizer that was trained is worth keeping
+                path.rmdir()
+        raise
 
 
 @dataclass(frozen=True)

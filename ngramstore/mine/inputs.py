@@ -44,7 +44,8 @@ def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str
     """Files named one by one, and for folders all files below them with one of the suffixes, by path.
 
     Hidden files and folders are passed over, symbolic links are followed. A file that inputs name twice, or by a link too, is there
-    once, where it came first. Raises UsageError for a path that does not exist, one that may not be read, and where nothing is found.
+    once, where it came first. Raises UsageError for a path that does not exist, a pipe, one that may not be read, and where nothing is
+    found.
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     wanted = tuple(suffixes) if suffixes is not None else TEXT_SUFFIXES + RECORD_SUFFIXES
@@ -52,8 +53,13 @@ def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str
     for path in map(Path, given):
         if path.is_dir():
             files += sorted(file for file in _below(path) if file.name.endswith(wanted))
-        elif path.exists():
+        elif path.is_file():
             files.append(path)
+        elif path.exists():
+            raise UsageError(
+                f"{str(path)!r} is no regular file, and a corpus is read more than once",
+                hint="save what comes through a pipe to a file first",
+            )
         else:
             raise UsageError(f"no such file or folder: {str(path)!r}")
     if not files:

@@ -35,8 +35,7 @@ class WorkDirectory:
         self.sync = sync
         self.finished_n = 1
         step = self.path / STEP_NAME
-        if self.path.exists() and not step.exists():
-            _refuse_foreign(self.path)
+        refuse_foreign(self.path)
         make_directory(self.path)
         self._lock = WriterLock(self.path / LOCK_NAME)
         try:
@@ -112,8 +111,13 @@ class WorkDirectory:
         self.finished_n = body["finished_n"]
 
 
-def _refuse_foreign(path: Path) -> None:
-    """A directory without a STEP file may hold nothing but what a process leaves that dies before it writes one, or after deleting it."""
+def refuse_foreign(path: Path) -> None:
+    """A directory without a STEP file may hold nothing but what a process leaves that dies before it writes one, or after deleting it.
+
+    Raises UsageError where it holds something else.
+    """
+    if not path.exists() or (path / STEP_NAME).exists():
+        return
     names = {file.name for file in path.iterdir()} if path.is_dir() else {path.name}
     if not all(_OUR_NAMES.fullmatch(name) for name in names):
         raise UsageError(f"{path} is not empty and holds no unfinished mining", hint="give another work directory")

@@ -21,7 +21,7 @@ def backup(view: View, target: Path, *, progress: bool = False) -> None:
     Bytes are copied as they are: run `verify` on the copy to know that they are good. progress: a bar on stderr. Raises
     UsageError, WriterLocked, DiskFull.
     """
-    with copy_into(target, "backup"):
+    with copy_into(view.directory, target, "backup"):
         require_space(target, sum(entry.file_bytes for entry in view.manifest.files), "the backup")
         total = sum(os.fstat(file.fd).st_size for file in view.files)
         with tqdm(total=total, desc="backup", unit="B", unit_scale=True, disable=not progress) as bar:

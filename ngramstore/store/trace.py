@@ -24,6 +24,7 @@ TRACE_VERSION = 1
 _MAGIC = b"ngtrace\x1a"
 _CRC_BYTES = 4
 _ADDRESSINGS = ("row", "ngram")
+_HINT = "record it again: `ngramstore trace`, or `Store.trace`"
 
 TRACE_HEADER = Layout(
     "trace header",
@@ -79,17 +80,19 @@ class Trace:
                 f"{path} is not a trace: it begins with {data[:8]!r}", hint="`ngramstore trace` writes traces"
             )
         if len(data) < TRACE_HEADER.size + _CRC_BYTES:
-            raise DamagedStore(f"{path} has {len(data)} bytes, a trace has {TRACE_HEADER.size + _CRC_BYTES} at least")
+            raise DamagedStore(
+                f"{path} has {len(data)} bytes, a trace has {TRACE_HEADER.size + _CRC_BYTES} at least", hint=_HINT
+            )
         head = TRACE_HEADER.unpack(data[: TRACE_HEADER.size])
         if head["version"] != TRACE_VERSION:
             raise UnsupportedVersion(f"{path}: trace version {head['version']!r}, this release reads {TRACE_VERSION}")
         count = int(head["num_keys"])
         if len(data) != TRACE_HEADER.size + 16 * count + _CRC_BYTES:
-            raise DamagedStore(f"{path} has {len(data):,} bytes, its header says {count:,} rows")
+            raise DamagedStore(f"{path} has {len(data):,} bytes, its header says {count:,} rows", hint=_HINT)
         if zlib.crc32(data[:-_CRC_BYTES]) != int.from_bytes(data[-_CRC_BYTES:], "little"):
-            raise DamagedStore(f"{path} fails its checksum", hint="record it again")
+            raise DamagedStore(f"{path} fails its checksum", hint=_HINT)
         if int(head["addressing"]) >= len(_ADDRESSINGS) or head["reserved"] != 0:
-            raise DamagedStore(f"{path}: impossible header {head}")
+            raise DamagedStore(f"{path}: impossible header {head}", hint=_HINT)
         both = np.frombuffer(data, "<u8", 2 * count, TRACE_HEADER.size).astype(np.uint64)
         return cls(
             _ADDRESSINGS[int(head["addressing"])],

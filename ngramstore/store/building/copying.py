@@ -18,13 +18,15 @@ _log = logging.getLogger("ngramstore")
 
 
 @contextmanager
-def copy_into(target: Path, work: str) -> Iterator[None]:
-    """Make the directory and hold its lock, so that nobody takes a copy in progress for one that was killed.
+def copy_into(source: Path, target: Path, work: str) -> Iterator[None]:
+    """Make the directory for a copy of `source` and hold its lock, so that nobody takes a copy in progress for one that was killed.
 
     work: "backup" or "repair", which BUILDING says until the end. A failure inside removes what was written. Raises UsageError
-    where something is there already, WriterLocked where somebody writes there, DiskFull.
+    where something is there already or `source` lies around it, WriterLocked where somebody writes there, DiskFull.
     """
     with clear_errors(target):
+        if source.resolve() in (target.resolve(), *target.resolve().parents):
+            raise UsageError(f"{target} lies in the store {source}", hint=f"give the {work} a directory beside it")
         if not (target / LOCK_NAME).exists():  # a directory of others gets none
             _refuse_used(target, work)
         is_new = not target.exists()

@@ -17,7 +17,10 @@ import numpy as np
 
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
-from ngramstore.store.building.row_files import map_npy
+from ngramstore.store.building.row_files import map_npy, no_file
+
+
+_CHECKED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,10 @@ def open_ngrams(path: str | os.PathLike[str]) -> NgramFile:
         tokens, lengths = _integers(path / "tokens.npy", 2), _integers(path / "lengths.npy", 1)
         if len(tokens) != len(lengths):
             raise UsageError(f"{path}: {len(tokens):,} lines of tokens, {len(lengths):,} lengths")
+        _check_lengths(path / "lengths.npy", lengths, tokens.shape[1])
         return _from_arrays(tokens, lengths)
     if not path.is_file():
-        raise UsageError(f"there is no file {str(path)!r}", hint="`ngramstore mine` writes vocabularies")
+        raise UsageError(no_file(path), hint="`ngramstore mine` writes vocabularies")
     if path.suffix == ".ngv":
         from ngramstore.mine.vocab_file import read_vocab
 
@@ -61,6 +65,17 @@ def _integers(path: Path, ndim: int) -> np.ndarray:
     if array.ndim != ndim or array.dtype.kind not in "iu":
         raise UsageError(f"{path} holds {array.dtype} {array.shape}", hint=f"wanted integers in {ndim} dimensions")
     return array
+
+
+def _check_lengths(path: Path, lengths: np.ndarray, width: int) -> None:
+    for at in range(0, len(lengths), _CHECKED_AT_ONCE):
+        part = lengths[at : at + _CHECKED_AT_ONCE]
+        if part.min() < 1 or part.max() > width:
+            bad = int(np.flatnonzero((part < 1) | (part > width))[0])
+            raise UsageError(
+                f"{path}: n-gram {at + bad} has {part[bad]} tokens, a line of tokens.npy has {width}",
+                hint=f"lengths are 1 to {width}",
+            )
 
 
 def _from_arrays(tokens: np.ndarray, lengths: np.ndarray, facts: dict[str, Any] | None = None) -> NgramFile:

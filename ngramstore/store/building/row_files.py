@@ -60,6 +60,13 @@ class Table:
         )
 
 
+def no_file(path: Path) -> str:
+    """What a path is that is no regular file, in words."""
+    if path.is_dir():
+        return f"{str(path)!r} is a folder"
+    return f"{str(path)!r} is no regular file" if path.exists() else f"there is no file {str(path)!r}"
+
+
 def open_table(path: str | os.PathLike[str], tensor: str | None = None, *, may_be_vector: bool = False) -> Table:
     """The matrix in a `.safetensors`, `.npy` or PyTorch file; `tensor` names it where there are several.
 
@@ -70,7 +77,7 @@ def open_table(path: str | os.PathLike[str], tensor: str | None = None, *, may_b
     path = Path(path)
     if not path.is_file():
         raise UsageError(
-            f"{str(path)!r} is a folder" if path.is_dir() else f"there is no file {str(path)!r}",
+            no_file(path),
             hint="give a .safetensors, .npy or PyTorch file with the rows",
         )
     if path.suffix == ".npy":

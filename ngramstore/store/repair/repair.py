@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngramstore.errors import DamagedStore, NgramStoreError, StaleStore
-from ngramstore.files import WriterLock, clear_errors, remove_if_possible
+from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible
 from ngramstore.store.building.copying import copy_into
 from ngramstore.store.changes.writer import Writer
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
@@ -63,11 +63,12 @@ def repair(
             Rebuild(directory, found, Path(scratch), report, drop_tokens, progress).count()
         return report
     if out is not None:
-        with copy_into(target, "repair"):
+        with copy_into(directory, target, "repair"):
             Rebuild(directory, found, target, report, drop_tokens, progress).write()
         return report
     lock = WriterLock(directory / LOCK_NAME)
     try:
+        fsync_directory(directory)  # as a writer does, before what the manifest replaced is removed
         is_same = open_manifest(directory, []) == found
         if is_same:
             refuse_later_journals(directory, found)
