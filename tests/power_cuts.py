@@ -23,6 +23,24 @@ State = frozenset[tuple[str, bytes]]
 """A store as readers see it: its manifest and every file that names, byte for byte."""
 
 
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+class Killing:
+    """Tells a disk of each operation before the N-th, counting from 0; that one and all later ones end in Killed, undone."""
+
+    def __init__(self, nth: int, disk: Disk) -> None:
+        self.nth, self.disk = nth, disk
+        self.log: list[tuple[str, str]] = []
+
+    def __call__(self, operation: str, path: Path) -> None:
+        self.log.append((operation, path.name))
+        if len(self.log) > self.nth:
+            raise Killed
+        self.disk.observe(operation, path)
+
+
 class Disk:
     """What a power cut would leave of the tree at `root`, kept up to date by `observe`, and looked at before each operation.
 

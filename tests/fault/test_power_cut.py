@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from checkpoints import write_engram
 from failures import Failing
 from helpers import build_ngrams, published, rows_of
-from power_cuts import Disk, state_of
+from power_cuts import Disk, Killed, Killing, state_of
 
 import ngramstore as ngs
 from ngramstore import files
@@ -167,6 +169,89 @@ def test_a_failure_and_then_a_power_cut_leave_the_old_state_or_the_new_one(root,
     assert len(log) > first + 3
     for nth in range(first - 1, len(log)):
         cuts_of(nth)
+
+
+def killed(
+    monkeypatch: pytest.MonkeyPatch, path: Path, operation: str, nth: int, *, is_damaged: bool
+) -> tuple[Disk, list]:
+    """The disk under a store whose writer was killed at the N-th step of a publication, and the steps it took."""
+    store = changed(path, flushed=True)
+    if is_damaged:
+        rows = path / "base-000001.rows"
+        rows.write_bytes(rows.read_bytes()[:-60] + bytes(60))
+    store.put([(2,)], rows_of([21], 4))
+    if operation == "compact":
+        store.flush()
+    disk = Disk(path.parent, path, path.parent.with_name(f"{path.parent.name}-cuts"))
+    killing = Killing(nth, disk)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "observe", killing)
+        try:
+            getattr(store, operation)()
+        except Killed as kill:
+            kill.__traceback__ = kill.__context__ = None
+    writer = store._writer
+    if writer._journal is not None:
+        writer._journal.close()
+    writer._lock.let_go()  # as the system does
+    return disk, killing.log
+
+
+def each_kill(
+    monkeypatch: pytest.MonkeyPatch, root: Path, how: tuple[str, bool], act, *, is_damaged: bool = False
+) -> None:
+    """A writer is killed at each step of a publication; then `act` takes over the store, and the power goes off.
+
+    At any moment the disk has the state of before or that of the publication or, if `act` mends a damaged store, the good one.
+    """
+    operation, is_from_the_first = how
+
+    def steps_of(nth: int) -> list[tuple[str, str]]:
+        path = root / f"{nth}" / "store"
+        path.parent.mkdir()
+        disk, log = killed(monkeypatch, path, operation, nth, is_damaged=is_damaged)
+        gc.collect()  # a process that is gone holds no file
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "observe", disk.observe)
+            act(path)
+        after = disk.cut("after the return")
+        disk.close()
+        assert disk.broken == [], log[nth:]
+        assert after == {state_of(path)}, log[nth:]
+        assert len(disk.states | after) <= 2 + is_damaged
+        return log
+
+    log = steps_of(1000)
+    first = 0 if is_from_the_first else log.index(("rename", MANIFEST_NAME)) - 1
+    assert len(log) > first + 2
+    for nth in range(first, len(log)):
+        steps_of(nth)
+
+
+HOW = [("flush", False), ("compact", False), pytest.param(("flush", True), marks=pytest.mark.slow)]
+HOW += [pytest.param(("compact", True), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("how", HOW, ids=lambda how: f"{how[0]}, {'all steps' if how[1] else 'from the rename'}")
+def test_what_a_killed_writer_published_is_on_the_disk_before_the_next_one_removes_what_it_replaced(
+    root, monkeypatch, how
+):
+    """Its rename of the manifest is seen by all, and a power cut could still take it back."""
+    each_kill(monkeypatch, root, how, lambda path: ngs.open(path, mode="rw").close())
+
+
+def test_what_a_killed_writer_published_is_on_the_disk_before_a_repair_removes_what_it_replaced(root, monkeypatch):
+    """The journal too, whose files these disks leave out."""
+
+    def repair_in_order(path: Path) -> None:
+        steps, observe = [], files.observe
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "observe", lambda *step: (steps.append((step[0], step[1].name)), observe(*step)))
+            assert repair(path).lost
+        gone = [at for at, step in enumerate(steps) if re.fullmatch(r"(set-aside-)?journal-[0-9]+", step[1])]
+        assert ("fsync", path.name) in steps[: min(gone, default=None)]
+
+    each_kill(monkeypatch, root, ("flush", False), repair_in_order, is_damaged=True)
 
 
 def test_a_backup_that_a_power_cut_ends_is_absent_or_whole(root, quick_path, monkeypatch):

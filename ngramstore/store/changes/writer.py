@@ -48,6 +48,7 @@ class Writer:
         self._published_journals: set[str] = set()  # that could not be removed yet
         self._num_moved: int | None = None  # rows more than published; None: not yet counted
         try:
+            fsync_directory(directory)  # who published was perhaps killed before: what that replaced is removed below
             self.view = View.open(directory, lock_index=lock_index, trust_external=trust_external)
             refuse_later_journals(directory, self.manifest)
             self.collect_garbage()
