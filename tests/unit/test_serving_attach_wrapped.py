@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 from serving_cases import table, write
-from test_serving_transformers import COMMON, DIM, VOCAB, from_scratch, make, prompts
+from test_serving_transformers import DIM, VOCAB, from_scratch, make, prompts
 
 import ngramstore
 
@@ -55,8 +55,8 @@ def test_a_forward_put_in_front_since_attach_is_the_plain_model_s_after_detach(s
     model, ids = make("llama"), prompts(1)["input_ids"]
     attach(model, store)
     ours, prepare = model.forward, model.prepare_inputs_for_generation
-    model.forward = functools.wraps(ours)(lambda *arguments, **options: ours(*arguments, **options))
-    model.prepare_inputs_for_generation = functools.wraps(prepare)(lambda *a, **options: prepare(*a, **options))
+    model.forward = functools.wraps(ours)(functools.partial(ours))
+    model.prepare_inputs_for_generation = functools.wraps(prepare)(functools.partial(prepare))
     detach(model)
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, make("llama")(ids).logits)

@@ -19,7 +19,6 @@ from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore.store.building.row_files import map_npy, no_file
 
-
 _CHECKED_AT_ONCE = 1 << 20
 
 
