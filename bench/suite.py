@@ -45,7 +45,7 @@ class Job:
 _SHORT = ("--rounds", "3", "--warmup", "1")
 
 
-def _cases(name: str, workload: str, *cases: str, minutes: float, options: tuple[str, ...] = ("--rounds", "3")) -> Job:
+def _cases(name: str, workload: str, *cases: str, minutes: float, options: tuple[str, ...] = _SHORT) -> Job:
     only = tuple(part for case in cases for part in ("--only", case))
     return Job(name, ("-m", "bench", workload, "--dir", "{dir}", *options, *only), minutes)
 
@@ -56,19 +56,19 @@ JOBS = (
     _cases("decode", "decode", "step_50M", "step_120M", "overhead", "hit_rate", minutes=9),
     _cases("decode_prefill", "decode", "prefill", minutes=4),
     _cases("journal", "journal", minutes=2),
-    _cases("store", "store", "disk", "index", "open", "build", minutes=10, options=_SHORT),
+    _cases("store", "store", "disk", "index", "open", "build", minutes=10),
     _cases("store_open_large", "store", "open_large", minutes=5, options=("--large", *_SHORT)),
-    _cases("store_cold", "store", "cold_rows", "cold_all", minutes=8, options=_SHORT),
+    _cases("store_cold", "store", "cold_rows", "cold_all", minutes=8),
     _cases("store_traces", "store", "traces", minutes=10, options=("--rounds", "1", "--warmup", "1")),
     _cases("store_traces_small", "store", "traces_small", minutes=3, options=("--rounds", "1", "--warmup", "1")),
     _cases("store_match", "store", "match", "parts", "small_cache", "memory", minutes=5),
-    _cases("store_threads", "store", "threads", minutes=2, options=("--rounds", "5")),
-    _cases("store_warm_floors", "store", "warm_floors", minutes=4, options=("--rounds", "5")),
+    _cases("store_threads", "store", "threads", minutes=2, options=("--rounds", "5", "--warmup", "1")),
+    _cases("store_warm_floors", "store", "warm_floors", minutes=4, options=("--rounds", "5", "--warmup", "1")),
     _cases("store_warm", "store", "warm", minutes=15),
     _cases("store_warm_f16", "store", "warm_f16", minutes=12, options=("--rounds", "2", "--warmup", "1")),
     _cases("tables", "tables", minutes=6),
     _cases("paper", "paper", "space", "latency_ram", minutes=6, options=("--rounds", "1", "--warmup", "1")),
-    _cases("paper_disk", "paper", "latency_disk", minutes=4, options=_SHORT),
+    _cases("paper_disk", "paper", "latency_disk", minutes=4),
     Job("mine", ("-m", "bench.mine"), 2),
     Job("export", ("-m", "bench.export", "--dir", "{dir}"), 4),
     Job("codec_error", ("-m", "bench.codec_error"), 1),

@@ -109,7 +109,7 @@ def _warm_case(setup: Setup, name: str, subjects: tuple[str, ...], codec: str) -
         "lookups": setup.pick(409_600, 16_384),
         "max_calls": setup.pick(6400, 300),
         "warmup_s": setup.warmup_s,
-        "budget_s": setup.pick(4.0, 0.1),
+        "budget_s": setup.pick(2.0, 0.1),
     }
     return Case(
         name=name,
