@@ -68,7 +68,7 @@ class Writer:
         """Changes not yet published. After a failure the journal is opened again here, which may fail: DiskFull."""
         if self._journal is None and self._journal_failed:
             self._recover()
-        return len(self._journal) if self._journal is not None else 0
+        return len(self._journal) if self._journal is not None and not self._is_published else 0
 
     @property
     def num_rows(self) -> int:
@@ -180,6 +180,11 @@ class Writer:
     def _journal_path(self) -> Path:
         return self._directory / self.manifest.journal
 
+    @property
+    def _is_published(self) -> bool:
+        """Whether the open journal is one that a publication has left behind: Ctrl-C came before it was dropped."""
+        return self._journal is not None and self._journal.path != self._journal_path
+
     def _open_journal(self) -> Journal:
         spec, state = self.manifest.spec, self.manifest.state_digest
         return Journal.open(
@@ -241,8 +246,8 @@ class Writer:
         if self._may_be_behind:
             fsync_directory(self._directory)
             self._catch_up()
-            if self._journal is not None and self._journal.path != self._journal_path:
-                self._drop_journal()
+        if self._is_published:
+            self._drop_journal()
         if self._journal_failed:
             if self._journal is not None:
                 journal, self._journal = self._journal, None
@@ -278,10 +283,10 @@ class Writer:
             raise
 
     def _drop_journal(self) -> None:
-        if self._journal is not None:
-            journal, self._journal = self._journal, None
+        if (journal := self._journal) is not None:
             self._published_journals.add(journal.path.name)
             try:
                 journal.destroy()
             except (OSError, UsageError) as error:  # no manifest names it: `collect_garbage` tries again
                 _log.warning("%s is of no use any more but cannot be removed: %s", journal.path, str(error))
+            self._journal = None  # last: after Ctrl-C in between `_recover` goes on

@@ -1,0 +1,97 @@
+"""Ctrl-C in a writer, between any two of its steps: what is acknowledged later is not lost, and numbers stay right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from helpers import assert_verifies, build_ngrams, copy_of_one_moment, published, rows_of
+
+import ngramstore as ngs
+from ngramstore import files
+from ngramstore.store.changes.writer import Writer
+
+MODEL = {(1,): 1, (2,): 2, (1, 2): 3}
+
+
+@pytest.fixture
+def path(quick_path) -> Path:
+    build_ngrams(quick_path / "store", MODEL)
+    return quick_path / "store"
+
+
+@contextmanager
+def ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, when: Callable[..., bool] = bool
+) -> Iterator[None]:
+    """Ctrl-C where `owner.name` is called next with arguments that `when` is true of, before it does anything."""
+    real = getattr(owner, name)
+
+    def interrupted(*args, **options):
+        if not when(*args):
+            return real(*args, **options)
+        patch.undo()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def before_the_drop(monkeypatch):
+    return ctrl_c(monkeypatch, Writer, "_drop_journal")
+
+
+def before_the_removal(monkeypatch):
+    return ctrl_c(monkeypatch, files, "observe", lambda what, path: (what, path.name) == ("unlink", "journal-000001"))
+
+
+def after_the_removal(monkeypatch):
+    return ctrl_c(
+        monkeypatch,
+        files,
+        "observe",
+        lambda what, path: what == "fsync" and path.name == "store" and not (path / "journal-000001").exists(),
+    )
+
+
+@pytest.mark.parametrize("interrupt", [before_the_drop, before_the_removal, after_the_removal])
+def test_changes_after_a_publication_whose_journal_was_being_dropped_go_to_the_next_one(
+    path, quick_path, monkeypatch, caplog, interrupt
+):
+    with ngs.open(path, mode="rw") as store:
+        store.put([(3,)], rows_of([30], 4))
+        with interrupt(monkeypatch):
+            store.flush()
+        assert published(path) == MODEL | {(3,): 30}
+        assert store.stats()["unpublished_changes"] == 0
+        assert len(store) == 4
+        assert store.get([(3,)])[1].all()
+        store.put([(4,)], rows_of([40], 4))
+        assert store.stats()["unpublished_changes"] == 1
+        copy_of_one_moment(path, quick_path / "killed")
+        with ngs.open(quick_path / "killed", mode="rw") as survivor:
+            assert survivor.get([(4,)])[1].all()
+        store.flush()
+    ngs.open(path, mode="rw").close()
+    for left in (path, quick_path / "killed"):
+        assert published(left) == MODEL | {(3,): 30, (4,): 40}
+        assert_verifies(left)
+        assert not [name for name in os.listdir(left) if "journal" in name]
+    assert caplog.messages == []
+
+
+def test_a_compaction_whose_empty_journal_was_being_dropped_leaves_the_next_put_a_journal(path, monkeypatch):
+    with ngs.open(path, mode="rw") as store:
+        store.put([(3,)], rows_of([30], 4))
+        store.flush()
+        store._writer._journal = store._writer._open_journal()  # as after an append that failed
+        with before_the_drop(monkeypatch):
+            store.compact()
+        assert store.delete([(3,)]) == 1
+        assert store._writer._journal.path.name == store._writer.manifest.journal
+    assert published(path) == MODEL
