@@ -56,7 +56,8 @@ class NgramLookups(ExactLookups):
         shape = tokens_BT.shape
         rows = output_array(out, (*shape, self.dim), dtype)
         flat = plain(tokens_BT).reshape(-1)
-        with self._reading as (view, source):
+        with self._reading:
+            view, source = self._serving()
             keys, ids, lengths = self._match(view, flat, plain(room_BT).reshape(-1))
             lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim))
         if lost is not None:
@@ -99,7 +100,8 @@ class NgramLookups(ExactLookups):
             rows = output_array(out, (num_lines, count, codec.dim), "f32")
         room_BS = np.zeros((num_lines, width), np.uint8)
         np.minimum(room, self.max_n, out=room_BS[:, width - count :])
-        with self._reading as (view, source):
+        with self._reading:
+            view, source = self._serving()
             keys, ids, lengths = (
                 found_W.reshape(num_lines, width)[:, width - count :].reshape(-1)
                 for found_W in self._match(view, plain(tokens).reshape(-1), room_BS.reshape(-1))
@@ -142,7 +144,8 @@ class NgramLookups(ExactLookups):
         self._check()
         self._require_ngram("match")
         tokens_BT, room_BT = self._lines(tokens, starts)
-        with self._reading as (view, _):
+        with self._reading:
+            view, _ = self._serving()
             _, _, lengths = self._match(view, plain(tokens_BT).reshape(-1), plain(room_BT).reshape(-1))
         return lengths.reshape(tokens_BT.shape)
 
@@ -154,7 +157,8 @@ class NgramLookups(ExactLookups):
         self._check()
         self._require_ngram("match_ids")
         tokens_BT, room_BT = self._lines(tokens, None)
-        with self._reading as (view, _):
+        with self._reading:
+            view, _ = self._serving()
             _, ids, lengths = self._match(view, plain(tokens_BT).reshape(-1), room_BT.reshape(-1))
         return ids.reshape(tokens_BT.shape), lengths.reshape(tokens_BT.shape)
 

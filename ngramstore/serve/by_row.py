@@ -72,7 +72,8 @@ class RowLookups(Filling):
     def _get_numbers(
         self, numbers: np.ndarray, rows: np.ndarray, found: np.ndarray | None, plan: np.ndarray | None = None
     ) -> None:
-        with self._reading as (view, source):
+        with self._reading:
+            view, source = self._serving()
             keys, seeds = view.find_rows(numbers)
             lost = self._fill(source, keys, seeds, rows, plan, numbers)
         if found is not None:

@@ -60,7 +60,8 @@ class ExactLookups(Filling):
         """
         self._check()
         ids = self._ids(ngrams, "contains")
-        with self._reading as (view, _):
+        with self._reading:
+            view, _ = self._serving()
             return self._find(view, ids) >= 0
 
     def __contains__(self, ngram: Any) -> bool:
@@ -87,7 +88,8 @@ class ExactLookups(Filling):
         return np.concatenate(self._workers.run(lambda part: view.find(ids_M[part]), parts))
 
     def _get_ids(self, ids: np.ndarray, rows: np.ndarray, plan: np.ndarray | None = None) -> np.ndarray:
-        with self._reading as (view, source):
+        with self._reading:
+            view, source = self._serving()
             keys = self._find(view, ids)
             lost = self._fill(source, keys, ids, rows, plan)
         return self._found(keys, lost, is_counted=plan is not KEEP)

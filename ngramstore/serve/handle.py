@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+_ShortPaths = tuple[Few | None, FewRows | None, Many | None]
 _ALONE = Workers(1)
 
 
@@ -41,23 +42,26 @@ class Handle:
         self._lock = threading.RLock()
         self._counts = Counts()
         self._workers = Workers(options.threads)
-        self._reading = _Reading(self)
+        self._reading: AbstractContextManager[object] = self._lock if options.mode == "rw" else nullcontext()
+        """Around each look-up. A lock itself: Ctrl-C comes where Python code begins, also that of a context manager."""
         self._recorder: Recorder | None = None
+        self._cache: RowCache | None = None
+        self._resident: Resident | None = None
+        self._source: RowSource | None = None
+        self._few: Few | None = None
+        self._few_rows: FewRows | None = None
+        self._many: Many | None = None
+        self._pending_view: View | None = None
         where = {"lock_index": options.lock_index, "trust_external": options.trust_external}
         self._writer = Writer(self.path, **where) if options.mode == "rw" else None
-        self._pending_view: View | None = None
+        self._stale = self._writer is not None
+        """Something may have changed since `_pending_view` was made."""
         try:
-            self._view = View.open(self.path, previous=self._writer.view if self._writer else None, **where)
-            self._manifest = self._view.manifest
-            if options.identity is not None and self.identity != options.identity:
-                raise StaleStore(f"{self.path} holds store {self.identity}, wanted {options.identity}")
-            self._cache: RowCache | None = None
-            self._resident: Resident | None = None
-            self._source: RowSource | None = None
-            self._few: Few | None = None
-            self._few_rows: FewRows | None = None
-            self._many: Many | None = None
-            self._use(self._view)
+            view = View.open(self.path, previous=self._writer.view if self._writer else None, **where)
+            identity = view.manifest.identity
+            if options.identity is not None and identity != options.identity:
+                raise StaleStore(f"{self.path} holds store {identity}, wanted {options.identity}")
+            self._use(view)
             forget_in_forks(self)
         except BaseException:
             if self._writer is not None:
@@ -104,8 +108,7 @@ class Handle:
         self._check()
         with self._lock:
             self._check()
-            view = self._current_view()
-            return view.manifest.num_rows if self._writer is None else self._writer.num_rows
+            return self._manifest.num_rows if self._writer is None else self._writer.num_rows
 
     def refresh(self) -> bool:
         """See what other processes have published since. True if there was something."""
@@ -138,15 +141,15 @@ class Handle:
                 self._shut()
 
     def _shut(self) -> None:
-        self._closed = True
-        self._workers.close()
         try:
+            self._closed = True
             if self._writer is not None:
                 self._writer.close()
         finally:  # files close, and their locks go, with the last look-up that is still under way
             self._few = self._few_rows = self._many = None
-            self._source = self._cache = self._resident = self._pending_view = None
+            self._source = self._cache = self._resident = self._pending_view = self._writer = None
             del self._view
+            self._workers.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +188,7 @@ class Handle:
 
     def _publish(self, writer: Writer) -> None:
         """With the lock held: flush, and show what it published."""
+        self._stale = True  # whatever interrupts us, also on the way to `_follow`
         try:
             is_changed = writer.flush()
         finally:
@@ -193,41 +197,50 @@ class Handle:
             writer.collect_garbage()
 
     def _use(self, view: View) -> None:
-        """Make a view the current one; caches keep what still holds."""
-        if view.serial_space is not self._view.serial_space:  # serials began anew: the caches know rows by the old ones
-            self._cache = self._resident = None
+        """Make a view the current one; caches keep what still holds. Where it raises, nothing has changed."""
+        cache, resident = self._cache, self._resident
+        if self._source is not None and self._source.view.serial_space is not view.serial_space:
+            cache = resident = None  # serials began anew: the caches know rows by the old ones
         if self.options.resident:
-            self._resident = Resident(view, self._resident, allow_damage=self.options.on_damage == "missing")
+            resident = Resident(view, resident, allow_damage=self.options.on_damage == "missing")
         elif self.options.cache_bytes:
-            num_rows = view.manifest.num_rows
-            if self._cache is None:
-                self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, num_rows)
-            elif self._cache.is_outgrown_by(num_rows):  # an empty one, twice as large: a growing store does it seldom
-                self._cache = RowCache(self.options.cache_bytes, self.spec.codec.row_bytes, 2 * num_rows)
-        self._view, self._manifest = view, view.manifest
-        self._source = RowSource(view, self._cache, self._resident, None, self._workers)
-        self._choose_paths(self._source)
-        self._stale = self._writer is not None and self._writer.num_pending > 0
+            cache = self._cache_for(view, cache)
+        source = RowSource(view, cache, resident, None, self._workers)
+        few, few_rows, many = self._short_paths(source, self._recorder)
+        manifest = view.manifest
+        # No calls from here on: Ctrl-C comes before all of this, or after it.
+        self._view, self._manifest, self._source = view, manifest, source
+        self._cache, self._resident = cache, resident
+        self._few, self._few_rows, self._many = few, few_rows, many
 
-    def _choose_paths(self, source: RowSource) -> None:
+    def _cache_for(self, view: View, cache: RowCache | None) -> RowCache:
+        """The cache we have, or a larger one."""
+        num_rows = view.manifest.num_rows
+        if cache is not None:
+            if not cache.is_outgrown_by(num_rows):
+                return cache
+            num_rows *= 2  # an empty one, twice as large: a growing store does it seldom
+        return RowCache(self.options.cache_bytes, view.manifest.spec.codec.row_bytes, num_rows)
+
+    def _short_paths(self, source: RowSource, recorder: Recorder | None) -> _ShortPaths:
         """Which short paths look-ups may take (docs/design.md); none while a trace is recorded: they do not tell it their rows."""
-        self._few = self._few_rows = self._many = None
-        rows = self._cache if self._resident is None else self._resident
-        if self._writer is not None or self._recorder is not None:
-            return
+        rows = source.cache if source.resident is None else source.resident
+        if self._writer is not None or recorder is not None:
+            return None, None, None
         if isinstance(rows, Resident) and not rows.is_one_whole_layer:
-            return
-        if not self.spec.is_ngram and not len(source.view.probe_table):  # by number, without an overlay
-            self._few_rows = FewRows(source.view, rows, self._counts.shared)
-        elif self.spec.is_ngram and rows is not None:
-            self._few = Few(source.view, rows, self._counts.shared)
-            self._many = Many(self._few, source)
+            return None, None, None
+        is_ngram = source.view.manifest.spec.is_ngram
+        if not is_ngram and not len(source.view.probe_table):  # by number, without an overlay
+            return None, FewRows(source.view, rows, self._counts.shared), None
+        if is_ngram and rows is not None:
+            few = Few(source.view, rows, self._counts.shared)
+            return few, None, Many(few, source)
+        return None, None, None
 
     def _record(self, recorder: Recorder | None) -> None:
         """With the lock held: tell it of every row from now on; None: nobody any more."""
-        self._recorder = recorder
-        if self._source is not None and os.getpid() == self._pid:  # a fork has no short paths: they do not check for it
-            self._choose_paths(self._source)
+        few, few_rows, many = (None, None, None) if self._source is None else self._short_paths(self._source, recorder)
+        self._recorder, self._few, self._few_rows, self._many = recorder, few, few_rows, many
 
     def _follow(self, writer: Writer) -> None:
         """After a change by our own writer, with the lock held: its view is ours."""
@@ -236,47 +249,25 @@ class Handle:
         if writer.view is not self._view:
             self._use(writer.view)
 
-    def _current_view(self) -> View:
-        """With the lock held: the published view, unpublished changes on top."""
-        if self._stale:
-            assert self._writer is not None
-            self._follow(self._writer)  # a change after a failed publication may have found it done
-            self._pending_view = self._writer.pending_view()
-            self._stale = False
-        if self._pending_view is not None and self._writer is not None and self._writer.num_pending:
-            return self._pending_view
-        return self._view
-
-
-class _Reading:
-    """Around each look-up: a view that stays the same, and the source of its rows. A writer's handle keeps its lock."""
-
-    def __init__(self, store: Handle) -> None:
-        self._store = weakref.proxy(store)  # no cycle: dropping a handle closes its files at once
-        self._lock = store._lock if store.options.mode == "rw" else None
-
-    def __enter__(self) -> tuple[View, RowSource]:
-        store = self._store
-        if self._lock is None:
-            source = store._source
-            if source is None:  # closed by another thread since the call began
-                raise StoreClosed(f"the handle on {store.path} is closed")
+    def _serving(self) -> tuple[View, RowSource]:
+        """For each look-up, under `_reading`: a view that stays the same, and the source of its rows."""
+        writer = self._writer
+        pending = None if writer is None else self._with_pending(writer)
+        source = self._source
+        if source is None:  # closed by another thread since the call began
+            raise StoreClosed(f"the handle on {self.path} is closed")
+        if writer is None or pending is None:
             return source.view, source
-        self._lock.acquire()
-        try:
-            if store._source is None:
-                raise StoreClosed(f"the handle on {store.path} is closed")
-            view = store._current_view()
-            if view is store._view:
-                return view, store._source
-            return view, RowSource(view, store._cache, store._resident, store._writer.pending_rows, _ALONE)
-        except BaseException:
-            self._lock.release()
-            raise
+        return pending, RowSource(pending, source.cache, source.resident, writer.pending_rows, _ALONE)
 
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.release()
+    def _with_pending(self, writer: Writer) -> View | None:
+        """With the lock held: unpublished changes on top of the published view, which is current from here on; None: there are none."""
+        if self._stale:
+            has_pending = writer.num_pending > 0  # first: after a failure it finds out what was published
+            self._follow(writer)
+            self._pending_view = writer.pending_view() if has_pending else None
+            self._stale = False
+        return self._pending_view if self._pending_view is not None and writer.num_pending else None
 
 
 def _reopen(kind: type[Handle], path: str, options: OpenOptions) -> Handle:

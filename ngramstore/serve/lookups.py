@@ -93,7 +93,7 @@ class Lookups(NgramLookups, RowLookups):
         self._check()
         with self._lock:
             self._check()
-            if self._writer is not None and self._writer.num_pending:
+            if self._writer is not None:
                 self._publish(self._writer)
             view = self._view
         yield from published_batches(view)

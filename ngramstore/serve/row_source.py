@@ -30,6 +30,7 @@ _FAULT = {
     native.BAD_CHECKSUM: "it fails its checksum",
     native.BAD_INDEX_PAGE: "the index does not say where it is",
 }
+_FEW_KEYS = 128
 _IN_ORDER = np.empty(0, np.int64)
 PendingRows = Callable[[np.ndarray], np.ndarray]
 """Encoded rows (U, B) u8 of the IDs (U,) u64 of unpublished puts."""
@@ -59,7 +60,7 @@ class RowSource:
         self._workers = workers
         self.view = self._view = view
         self.cache = self._cache = cache
-        self._resident = resident
+        self.resident = self._resident = resident
         self._pending = pending
         self._codec = view.manifest.spec.codec
         self._in_memory = pending is not None or resident is not None
@@ -68,7 +69,8 @@ class RowSource:
             for layer in view.file_layers
             if layer.rows.decompressor is not None
         ]
-        self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // (self._codec.row_bytes + CHECKSUM_BYTES)))
+        self._slot_bytes = self._codec.row_bytes + CHECKSUM_BYTES
+        self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // self._slot_bytes))
 
     def fill(
         self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts, plan: np.ndarray
@@ -192,7 +194,11 @@ class RowSource:
 
     def _fetch(self, keys_U: np.ndarray, seeds_U: np.ndarray, faults: dict[int, str], counts: Counts) -> Fetched:
         """Read, check and decompress U rows; damaged ones go to `faults` by key and get place -1."""
-        count, slot_bytes = len(keys_U), self._codec.row_bytes + CHECKSUM_BYTES
+        count, slot_bytes = len(keys_U), self._slot_bytes
+        serials_U = keys_U >> RANK_BITS
+        known = self._view.file_serials  # for any other key the kernel would search without end
+        if not known.issuperset(serials_U.tolist() if count <= _FEW_KEYS else np.unique(serials_U).tolist()):
+            raise AssertionError(f"rows of layers {np.unique(serials_U)} asked of a source of layers {sorted(known)}")
         staging = np.empty(count * slot_bytes, np.uint8)
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
         num_bad, num_packed, num_bytes = native.read_rows(

@@ -98,6 +98,7 @@ class Store(Lookups):
         writer = self._changing()
         with self._lock:
             self._check()
+            self._stale = True
             try:
                 writer.compact(progress=progress)
             finally:
@@ -135,6 +136,8 @@ class Store(Lookups):
             return recorder
 
     def _stop_trace(self, recorder: Recorder) -> None:
+        if os.getpid() != self._pid:  # a lock that another thread held at the fork stays taken
+            return
         with self._lock:
             if self._recorder is recorder:
                 self._record(None)
@@ -158,6 +161,8 @@ class Store(Lookups):
             return self._stats()
 
     def _stats(self) -> dict[str, Any]:
+        if self._writer is not None and self._stale:
+            self._follow(self._writer)
         view = self._view
         manifest = view.manifest
         lookups = self._counts.as_dict()
@@ -201,10 +206,11 @@ class Store(Lookups):
         return [str(fault) for fault in verify(self.path)]
 
     def _changing(self) -> Writer:
+        writer = self._writer  # before the check: a handle that another thread closes has none any more
         self._check()
-        if self._writer is None:
+        if writer is None:
             raise ReadOnlyStore(f"{self.path} is open for reading")
-        return self._writer
+        return writer
 
 
 def _require_same(num_keys: int, num_rows: int) -> None:

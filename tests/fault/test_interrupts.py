@@ -1,0 +1,125 @@
+"""Ctrl-C at each place inside a handle: locks are given back, and what the handle serves is one published state, the newest it was told of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import build_ngrams, cache_of, contents, rows_of, stamps_of
+from interrupts import each_interrupt, is_interrupted
+
+import ngramstore as ngs
+
+MODEL = {(i,): i for i in range(20)} | {(i, i + 1): 1000 + i for i in range(20)}
+TOKENS = np.array([[1, 2, 3, 50]], np.uint32)
+ROOM = np.array([[1, 2, 2, 2]], np.uint8)
+
+
+@pytest.fixture
+def path(quick_path) -> Path:
+    path = quick_path / "store"
+    build_ngrams(path, MODEL, max_n=2)
+    return path
+
+
+LOOK_UPS = {
+    "get": lambda store: store.get([(1,), (1, 2)]),
+    "get_encoded": lambda store: store.get_encoded([(1,), (1, 2)]),
+    "contains": lambda store: store.contains([(1,), (1, 2)]),
+    "lookup": lambda store: store.lookup(TOKENS),
+    "lookup_tail": lambda store: store.lookup_tail(TOKENS, ROOM, out=np.empty((1, 4, 4), np.float32)),
+    "match": lambda store: store.match(TOKENS),
+    "match_ids": lambda store: store.match_ids(TOKENS),
+    "warm": lambda store: store.warm([(1,), (1, 2)]),
+    "len": len,
+    "stats": lambda store: store.stats(),
+}
+
+
+@pytest.mark.parametrize("use", LOOK_UPS)
+@pytest.mark.parametrize("has_changes", [False, True])
+def test_an_interrupted_look_up_of_a_writers_handle_keeps_no_lock(path, use, has_changes):
+    with ngs.open(path, mode="rw") as store:
+        if has_changes:
+            store.put([(1,)], rows_of([1], 4))
+
+        def check() -> None:
+            assert not store._lock._is_owned()
+            assert stamps_of(store.get([(1,), (1, 2)])[0]) == [1, 1001]
+
+        assert each_interrupt(lambda: LOOK_UPS[use](store), check) > 3
+
+
+def test_an_interrupted_look_up_by_number_keeps_no_lock(quick_path):
+    with ngs.build(quick_path / "rows", dim=4, addressing="row", codec="f32") as builder:
+        builder.add_rows(rows_of(range(9), 4))
+    with ngs.open(quick_path / "rows", mode="rw") as store:
+        store.put([3], rows_of([33], 4))
+
+        def check() -> None:
+            assert not store._lock._is_owned()
+            assert stamps_of(store.rows([3, 4])) == [33, 4]
+
+        assert each_interrupt(lambda: store.rows([3, 4]), check) > 3
+
+
+@pytest.mark.parametrize("options", [{"cache_bytes": cache_of(60, 16)}, {"cache_bytes": 0}, {"resident": True}])
+def test_after_an_interrupted_refresh_the_next_one_shows_the_newest_state(path, options):
+    stamp = 0
+    with ngs.open(path, mode="rw") as writer, ngs.open(path, **options) as reader:
+
+        def publish() -> None:
+            nonlocal stamp
+            stamp += 1
+            writer.put([(1,), (90, stamp)], rows_of([stamp, stamp], 4))
+            writer.flush() if stamp % 7 else writer.compact()
+
+        def check() -> None:
+            reader.refresh()
+            assert reader.generation == writer.generation
+            assert len(reader) == len(MODEL) + stamp
+            assert stamps_of(reader.get([(1,), (90, stamp), (5,)])[0]) == [stamp, stamp, 5]
+            assert stamps_of(reader.get(np.array([[90, stamp]], np.uint32))[0]) == [stamp]  # by the short way
+            publish()
+
+        publish()
+        assert each_interrupt(reader.refresh, check) > 10
+
+
+@pytest.mark.parametrize("how", ["flush", "compact", "refresh", "batches"])
+def test_after_an_interrupted_publication_its_own_handle_serves_what_was_put(path, how):
+    stamp = 0
+    acts = {"batches": lambda store: list(store.batches())}
+    act = acts.get(how, lambda store: getattr(store, how)())
+    with ngs.open(path, mode="rw") as store:
+
+        def put() -> None:
+            nonlocal stamp
+            stamp += 1
+            store.put([(1,), (90, stamp)], rows_of([stamp, stamp], 4))
+            assert stamps_of(store.get([(1,)])[0]) == [stamp]
+
+        def check() -> None:
+            assert stamps_of(store.get([(1,), (90, stamp), (5,)])[0]) == [stamp, stamp, 5]
+            assert len(store) == len(MODEL) + stamp
+            assert not store._lock._is_owned()
+            put()
+
+        put()
+        assert each_interrupt(lambda: act(store), check) > 3
+        store.flush()
+        assert sum(len(rows) for _, _, rows in store.batches()) == len(MODEL) + stamp
+
+
+def test_after_an_interrupted_publication_all_that_is_told_is_of_the_newest_state(path):
+    """No look-up in between: what lists, counts and copies asks for what was published itself."""
+    for nth in range(100):
+        with ngs.open(path, mode="rw") as store:
+            store.put([(91, nth)], rows_of([nth], 4))
+            store.get([(1,)])
+            if not is_interrupted(store.flush, nth, "ngramstore/serve/"):
+                break
+            ask = (lambda: store.stats()["rows"], lambda: len(store), lambda: len(contents(store)))[nth % 3]
+            assert ask() == len(MODEL) + nth + 1
+    assert 3 < nth < 99
