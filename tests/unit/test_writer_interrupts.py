@@ -12,6 +12,7 @@ from helpers import assert_verifies, build_ngrams, copy_of_one_moment, published
 
 import ngramstore as ngs
 from ngramstore import files
+from ngramstore.store.changes import compaction, overlay
 from ngramstore.store.changes.writer import Writer
 
 MODEL = {(1,): 1, (2,): 2, (1, 2): 3}
@@ -26,7 +27,7 @@ def path(quick_path) -> Path:
 @contextmanager
 def ctrl_c(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str, when: Callable[..., bool] = bool
-) -> Iterator[None]:
+) -> Iterator[list]:
     """Ctrl-C where `owner.name` is called next with arguments that `when` is true of, before it does anything."""
     real = getattr(owner, name)
 
@@ -38,8 +39,10 @@ def ctrl_c(
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            yield
+        raised: list[pytest.ExceptionInfo] = []
+        with pytest.raises(KeyboardInterrupt) as info:
+            yield raised
+        raised.append(info)
 
 
 def before_the_drop(monkeypatch):
@@ -95,3 +98,29 @@ def test_a_compaction_whose_empty_journal_was_being_dropped_leaves_the_next_put_
         assert store.delete([(3,)]) == 1
         assert store._writer._journal.path.name == store._writer.manifest.journal
     assert published(path) == MODEL
+
+
+def test_a_compaction_that_ends_while_it_looks_for_endings_leaves_no_base_behind(path, monkeypatch):
+    """The error, which its caller may hold for long, holds no file of it."""
+    with ngs.open(path, mode="rw") as store:
+        store.put([(3,)], rows_of([30], 4))
+        with ctrl_c(monkeypatch, compaction, "suffixes_are_stored", lambda *args: True) as raised:
+            store.compact()
+        assert "is_suffix_closed" in [entry.name for entry in raised[0].traceback]
+        assert {name for name in os.listdir(path) if name.startswith("base")} == {
+            file.name for file in store._writer.manifest.base.files
+        }
+        store.compact()
+    assert published(path) == MODEL | {(3,): 30}
+
+
+@pytest.mark.parametrize(("act", "module"), [("flush", overlay), ("compact", compaction)])
+def test_what_a_failure_left_is_removed_before_room_is_looked_for(path, monkeypatch, act, module):
+    left = path / "base-000099.rows"
+    with ngs.open(path, mode="rw") as store:
+        store.put([(3,)], rows_of([30], 4))
+        left.write_bytes(bytes(1000))  # a reader held it when the failure was cleaned up
+        seen = []
+        monkeypatch.setattr(module, "require_space", lambda *args: seen.append(left.exists()))
+        getattr(store, act)()
+    assert seen == [False]

@@ -21,7 +21,7 @@ from ngramstore.kernels.native.rows import read_rows
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layers.index_builder import scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
-from ngramstore.store.layers.layer import Batch, LayerWriter
+from ngramstore.store.layers.layer import Batch, Layer, LayerWriter
 from ngramstore.store.layers.manifest import MANIFEST_NAME, Manifest
 from ngramstore.store.layers.merge import merged, without
 from ngramstore.store.layers.rows_writer import default_threads
@@ -107,10 +107,17 @@ def is_suffix_closed(directory: Path, manifest: Manifest) -> bool:
     if len(stored) <= 1:
         return True
     base = View(directory, manifest).base
+    try:
+        return _has_all_endings(base, int(stored[0]), spec.seed)
+    finally:
+        base.close()  # an error holds it for as long as its traceback is held, and nobody could remove the files
+
+
+def _has_all_endings(base: Layer, shortest: int, seed: int) -> bool:
     assert base.tokens is not None
     for block in range(0, base.tokens.num_blocks, _TOKEN_BLOCKS):
         tokens, lengths = base.tokens.blocks(block, min(_TOKEN_BLOCKS, base.tokens.num_blocks - block))
-        if not suffixes_are_stored(base.index, tokens, lengths, int(stored[0]), spec.seed):
+        if not suffixes_are_stored(base.index, tokens, lengths, shortest, seed):
             return False
     return True
 

@@ -129,6 +129,7 @@ class Writer:
         if journal is None or len(journal) == 0:
             return False
         with self._cleaned_after_failure():
+            self.collect_garbage()  # what a failure left may take the room that is needed now
             with self._journal_watched():
                 journal.sync()
             manifest = write_overlay(self.view, journal)
@@ -144,6 +145,7 @@ class Writer:
         if self.view.overlay is None and self.view.tombstones is None and not self.manifest.sources:
             return False
         with self._cleaned_after_failure():
+            self.collect_garbage()
             self._publish(write_base(self.view, progress=progress))
         self._drop_journal()  # an empty one, after an append that failed
         return True

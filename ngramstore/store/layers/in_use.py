@@ -22,6 +22,15 @@ def lock_shared(fd: int) -> None:
             raise
 
 
+def unlock(fd: int) -> None:
+    """Take the mark of `lock_shared` back, from all duplicates of the descriptor too: a map holds one. Not in a fork, where it is the parent's."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
+            raise
+
+
 def remove_unless_read(path: Path) -> bool:
     """Delete a superseded file unless a reader holds it, or may hold it; True if it is gone."""
     try:

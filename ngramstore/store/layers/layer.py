@@ -19,6 +19,7 @@ from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layers.datafile import DataFile, FileStamp
+from ngramstore.store.layers.in_use import unlock
 from ngramstore.store.layers.index import Index
 from ngramstore.store.layers.index_builder import IndexBuilder, scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
@@ -200,6 +201,12 @@ class Layer:
     def files(self) -> list[DataFile]:
         """The open files of the store."""
         return [self._index_file, self.rows.file, *([self.tokens.file] if self.tokens else [])]
+
+    def close(self) -> None:
+        """Let go of the files before the last user does: a writer may remove them. Reads nothing any more."""
+        for file in self.files:
+            unlock(file.fd)
+            file.close()
 
     def seeds(self, first: int, count: int) -> np.ndarray:
         """What the checksums of consecutive rows are seeded with: their IDs, or their numbers: (count,) u64."""
