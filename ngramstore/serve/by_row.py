@@ -12,7 +12,7 @@ from ngramstore.errors import UsageError
 from ngramstore.serve.filling import Filling
 from ngramstore.serve.output import output_array
 from ngramstore.serve.row_source import KEEP
-from ngramstore.windows import as_array, require_rows
+from ngramstore.windows import as_integers, require_rows
 
 
 class RowLookups(Filling):
@@ -62,7 +62,7 @@ class RowLookups(Filling):
                 f"{what} takes n-grams here; {self.path} is not addressed by number",
                 hint="use get(ngrams), or `ngramstore get --ngram`",
             )
-        array = as_array(numbers, "row numbers")
+        array = as_integers(numbers, "row numbers")
         if array.dtype.kind not in "iu" and array.size:
             raise UsageError(f"row numbers must be integers, got dtype {array.dtype}")
         flat = np.ascontiguousarray(array).reshape(-1)

@@ -31,7 +31,7 @@ class Lookups(NgramLookups, RowLookups):
     def warm(self, keys: Any, *, max_bytes: int | None = None) -> int:
         """Read rows into the cache ahead of use: n-grams (most frequent first), row numbers, or a `Trace`. Returns rows now cached.
 
-        What does not fit the cache, or `max_bytes` of it, is not read. Counts as rows and bytes read, not as look-ups, hits
+        Of those stored, each once, the first are read: as many as fit the cache, or `max_bytes` of it. Counts as rows and bytes read, not as look-ups, hits
         or misses. Raises UsageError, also for a trace of another store.
         """
         cache = self._cache
@@ -50,14 +50,14 @@ class Lookups(NgramLookups, RowLookups):
             limit = min(limit, max_bytes // (self.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES))
         if not self.spec.is_ngram:
             flat, _ = self._numbers(keys, "warm")
-            self._get_numbers(flat[:limit][::-1], np.empty((len(flat[:limit]), 1), np.uint8), None, KEEP)
+            wanted = _each_once(flat)[:limit][::-1]  # the first ones end up newest
+            self._get_numbers(wanted, np.empty((len(wanted), 1), np.uint8), None, KEEP)
             return cache.stats()["cache_rows"]
-        if is_traced:
-            ids = keys[:limit][::-1]  # the first ones end up newest
-        else:
-            tokens, lengths = as_ngrams(keys, self.max_n)
-            ids = ngram_ids(tokens[:limit][::-1], lengths[:limit][::-1], self.spec.seed)
-        self._get_ids(plain(ids), np.empty((len(ids), 1), np.uint8), KEEP)
+        ids = keys if is_traced else ngram_ids(*as_ngrams(keys, self.max_n), self.spec.seed)
+        with self._reading:
+            is_stored = self._find(self._serving()[0], plain(ids)) >= 0
+        stored = plain(_each_once(ids[is_stored])[:limit][::-1])
+        self._get_ids(stored, np.empty((len(stored), 1), np.uint8), KEEP)
         return cache.stats()["cache_rows"]
 
     def _keys_of(self, trace: Trace) -> np.ndarray:
@@ -97,6 +97,12 @@ class Lookups(NgramLookups, RowLookups):
                 self._publish(self._writer)
             view = self._view
         yield from published_batches(view)
+
+
+def _each_once(keys: np.ndarray) -> np.ndarray:
+    """The keys in their order, each where it came first."""
+    _, first = np.unique(keys, return_index=True)
+    return keys[np.sort(first)]
 
 
 def published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

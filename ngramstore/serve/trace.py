@@ -7,6 +7,7 @@ Shapes: M rows of a call, C slots of the table.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ngramstore.errors import UsageError
+from ngramstore.errors import UsageError, WrongProcess
 from ngramstore.kernels.native import mining as native
 from ngramstore.keys import Keys
 from ngramstore.store.trace import Trace
@@ -33,6 +34,7 @@ class Recorder:
     """Counts keys, (M,) u64 or i64, from any number of threads. Memory: 16 to 46 B an entry, at most `max_entries` of them.
 
     Of a store, `Store.trace()` makes one. A context manager: leaving it stops the recording, and `result` remains.
+    Fork: the child is told WrongProcess, and leaving the block does nothing there.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Recorder:
         self.space = space
         self.max_entries = max_entries
         self._on_stop = on_stop
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._table_C2 = _empty(_FIRST_SLOTS)
         self._used = 0
@@ -56,6 +59,7 @@ class Recorder:
 
     def add(self, keys_M: np.ndarray) -> None:
         """Count each key once more."""
+        self._check()
         keys = np.ascontiguousarray(keys_M).view(np.uint64)
         with self._lock:
             self._num_lookups += len(keys)
@@ -69,6 +73,7 @@ class Recorder:
 
     def result(self) -> Trace:
         """What was recorded until now."""
+        self._check()
         with self._lock:
             pairs_N2 = self._table_C2[self._table_C2[:, 0] != _EMPTY].copy()
             num_lookups = self._num_lookups
@@ -76,6 +81,7 @@ class Recorder:
 
     def stop(self) -> Trace:
         """End the recording; stopping twice is fine."""
+        self._check()
         if self._on_stop is not None:
             self._on_stop(self)
         return self.result()
@@ -86,7 +92,13 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if os.getpid() == self._pid:
+            self.stop()
+
+    def _check(self) -> None:
+        """Before any lock: one that another thread held at a fork is never given back in the child."""
+        if os.getpid() != self._pid:
+            raise WrongProcess(f"the recording was begun in process {self._pid}, this is {os.getpid()}")
 
     def _make_room(self) -> None:
         """A larger table; or, where that would pass the bound, without the rarest half of the entries."""

@@ -200,8 +200,11 @@ def test_a_fork_is_told_to_open_the_store_itself(path, mode):
             said = in_fork(lambda use=use: use(store))
             assert said.startswith(("WrongProcess", "ReadOnlyStore") if mode == "r" else "WrongProcess"), said
         with store.trace() as recorder:
-            said = in_fork(lambda: (recorder.stop(), store.get(np.array([[1]], np.uint32))))
-            assert said.startswith("WrongProcess"), said  # not by a short path that came back with the end of the trace
+            for stop in (recorder.stop, lambda: store._stop_trace(recorder)):
+                said = in_fork(lambda stop=stop: (stop(), store.get(np.array([[1]], np.uint32))))
+                assert said.startswith("WrongProcess"), (
+                    said
+                )  # not by a short path that came back with the end of the trace
         assert in_fork(store.close) == "None"
         assert in_fork(lambda: stamps_of(ngs.open(path).get([(2,)])[0])) == "[2]"
         assert stamps_of(store.get([(1,)])[0]) == [7 if mode == "rw" else 1]

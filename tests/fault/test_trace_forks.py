@@ -1,0 +1,94 @@
+"""A recording and a fork: the child is told, or nothing happens there; it never waits for a lock that nobody there gives back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from helpers import build_ngrams
+
+import ngramstore as ngs
+from ngramstore.errors import WrongProcess
+from ngramstore.serve.trace import Recorder
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
+
+def status_of_fork(act) -> int:
+    """How a forked child ends that does this and no more: 0; killed where it hangs."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(3)
+        try:
+            act()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def is_refused(act) -> None:
+    with pytest.raises(WrongProcess, match="recording"):
+        act()
+
+
+USES = {
+    "add": lambda recorder: is_refused(lambda: recorder.add(np.arange(3))),
+    "result": lambda recorder: is_refused(recorder.result),
+    "stop": lambda recorder: is_refused(recorder.stop),
+    "leave": lambda recorder: recorder.__exit__(None, None, None),
+}
+
+
+def with_taken(lock, act) -> int:
+    """What `act` answers while another thread has the lock."""
+    is_taken, is_done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            is_taken.set()
+            is_done.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_taken.wait()
+    try:
+        return act()
+    finally:
+        is_done.set()
+        holder.join()
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_recorder_in_a_fork_never_waits_for_a_lock_that_was_taken(use):
+    recorder = Recorder("row", 100)
+    recorder.add(np.arange(3))
+    assert with_taken(recorder._lock, lambda: status_of_fork(lambda: USES[use](recorder))) == 0
+    assert recorder.result().num_lookups == 3
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_trace_of_a_handle_in_a_fork_never_waits_for_the_handles_lock(quick_path, use):
+    build_ngrams(quick_path / "store", {(1,): 1, (2,): 2})
+    with ngs.open(quick_path / "store") as store, store.trace() as recorder:
+        store.get([(1,)])
+        assert with_taken(store._lock, lambda: status_of_fork(lambda: USES[use](recorder))) == 0
+        assert with_taken(store._lock, lambda: status_of_fork(lambda: store._stop_trace(recorder))) == 0
+        store.get([(2,)])
+        assert recorder.result().num_lookups == 2  # the parent's recording goes on
+
+
+def test_a_recording_that_a_fork_leaves_brings_no_short_path_back(quick_path):
+    build_ngrams(quick_path / "store", {(1,): 1})
+    with ngs.open(quick_path / "store") as store, store.trace() as recorder:
+
+        def act() -> None:
+            recorder.__exit__(None, None, None)
+            with pytest.raises(WrongProcess):
+                store.get(np.array([[1]], np.uint32))
+
+        assert status_of_fork(act) == 0
