@@ -124,3 +124,26 @@ def test_what_a_failure_left_is_removed_before_room_is_looked_for(path, monkeypa
         monkeypatch.setattr(module, "require_space", lambda *args: seen.append(left.exists()))
         getattr(store, act)()
     assert seen == [False]
+
+
+@pytest.mark.parametrize("is_put", [True, False])
+def test_rows_are_counted_anew_after_an_append_that_was_not_noted(path, monkeypatch, is_put):
+    """Ctrl-C once the journal has the change, and before its rows are added up."""
+    real = Writer._journal_watched
+
+    @contextmanager
+    def stop_behind(writer: Writer) -> Iterator[None]:
+        with real(writer):
+            yield
+        raise KeyboardInterrupt
+
+    with ngs.open(path, mode="rw") as store:
+        store.put([(3,)], rows_of([30], 4))
+        assert len(store) == 4
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer, "_journal_watched", stop_behind)
+            with pytest.raises(KeyboardInterrupt):
+                store.put([(4,)], rows_of([40], 4)) if is_put else store.delete([(1, 2)])
+        assert len(store) == 4 + (1 if is_put else -1)
+        store.put([(5,)], rows_of([50], 4))
+        assert len(store) == 5 + (1 if is_put else -1)

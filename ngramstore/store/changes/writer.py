@@ -220,11 +220,12 @@ class Writer:
         if self._journal is None:
             self._journal = self._open_journal()
             self._num_moved = None if len(self._journal) else 0
+        num_moved, self._num_moved = self._num_moved, None  # not known until it is noted, whatever comes in between
         with self._journal_watched():
             self._journal.append(changes)
-        if self._num_moved is not None and state is not None:
+        if num_moved is not None and state is not None:
             keys, is_put = state
-            self._num_moved += int((~changes.is_delete).sum()) - int(((keys >= 0) | is_put).sum())
+            self._num_moved = num_moved + int((~changes.is_delete).sum()) - int(((keys >= 0) | is_put).sum())
 
     def _publish(self, manifest: Manifest) -> None:
         """The moment of change: before the rename the old state, after it the new one."""
@@ -267,7 +268,6 @@ class Writer:
             yield
         except BaseException:
             self._journal_failed = True
-            self._num_moved = None  # an append that raised may be there
             raise
 
     @contextmanager
