@@ -17,6 +17,8 @@ MAX_N = 16
 """Longest n-gram a store can hold (K)."""
 HASH_NAME = "mix13-suffix-1"
 DEFAULT_SEED = 0
+_M1_INVERSE = np.uint64(pow(0xBF58476D1CE4E5B9, -1, 1 << 64))
+_M2_INVERSE = np.uint64(pow(0x94D049BB133111EB, -1, 1 << 64))
 
 
 def ngram_ids(tokens_WN: np.ndarray, lengths_W: np.ndarray | None = None, seed: int = DEFAULT_SEED) -> np.ndarray:
@@ -41,6 +43,18 @@ def row_ids(rows_W: np.ndarray) -> np.ndarray:
     out_W = np.empty(len(rows_W), np.uint64)
     native.mix_each(np.ascontiguousarray(rows_W, np.uint64), out_W)
     return out_W
+
+
+def row_numbers(ids_W: np.ndarray) -> np.ndarray:
+    """`row_ids` the other way round, to say which rows are meant: (W,) u64 -> (W,) u64."""
+    z_W = _unshifted(ids_W.astype(np.uint64), 31) * _M2_INVERSE
+    z_W = _unshifted(z_W, 27) * _M1_INVERSE
+    return _unshifted(z_W, 30)
+
+
+def _unshifted(mixed_W: np.ndarray, shift: int) -> np.ndarray:
+    """What `mixed` was before it became z ^ (z >> shift); for shifts of 22 to 63."""
+    return mixed_W ^ (mixed_W >> np.uint64(shift)) ^ (mixed_W >> np.uint64(2 * shift))
 
 
 def checksum(data: bytes | bytearray | memoryview | np.ndarray, seed: int = 0) -> int:

@@ -181,6 +181,26 @@ def test_warming_up_is_no_look_up(tmp_path):
         assert store.stats()["hit_rate"] == 1
 
 
+def test_warming_passes_by_what_is_absent_or_was_named_before(tmp_path):
+    with ngs.build(tmp_path / "store", dim=4, max_n=2, codec="f32") as build:
+        build.add([(1, 2), (2, 3), (3, 4)], np.ones((3, 4), np.float32))
+    with ngs.open(tmp_path / "store") as store:
+        assert store.warm([(9, 9), (8, 8), (7, 7), (1, 2), (1, 2), (2, 3), (3, 4)]) == 3
+    slot = 16 + SLOT_OVERHEAD_BYTES
+    with ngs.open(tmp_path / "store") as store:
+        assert store.warm([(9, 9), (2, 3), (2, 3), (1, 2), (3, 4)], max_bytes=2 * slot) == 2
+        store.get([(2, 3), (1, 2)])
+        assert store.stats()["cache_misses"] == 0
+    with ngs.build(tmp_path / "rows", dim=4, codec="f32", addressing="row") as build:
+        build.add_rows(np.ones((3, 4), np.float32))
+    with ngs.open(tmp_path / "rows") as store:
+        assert store.warm([0, 0, 0, 1, 2]) == 3
+    with ngs.open(tmp_path / "rows") as store:
+        assert store.warm([2, 2, 0, 0, 1], max_bytes=2 * slot) == 2
+        store.rows([2, 0])
+        assert store.stats()["cache_misses"] == 0
+
+
 @pytest.mark.parametrize("kind", ["list of n-grams", "array of n-grams", "list of numbers", "array of numbers"])
 def test_warming_keeps_the_first_keys_of_a_list_that_does_not_fit(tmp_path, kind):
     numbers = np.random.default_rng(7).permutation(60)

@@ -142,12 +142,14 @@ def _with_replaced_rows(view: View) -> Iterator[Batch]:
             changed = np.flatnonzero(keys >> RANK_BITS == overlay.serial)
             if len(changed):
                 rows = rows.copy()
-                rows[changed] = _replaced_rows(view, keys[changed], seeds[changed])
+                rows[changed] = _replaced_rows(view, overlay, batch.ids[changed], keys[changed], seeds[changed])
         yield Batch(batch.ids, rows, batch.tokens, batch.lengths)
 
 
-def _replaced_rows(view: View, keys_M: np.ndarray, seeds_M: np.ndarray) -> np.ndarray:
-    """Encoded rows of the overlay by key: (M, B) u8. DamagedRows names those that fail."""
+def _replaced_rows(
+    view: View, overlay: Layer, numbers_M: np.ndarray, keys_M: np.ndarray, seeds_M: np.ndarray
+) -> np.ndarray:
+    """Encoded rows of the overlay by key: (M, B) u8. DamagedRows names those that fail by their numbers."""
     row_bytes = view.manifest.spec.codec.row_bytes
     stored = np.empty((len(keys_M), row_bytes + CHECKSUM_BYTES), np.uint8)
     lengths, status = np.zeros(len(keys_M), np.int64), np.empty(len(keys_M), np.uint8)
@@ -155,9 +157,10 @@ def _replaced_rows(view: View, keys_M: np.ndarray, seeds_M: np.ndarray) -> np.nd
         view.file_table, keys_M, seeds_M, stored.shape[1], True, stored.reshape(-1), lengths, status
     )
     if num_bad:
-        assert view.overlay is not None
-        bad = (keys_M[status != 0] & RANK_MASK).tolist()
+        bad = numbers_M[status != 0].tolist()
+        begin = int(overlay.places(int(keys_M[status != 0][0] & RANK_MASK), 1)[0][0])
         raise DamagedRows(
-            f"{view.overlay.rows.path}: {len(bad)} rows fail their checksum, first row {bad[0]:,}", keys=bad
+            f"{overlay.rows.path}: {len(bad)} rows fail their checksum, first row {bad[0]:,} at byte {begin:,}",
+            keys=bad,
         )
     return stored[:, :row_bytes]

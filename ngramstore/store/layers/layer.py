@@ -15,7 +15,7 @@ import numpy as np
 
 from ngramstore.errors import DamagedRows, DamagedStore
 from ngramstore.files import read_around_holes
-from ngramstore.hashing import checksums
+from ngramstore.hashing import checksums, row_numbers
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.layers.datafile import DataFile, FileStamp
@@ -166,6 +166,7 @@ class Layer:
     ) -> None:
         self.serial = serial
         self.is_keyed = is_keyed
+        self._is_of_numbers = is_keyed and not spec.is_ngram
         self.num_rows = entry.num_rows
         self.index, self._index_file = Index.open(
             directory, entry.index, stamp, is_keyed=is_keyed, is_sized=entry.is_compressed, lock=lock_index
@@ -214,10 +215,14 @@ class Layer:
             return self.index.ids(first, count)
         return np.arange(first, first + count, dtype=np.uint64)
 
+    def names(self, seeds: np.ndarray) -> list[int]:
+        """What rows are called whose checksums have these seeds: IDs of n-grams, or row numbers."""
+        return (row_numbers(seeds) if self._is_of_numbers else seeds).tolist()
+
     def read_encoded(self, first: int, count: int, *, bad: list[int] | None = None) -> np.ndarray:
         """Encoded rows first .. first + count: (count, B) u8, read in one piece and checked.
 
-        A damaged row raises DamagedRows (`keys`: as `seeds`); with `bad`, its rank is appended there and its bytes are zeros.
+        A damaged row raises DamagedRows (`keys`: their `names`); with `bad`, its rank is appended there and its bytes are zeros.
         """
         row_bytes = self.rows.row_bytes
         if count == 0:
@@ -240,7 +245,7 @@ class Layer:
                 raise DamagedRows(
                     f"{self.rows.path}: {len(numbers)} rows fail their checksum, first row {numbers[0]:,} at byte "
                     f"{int(self.places(numbers[0], 1)[0][0]):,}",
-                    keys=seeds[~good].tolist(),
+                    keys=self.names(seeds[~good]),
                 )
             bad.extend(numbers)
         if not self.rows.is_compressed and good.all():
