@@ -70,9 +70,9 @@ def open_corpus(
         return open_token_files(files, eos_id=eos_id, dtype=dtype, tokenizer=given)
     if any(are_tokens):
         raise UsageError(f"token files and text in one corpus: {files[are_tokens.index(True)]} among text")
-    for name, value in (("eos_id", eos_id), ("dtype", dtype)):
-        if value is not None:
-            raise UsageError(f"{name} is for token files, {files[0]} is text", hint=f"leave out {name}")
+    if eos_id is not None or dtype is not None:
+        name = "dtype" if eos_id is None else "eos_id"
+        raise UsageError(f"{name} is for token files, {files[0]} is text", hint=f"leave out {name}")
     if cache is None or tokenizer is None:
         missing = "cache" if cache is None else "tokenizer"
         raise UsageError(f"text needs a {missing}", hint=f"pass {missing}=... (`--{missing}`)")
