@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.errors import DamagedStore, FormatError
+from ngramstore.errors import DamagedStore, FormatError, UsageError
 from ngramstore.hashing import row_ids
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native import probe
@@ -88,7 +88,7 @@ class View:
         previous: View | None = None,
         trust_external: bool = False,
     ) -> View:
-        """The current state; a file that a writer removed meanwhile means that there is a newer one.
+        """The current state; a file, or a checkpoint's, that was removed meanwhile means that there is a newer one.
 
         Serials go up from view to view, so that row keys of two layers never mix; when there are no more (after a million
         layers) all layers are opened anew, from 0, under another `serial_space`.
@@ -107,9 +107,12 @@ class View:
                     next_serial=shared.next_serial if shared else 0,
                     trust_external=trust_external or (previous is not None and previous.trust_external),
                 )
-            except FileNotFoundError as error:
-                if attempt == _ATTEMPTS - 1 or read_manifest(directory) == manifest:
+            except (FileNotFoundError, DamagedStore, UsageError) as error:  # the last two: of rows that lay elsewhere
+                if attempt < _ATTEMPTS - 1 and read_manifest(directory) != manifest:
+                    continue
+                if isinstance(error, FileNotFoundError):
                     raise DamagedStore(f"{error.filename} is missing; the manifest names it") from error
+                raise
         raise AssertionError
 
     def _open_layer(self, entry, generation: int, *, is_keyed: bool) -> Layer:  # type: ignore[no-untyped-def]
