@@ -123,3 +123,39 @@ def test_after_an_interrupted_publication_all_that_is_told_is_of_the_newest_stat
             ask = (lambda: store.stats()["rows"], lambda: len(store), lambda: len(contents(store)))[nth % 3]
             assert ask() == len(MODEL) + nth + 1
     assert 3 < nth < 99
+
+
+@pytest.mark.parametrize("has_changes", [False, True])
+@pytest.mark.parametrize("how", ["close", "leave after an error"])
+def test_after_an_interrupted_close_the_store_can_be_opened_for_writing(path, how, has_changes):
+    """Closing again is all it takes, at most, and no lock, file or journal of the first handle is in the way."""
+    error = ZeroDivisionError()
+    for nth in range(100):
+        store = ngs.open(path, mode="rw", threads=2)
+        if has_changes:
+            store.put([(1,)], rows_of([nth], 4))
+        act = store.close if how == "close" else lambda store=store: store.__exit__(type(error), error, None)
+        has_come = is_interrupted(act, nth, "ngramstore/serve/")
+        if not store._closed:
+            store.close()
+        with ngs.open(path, mode="rw") as next_one:
+            assert stamps_of(next_one.get([(1,)])[0]) == [nth if has_changes else 1]
+        if not has_come:
+            break
+    assert 1 < nth < 99
+
+
+def test_workers_that_cannot_be_told_to_end_keep_no_lock(path, monkeypatch):
+    store = ngs.open(path, mode="rw")
+    monkeypatch.setattr(store._workers, "close", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.close()
+    ngs.open(path, mode="rw").close()
+
+
+def test_a_writer_whose_closing_is_interrupted_keeps_no_lock(path, monkeypatch):
+    store = ngs.open(path, mode="rw")
+    store.put([(1,)], rows_of([7], 4))
+    act = store._shut
+    assert is_interrupted(act, 0, "ngramstore/store/changes/writer.py")  # as it begins: nothing is closed
+    ngs.open(path, mode="rw").close()
