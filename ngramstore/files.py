@@ -285,7 +285,8 @@ class WriterLock:
             os.close(fd)
 
     def __del__(self) -> None:
-        self.release()
+        if os is not None:  # as in OwnsFd
+            self.release()
 
 
 _locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
