@@ -267,7 +267,7 @@ class Handle:
             self._follow(writer)
             self._pending_view = writer.pending_view() if has_pending else None
             self._stale = False
-        return self._pending_view if self._pending_view is not None and writer.num_pending else None
+        return self._pending_view
 
 
 def _reopen(kind: type[Handle], path: str, options: OpenOptions) -> Handle:
