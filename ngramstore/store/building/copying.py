@@ -25,7 +25,8 @@ def copy_into(source: Path, target: Path, work: str) -> Iterator[None]:
     where something is there already or `source` lies around it, WriterLocked where somebody writes there, DiskFull.
     """
     with clear_errors(target):
-        if source.resolve() in (target.resolve(), *target.resolve().parents):
+        real = Path(os.path.realpath(target))  # never an error, as of a link to itself: that comes below
+        if Path(os.path.realpath(source)) in (real, *real.parents):
             raise UsageError(f"{target} lies in the store {source}", hint=f"give the {work} a directory beside it")
         if not (target / LOCK_NAME).exists():  # a directory of others gets none
             _refuse_used(target, work)
