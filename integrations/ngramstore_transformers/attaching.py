@@ -122,7 +122,7 @@ def _forward(plain: Any, model: Any, input_ids: Tensor | None = None, *arguments
     output = plain(**options)
     if past is None and starts_BT is None:  # of several documents, which one goes on?
         past = record.cache_among(output if isinstance(output, tuple) else output.values())
-    _note(past, *positions)  # last: a step that failed can be tried again
+    _note(past, *positions)  # last: a step that failed before it reached the cache can be tried again
     return output
 
 

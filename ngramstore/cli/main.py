@@ -151,7 +151,7 @@ def _short(name: str) -> str:
 
 
 def _tell(ctx: click.Context, message: str, hint: str) -> int:
-    if ctx.params.get("verbose"):
+    if ctx.params.get("verbose") and sys.exc_info()[0] is not None:
         click.echo(traceback.format_exc(), err=True, nl=False)
     click.echo(f"error: {message}", err=True)
     if hint:

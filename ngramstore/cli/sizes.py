@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from ngramstore.cli.common import Count, as_codec, bytes_text, emit, json_option, table
 from ngramstore.errors import UsageError
@@ -17,13 +18,21 @@ from ngramstore.errors import UsageError
     type=click.Choice(["ngram", "row"]),
     default="ngram",
     show_default=True,
-    help="By n-gram, or by row number: without index and tokens.",
+    help="By n-gram, or by row number: with an index of some kilobytes, without tokens.",
 )
 @click.option("--mean-length", default=3.0, show_default=True, help="Average tokens in an n-gram.")
 @click.option("--no-tokens", is_flag=True, help="Leave out the n-grams themselves, as `build --no-tokens` does.")
 @json_option
+@click.pass_context
 def command(
-    rows: int, dim: int, codec: str | None, addressing: str, mean_length: float, no_tokens: bool, as_json: bool
+    ctx: click.Context,
+    rows: int,
+    dim: int,
+    codec: str | None,
+    addressing: str,
+    mean_length: float,
+    no_tokens: bool,
+    as_json: bool,
 ) -> None:
     """Print the space that a store will take, without compression. Nothing is read or written.
 
@@ -39,6 +48,9 @@ def command(
 
     if rows < 1:
         raise UsageError(f"--rows {rows}", hint="give at least one row")
+    for name, option in (("mean_length", "--mean-length"), ("no_tokens", "--no-tokens")):
+        if addressing == "row" and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UsageError(f"{option} is for stores of n-grams, not with --addressing row", hint="leave it out")
     found = sizes(
         rows,
         dim,

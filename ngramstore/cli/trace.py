@@ -63,6 +63,8 @@ def command(
       ngramstore trace DeepSeek-V4.1-Flash/config.json logs/ --tokenizer DeepSeek-V4.1-Flash/ --out hot.ngt
     """
     require_place(out)
+    if top is not None and top < 1:
+        raise UsageError(f"--top is {top}", hint="keep one row at least, or leave it out for all")
     trace, slot_bytes = _recorded(source, inputs, quiet, options)
     kept = trace if top is None else trace.top(top)
     kept.save(out)
@@ -116,6 +118,7 @@ def _recorded(source: Path, inputs: tuple[Path, ...], quiet: bool, options: dict
 
 
 def _of_store(store: Store, inputs: tuple[Path, ...], quiet: bool, options: dict[str, Any]) -> Trace:
+    from ngramstore.mine import require_tokenizer
     from ngramstore.serve.trace import record_matches
 
     if not store.spec.is_ngram:
@@ -125,15 +128,14 @@ def _of_store(store: Store, inputs: tuple[Path, ...], quiet: bool, options: dict
                 f"{store.path} does not say how its rows are numbered", hint="give the model's config.json instead"
             )
         return _of_keys(None, spec, inputs, quiet, options)
+    if options["token_map"] is not None:
+        raise UsageError(
+            f"--token-map has no use for {store.path}, a store of n-grams",
+            hint="leave it out; it is for Engram's tables",
+        )
     with tempfile.TemporaryDirectory(prefix="ngramstore-trace-") as cache:
         corpus = _corpus(inputs, cache, quiet, options)
-        known = store.metadata.get("tokenizer_id")
-        if known and corpus.tokenizer_id and known != corpus.tokenizer_id:
-            raise UsageError(
-                f"{store.path} was made with the tokenizer {store.metadata.get('tokenizer_name')!r} ({known[:12]}), "
-                f"this is {corpus.tokenizer_id[:12]}",
-                hint="use that tokenizer: token ids mean something else here",
-            )
+        require_tokenizer(str(store.path), store.metadata, corpus.tokenizer_id)
         return record_matches(store, corpus.documents(), max_entries=options["max_entries"])
 
 

@@ -26,6 +26,7 @@ _TRAIN_BYTES = 1 << 20  # training takes 0.15 s a MiB, and twice as much gave th
 _SHORT_WINDOW_LOG = 10  # zstd's smallest
 _MAX_SHORT_LOSS = 1.01
 _SAMPLE_ROWS = 2048  # what builds try windows on
+_UNSAID = -1  # the content size of a frame that does not tell
 _FEW_ROWS = 16  # the multi call has a fixed cost of about 19 us; single calls 1.2 us a row
 
 
@@ -146,9 +147,14 @@ class RowDecompressor:
         for start, length in zip(starts_U.tolist(), lengths_U.tolist(), strict=True):
             frame = view[start : start + length]
             size = size_of(frame)
-            if size != row_bytes:  # zstd would allocate what a frame says of itself
+            if size == row_bytes:
+                rows.append(decompress(frame))
+            elif size == _UNSAID:
+                rows.append(decompress(frame, max_output_size=row_bytes))
+            else:  # zstd would allocate what a frame says of itself
                 raise FormatError(f"a row's frame says that it holds {size:,} bytes, wanted {row_bytes:,}")
-            rows.append(decompress(frame))
+            if len(rows[-1]) != row_bytes:
+                raise FormatError(f"a row's frame holds {len(rows[-1]):,} bytes, wanted {row_bytes:,}")
         return rows
 
     def _many(self, data: np.ndarray, starts_U: np.ndarray, lengths_U: np.ndarray) -> Any:

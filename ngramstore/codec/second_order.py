@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ngramstore.codec.base import Codec
+from ngramstore.codec.base import Codec, refuse
 from ngramstore.codec.int4 import Int4
 from ngramstore.errors import UsageError
 
@@ -25,6 +25,11 @@ _ROWS = 4096
 """Encoded at a time: a few copies of them, in f32, is all the memory this takes."""
 _DAMPING = 0.01
 """This share of the mean of H's diagonal is added to the diagonal: directions that the text never used are not free."""
+
+
+_HINT = "rounding by sensitivity takes values below 2**110; scale the rows, or encode them without a sensitivity"
+_TOO_LARGE = np.float32(2.0**110)
+"""What a value misses is added to those that follow, in f32: this far below its end they do not overflow."""
 
 
 class SecondOrderInt4:
@@ -58,12 +63,14 @@ class SecondOrderInt4:
         return self.codec.spec()
 
     def encode(self, rows_MD: np.ndarray, *, first_row: int = 0) -> np.ndarray:
-        """As `Codec.encode`: rows (M, D) -> (M, row_bytes) u8. Raises what it raises."""
+        """As `Codec.encode`: rows (M, D) -> (M, row_bytes) u8. Raises what it raises, and UsageError from 2**110 on."""
         encoded_MB = self.codec.encode(rows_MD, first_row=first_row)  # checks them, and is replaced
         rows_MD = np.asarray(rows_MD)
         for start in range(0, len(rows_MD), _ROWS):
             part = slice(start, start + _ROWS)
-            encoded_MB[part] = self._encode(rows_MD[part].astype(np.float32))
+            some_MD = rows_MD[part].astype(np.float32)
+            refuse(np.abs(some_MD) >= _TOO_LARGE, rows_MD[part], first_row + start, _HINT)
+            encoded_MB[part] = self._encode(some_MD)
         return encoded_MB
 
     def _encode(self, rows_MD: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ _HOMES = {
     "num_held_out": "shards",
     "open_corpus": "corpus",
     "report": "reports",
+    "require_tokenizer": "tokenizers",
     "train_bpe": "tokenizers",
 }
 
@@ -40,6 +41,7 @@ __all__ = [
     "num_held_out",
     "open_corpus",
     "report",
+    "require_tokenizer",
     "train_bpe",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,23 @@ def train_bpe(texts: Iterable[str], vocab_size: int, name: str = "bpe") -> Token
     )
     backend.train_from_iterator(texts, trainer)
     return Tokenizer(backend, f"{name}-{vocab_size}")
+
+
+def require_tokenizer(what: str, made_with: Mapping[str, Any] | None, tokenizer_id: str) -> None:
+    """UsageError where it is known that a checkpoint or a store was made with another tokenizer: ids would mean something else.
+
+    made_with: the facts of a checkpoint's data, or the metadata of a store; one that `build` made has them under "vocabulary".
+    """
+    facts = dict(made_with or {})
+    if not facts.get("tokenizer_id") and isinstance(facts.get("vocabulary"), Mapping):
+        facts = dict(facts["vocabulary"])
+    known = facts.get("tokenizer_id")
+    if known and tokenizer_id and known != tokenizer_id:
+        raise UsageError(
+            f"{what} was made with the tokenizer {facts.get('tokenizer_name') or 'another one'!r} ({str(known)[:12]}), "
+            f"this is {tokenizer_id[:12]}",
+            hint="use that tokenizer: token ids mean something else here; `mine` and `train` leave it beside what they write",
+        )
 
 
 def _gpt2(folder: Path) -> Tokenizer:

@@ -5,13 +5,14 @@ Shapes: M wanted rows, D row width, K longest n-gram.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids
+from ngramstore.kernels.native.index import RANK_BITS
 from ngramstore.serve.by_ngram import Hit, NgramLookups
 from ngramstore.serve.by_row import RowLookups
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
@@ -19,8 +20,11 @@ from ngramstore.serve.row_source import KEEP
 from ngramstore.store.building.spec import is_whole
 from ngramstore.store.changes.compaction import live_batches
 from ngramstore.store.trace import Trace
-from ngramstore.store.view import View
+from ngramstore.store.view import PENDING_SERIAL, View
 from ngramstore.windows import as_ngrams, plain
+
+_LEAST_STEP = 1 << 16
+"""Keys that `warm` looks for at a time, at least."""
 
 __all__ = ["Hit", "Lookups", "published_batches"]
 
@@ -50,15 +54,27 @@ class Lookups(NgramLookups, RowLookups):
             limit = min(limit, max_bytes // (self.spec.codec.row_bytes + SLOT_OVERHEAD_BYTES))
         if not self.spec.is_ngram:
             flat, _ = self._numbers(keys, "warm")
-            wanted = _each_once(flat)[:limit][::-1]  # the first ones end up newest
+            wanted = _first_of(len(flat), limit, lambda part: flat[part])
             self._get_numbers(wanted, np.empty((len(wanted), 1), np.uint8), None, KEEP)
             return cache.stats()["cache_rows"]
-        ids = keys if is_traced else ngram_ids(*as_ngrams(keys, self.max_n), self.spec.seed)
-        with self._reading:
-            is_stored = self._find(self._serving()[0], plain(ids)) >= 0
-        stored = plain(_each_once(ids[is_stored])[:limit][::-1])
-        self._get_ids(stored, np.empty((len(stored), 1), np.uint8), KEEP)
+        if is_traced:
+            wanted = _first_of(len(keys), limit, lambda part: self._in_files(keys[part]))
+        else:
+            tokens, lengths = as_ngrams(keys, self.max_n)
+            wanted = _first_of(
+                len(tokens),
+                limit,
+                lambda part: self._in_files(ngram_ids(tokens[part], lengths[part], self.spec.seed)),
+            )
+        self._get_ids(wanted, np.empty((len(wanted), 1), np.uint8), KEEP)
         return cache.stats()["cache_rows"]
+
+    def _in_files(self, ids: np.ndarray) -> np.ndarray:
+        """Those of the IDs whose rows lie in files: what is not published yet is in memory as it is."""
+        ids = plain(ids)
+        with self._reading:
+            keys = self._find(self._serving()[0], ids)
+        return ids[(keys >= 0) & (keys >> RANK_BITS < PENDING_SERIAL)]
 
     def _keys_of(self, trace: Trace) -> np.ndarray:
         """The keys of a trace: IDs (K,) u64, or numbers (K,) i64. UsageError if it is not of this store."""
@@ -97,6 +113,17 @@ class Lookups(NgramLookups, RowLookups):
                 self._publish(self._writer)
             view = self._view
         yield from published_batches(view)
+
+
+def _first_of(count: int, limit: int, usable: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """The first `limit` keys, each once, the first one last: so it ends up as the newest. usable: those among a part of `count`."""
+    found = usable(slice(0, 0))
+    step = max(_LEAST_STEP, 2 * limit)
+    for at in range(0, count, step):
+        if len(found) >= limit:
+            break
+        found = _each_once(np.concatenate((found, usable(slice(at, at + step)))))
+    return plain(found[:limit][::-1])
 
 
 def _each_once(keys: np.ndarray) -> np.ndarray:

@@ -161,6 +161,9 @@ class Store(Lookups):
             return self._stats()
 
     def _stats(self) -> dict[str, Any]:
+        pending = (
+            self._writer.num_pending if self._writer is not None else None
+        )  # first: it may catch up with a publication
         if self._writer is not None and self._stale:
             self._follow(self._writer)
         view = self._view
@@ -183,7 +186,7 @@ class Store(Lookups):
             "suffix_closed": manifest.suffix_closed,
             "overlay_rows": manifest.overlay.num_rows if manifest.overlay else 0,
             "tombstones": len(view.tombstones) if view.tombstones else 0,
-            "unpublished_changes": self._writer.num_pending if self._writer else None,
+            "unpublished_changes": pending,
             "file_bytes": {entry.name: entry.file_bytes for entry in manifest.files},
             "total_bytes": sum(entry.file_bytes for entry in manifest.files),
             "external_bytes": sum(manifest.sources.values()),

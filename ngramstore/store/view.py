@@ -183,7 +183,7 @@ class View:
             self.probe_table[line, native.IS_TOMBSTONE] = is_tombstone
             self.probe_table[line, native.SERIAL] = serial
         self.file_layers = [layer for layer in (self.base, self.overlay) if layer is not None]
-        self.file_serials = frozenset(layer.serial for layer in self.file_layers)
+        self.file_serials = tuple(layer.serial for layer in self.file_layers)
         self.file_table = np.concatenate([layer.lines for layer in self.file_layers])
 
     def find(self, ids_M: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import ngramstore as ngs
 from ngramstore.errors import UsageError
 from ngramstore.kernels.native import cache_table as parts
 from ngramstore.kernels.native.dequantize import row_writer, scatter
+from ngramstore.serve import lookups
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, Fetched, RowCache
 
 ROW = 5
@@ -179,6 +180,22 @@ def test_warming_up_is_no_look_up(tmp_path):
         assert stats["rows_read"] == 50
         store.get(ngrams)
         assert store.stats()["hit_rate"] == 1
+
+
+def test_warming_goes_on_where_what_it_looked_for_first_is_not_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(lookups, "_LEAST_STEP", 3)
+    with ngs.build(tmp_path / "store", dim=4, max_n=2, codec="f32") as build:
+        build.add([(n, n) for n in range(40)], np.ones((40, 4), np.float32))
+    wanted = [(n + 1, n) for n in range(50)] + [(n // 2, n // 2) for n in range(80)]
+    slot = 16 + SLOT_OVERHEAD_BYTES
+    for most in (0, 1, 7, 40, 99):
+        with ngs.open(tmp_path / "store") as store:
+            assert store.warm(wanted, max_bytes=most * slot) == min(most, 40)
+            store.get([(n, n) for n in range(min(most, 40))])
+            assert store.stats()["cache_misses"] == 0
+    with ngs.open(tmp_path / "store", mode="rw") as store:
+        store.put([(90, n) for n in range(9)], np.ones((9, 4), np.float32))
+        assert store.warm([*((90, n) for n in range(9)), (1, 1), (2, 2)], max_bytes=2 * slot) == 2
 
 
 def test_warming_passes_by_what_is_absent_or_was_named_before(tmp_path):

@@ -104,6 +104,22 @@ def test_a_handful_of_short_rows_may_be_unlucky_but_most_are_not(group):
     assert np.mean(ratios) < 0.8 and np.quantile(ratios, 0.95) < 1.5 and max(ratios) < 10
 
 
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (4099, 17)])
+def test_values_whose_errors_could_overflow_are_refused_as_they_were_given(row, column):
+    """At 3e38 all signs were lost, without a word; the last ones below the limit are as good as small ones."""
+    codec, sensitivity = codec_from_spec("int4", 32), np.ones((32, 32)) + 0.01 * np.eye(32)
+    encoder, rows = SecondOrderInt4(codec, sensitivity), rows_of(32, 4100)
+    rows = (rows / np.abs(rows).max()).astype(np.float32)
+    codes, _ = codec.unpack(encoder.encode(rows))
+    large, _ = codec.unpack(encoder.encode(rows * np.float32(2.0**109)))
+    assert np.array_equal(large, codes)
+    for kind in (np.float32, np.float64):
+        wild = rows.astype(kind)
+        wild[row, column] = -(2.0**127)
+        with pytest.raises(UsageError, match=rf"row {100 + row}, column {column}: -1\.7\d*e\+38"):
+            encoder.encode(wild, first_row=100)
+
+
 @pytest.mark.parametrize("size", [1, 2, 31, 32])
 def test_compensation_equals_its_reference(size):
     rng = np.random.default_rng(size)

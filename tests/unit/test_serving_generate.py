@@ -105,6 +105,24 @@ def test_a_store_of_another_checkpoint_and_a_plain_model_are_refused(folder):
         raise run(folder, run="plain").exception
 
 
+def test_a_store_that_does_not_say_where_its_rows_come_from_is_used_with_a_note(folder, tmp_path):
+    with ngramstore.build(tmp_path / "store", dim=32, max_n=2) as build:
+        build.add([(1, 2)], np.zeros((1, 32)))
+    given = [
+        "--checkpoint",
+        folder / "run",
+        "--store",
+        tmp_path / "store",
+        "--prompt",
+        "a store",
+        "--max-new-tokens",
+        "3",
+    ]
+    result = CliRunner().invoke(cli_generate.command, list(map(str, given)))
+    assert result.exit_code == 0 and "does not say which checkpoint" in result.stderr
+    assert "does not say" not in run(folder).stderr
+
+
 def test_another_tokenizer_is_refused(folder, tmp_path):
     """Also with --any-store: token ids would mean something else."""
     saved = checkpoint.load(folder / "run")

@@ -153,6 +153,10 @@ def _require_store(path: Path, store: ngramstore.Store, scone: Checkpoint, text:
     identity = text.identity()["vocabulary_id"]
     if metadata.get("vocabulary_id", identity) != identity:
         say(f"note: {path} holds the f-grams of another vocabulary than {vocab}, which the live line uses")
+    if metadata.get("checkpoint_id") is None:
+        say(
+            f"note: {path} does not say which checkpoint its rows were computed from; whether they fit this one is not known"
+        )
     origin, dim = metadata.get("checkpoint_id"), scone.model.decoder.config.dim
     if origin not in (None, scone.identity) or store.dim != dim:
         raise UsageError(

@@ -75,7 +75,7 @@ _LOADING_S = 60.0
     help="Give up on a look-up after this many seconds; on the first ones, which compile, after 60 or more.  [default: never]",
 )
 @device_option
-@click.option("--any-store", is_flag=True, help="Accept a store that was not exported from this checkpoint.")
+@click.option("--any-store", is_flag=True, help="Accept a store that says it was exported from another checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the text.")
 @click.option("--quiet", is_flag=True, help="No statistics on stderr.")
 def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: bool, quiet: bool, **o: Any) -> None:
@@ -169,8 +169,12 @@ class _Answer:
 
 
 def _require_source(store: ngramstore.Store, saved: Checkpoint, any_store: bool) -> None:
-    """UsageError for a store that says it came from another checkpoint."""
+    """UsageError for a store that says it came from another checkpoint; a note where it says nothing of one."""
     source = store.metadata.get("checkpoint_id")
+    if source is None:
+        say(
+            f"note: {store.path} does not say which checkpoint its rows were computed from; whether they fit this one is not known"
+        )
     if source is not None and source != saved.identity and not any_store:
         raise UsageError(
             f"{store.path} was exported from checkpoint {str(source)[:12]}.., this is {saved.identity[:12]}..",

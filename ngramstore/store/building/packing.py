@@ -144,12 +144,13 @@ class Packing:
         index, file = Index.open(
             self.path, base.index, manifest.stamp(1), is_keyed=True, is_sized=base.is_compressed, lock=False
         )
-        closed = all(
-            suffixes_are_stored(index, tokens, lengths, int(stored[0]), spec.seed)
-            for tokens, lengths in self.sorter.token_batches()
-        )
-        file.close()
-        return closed
+        try:
+            return all(
+                suffixes_are_stored(index, tokens, lengths, int(stored[0]), spec.seed)
+                for tokens, lengths in self.sorter.token_batches()
+            )
+        finally:
+            file.close()
 
     def _identity(self, content: bytes) -> str:
         """A UUID made from what the store holds, so that equal builds give equal bytes."""
