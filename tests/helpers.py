@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -166,3 +167,17 @@ def start_python(code: str, *args: object, **options) -> subprocess.Popen[bytes]
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), env.get("PYTHONPATH", "")])
     return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=env, **options)
+
+
+def end_of_fork(act) -> int:
+    """How a forked child ends that does this and no more: 0; killed where it hangs."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)
+        try:
+            act()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 
 import numpy as np
 import pytest
-from helpers import build_ngrams
+from helpers import build_ngrams, end_of_fork
 
 import ngramstore as ngs
 from ngramstore.errors import WrongProcess
 from ngramstore.serve.trace import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-
-
-def status_of_fork(act) -> int:
-    """How a forked child ends that does this and no more: 0; killed where it hangs."""
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(3)
-        try:
-            act()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
 
 
 def is_refused(act) -> None:
@@ -67,7 +51,7 @@ def with_taken(lock, act) -> int:
 def test_a_recorder_in_a_fork_never_waits_for_a_lock_that_was_taken(use):
     recorder = Recorder("row", 100)
     recorder.add(np.arange(3))
-    assert with_taken(recorder._lock, lambda: status_of_fork(lambda: USES[use](recorder))) == 0
+    assert with_taken(recorder._lock, lambda: end_of_fork(lambda: USES[use](recorder))) == 0
     assert recorder.result().num_lookups == 3
 
 
@@ -76,8 +60,8 @@ def test_a_trace_of_a_handle_in_a_fork_never_waits_for_the_handles_lock(quick_pa
     build_ngrams(quick_path / "store", {(1,): 1, (2,): 2})
     with ngs.open(quick_path / "store") as store, store.trace() as recorder:
         store.get([(1,)])
-        assert with_taken(store._lock, lambda: status_of_fork(lambda: USES[use](recorder))) == 0
-        assert with_taken(store._lock, lambda: status_of_fork(lambda: store._stop_trace(recorder))) == 0
+        assert with_taken(store._lock, lambda: end_of_fork(lambda: USES[use](recorder))) == 0
+        assert with_taken(store._lock, lambda: end_of_fork(lambda: store._stop_trace(recorder))) == 0
         store.get([(2,)])
         assert recorder.result().num_lookups == 2  # the parent's recording goes on
 
@@ -91,4 +75,4 @@ def test_a_recording_that_a_fork_leaves_brings_no_short_path_back(quick_path):
             with pytest.raises(WrongProcess):
                 store.get(np.array([[1]], np.uint32))
 
-        assert status_of_fork(act) == 0
+        assert end_of_fork(act) == 0
