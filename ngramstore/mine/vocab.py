@@ -14,6 +14,7 @@ import numpy as np
 from ngramstore.errors import DamagedStore, UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore.mine.matching import Matcher
+from ngramstore.mine.tokenizers import require_tokenizer
 from ngramstore.mine.vocab_file import read_vocab, write_vocab
 
 _PIECE_TOKENS = 1 << 22
@@ -125,12 +126,8 @@ class Vocabulary:
 
     def require_tokenizer(self, tokenizer_id: str) -> None:
         """Raise UsageError where both tokenizers are known and differ: token ids would mean something else."""
-        if self.tokenizer_id and tokenizer_id and self.tokenizer_id != tokenizer_id:
-            raise UsageError(
-                f"the vocabulary was mined with tokenizer {self.tokenizer_name!r} ({self.tokenizer_id[:12]}), "
-                f"this is {tokenizer_id[:12]}",
-                hint="use that tokenizer, or mine again with this one",
-            )
+        made_with = {"tokenizer_id": self.tokenizer_id, "tokenizer_name": self.tokenizer_name}
+        require_tokenizer("the vocabulary", made_with, tokenizer_id)
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary file, whole or not at all."""
