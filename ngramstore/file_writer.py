@@ -6,6 +6,8 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,27 +18,32 @@ from ngramstore.files import OwnsFd, clear_errors, fsync, write_all, write_at
 
 _BUFFER_BYTES = 1 << 20
 _DISK_BLOCK_BYTES = 4096
-_DIRECT_BYTES = 4 << 20
+_UNCACHED_BYTES = 4 << 20
+_DONTCACHE = 0x80  # RWF_DONTCACHE, Linux 6.14: begin to write at once, and drop the pages when they are written
+_REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class FileWriter(OwnsFd):
     """A new file, written front to back through a buffer; `finish` makes it durable. Without that it is a leftover to remove.
 
-    `is_direct`: past the page cache, where the filesystem can: for a file too large to stay there. Copying a GiB into the page
-    cache cost 2 s of CPU time where this cost 0.06 (docs/design.md); what is written is not in memory afterwards.
+    `is_uncached`: for a file too large to stay in the page cache: what is written does not stay there, and it reaches the disk
+    while more is written, so that little is left to do for the sync. Pages that are dropped once they are written
+    (RWF_DONTCACHE), direct writes where the system or the filesystem does not know that, and ordinary ones where it knows
+    neither. docs/design.md has the measurements.
     """
 
-    def __init__(self, path: Path, *, is_direct: bool = False) -> None:
+    def __init__(self, path: Path, *, is_uncached: bool = False) -> None:
         self.path = path
         self.position = 0
         self._buffer = bytearray()
-        self._aligned: np.ndarray | None = None  # the buffer of direct writes, and how full it is
+        self._ways = deque((_dropped, _direct, _cached) if is_uncached else ())
+        self._aligned = (
+            aligned_bytes(_UNCACHED_BYTES) if is_uncached else None
+        )  # whole blocks of the disk, and how full it is
         self._used = 0
         with clear_errors(path):
             path.unlink(missing_ok=True)  # never written over: somebody may have it open, or mapped
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        if is_direct and _set_direct(self.fd, True):
-            self._aligned = aligned_bytes(_DIRECT_BYTES)
 
     def write(self, data: Any) -> None:
         """Append bytes, or the bytes of a C-contiguous array."""
@@ -44,7 +51,7 @@ class FileWriter(OwnsFd):
         self.position += view.nbytes
         if self._aligned is not None:
             if view.nbytes:
-                self._write_direct(np.frombuffer(view, np.uint8))
+                self._write_uncached(np.frombuffer(view, np.uint8))
             return
         if view.nbytes < _BUFFER_BYTES // 4:
             self._buffer += view
@@ -55,18 +62,18 @@ class FileWriter(OwnsFd):
         if view.nbytes:
             write_all(self.fd, view, self.path)
 
-    def _write_direct(self, data: np.ndarray) -> None:
+    def _write_uncached(self, data: np.ndarray) -> None:
         assert self._aligned is not None
         if self._used == 0 and data.ctypes.data % _DISK_BLOCK_BYTES == 0:
             whole = data.size // _DISK_BLOCK_BYTES * _DISK_BLOCK_BYTES
             self._write_aligned(data[:whole])
             data = data[whole:]
         while data.size:
-            count = min(data.size, _DIRECT_BYTES - self._used)
+            count = min(data.size, _UNCACHED_BYTES - self._used)
             self._aligned[self._used : self._used + count] = data[:count]  # without the GIL
             self._used += count
             data = data[count:]
-            if self._used == _DIRECT_BYTES:
+            if self._used == _UNCACHED_BYTES:
                 self._used = 0
                 self._write_aligned(self._aligned)
 
@@ -74,14 +81,14 @@ class FileWriter(OwnsFd):
         if not data.size:
             return
         begin = os.lseek(self.fd, 0, os.SEEK_CUR)
-        try:
-            write_all(self.fd, data.data, self.path)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # the filesystem took the flag and refuses the write
-                raise
-            _set_direct(self.fd, False)
+        while True:
+            try:
+                return self._ways[0](self.fd, data.data, self.path)
+            except OSError as error:
+                if error.errno not in _REFUSED or len(self._ways) == 1:
+                    raise
+            self._ways.popleft()
             os.lseek(self.fd, begin, os.SEEK_SET)
-            write_all(self.fd, data.data, self.path)
 
     def pad(self, unit: int) -> None:
         """Append zeros up to a multiple of `unit` bytes."""
@@ -110,19 +117,18 @@ class FileWriter(OwnsFd):
 
     def _drain(self) -> None:
         if self._aligned is not None:
-            self._end_direct()
+            self._end_uncached()
         if self._buffer:
             data, self._buffer = self._buffer, bytearray()
             write_all(self.fd, memoryview(data), self.path)
 
-    def _end_direct(self) -> None:
+    def _end_uncached(self) -> None:
         """What is left does not fill whole blocks of the disk: it goes through the page cache, and so does all behind it."""
         assert self._aligned is not None
         rest = self._aligned[: self._used]
-        _set_direct(self.fd, False)
         self._aligned = None
         if rest.size:
-            write_all(self.fd, rest.data, self.path)
+            _cached(self.fd, rest.data, self.path)
 
     def __del__(self) -> None:
         self.close()
@@ -141,12 +147,26 @@ def aligned_bytes(size: int) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
-def _set_direct(fd: int, is_direct: bool) -> bool:
-    """Let writes go past the page cache, or not; False where that is not possible."""
+def _dropped(fd: int, data: memoryview, path: Path) -> None:
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.EOPNOTSUPP, "pages cannot be dropped as they are written")
+    write_all(fd, data, path, _DONTCACHE)
+
+
+def _direct(fd: int, data: memoryview, path: Path) -> None:
+    _set_direct(fd, True)
+    write_all(fd, data, path)
+
+
+def _cached(fd: int, data: memoryview, path: Path) -> None:
+    _set_direct(fd, False)
+    write_all(fd, data, path)
+
+
+def _set_direct(fd: int, is_direct: bool) -> None:
+    """Let writes go past the page cache, or not; OSError where that is not possible."""
     flag = getattr(os, "O_DIRECT", 0)
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags | flag if is_direct else flags & ~flag)
-    except OSError:
-        return False
-    return bool(flag)
+    wanted = flags | flag if is_direct else flags & ~flag
+    if wanted != flags:
+        fcntl.fcntl(fd, fcntl.F_SETFL, wanted)

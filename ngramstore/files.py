@@ -57,13 +57,13 @@ def clear_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def write_all(fd: int, data: bytes | memoryview, path: Path) -> None:
-    """Write every byte of `data` at the file's position."""
+def write_all(fd: int, data: bytes | memoryview, path: Path, flags: int = 0) -> None:
+    """Write every byte of `data` at the file's position; flags: of the system's pwritev2."""
     view = memoryview(data).cast("B")
     with clear_errors(path):
         observe("write", path)
         while view:
-            view = view[os.write(fd, view) :]
+            view = view[os.pwritev(fd, [view], -1, flags) if flags else os.write(fd, view) :]
 
 
 def write_at(fd: int, data: bytes | memoryview, position: int, path: Path) -> None:

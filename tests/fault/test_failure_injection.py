@@ -39,8 +39,8 @@ def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path,
     if is_large:
         monkeypatch.setattr(packing, "CHUNK_BYTES", 200)
         monkeypatch.setattr(packing, "_MIN_CHUNK_BYTES", 1)
-        monkeypatch.setattr(packing, "_DIRECT_BYTES", 0)
-        monkeypatch.setattr(file_writer, "_DIRECT_BYTES", 4096)
+        monkeypatch.setattr(packing, "_UNCACHED_BYTES", 0)
+        monkeypatch.setattr(file_writer, "_UNCACHED_BYTES", 4096)
 
     def check(_, path, error):
         try:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -166,9 +167,9 @@ SIZES = [[0], [4096], [1, 4095, 3], [4 << 20, 4 << 20], [5 << 20, 1, 9 << 20, 40
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("is_aligned", [True, False])
-def test_a_direct_writer_writes_what_it_is_given(tmp_path, sizes, is_aligned):
+def test_an_uncached_writer_writes_what_it_is_given(tmp_path, sizes, is_aligned):
     rng = np.random.default_rng(0)
-    writer = FileWriter(tmp_path / "F", is_direct=True)
+    writer = FileWriter(tmp_path / "F", is_uncached=True)
     wanted = b""
     for size in sizes:
         buffer = aligned_bytes(size + 4096)[0 if is_aligned else 1 :][:size]
@@ -182,9 +183,9 @@ def test_a_direct_writer_writes_what_it_is_given(tmp_path, sizes, is_aligned):
     assert (tmp_path / "F").read_bytes() == b"head"[: len(wanted)] + wanted[4:] + b"behind"
 
 
-def test_what_a_direct_writer_is_given_may_change_afterwards(tmp_path):
+def test_what_an_uncached_writer_is_given_may_change_afterwards(tmp_path):
     buffer = aligned_bytes(3 * 4096)
-    writer = FileWriter(tmp_path / "F", is_direct=True)
+    writer = FileWriter(tmp_path / "F", is_uncached=True)
     for value in (1, 2, 3):
         buffer[:] = value
         writer.write(buffer[: value * 4096 - value])
@@ -192,34 +193,61 @@ def test_what_a_direct_writer_is_given_may_change_afterwards(tmp_path):
     assert (tmp_path / "F").read_bytes() == b"".join(bytes([value]) * (value * 4096 - value) for value in (1, 2, 3))
 
 
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("num_refusing", [0, 1, 2])
 @pytest.mark.parametrize("written", [0, 4096 + 512])
-def test_a_filesystem_that_takes_the_flag_and_refuses_the_write_is_written_through_the_cache(
-    tmp_path, monkeypatch, written
-):
-    """Also where it took a part first."""
-    refused = []
-    really_write = os.write
+def test_what_a_filesystem_refuses_is_written_in_the_next_way(tmp_path, monkeypatch, code, num_refusing, written):
+    """Pages dropped once written, direct writes, the page cache; also where it took a part first."""
+    ways = []
+
+    def written_by(way: str, fd: int, data: memoryview, really_write: Callable) -> int:
+        ways.append(way)
+        if len(set(ways)) <= num_refusing:
+            if written and ways.count(way) == 1:
+                return os.pwrite(fd, data[:4096], 0) and os.lseek(fd, written, os.SEEK_SET)
+            raise OSError(code, "refused")
+        return really_write(data)
 
     def write(fd: int, data: memoryview) -> int:
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
-            refused.append(fd)
-            if written and len(refused) == 1:
-                return os.pwrite(fd, data[:4096], 0) and os.lseek(fd, written, os.SEEK_SET)
-            raise OSError(errno.EINVAL, "refused")
-        return really_write(fd, data)
+        way = "direct" if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT else "cached"
+        return written_by(way, fd, data, lambda data: really_write(fd, data))
 
+    def pwritev(fd: int, parts: list, position: int, flags: int) -> int:
+        assert (position, flags) == (-1, 0x80)
+        return written_by("dropped", fd, parts[0], lambda data: really_write(fd, data))
+
+    really_write = os.write
     monkeypatch.setattr(os, "write", write)
-    data = np.random.default_rng(0).integers(0, 256, 9 << 20).astype(np.uint8)
-    writer = FileWriter(tmp_path / "F", is_direct=True)
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    data = np.random.default_rng(0).integers(0, 256, (9 << 20) + 5).astype(np.uint8)
+    writer = FileWriter(tmp_path / "F", is_uncached=True)
     writer.write(data)
     writer.finish()
-    assert refused
+    assert list(dict.fromkeys(ways)) == [*["dropped", "direct", "cached"][: num_refusing + 1], "cached"][:3]
     assert (tmp_path / "F").read_bytes() == data.tobytes()
 
 
-def test_where_direct_writes_are_not_possible_a_writer_is_an_ordinary_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_writer, "_set_direct", lambda fd, is_direct: False)
-    with FileWriter(tmp_path / "F", is_direct=True) as writer:
+def test_another_error_is_not_a_reason_to_write_in_another_way(tmp_path, monkeypatch):
+    tried = []
+
+    def fail(*args) -> int:
+        tried.append(args)
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "pwritev", fail)
+    with FileWriter(tmp_path / "F", is_uncached=True) as writer, pytest.raises(OSError, match="broken"):
+        writer.write(bytes(5 << 20))
+    assert len(tried) == 1
+
+
+def test_where_only_ordinary_writes_are_possible_a_writer_makes_those(tmp_path, monkeypatch):
+    def refuse(fd: int, is_direct: bool) -> None:
+        if is_direct:
+            raise OSError(errno.EINVAL, "refused")
+
+    monkeypatch.setattr(sys, "platform", "elsewhere")
+    monkeypatch.setattr(file_writer, "_set_direct", refuse)
+    with FileWriter(tmp_path / "F", is_uncached=True) as writer:
         writer.write(bytes(5 << 20))
         assert writer.finish() == 5 << 20
     assert (tmp_path / "F").read_bytes() == bytes(5 << 20)

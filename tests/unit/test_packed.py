@@ -90,8 +90,8 @@ def test_compressed_rows_are_frames_where_those_are_smaller(tmp_path, with_dicti
         {"threads": 2},
         {"threads": 2, "chunk_bytes": 1700},
         {"threads": 3, "chunk_bytes": 900, "step": 100},
-        {"is_direct": True},
-        {"is_direct": True, "threads": 2, "chunk_bytes": 5000},
+        {"is_uncached": True},
+        {"is_uncached": True, "threads": 2, "chunk_bytes": 5000},
     ],
     ids=str,
 )

@@ -30,7 +30,7 @@ from ngramstore.store.layers.stages import Stages
 from ngramstore.store.layers.suffixes import suffixes_are_stored
 
 _SAMPLE_ROWS = 4096
-_DIRECT_BYTES = 64 << 20  # rows files from here on are written past the page cache
+_UNCACHED_BYTES = 64 << 20  # rows files from here on are written past the page cache
 _CHUNKS = 64  # shares of the memory budget that packing works in
 _MIN_CHUNK_BYTES = 64 << 10
 
@@ -81,7 +81,7 @@ class Packing:
             dictionary=dictionary,
             window_log=window_log,
             threads=self.threads,
-            is_direct=packed_bytes >= _DIRECT_BYTES,
+            is_uncached=packed_bytes >= _UNCACHED_BYTES,
             chunk_bytes=max(_MIN_CHUNK_BYTES, min(CHUNK_BYTES, self.memory_bytes // _CHUNKS)),
             stages=stages,
         )

@@ -87,7 +87,7 @@ class LayerWriter:
         dictionary: bytes | None = None,
         window_log: int = 0,
         threads: int = 1,
-        is_direct: bool = False,
+        is_uncached: bool = False,
         chunk_bytes: int = CHUNK_BYTES,
         stages: Stages | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class LayerWriter:
             dictionary=dictionary,
             window_log=window_log,
             threads=threads,
-            is_direct=is_direct,
+            is_uncached=is_uncached,
             chunk_bytes=chunk_bytes,
             on_lengths=self._builder.set_lengths if self._is_compressed else None,
             stages=self._stages,

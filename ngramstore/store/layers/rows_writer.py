@@ -50,7 +50,7 @@ class RowsWriter:
 
     window_log: of the compressor, 0 for its own choice (`compress.window_log_for`). on_lengths: told (first row, stored bytes
     without the checksum (M,) i64) of each chunk, in order. threads: with more than one, rows given to `write` must stay as they
-    are until `finish`. is_direct: see FileWriter.
+    are until `finish`. is_uncached: see FileWriter.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class RowsWriter:
         dictionary: bytes | None,
         window_log: int = 0,
         threads: int = 1,
-        is_direct: bool = False,
+        is_uncached: bool = False,
         chunk_bytes: int = CHUNK_BYTES,
         on_lengths: Callable[[int, np.ndarray], None] | None = None,
         stages: Stages | None = None,
     ) -> None:
         self.row_bytes = row_bytes
         self.num_rows = 0
-        self._writer = FileWriter(path, is_direct=is_direct)
+        self._writer = FileWriter(path, is_uncached=is_uncached)
         self._dictionary = dictionary
         self._window_log = window_log
         self._threads = threads
