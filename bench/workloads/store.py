@@ -293,7 +293,7 @@ def _build(setup: Setup) -> Case:
         headline=("seconds", "cpu_s", "bytes_per_key", "peak_anon_mib"),
         notes=(
             "ngramstore also hashes and keeps the tokens; peers get IDs and sort them",
-            "ngramstore writes rows past the page cache and does not copy rows of a read-only map; ngramstore_copied gets them in a",
+            "ngramstore keeps rows out of the page cache and does not copy rows of a read-only map; ngramstore_copied gets them in a",
             "buffer that is filled again; facts: budget_mib of the build, and seconds by stage (pack: of all threads together)",
             "RocksDB: SST files written by one process a core, then ingested; rocks_zstd1: zstd level 1",
         ),
