@@ -78,7 +78,7 @@ class ReadOnlyStore(NgramStoreError):
 
 
 class DiskFull(NgramStoreError, OSError):
-    """The disk cannot hold what was asked; the store is as it was before."""
+    """The disk cannot hold what was asked; the store is whole, in its old state or the new one."""
 
     default_hint = "free some space, or choose a smaller codec (`ngramstore sizes` estimates each)"
 

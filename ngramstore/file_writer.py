@@ -1,4 +1,4 @@
-"""A new file, written front to back: through a buffer, or past the page cache where it is too large to stay there."""
+"""A new file, written front to back through a buffer; one that is too large for the page cache does not stay there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ngramstore.files import OwnsFd, clear_errors, fsync, write_all, write_at
 
 _BUFFER_BYTES = 1 << 20
 _DISK_BLOCK_BYTES = 4096
-_UNCACHED_BYTES = 4 << 20
+_PIECE_BYTES = 4 << 20
 _DONTCACHE = 0x80  # RWF_DONTCACHE, Linux 6.14: begin to write at once, and drop the pages when they are written
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -37,9 +37,7 @@ class FileWriter(OwnsFd):
         self.position = 0
         self._buffer = bytearray()
         self._ways = deque((_dropped, _direct, _cached) if is_uncached else ())
-        self._aligned = (
-            aligned_bytes(_UNCACHED_BYTES) if is_uncached else None
-        )  # whole blocks of the disk, and how full it is
+        self._aligned = aligned_bytes(_PIECE_BYTES) if is_uncached else None  # what is not a whole piece yet
         self._used = 0
         with clear_errors(path):
             path.unlink(missing_ok=True)  # never written over: somebody may have it open, or mapped
@@ -64,16 +62,19 @@ class FileWriter(OwnsFd):
 
     def _write_uncached(self, data: np.ndarray) -> None:
         assert self._aligned is not None
-        if self._used == 0 and data.ctypes.data % _DISK_BLOCK_BYTES == 0:
+        is_aligned = self._used % _DISK_BLOCK_BYTES == 0 and data.ctypes.data % _DISK_BLOCK_BYTES == 0
+        if is_aligned and data.size >= _BUFFER_BYTES // 4:  # where it lies
+            used, self._used = self._used, 0
+            self._write_aligned(self._aligned[:used])
             whole = data.size // _DISK_BLOCK_BYTES * _DISK_BLOCK_BYTES
             self._write_aligned(data[:whole])
             data = data[whole:]
         while data.size:
-            count = min(data.size, _UNCACHED_BYTES - self._used)
+            count = min(data.size, _PIECE_BYTES - self._used)
             self._aligned[self._used : self._used + count] = data[:count]  # without the GIL
             self._used += count
             data = data[count:]
-            if self._used == _UNCACHED_BYTES:
+            if self._used == _PIECE_BYTES:
                 self._used = 0
                 self._write_aligned(self._aligned)
 
@@ -130,9 +131,6 @@ class FileWriter(OwnsFd):
         if rest.size:
             _cached(self.fd, rest.data, self.path)
 
-    def __del__(self) -> None:
-        self.close()
-
     def __enter__(self) -> FileWriter:
         return self
 
@@ -150,7 +148,10 @@ def aligned_bytes(size: int) -> np.ndarray:
 def _dropped(fd: int, data: memoryview, path: Path) -> None:
     if not sys.platform.startswith("linux"):
         raise OSError(errno.EOPNOTSUPP, "pages cannot be dropped as they are written")
-    write_all(fd, data, path, _DONTCACHE)
+    try:
+        write_all(fd, data, path, _DONTCACHE)
+    except NotImplementedError as error:
+        raise OSError(errno.EOPNOTSUPP, "this Python was built without pwritev2") from error
 
 
 def _direct(fd: int, data: memoryview, path: Path) -> None:

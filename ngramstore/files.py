@@ -1,23 +1,21 @@
-"""Everything we do to files: whole writes, atomic publication, locks, and one clear error when the disk is full.
+"""Everything we do to files: whole writes, atomic publication, and one clear error when the disk is full.
 
-All writing goes through this file (new files through file_writer.py, which uses it), so that a test can let the N-th write,
+All writing goes through this file (new files through file_writer.py, which uses it; locks are in writer_lock.py), so that a test can let the N-th write,
 fsync or rename fail: `observe` is called with the operation and the path before each one.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import re
 import shutil
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
+from ngramstore.errors import DamagedStore, DiskFull, UsageError
 from ngramstore.layout import PAGE_BYTES
 
 _log = logging.getLogger("ngramstore")
@@ -40,7 +38,7 @@ def clear_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, (DiskFull, UsageError)):
+        if isinstance(error, DiskFull):
             raise
         if error.errno in FULL_DISK:
             raise DiskFull(f"no space left while writing {path}: {error.strerror}") from error
@@ -54,6 +52,8 @@ def clear_errors(path: Path) -> Iterator[None]:
             raise UsageError(
                 f"too many open files to open {path}", hint="raise the limit (`ulimit -n`): a store takes up to 10"
             ) from error
+        if error.errno is not None and error.filename is None:  # calls on a descriptor do not say which file
+            error.filename = str(path)
         raise
 
 
@@ -228,73 +228,3 @@ class OwnsFd:
     def __del__(self) -> None:
         if os is not None:  # as the interpreter ends modules may go first; then the system closes the file
             self.close()
-
-
-class WriterLock:
-    """The one writer of a store: an exclusive flock on a file, released by the system when the process dies.
-
-    A fork lets go of its copy: a worker that outlives its parent must not keep the next writer out.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._fd = -1
-        while self._fd < 0:
-            self._acquire(path)
-            if not self._is_still_at(path):  # a build that was given up removed it between our open and our lock
-                self.let_go()
-        _locks.add(self)
-        try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError as error:  # a full disk: the lock holds, only who holds it stays unsaid
-            _log.info("%s: cannot note the writer's process: %s", path, str(error))
-
-    def _acquire(self, path: Path) -> None:
-        with clear_errors(path):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._fd, 64, 0).decode("ascii", "replace").strip()
-            self.let_go()
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                by = f"process {holder}, or if that has ended by a verify" if holder else "a writer, or by a verify"
-                raise WriterLocked(f"{path.parent} is held by {by}") from error
-            raise
-
-    def _is_still_at(self, path: Path) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(path))
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        """Let another writer in. Our process is not named any more: who holds the lock next may be a reader, who writes nothing."""
-        if self._fd >= 0:
-            try:
-                os.ftruncate(self._fd, 0)
-            except OSError as error:
-                _log.info("the lock's file keeps a process that let go of it: %s", str(error))
-            finally:
-                self.let_go()
-
-    def let_go(self) -> None:
-        """Close the file, which others may hold."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1  # first: Ctrl-C between the two must not close a number twice
-            os.close(fd)
-
-    def __del__(self) -> None:
-        if os is not None:  # as in OwnsFd
-            self.release()
-
-
-_locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
-
-
-def _let_go_in_fork() -> None:
-    for lock in _locks:
-        lock.let_go()  # the parent still holds it
-
-
-os.register_at_fork(after_in_child=_let_go_in_fork)

@@ -94,7 +94,7 @@ INDEX_HEADER = Layout(
     "index header",
     (
         *_COMMON,
-        Field("bucket_bits", "I", "b: the top b bits of an ID name its bucket, 1..32"),
+        Field("bucket_bits", "I", "b: the top b bits of an ID name its bucket, 1..32; 0 in a base by row number"),
         Field("group_bits", "I", "g: 2**g buckets share one u64 base"),
         Field("groups_at", "Q", "u64 per group of buckets: rank that its directory entries count from"),
         Field(

@@ -32,6 +32,10 @@ def as_array(values: ArrayLike, what: str, hint: str = "lists in a list have one
         return np.asarray(values)
     except ValueError as error:
         raise UsageError(f"{what} are not an array: {error}", hint=hint) from None
+    except (TypeError, RuntimeError) as error:  # what PyTorch says of bf16, of gradients, and of other devices
+        raise UsageError(
+            f"{what} are not an array: {error}", hint="of a PyTorch tensor, give t.detach().cpu().float().numpy()"
+        ) from None
 
 
 def as_integers(values: ArrayLike, what: str, hint: str = "lists in a list have one length") -> np.ndarray:

@@ -106,17 +106,18 @@ Answers = tuple[tuple[object, ...], list[bytes]]
 
 def answers(path: Path) -> Answers:
     """All that a store says: its numbers; stored keys, absent keys, longest matches or all rows; the listing."""
-    with ngs.open(path, cache_bytes=0) as store:
+    with ngs.open(path, cache_bytes=0, trust_external=True) as store:
         manifest = store._manifest
         said = (store.dim, store.max_n, len(store), store.spec, store.identity, manifest)
         if store.spec.is_ngram:
-            rows, found = store.get(_NGRAMS)
+            rows, found = store.get([ngram for ngram in _NGRAMS if len(ngram) <= store.max_n])
             hit = store.lookup(_TEXT)
             arrays = [rows, found, hit.rows, hit.length]
         else:
             arrays = [store.rows(np.arange(len(store)))]
-        for batch in store.batches():
-            arrays += batch
+        if store.spec.has_tokens or not store.spec.is_ngram:
+            for batch in store.batches():
+                arrays += batch
     return said, [array.tobytes() for array in arrays]
 
 
@@ -201,7 +202,12 @@ def serve(place: str) -> None:
         noted = mmap.mmap(file.fileno(), 8)
     for line in iter(input, ""):
         asked = json.loads(line)
-        series = _Series(Path(asked["path"]), asked["name"], noted)
+        try:
+            series = _Series(Path(asked["path"]), asked["name"], noted)
+        except ngs.errors.NgramStoreError as error:
+            outcome = Outcome(wrong=[f"the store cannot be read before it is damaged: {error}"])
+            print(json.dumps(vars(outcome)), flush=True)
+            continue
         series.flips(asked["flips"])
         series.cuts(asked["cuts"])
         print(json.dumps(vars(series.end())), flush=True)

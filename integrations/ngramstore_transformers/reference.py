@@ -47,11 +47,12 @@ def load_reference(
     *,
     store: str | os.PathLike[str] | None = None,
     probe: bool = True,
+    timeout_s: float | None = None,
     **open_options: Any,
 ) -> NGramEmbedding:
     """Attach the store that a model folder names, after `from_pretrained(directory)`; returns the look-up module.
 
-    store: another path, for a store that has moved. probe: as for `attach`. open_options: those of `ngramstore.open` (cache_bytes, ..).
+    store: another path, for a store that has moved. probe, timeout_s: as for `attach`. open_options: those of `ngramstore.open` (cache_bytes, ..).
     Raises StaleStore where the path holds a store of another identity, UsageError and FormatError for a bad reference.
     """
     directory = Path(directory)
@@ -74,7 +75,7 @@ def load_reference(
         raise FormatError(f"{directory / FILE_NAME} cannot be read: {error!r}") from None
     opened = ngramstore.open(directory / path if store is None else store, identity=identity, **open_options)
     try:
-        return attach(model, opened, probe=probe, min_length=min_length)
+        return attach(model, opened, probe=probe, min_length=min_length, timeout_s=timeout_s)
     except BaseException:
         opened.close()
         raise

@@ -101,6 +101,10 @@ _OF_NGRAMS: dict[str, Callable[[dict[str, Any]], bool]] = {
 """What means nothing for rows addressed by number, and whether it was asked for."""
 
 
+_SCALES = {"int8": ("F32", "F16", "BF16"), "int4": ("BF16", "U16"), "e4m3": ("F8_E8M0", "U8")}
+"""Types of scales that a codec takes, or that widen to its own without loss. The bits of other types mean other numbers."""
+
+
 @dataclass(frozen=True)
 class _Inputs:
     """What the options name, opened and found to fit together."""
@@ -142,6 +146,10 @@ def _inputs(rows_file: Path, vocab: Path | None, options: dict[str, Any]) -> _In
         raise UsageError(f"{rows.name} has rows of {rows.width}, wanted {width}", hint="check --dim and --codec")
     if options["encoded"] and rows.dtype != "U8":
         raise UsageError(f"{rows.name} holds {rows.dtype}", hint="encoded rows are uint8")
+    if scales is not None and scales.dtype not in _SCALES.get(codec.name, (scales.dtype,)):
+        raise UsageError(
+            f"{scales.name} holds {scales.dtype}", hint=f"scales of {codec.name} are {' or '.join(_SCALES[codec.name])}"
+        )
     if scales is not None and scales.num_rows != rows.num_rows:
         raise UsageError(f"{rows.num_rows:,} rows of codes, {scales.num_rows:,} rows of scales")
     ngrams = open_ngrams(vocab) if vocab is not None else None
@@ -202,7 +210,7 @@ def _encoded(given: _Inputs, at: int, count: int) -> np.ndarray | None:
         return given.rows.array[at : at + count]  # part of the mapped file: not copied
     if given.scales is None:
         return None
-    scales = _scales(given.codec.name, given.scales.raw(at, count))
+    scales = _scales(given.codec.name, given.scales, at, count)
     chunk = given.codec.pack(given.rows.raw(at, count), scales)
     chunk.flags.writeable = False  # so that the build need not copy it
     return chunk
@@ -211,6 +219,9 @@ def _encoded(given: _Inputs, at: int, count: int) -> np.ndarray | None:
 _REPORTED = ("rows", "dim", "max_n", "addressing", "codec", "compression", "suffix_closed", "identity", "total_bytes")
 
 
-def _scales(codec: str, scales: Any) -> Any:
-    """Scales as `codec.pack` takes them: one number a row for int8, else a line a row."""
-    return scales.reshape(-1) if codec == "int8" and scales.shape[1] == 1 else scales
+def _scales(codec: str, table: Table, at: int, count: int) -> Any:
+    """Scales as `codec.pack` takes them: one f32 a row for int8, else a line of bits a row."""
+    if codec != "int8":
+        return table.raw(at, count)
+    scales = table.floats(at, count).astype("f4")
+    return scales.reshape(-1) if scales.shape[1] == 1 else scales

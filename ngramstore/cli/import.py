@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ngramstore.cli.common import as_codec, bytes_text, emit, json_option, quiet_option, say
-from ngramstore.cli.keys import read_token_map, read_tokenizer
+from ngramstore.cli.model_files import read_token_map, read_tokenizer
 
 
 @click.command(name="import", short_help="Make a store of the n-gram tables of a shipped model.")

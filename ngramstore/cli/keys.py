@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ngramstore.cli.common import as_ngram, emit, json_option
-from ngramstore.errors import MissingExtra, UsageError
+from ngramstore.cli.model_files import read_token_map, read_tokenizer
+from ngramstore.errors import UsageError
 
 
 @click.command(name="keys", short_help="Row numbers of tokens in the tables of a shipped model.")
@@ -54,33 +54,3 @@ def command(config: Path, tokens: str, tokenizer: Path | None, token_map: Path |
         return
     for token, line in zip(ids, rows.tolist(), strict=True):
         click.echo(f"{token}\t{' '.join(map(str, line))}")
-
-
-def read_tokenizer(path: Path) -> Any:
-    """A tokenizer.json, given as the file or as its directory."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingExtra("tokenizers", "mine") from None
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        raise UsageError(f"there is no file {str(path)!r}", hint="give the model's tokenizer.json")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises plain Exception
-        raise UsageError(f"{path} is not a tokenizer: {error}") from error
-
-
-def read_token_map(path: Path) -> Any:
-    """An integer array in a .npy file."""
-    import numpy as np
-
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {str(path)!r}") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise UsageError(f"{path} is not a .npy array: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise UsageError(f"{path} is an archive of arrays", hint="save the map alone with np.save")
-    return array

@@ -19,7 +19,7 @@ from ngramstore.cli.common import (
     say,
     trust_option,
 )
-from ngramstore.cli.keys import read_token_map, read_tokenizer
+from ngramstore.cli.model_files import read_token_map, read_tokenizer
 from ngramstore.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import zstandard
 
-from ngramstore.errors import FormatError
+from ngramstore.errors import FormatError, UsageError
 
 LEVEL = 1
 DICTIONARY_BYTES = 16 << 10
@@ -89,6 +90,38 @@ def window_log_for(sample_MB: np.ndarray, dictionary: bytes) -> int:
         return 0
     best, short = 1 - saving(sample_MB, dictionary), 1 - saving(sample_MB, dictionary, _SHORT_WINDOW_LOG)
     return _SHORT_WINDOW_LOG if short <= best * _MAX_SHORT_LOSS else 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What compression makes of rows like a sample: the dictionary and window to use, the share of their bytes that it saves."""
+
+    dictionary: bytes
+    window_log: int
+    saving: float
+
+    def chosen(self, compression: str) -> bytes | None:
+        """The dictionary to store rows with, for "auto", "none" or "zstd"; None stores them as they are."""
+        is_wanted = compression == "zstd" or (compression == "auto" and self.saving >= WORTH_SAVING)
+        return self.dictionary if is_wanted else None
+
+
+def trial(sample_MB: np.ndarray) -> Trial:
+    """Try it on a sample (M, B) u8: half of the rows train the dictionary, the others say what it saves."""
+    if sample_MB.shape[1] > MAX_COMPRESSED_ROW_BYTES:
+        return Trial(b"", 0, 0.0)
+    dictionary = train_dictionary(sample_MB[::2])
+    window_log = window_log_for(sample_MB[1::2], dictionary)
+    return Trial(dictionary, window_log, saving(sample_MB[1::2], dictionary, window_log))
+
+
+def refuse_too_long(compression: str, row_bytes: int) -> None:
+    """UsageError where rows are to be compressed that are too long for it."""
+    if compression == "zstd" and row_bytes > MAX_COMPRESSED_ROW_BYTES:
+        raise UsageError(
+            f"rows of {row_bytes:,} bytes cannot be compressed; {MAX_COMPRESSED_ROW_BYTES:,} is the limit",
+            hint="leave compression at auto",
+        )
 
 
 class HasRows(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ngramstore.errors import UsageError, WriterLocked
+from ngramstore.errors import UsageError
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import WriterLock, fsync_directory, make_directory, publish, remove, remove_if_possible, rename
+from ngramstore.files import fsync_directory, make_directory, publish, rename
 from ngramstore.mine.inputs import RECORD_SUFFIXES, TOKEN_SUFFIXES, Piece, drop_binary, find_files, read_documents
+from ngramstore.mine.scratch import folder_beside
 from ngramstore.mine.shards import MANIFEST_NAME, TokenShards, file_crc, manifest_bytes
 from ngramstore.mine.token_files import open_token_files
 from ngramstore.mine.tokenizers import Tokenizer, load_tokenizer, train_bpe
@@ -92,10 +92,7 @@ def _tokenised(
     found = _trained(tokenizer, text, cache / f"tokenizer-{identity[:16]}")
     entry = cache / f"tokens-{identity[:16]}-{found.id[:16]}-{shard_tokens}"
     if not (entry / MANIFEST_NAME).exists():
-        with (
-            _sole_writer(entry),
-            tqdm(unit="token", unit_scale=True, desc="tokenise", disable=not progress) as bar,
-        ):
+        with tqdm(unit="token", unit_scale=True, desc="tokenise", disable=not progress) as bar:
             _tokenise(text, identity, found, entry, shard_tokens, bar.update)
     return found, entry
 
@@ -163,25 +160,6 @@ def _tokenizer(tokenizer: Tokenizer | str | Path, texts: Iterator[str]) -> Token
     return load_tokenizer(tokenizer)
 
 
-@contextmanager
-def _sole_writer(entry: Path) -> Iterator[None]:
-    """Hold the lock of a cache entry that is to be written, and remove what processes left that were killed at it. Where another
-    process holds it, both write, and the first to end wins."""
-    path = entry.with_name(f"{entry.name}.lock")
-    try:
-        lock = WriterLock(path)
-    except WriterLocked:
-        yield
-        return
-    try:
-        for left in entry.parent.glob(f"{entry.name}.tmp-*"):
-            remove_if_possible(left)
-        yield
-    finally:
-        remove_if_possible(path)
-        lock.release()
-
-
 def _tokenise(
     text: _Text,
     identity: str,
@@ -191,10 +169,7 @@ def _tokenise(
     on_progress: Callable[[int], object],
 ) -> None:
     """Write a cache entry beside its place and rename the finished folder; another process may win the race."""
-    folder = entry.with_name(f"{entry.name}.tmp-{os.getpid()}")
-    remove(folder)
-    try:
-        make_directory(folder)
+    with folder_beside(entry) as folder:
         writer = _ShardWriter(folder, "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4", shard_tokens)
         for batch in _batches(text.pieces()):
             for piece, ids_T in zip(batch, tokenizer.encode_batch([p.text for p in batch]), strict=True):
@@ -215,10 +190,6 @@ def _tokenise(
         except (OSError, UsageError):
             if not (entry / MANIFEST_NAME).exists():
                 raise
-            remove_if_possible(folder)
-    except BaseException:
-        remove_if_possible(folder)
-        raise
     fsync_directory(entry.parent)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.files import WriterLock, make_directory, remove
+from ngramstore.files import make_directory, remove
 from ngramstore.mine.publish import published
 from ngramstore.mine.shards import json_crc
+from ngramstore.writer_lock import WriterLock
 
 STEP_NAME = "STEP"
 LOCK_NAME = "LOCK"

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
 from ngramstore.kernels.native import probe
-from ngramstore.serve.exact import ExactLookups
+from ngramstore.serve.filling import Filling
 from ngramstore.serve.output import output_array
 from ngramstore.store.view import View
 from ngramstore.windows import as_array, as_tokens, plain, room
@@ -32,7 +32,7 @@ class Hit:
         return self.length > 0
 
 
-class NgramLookups(ExactLookups):
+class NgramLookups(Filling):
     """What a store addressed by n-gram answers. Threads: any number at once."""
 
     def lookup(

@@ -26,7 +26,7 @@ class RowLookups(Filling):
         dtype: str = "f32",
         found: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Addressing "row": rows by number: integers of any shape S -> (*S, D) of `dtype`. Order and duplicates kept.
+        """Addressing "row": rows by number: integers of any shape S -> (*S, D) of `dtype`. Order and duplicates kept. Fastest: int64.
 
         `out` (*S, D) and `dtype` as in `lookup`. A damaged row raises DamagedRows; with on_damage="missing" it is zeros, and
         False in `found`, a bool array of shape S that is filled if it is given.

@@ -26,7 +26,8 @@ class ExactLookups(Filling):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Exactly these M n-grams -> rows (M, D) of `dtype`, zeros where absent, and found (M,) bool. Order and duplicates kept.
 
-        `out` and `dtype` as in `lookup`. Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
+        Fastest with a plain array (M, n) of uint32. `out` and `dtype` as in `lookup`. Raises UsageError, DamagedRows,
+        DamagedStore, StoreClosed, WrongProcess.
         """
         few = self._few
         if few is not None and type(ngrams) is np.ndarray:

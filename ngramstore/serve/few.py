@@ -8,8 +8,6 @@ Shapes: M n-grams, B lines of S tokens, T positions wanted of each, D row width.
 
 from __future__ import annotations
 
-import os
-import weakref
 from typing import Any
 
 import numpy as np
@@ -220,19 +218,3 @@ class _Calls(dict[str, Any]):
             call[:NUM_PLAN] = self._codec.plan(kind)
         self[kind] = call
         return call
-
-
-_owners: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def forget_in_forks(owner: Any) -> None:
-    """From now on `owner._few`, `_few_rows` and `_many` are None in every process forked from this one, so that the short way need not ask."""
-    _owners.add(owner)
-
-
-def _forget() -> None:
-    for owner in list(_owners):
-        owner._few = owner._few_rows = owner._many = None
-
-
-os.register_at_fork(after_in_child=_forget)

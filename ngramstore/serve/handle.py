@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ngramstore.errors import StaleStore, StoreClosed, UsageError, WrongProcess
 from ngramstore.serve.counts import Counts
-from ngramstore.serve.few import Few, FewRows, forget_in_forks
+from ngramstore.serve.few import Few, FewRows
 from ngramstore.serve.many import Many
 from ngramstore.serve.options import OpenOptions
 from ngramstore.serve.resident import Resident
@@ -62,7 +63,7 @@ class Handle:
             if options.identity is not None and identity != options.identity:
                 raise StaleStore(f"{self.path} holds store {identity}, wanted {options.identity}")
             self._use(view)
-            forget_in_forks(self)
+            _handles.add(self)
         except BaseException:
             if self._writer is not None:
                 self._writer.close()
@@ -95,7 +96,7 @@ class Handle:
 
     @property
     def generation(self) -> int:
-        """Counts publications: build 1, then one more for each flush and compaction."""
+        """Counts publications: build 1, then one more for each flush, compaction and repair in place."""
         return self._manifest.generation
 
     @property
@@ -242,6 +243,11 @@ class Handle:
         few, few_rows, many = (None, None, None) if self._source is None else self._short_paths(self._source, recorder)
         self._recorder, self._few, self._few_rows, self._many = recorder, few, few_rows, many
 
+    def _begin_change(self) -> None:
+        """With the lock held, before each change: whatever becomes of it, the next look-up asks the writer."""
+        self._check()
+        self._stale = True
+
     def _follow(self, writer: Writer) -> None:
         """After a change by our own writer, with the lock held: its view is ours."""
         self._stale = True
@@ -272,3 +278,15 @@ class Handle:
 
 def _reopen(kind: type[Handle], path: str, options: OpenOptions) -> Handle:
     return kind(path, options)
+
+
+_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+
+
+def _forget_short_paths() -> None:
+    """In a process that was just forked: no short path asks whether its process is the one that opened the store."""
+    for handle in list(_handles):
+        handle._few = handle._few_rows = handle._many = None
+
+
+os.register_at_fork(after_in_child=_forget_short_paths)

@@ -13,11 +13,12 @@ import numpy as np
 from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native.index import RANK_BITS
+from ngramstore.options import is_whole
 from ngramstore.serve.by_ngram import Hit, NgramLookups
 from ngramstore.serve.by_row import RowLookups
+from ngramstore.serve.exact import ExactLookups
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore.serve.row_source import KEEP
-from ngramstore.store.building.spec import is_whole
 from ngramstore.store.changes.compaction import live_batches
 from ngramstore.store.trace import Trace
 from ngramstore.store.view import PENDING_SERIAL, View
@@ -26,17 +27,17 @@ from ngramstore.windows import as_ngrams, plain
 _LEAST_STEP = 1 << 16
 """Keys that `warm` looks for at a time, at least."""
 
-__all__ = ["Hit", "Lookups", "published_batches"]
+__all__ = ["Hit", "Lookups"]
 
 
-class Lookups(NgramLookups, RowLookups):
+class Lookups(NgramLookups, ExactLookups, RowLookups):
     """What a store answers. Threads: any number at once."""
 
     def warm(self, keys: Any, *, max_bytes: int | None = None) -> int:
         """Read rows into the cache ahead of use: n-grams (most frequent first), row numbers, or a `Trace`. Returns rows now cached.
 
         Of those stored, each once, the first are read: as many as fit the cache, or `max_bytes` of it. Counts as rows and bytes read, not as look-ups, hits
-        or misses. Raises UsageError, also for a trace of another store.
+        or misses. Raises UsageError, also for a trace of another seed or number of rows.
         """
         cache = self._cache
         self._check()
@@ -112,7 +113,7 @@ class Lookups(NgramLookups, RowLookups):
             if self._writer is not None:
                 self._publish(self._writer)
             view = self._view
-        yield from published_batches(view)
+        yield from _published_batches(view)
 
 
 def _first_of(count: int, limit: int, usable: Callable[[slice], np.ndarray]) -> np.ndarray:
@@ -132,7 +133,7 @@ def _each_once(keys: np.ndarray) -> np.ndarray:
     return keys[np.sort(first)]
 
 
-def published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _published_batches(view: View) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """What `Store.batches` yields, of one view."""
     is_ngram = view.manifest.spec.is_ngram
     if is_ngram:

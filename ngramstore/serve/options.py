@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from ngramstore.errors import UsageError
+from ngramstore.options import checked_threads, choose, is_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +22,10 @@ class OpenOptions:
     identity: str | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in ("r", "rw"):
-            raise UsageError(f"mode is {self.mode!r}", hint='choose "r" or "rw"')
-        if self.on_damage not in ("raise", "missing"):
-            raise UsageError(f"on_damage is {self.on_damage!r}", hint='choose "raise" or "missing"')
-        if not isinstance(self.threads, (int, np.integer)) or not 1 <= self.threads <= 256:
-            raise UsageError(f"threads is {self.threads!r}", hint="give a number from 1 to 256")
-        if not isinstance(self.cache_bytes, (int, np.integer)) or self.cache_bytes < 0:
+        choose("mode", self.mode, ("r", "rw"))
+        choose("on_damage", self.on_damage, ("raise", "missing"))
+        checked_threads(self.threads)
+        if not is_whole(self.cache_bytes) or self.cache_bytes < 0:
             raise UsageError(f"cache_bytes is {self.cache_bytes!r}", hint="give a number of bytes, 0 for no cache")
 
     def for_copy(self, identity: str) -> OpenOptions:

@@ -57,9 +57,9 @@ class RowSource:
         workers: Workers,
     ) -> None:
         self._workers = workers
-        self.view = self._view = view
-        self.cache = self._cache = cache
-        self.resident = self._resident = resident
+        self.view = view
+        self.cache = cache
+        self.resident = resident
         self._pending = pending
         self._codec = view.manifest.spec.codec
         self._in_memory = pending is not None or resident is not None
@@ -97,33 +97,29 @@ class RowSource:
     def _fill_part(
         self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MB: np.ndarray, counts: Counts, plan: np.ndarray
     ) -> dict[int, str]:
-        if self._in_memory:
-            places = self._fill_from_memory(keys_M, out_MB, plan)
-            if len(places) and self._cache is not None:
-                rest = RowSource(self._view, self._cache, None, None, self._workers)
-                return rest._fill_some(places, keys_M, seeds_M, out_MB, counts, plan)
-        elif self._cache is not None:
-            places = self._cache.serve(plan, keys_M, out_MB)
+        if not self._in_memory:
+            return self._fill_from_files(keys_M, seeds_M, out_MB, counts, plan)
+        places = self._fill_from_memory(keys_M, out_MB, plan)
+        if not len(places):
+            return {}
+        if self.cache is None:
+            return self._read(places, keys_M, seeds_M, out_MB, counts, plan)
+        rest = np.empty((len(places), out_MB.shape[1]), np.uint8)
+        wrong = self._fill_from_files(keys_M[places], seeds_M[places], rest, counts, plan)
+        if plan is not KEEP:
+            out_MB[places] = rest
+        return {int(places[position]): fault for position, fault in wrong.items()}
+
+    def _fill_from_files(
+        self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MB: np.ndarray, counts: Counts, plan: np.ndarray
+    ) -> dict[int, str]:
+        """Rows of the cache, and those that are not there from the files."""
+        if self.cache is not None:
+            places = self.cache.serve(plan, keys_M, out_MB)
         else:
             out_MB[keys_M < 0] = 0
             places = np.flatnonzero(keys_M >= 0)
         return self._read(places, keys_M, seeds_M, out_MB, counts, plan) if len(places) else {}
-
-    def _fill_some(
-        self,
-        places: np.ndarray,
-        keys_M: np.ndarray,
-        seeds_M: np.ndarray,
-        out_MB: np.ndarray,
-        counts: Counts,
-        plan: np.ndarray,
-    ) -> dict[int, str]:
-        """`fill` for some positions of a batch."""
-        rest = np.empty((len(places), out_MB.shape[1]), np.uint8)
-        wrong = self._fill_part(keys_M[places], seeds_M[places], rest, counts, plan)
-        if plan is not KEEP:
-            out_MB[places] = rest
-        return {int(places[position]): fault for position, fault in wrong.items()}
 
     def _read(
         self,
@@ -144,8 +140,8 @@ class RowSource:
             last = min(num_keys, first + self._chunk)
             faults: dict[int, str] = {}
             fetched = self._fetch(keys_U[first:last], seeds_U[first:last], faults, counts)
-            if self._cache is not None:
-                self._cache.insert(fetched, keys_U[first:last])
+            if self.cache is not None:
+                self.cache.insert(fetched, keys_U[first:last])
             if num_keys <= self._chunk:
                 to, of = places, waits_X
             else:
@@ -162,7 +158,7 @@ class RowSource:
     def _fill_from_memory(self, keys_M: np.ndarray, out_MB: np.ndarray, plan: np.ndarray) -> np.ndarray:
         """Rows that need no file; returns the positions that do."""
         row_bytes = self._codec.row_bytes
-        resident, pending = self._resident, self._pending
+        resident, pending = self.resident, self._pending
         if resident is not None and resident.is_one_whole_layer and pending is None:
             offsets_M = np.where(keys_M >= 0, (keys_M & RANK_MASK) * row_bytes, -1)
             if plan is not KEEP:
@@ -181,7 +177,7 @@ class RowSource:
         if pending is not None:
             places = np.flatnonzero(serials_M >= PENDING_SERIAL)
             if len(places):
-                rows = pending(self._view.pending_ids(keys_M[places]))
+                rows = pending(self.view.pending_ids(keys_M[places]))
                 copy(rows.reshape(-1), np.arange(len(places)) * row_bytes, places)
         if resident is not None:
             serials_M[np.isin(keys_M, resident.damaged)] = -2  # no source has them: left to the files
@@ -195,7 +191,7 @@ class RowSource:
         """Read, check and decompress U rows; damaged ones go to `faults` by key and get place -1."""
         count, slot_bytes = len(keys_U), self._slot_bytes
         serials_U = keys_U >> RANK_BITS
-        known = self._view.file_serials  # one or two; for any other key the kernel would search without end
+        known = self.view.file_serials  # one or two; for any other key the kernel would search without end
         is_known_U = serials_U == known[0]
         for serial in known[1:]:
             is_known_U |= serials_U == serial
@@ -204,9 +200,9 @@ class RowSource:
         staging = np.empty(count * slot_bytes, np.uint8)
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
         num_bad, num_packed, num_bytes = native.read_rows(
-            self._view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status
+            self.view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status
         )
-        self._view.base.check_unchanged()
+        self.view.base.check_unchanged()
         counts.add_read(count, num_bytes)
         at = np.arange(0, len(staging), slot_bytes)
         if num_bad:
@@ -244,7 +240,7 @@ class RowSource:
             positions.setdefault(int(keys_M[m]), m)
         keys = list(positions)
         serial, rank = keys[0] >> RANK_BITS, keys[0] & RANK_MASK
-        layer = self._view.layer_of(serial)
+        layer = self.view.layer_of(serial)
         try:
             place = f"at byte {int(layer.places(rank, 1)[0][0]):,}"
         except DamagedStore as error:

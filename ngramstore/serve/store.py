@@ -46,22 +46,20 @@ class Store(Lookups):
     def put_encoded(self, keys: Any, rows: np.ndarray) -> None:
         """As `put`, with rows already encoded (M, row_bytes) u8; kept bit for bit. Raises as `put`."""
         writer = self._changing()
-        rows = np.asarray(rows)
+        rows = as_array(rows, "rows")
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != self.spec.codec.row_bytes:
             raise UsageError(f"encoded rows are {rows.dtype} {rows.shape}, wanted u8 (M, {self.spec.codec.row_bytes})")
         if self.spec.is_ngram:
             tokens, lengths = as_ngrams(keys, self.max_n)
             _require_same(len(lengths), len(rows))
             with self._lock:
-                self._check()
-                self._stale = True
+                self._begin_change()
                 writer.put(blank_from(tokens, lengths), lengths, rows)
         else:
             numbers, _ = self._numbers(keys, "put")
             _require_same(len(numbers), len(rows))
             with self._lock:
-                self._check()
-                self._stale = True
+                self._begin_change()
                 writer.put_rows(numbers, rows)
 
     def delete(self, ngrams: Ngrams) -> int:
@@ -73,8 +71,7 @@ class Store(Lookups):
         self._require_ngram("delete")
         tokens, lengths = as_ngrams(ngrams, self.max_n)
         with self._lock:
-            self._check()
-            self._stale = True
+            self._begin_change()
             return writer.delete(blank_from(tokens, lengths), lengths)
 
     def flush(self) -> None:
@@ -97,8 +94,7 @@ class Store(Lookups):
         """
         writer = self._changing()
         with self._lock:
-            self._check()
-            self._stale = True
+            self._begin_change()
             try:
                 writer.compact(progress=progress)
             finally:

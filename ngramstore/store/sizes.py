@@ -17,7 +17,7 @@ from ngramstore.hashing import MAX_N
 from ngramstore.kernels.native.cache import SLOT_OVERHEAD_BYTES
 from ngramstore.kernels.native.index import RANK_BITS
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, PAGE_BYTES
-from ngramstore.store.building.spec import choose, is_whole
+from ngramstore.options import choose, is_whole
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.manifest import ADDRESSINGS
 

@@ -7,6 +7,7 @@ Shapes: M IDs or keys.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +140,7 @@ class View:
 
     def with_pending(self, tiers: tuple[Tier, ...]) -> View:
         """This view with unpublished puts and deletions on top, newest first."""
-        view = object.__new__(View)
-        view.__dict__.update(self.__dict__)
+        view = copy.copy(self)
         view.pending = tiers
         view._set_tables()
         return view
@@ -156,8 +156,7 @@ class View:
 
     def base_only(self) -> View:
         """This view without its overlay and what is pending."""
-        view = object.__new__(View)
-        view.__dict__.update(self.__dict__)
+        view = copy.copy(self)
         view.overlay = view.tombstones = None
         view.pending = ()
         view._set_tables()

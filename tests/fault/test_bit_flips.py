@@ -73,6 +73,17 @@ def test_every_flip_and_every_cut_of_a_file_is_an_error_or_changes_nothing(quick
     assert outcome.same <= outcome.refused or name == "LOCK"
 
 
+@pytest.mark.parametrize("options", [{"tokens": False}, {"max_n": 1}], ids=str)
+def test_stores_of_other_kinds_can_be_damaged_so_too(quick_path, damager, options):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(50)}, dim=4, **options)
+    outcome = damager.damage(path, "base-000001.rows", flips=[(8 * 4096, 8 * 4096 + 64, 1)], cuts=[(4096, 4100, 1)])
+    assert outcome.wrong == [] and outcome.refused > 0
+    (path / "MANIFEST").write_bytes(b"nothing")
+    outcome = damager.damage(path, "base-000001.rows", flips=[], cuts=[])
+    assert "cannot be read before it is damaged" in outcome.wrong[0]
+
+
 @pytest.mark.parametrize("kind", ["raw", "zstd"])
 def test_a_missing_or_foreign_file_is_named(quick_path, kind):
     path, other = quick_path / "store", quick_path / "other"
@@ -174,6 +185,10 @@ def test_a_resident_store_treats_damage_as_it_was_asked_to(quick_path, compressi
         assert not rows[7].any()
         stamps = [ngram[0] for ngram in (*order, (200,))]
         np.testing.assert_array_equal(rows[found], rows_of(stamps, 40)[found])
+        with ngs.open(path, mode="rw") as writer:
+            writer.put([(201,)], rows_of([201], 40))
+        assert store.refresh()  # the layer that is kept in memory has a damaged row still
+        assert np.flatnonzero(~store.get([*order, (201,)])[1]).tolist() == [7]
 
 
 @pytest.mark.parametrize("lock_index", [False, True])
@@ -189,6 +204,25 @@ def test_a_rows_file_cut_under_an_open_reader_is_an_error(quick_path, lock_index
         os.truncate(path / "base-000001.tokens", 5000)
         with pytest.raises(Exception, match=r"base-000001\.(rows|tokens)"):
             list(store.items())
+
+
+@pytest.mark.parametrize("mode", ["r", "rw"])
+def test_an_index_that_came_later_is_locked_too(quick_path, mode):
+    """After a refresh, and after a publication of one's own."""
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(200)}, dim=8)
+    with ngs.open(path, mode=mode, cache_bytes=0, lock_index=True) as store:
+        if mode == "rw":
+            store.put([(500,)], rows_of([500], 8))
+            store.flush()
+        else:
+            with ngs.open(path, mode="rw") as writer:
+                writer.put([(500,)], rows_of([500], 8))
+            assert store.refresh()
+        os.truncate(path / "overlay-000002.index", 100)
+        rows, found = store.get([(500,), (7,)])
+        assert found.all()
+        np.testing.assert_array_equal(rows, rows_of([500, 7], 8))
 
 
 def test_a_locked_index_survives_a_cut_of_its_file(quick_path):

@@ -14,6 +14,7 @@ import ngramstore as ngs
 from ngramstore import files
 from ngramstore.errors import UsageError, WriterLocked
 from ngramstore.store.repair.repair import repair
+from ngramstore.writer_lock import WriterLock
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -76,14 +77,14 @@ def test_who_comes_while_a_copy_is_made_meets_its_lock_and_the_copy_is_whole(sou
 @pytest.mark.parametrize("work", [backup, repair])
 def test_what_is_put_into_the_target_before_the_lock_is_held_stays(source, monkeypatch, work):
     target = source.with_name("target")
-    real = files.WriterLock.__init__
+    real = WriterLock.__init__
 
     def lock_too_late(self, path):
         if path.parent == target:
             (target / "base-000001.rows").write_text("mine")
         real(self, path)
 
-    monkeypatch.setattr(files.WriterLock, "__init__", lock_too_late)
+    monkeypatch.setattr(WriterLock, "__init__", lock_too_late)
     with pytest.raises(UsageError, match="there already"):
         work(source, target)
     assert (target / "base-000001.rows").read_text() == "mine"

@@ -39,8 +39,8 @@ def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path,
     if is_large:
         monkeypatch.setattr(packing, "CHUNK_BYTES", 200)
         monkeypatch.setattr(packing, "_MIN_CHUNK_BYTES", 1)
-        monkeypatch.setattr(packing, "_UNCACHED_BYTES", 0)
-        monkeypatch.setattr(file_writer, "_UNCACHED_BYTES", 4096)
+        monkeypatch.setattr(packing, "_UNCACHED_FROM_BYTES", 0)
+        monkeypatch.setattr(file_writer, "_PIECE_BYTES", 4096)
 
     def check(_, path, error):
         try:
@@ -56,6 +56,22 @@ def test_a_build_that_fails_anywhere_leaves_nothing_or_is_recognised(quick_path,
 
     num = each_failure(monkeypatch, lambda path: None, lambda _, path: build(path, memory_bytes), check, quick_path)
     assert num > 15
+
+
+def test_a_build_hears_of_writes_of_its_runs_that_fail_later(quick_path, monkeypatch):
+    """Only a sync tells of them; rows read back wrong would be stored under good checksums."""
+    synced = []
+
+    def observe(operation: str, path: Path) -> None:
+        if operation == "fsync" and path.parent.name == "runs":
+            synced.append(path.suffix)
+            if path.suffix == ".rows":
+                raise OSError(errno.EIO, "lost later")
+
+    monkeypatch.setattr(files, "observe", observe)
+    with pytest.raises(OSError, match=r"lost later.*\.rows"):
+        build(quick_path / "store", 1)
+    assert ".rows" in synced and not (quick_path / "store").exists()
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES])

@@ -124,12 +124,12 @@ def attack(zygote: subprocess.Popen[bytes], path: Path, kills: int, seed: int) -
     print("seed", seed)
     rng = random.Random(seed)
     build_ngrams(path, dict.fromkeys([*KEYS, *VICTIM], 0), codec="f32")
-    stamp, acknowledged = 0, 0
-    for _ in range(kills):
-        put, flush = run_and_kill(
-            zygote, path, stamp, rng.choice([0.02, 0.1, 0.3]) * rng.random(), after_put=rng.random() < 0.7
-        )
-        acknowledged += put > 0
+    stamp = 0
+    for number in range(kills):
+        after_put = number == 0 or rng.random() < 0.7
+        delay = rng.choice([0.02, 0.1, 0.3]) * rng.random()
+        put, flush = run_and_kill(zygote, path, stamp, delay, after_put=after_put)
+        assert put > 0 or not after_put
         public = stamp_of_all(published(path))
         assert public >= flush, "a flush that returned is lost"
         assert_verifies(path)
@@ -145,7 +145,6 @@ def attack(zygote: subprocess.Popen[bytes], path: Path, kills: int, seed: int) -
                 assert named <= left <= {*named, store._view.manifest.journal}
             else:
                 store._shut()
-    assert acknowledged > kills // 4, "the kills came too early to test anything"
     with ngs.open(path, mode="rw") as store:
         store.compact()
         assert stamp_of_all(contents(store)) == stamp

@@ -16,9 +16,9 @@ import pytest
 from mining_cases import OPTIONS, die_at, mined_bytes, two_shards
 
 from ngramstore.errors import DamagedStore, DiskFull, NgramStoreError, UsageError, WriterLocked
-from ngramstore.files import WriterLock
 from ngramstore.mine import Shard, TokenShards, merge_runs, mine_ngrams
 from ngramstore.mine.work import LOCK_NAME, STEP_NAME, WorkDirectory
+from ngramstore.writer_lock import WriterLock
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from helpers import build_ngrams, published, rows_of, start_python
 
 import ngramstore as ngs
-from ngramstore import files
+from ngramstore import writer_lock
 from ngramstore.errors import UsageError, WriterLocked
 
 KEYS = [(i,) for i in range(300)]
@@ -149,7 +149,7 @@ except ngs.errors.WriterLocked as error:
 
 def test_a_lock_file_removed_between_open_and_lock_is_not_taken_for_the_lock(tmp_path, monkeypatch):
     path = tmp_path / "LOCK"
-    real = files.fcntl.flock
+    real = writer_lock.fcntl.flock
 
     def removed_first(fd, operation):
         if not (tmp_path / "once").exists():
@@ -157,12 +157,12 @@ def test_a_lock_file_removed_between_open_and_lock_is_not_taken_for_the_lock(tmp
             path.unlink()
         real(fd, operation)
 
-    monkeypatch.setattr(files.fcntl, "flock", removed_first)
-    lock = files.WriterLock(path)
+    monkeypatch.setattr(writer_lock.fcntl, "flock", removed_first)
+    lock = writer_lock.WriterLock(path)
     with pytest.raises(WriterLocked):
-        files.WriterLock(path)
+        writer_lock.WriterLock(path)
     lock.release()
-    files.WriterLock(path).release()
+    writer_lock.WriterLock(path).release()
 
 
 def test_a_second_build_of_the_same_path_is_refused(quick_path):

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import ngramstore as ngs
+from ngramstore.hashing import ngram_ids
 from ngramstore.serve.store import Store
 
 TOKEN = st.sampled_from(VOCABULARY)
@@ -113,15 +114,31 @@ class StoreIsADict(RuleBasedStateMachine):
     def get_everything(self, by_reader):
         self.check_get(all_ngrams(2), by_reader)
 
+    @rule(
+        ngrams=st.integers(1, 4).flatmap(
+            lambda n: st.lists(st.tuples(*[TOKEN] * n), min_size=1, max_size=80).map(
+                lambda some: np.array(some, np.uint32)
+            )
+        ),
+        by_reader=st.booleans(),
+        times=st.integers(1, 2),
+    )
+    def get_array(self, ngrams, by_reader, times):
+        """Arrays have shorter ways of their own, the more so once rows are cached."""
+        for _ in range(times):
+            self.check_get(ngrams, by_reader)
+
     def check_get(self, ngrams, by_reader: bool) -> None:
         store, model = (self.reader, self.seen) if by_reader else (self.writer, self.model)
         rows, found = store.get(ngrams)
-        assert found.tolist() == [ngram in model for ngram in ngrams]
+        of_ids, there = store.get_encoded(ngrams)
+        np.testing.assert_array_equal(of_ids.view("<f4"), rows)
+        np.testing.assert_array_equal(there, found)
         assert store.contains(ngrams).tolist() == found.tolist()
+        ngrams = list(map(tuple, ngrams.tolist())) if isinstance(ngrams, np.ndarray) else ngrams
+        assert found.tolist() == [ngram in model for ngram in ngrams]
         assert stamps_of(rows[found]) == [model[ngram] for ngram in ngrams if ngram in model]
         assert not rows[~found].any()
-        encoded, found = store.get_encoded(ngrams)
-        np.testing.assert_array_equal(encoded.view("<f4"), rows)
         for ngram in ngrams[:2]:
             assert (ngram in store) == (ngram in model)
 
@@ -144,6 +161,29 @@ class StoreIsADict(RuleBasedStateMachine):
         for b, t in np.argwhere(wanted):
             ngram = tuple(lines[b, t + 1 - wanted[b, t] : t + 1].tolist())
             assert stamps_of(hit.rows[b, t][None]) == [model[ngram]]
+        if starts is None:
+            self.check_tail(store, lines, hit)
+
+    def check_tail(self, store: Store, lines: np.ndarray, hit) -> None:
+        """The ways of decoders: the last tokens of a window, one token, and IDs, which are those of what `lookup` found."""
+        num, width = lines.shape
+        for last in {min(1, width), width}:
+            room = np.tile(np.minimum(np.arange(width - last, width) + 1, self.max_n).astype(np.uint8), (num, 1))
+            rows = np.full((num, last, self.dim), np.nan, np.float32)
+            lengths = store.lookup_tail(lines, room, out=rows)
+            np.testing.assert_array_equal(lengths, hit.length[:, width - last :])
+            np.testing.assert_array_equal(rows, hit.rows[:, width - last :])
+        if width:
+            row = np.full(self.dim, np.nan, np.float32)
+            length = store.lookup_one(lines[0], width, min(width, self.max_n), out=row)
+            assert length == hit.length[0, -1]
+            if length:
+                np.testing.assert_array_equal(row, hit.rows[0, -1])
+        ids, lengths = store.match_ids(lines)
+        np.testing.assert_array_equal(lengths, hit.length)
+        for b, t in np.argwhere(lengths):
+            (wanted,) = ngram_ids(lines[b : b + 1, t + 1 - lengths[b, t] : t + 1], None, store.spec.seed)
+            assert ids[b, t] == wanted
 
     @rule()
     def flush(self):
@@ -247,8 +287,18 @@ class RowsAreAList(RuleBasedStateMachine):
 
     @rule(numbers=st.lists(st.integers(0, 149), max_size=12), by_reader=st.booleans())
     def rows(self, numbers, by_reader):
+        self.check_rows([number % len(self.model) for number in numbers], by_reader)
+
+    @rule(
+        numbers=st.lists(st.integers(0, 149), min_size=1, max_size=80), by_reader=st.booleans(), times=st.integers(1, 2)
+    )
+    def rows_of_an_array(self, numbers, by_reader, times):
+        """Arrays have shorter ways of their own, the more so once rows are cached."""
+        for _ in range(times):
+            self.check_rows(np.array(numbers) % len(self.model), by_reader)
+
+    def check_rows(self, numbers, by_reader: bool) -> None:
         store, model = (self.reader, self.seen) if by_reader else (self.writer, self.model)
-        numbers = [number % len(model) for number in numbers]
         rows = store.rows(numbers)
         assert stamps_of(rows) == [model[number] for number in numbers]
         np.testing.assert_array_equal(store.rows_encoded(numbers).view("<f4"), rows)

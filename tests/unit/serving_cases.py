@@ -65,6 +65,7 @@ class Slow:
 
     def __init__(self, store):
         self.store = store
+        self.calls = 0
         self.begun, self.go, self.ended = (threading.Event() for _ in range(3))
 
     def __getattr__(self, name):
@@ -80,6 +81,7 @@ class Slow:
         return self._late(self.store.rows, *arguments, **options)
 
     def _late(self, call, *arguments, **options):
+        self.calls += 1
         self.begun.set()
         self.go.wait(30)
         try:

@@ -17,8 +17,8 @@ from helpers import ROOT, build_ngrams, contents, rows_of, start_python
 
 import ngramstore as ngs
 from ngramstore import errors
-from ngramstore.cli.keys import read_token_map
 from ngramstore.cli.main import cli
+from ngramstore.cli.model_files import read_token_map
 from ngramstore.keys import OverEncodingKeys, keys_from_spec
 
 MODEL = {(1,): 1, (1, 2): 2, (3, 1, 2): 3}

@@ -497,3 +497,21 @@ def test_metadata_comes_back(tmp_path):
     path = build(tmp_path / "store", some_ngrams(5), some_rows(5), metadata=metadata)
     with ngs.open(path) as store:
         assert store.metadata == json.loads(json.dumps(metadata))
+
+
+@pytest.mark.parametrize("kind", ["bf16", "with a gradient", "on another device"])
+def test_a_tensor_that_is_no_array_is_refused_with_what_to_give_instead(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    rows = torch.ones(3, 4)
+    rows = {
+        "bf16": rows.bfloat16(),
+        "with a gradient": torch.nn.Parameter(rows),
+        "on another device": rows.to("meta"),
+    }[kind]
+    with ngs.build(tmp_path / "store", dim=4, addressing="row", codec="f32") as builder:
+        with pytest.raises(UsageError, match="rows are not an array") as raised:
+            builder.add_rows(rows)
+        assert "t.detach().cpu().float().numpy()" in raised.value.hint
+        builder.add_rows(np.ones((3, 4), np.float32))
+    with ngs.open(tmp_path / "store", mode="rw") as store, pytest.raises(UsageError, match="rows are not an array"):
+        store.put([0], rows[:1])

@@ -483,6 +483,21 @@ def test_what_the_loss_of_a_whole_file_costs(quick_path, tokens, how):
         assert len(found) - found.sum() == lost, name
 
 
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_length_that_only_the_journal_has_is_found_after_a_repair(quick_path, tokens):
+    store = quick_path / "store"
+    build_ngrams(store, {(i,): i for i in range(100)}, tokens=tokens)
+    with ngs.open(store, mode="rw") as writer:
+        writer.put([(5, 6)], rows_of([900], 4))
+        writer._shut()
+    flip(store / "base-000001.rows", -50)
+    repair(store)
+    assert verify(store) == []
+    with ngs.open(store) as reader:
+        assert reader.lookup([5, 6]).length[-1] == 2
+        assert reader.stats()["ngrams_by_length"] == {1: 99 if tokens else 100, 2: 1}  # without tokens an upper bound
+
+
 def test_a_killed_repair_leaves_nothing_for_ever(copy, monkeypatch):
     path = copy("plain")
     with ngs.open(path, mode="rw") as writer:

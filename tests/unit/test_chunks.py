@@ -25,7 +25,7 @@ def small_chunks(monkeypatch):
     """Index 24 rows, layers and resident rows 64, tokens a block or two, scans of the journal some ten changes."""
     monkeypatch.setattr(index_builder, "_CHUNK_ROWS", 24)
     monkeypatch.setattr(index_builder, "_LARGE_BYTES", 1)
-    monkeypatch.setattr(layer, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(layer, "_READ_BYTES", 1)
     monkeypatch.setattr(resident, "STAGING_BYTES", 1)
     monkeypatch.setattr(compaction, "_TOKEN_BLOCKS", 1)
     monkeypatch.setattr(tokens, "_RUN_BLOCKS", 2)

@@ -96,6 +96,43 @@ def test_codes_with_scales_are_kept_bit_for_bit(tmp_path):
             np.testing.assert_array_equal(store.rows(range(5)), int8.astype(np.float32))
 
 
+def test_scales_of_another_kind_are_refused_and_narrower_floats_widened(tmp_path):
+    """An E4M3 byte read as an exponent would be another number, silently."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_tensors
+
+    steps = torch.tensor([0.5, 1.0, 1.5, 2.0, 3.0])
+    tensors = {
+        "codes": torch.ones(5, 64).to(torch.float8_e4m3fn),
+        "e4m3": torch.ones(5, 2).to(torch.float8_e4m3fn),
+        "e8m0": torch.full((5, 2), 127, dtype=torch.uint8).view(torch.float8_e8m0fnu),
+        "e5m2": torch.ones(5, 64).to(torch.float8_e5m2),
+        "int8": torch.full((5, 64), 3, dtype=torch.int8),
+        "bf16": steps.to(torch.bfloat16),
+        "f16": steps.to(torch.float16),
+        "f64": steps.to(torch.float64),
+    }
+    save_tensors(tensors, tmp_path / "rows.safetensors")
+    torch.save(tensors, tmp_path / "rows.pt")
+    for kind in ("safetensors", "pt"):
+        build = ("build", "--rows", tmp_path / f"rows.{kind}", "--quiet", "--tensor")
+        of_codes = (*build, "codes", tmp_path / f"e4m3-{kind}", "--codec", "e4m3", "--scales")
+        assert "scales of e4m3 are F8_E8M0 or U8" in run(*of_codes, "e4m3", code=2)
+        run(*of_codes, "e8m0")
+        with ngs.open(tmp_path / f"e4m3-{kind}") as store:
+            assert (store.rows(range(5)) == 1).all()
+        of_int8 = (*build, "int8", tmp_path / f"x-{kind}", "--codec", "int8", "--scales")
+        assert "holds F64" in run(*of_int8, "f64", code=2)
+        for name in ("bf16", "f16"):
+            run(*build, "int8", tmp_path / f"{name}-{kind}", "--codec", "int8", "--scales", name)
+            with ngs.open(tmp_path / f"{name}-{kind}") as store:
+                np.testing.assert_array_equal(store.rows(range(5))[:, 0], 3 * steps.numpy())
+        assert "e5m2" in run(*build, "e5m2", tmp_path / "no", "--codec", "f16", code=2).lower()
+    assert "e5m2 holds F8_E5M2" in run(
+        "build", "--rows", tmp_path / "rows.safetensors", "--tensor", "e5m2", tmp_path / "no", code=2
+    )
+
+
 def test_json_holds_null_where_a_row_holds_no_number(tmp_path):
     codes = np.full((1, 64), 0x7F, np.uint8)  # NaN in E4M3
     codes[0, 1] = 0x38  # 1

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import pytest
 import zstandard
 
 from ngramstore.errors import DamagedStore, FormatError, MissingExtra, UsageError
-from ngramstore.files import WriterLock
 from ngramstore.mine import TokenShards, load_tokenizer, open_corpus, train_bpe
 from ngramstore.mine import inputs as inputs_module
 
@@ -464,16 +464,28 @@ def test_what_a_process_left_that_was_killed_while_it_tokenised_goes_with_the_ne
     assert sorted(path.name for path in cache.iterdir()) == sorted([entry.name, other.name])
 
 
-def test_two_processes_may_tokenise_one_corpus(tmp_path, tokenizer):
+def test_two_may_tokenise_one_corpus_at_once(tmp_path, tokenizer, monkeypatch):
+    """Threads, or processes with one number in two containers: neither takes the other's folder for its own, or for a left-over."""
     (tmp_path / "a.txt").write_text(TEXTS[0])
     cache = tmp_path / "c"
-    open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache)
-    (entry,) = cache.iterdir()
-    busy = entry.rename(entry.with_name(entry.name + ".tmp-1"))
-    lock = WriterLock(entry.with_name(entry.name + ".lock"))
-    assert decoded(open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache), tokenizer) == TEXTS[:1]
-    assert busy.exists()
-    lock.release()
+    folders = []
+
+    def encode_while_another_does(texts):
+        monkeypatch.undo()
+        (folder,) = cache.iterdir()
+        other = threading.Thread(
+            target=lambda: folders.append(open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache))
+        )
+        other.start()
+        other.join()
+        assert folder.exists() and list(folder.iterdir()) == []
+        return tokenizer.encode_batch(texts)
+
+    monkeypatch.setattr(tokenizer, "encode_batch", encode_while_another_does)
+    mine = open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache)
+    (theirs,) = folders
+    assert decoded(mine, tokenizer) == decoded(theirs, tokenizer) == TEXTS[:1]
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_folders_behind_links_are_read_once_and_loops_end(tmp_path):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from ngramstore import file_writer, files
 from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
 from ngramstore.file_writer import FileWriter, aligned_bytes
 from ngramstore.files import (
-    WriterLock,
     clear_errors,
     publish,
     publish_pieces,
@@ -25,9 +25,11 @@ from ngramstore.files import (
     remove,
     remove_if_possible,
     require_space,
+    write_all,
 )
 from ngramstore.store.journal.ack import no_writer
 from ngramstore.store.layers.in_use import lock_shared, remove_unless_read
+from ngramstore.writer_lock import WriterLock
 
 
 @pytest.fixture
@@ -227,6 +229,59 @@ def test_what_a_filesystem_refuses_is_written_in_the_next_way(tmp_path, monkeypa
     assert (tmp_path / "F").read_bytes() == data.tobytes()
 
 
+def test_a_python_that_knows_no_flags_of_writes_makes_direct_ones(tmp_path, monkeypatch):
+    def fail(*args) -> int:
+        raise NotImplementedError("pwritev: not supported")
+
+    monkeypatch.setattr(os, "pwritev", fail)
+    data = np.random.default_rng(0).integers(0, 256, (5 << 20) + 5).astype(np.uint8)
+    with FileWriter(tmp_path / "F", is_uncached=True) as writer:
+        writer.write(data)
+        writer.finish()
+    assert (tmp_path / "F").read_bytes() == data.tobytes()
+
+
+def test_large_aligned_pieces_are_written_where_they_lie(tmp_path, monkeypatch):
+    """Also behind a header of one page: not copied into a buffer first."""
+    written = []
+
+    def note(fd: int, data: memoryview, path: Path, flags: int = 0) -> None:
+        written.append(np.frombuffer(data, np.uint8).ctypes.data)
+        write_all(fd, data, path, flags)
+
+    monkeypatch.setattr(file_writer, "write_all", note)
+    pieces = [aligned_bytes(size) for size in (4 << 20, 774 * 4096, 8 << 20)]
+    for value, piece in enumerate(pieces):
+        piece[:] = value + 1
+    with FileWriter(tmp_path / "F", is_uncached=True) as writer:
+        writer.write(bytes(4096))
+        for piece in pieces:
+            writer.write(piece)
+        writer.write(b"end")
+        writer.finish()
+    assert {piece.ctypes.data for piece in pieces} <= set(written)
+    assert (tmp_path / "F").read_bytes() == bytes(4096) + b"".join(piece.tobytes() for piece in pieces) + b"end"
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "pwritev"])
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch, call):
+    """What the system says of a descriptor does not."""
+
+    def fail(*args) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, call, fail)
+
+    def write(writer: FileWriter) -> None:
+        writer.write(bytes((5 << 20) + 1))
+        writer.finish()
+
+    writer = FileWriter(tmp_path / "the-file", is_uncached=True)
+    with pytest.raises(OSError, match="the-file") as raised:
+        write(writer)
+    assert raised.value.errno == errno.EIO
+
+
 def test_another_error_is_not_a_reason_to_write_in_another_way(tmp_path, monkeypatch):
     tried = []
 
@@ -317,7 +372,7 @@ def test_a_lock_that_was_released_names_nobody(tmp_path):
 
 
 def test_the_system_releases_the_lock_of_a_dead_process(tmp_path):
-    code = f"import os; from pathlib import Path; from ngramstore.files import WriterLock; WriterLock(Path({str(tmp_path / 'LOCK')!r})); os._exit(9)"
+    code = f"import os; from pathlib import Path; from ngramstore.writer_lock import WriterLock; WriterLock(Path({str(tmp_path / 'LOCK')!r})); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     WriterLock(tmp_path / "LOCK").release()
 

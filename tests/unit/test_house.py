@@ -23,7 +23,7 @@ SOURCES = sorted(path for folder in (CORE, ROOT / "integrations", ROOT / "bench"
 
 LEVELS = [
     {"errors", "layout"},
-    {"hashing", "windows", "files", "file_writer", "kernels"},
+    {"hashing", "windows", "options", "files", "file_writer", "writer_lock", "kernels"},
     {"codec", "mine", "keys"},
     {"store"},
     {"serve"},
@@ -196,8 +196,8 @@ def test_heavy_packages_are_imported_in_their_own_files_only(package, where):
     assert [name for name in users if not re.fullmatch(where, name)] == []
 
 
-WRITERS = {"files.py", "file_writer.py"}
-CHANGES = {"fsync", "pwrite", "remove", "rename", "replace", "truncate", "unlink", "write"}
+WRITERS = {"files.py", "file_writer.py", "writer_lock.py"}
+CHANGES = {"fsync", "pwrite", "pwritev", "remove", "rename", "replace", "truncate", "unlink", "write"}
 CHANGING_METHODS = {"rename", "rmtree", "touch", "unlink", "write_bytes", "write_text"}
 
 

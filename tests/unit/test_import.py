@@ -418,6 +418,11 @@ STEM = "model.language_model.layers.1.ple.ple_embedding.ngram_embedding"
     ("name", "tensors", "message"),
     [
         ("extra", {f"{STEM}.shard_3.weight": ("F8_E4M3", np.zeros((2, 160), np.uint8))}, "is in .* and in"),
+        (
+            "other",
+            {f"base_model.{STEM}.shard_3.weight": ("F8_E4M3", np.zeros((2, 160), np.uint8))},
+            "shard_3.weight .* are both shard 3",
+        ),
         ("model-00003-of-00003", {f"{STEM}.shard_2.weight": ("I8", np.zeros((2, 160), np.int8))}, "found 12 shards"),
         ("model-00002-of-00003", None, "of type BF16, F8_E4M3"),
     ],

@@ -59,6 +59,20 @@ def test_planes_that_find_no_room_are_a_full_disk(tmp_path, monkeypatch, code):
     assert os.listdir(tmp_path) == []
 
 
+def test_planes_in_files_that_did_not_come_there_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_builder, "_LARGE_BYTES", 0)
+
+    def fail(plane: np.memmap) -> None:
+        raise OSError(errno.EIO, "lost")
+
+    monkeypatch.setattr(np.memmap, "flush", fail)
+    ids = some_ids(3000)
+    builder = IndexBuilder(IndexPlan(len(ids), is_keyed=True, is_sized=False), scratch=tmp_path)
+    builder.add(ids)
+    with pytest.raises(OSError, match="lost"):
+        builder.write(tmp_path / "index", STAMP)
+
+
 def write_index(path, ids: np.ndarray) -> bytes:
     """An index of sorted IDs, its planes in memory."""
     builder = IndexBuilder(IndexPlan(len(ids), is_keyed=True, is_sized=False))

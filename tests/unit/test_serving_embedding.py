@@ -204,6 +204,50 @@ def test_truncate_needs_the_tokens_before(embed):
     assert history.lengths.tolist() == [27]
 
 
+@pytest.mark.parametrize("of", [np.uint64, np.uint8, torch.tensor], ids=["u64", "u8", "tensor"])
+def test_truncate_takes_counts_of_any_integers(embed, of):
+    tokens = some_tokens(2, 12)
+    history = embed.new_history(2)
+    embed(tokens, history=history)
+    history.truncate(np.array([3, 1], of) if of is not torch.tensor else of([3, 1]))
+    assert history.lengths.tolist() == [9, 11]
+    kept = history.select([0])
+    again = embed.new_history(1)
+    embed(tokens[:1, :9], history=again)
+    one = some_tokens(1, 4, seed=9)
+    assert torch.equal(embed(one, history=kept), embed(one, history=again))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn], ids=str)
+def test_a_token_table_whose_weight_is_not_in_the_type_of_its_vectors_is_refused(path, dtype):
+    """Rows are given in the type of the weight: 0.3 as an int8 would be 0."""
+
+    class Quantized(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.zeros(VOCAB, DIM).to(dtype))
+
+    with ngramstore.open(path) as store, pytest.raises(UsageError, match="rows cannot be given in that type"):
+        NGramEmbedding(store, Quantized())
+
+
+def test_ids_go_where_the_token_table_is(embed, monkeypatch):
+    """Not only where none of them is needed there."""
+    asked = []
+
+    class Elsewhere(torch.Tensor):
+        """Ids that say when they are moved."""
+
+        def to(self, device, *arguments, **options):
+            asked.append(torch.device(device))
+            return self.as_subclass(torch.Tensor)
+
+    tokens = some_tokens()
+    got = embed(tokens.as_subclass(Elsewhere))
+    np.testing.assert_array_equal(got.detach().numpy(), want_of(embed, tokens))
+    assert asked == [embed.token_embedding.weight.device]
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -53,6 +53,9 @@ def test_a_prompt_that_does_not_fit_is_refused(case):
         for prompt, count in (([], 3), (np.zeros(30, int), DECODER.max_positions)):
             with pytest.raises(UsageError):
                 next(generate_served(model.decoder, embedding, prompt, count))
+        for options in ({"chunk": 0}, {"candidates": -1}):
+            with pytest.raises(UsageError, match="chunk="):
+                next(generate_served(model.decoder, embedding, [1], 2, **options))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from serving_cases import DIM, MAX_N, VOCAB, Slow, in_fork, some_tokens, table, 
 
 import ngramstore
 from ngramstore.codec.quantize import codec_from_spec
-from ngramstore.errors import LookupTimeout, UsageError, WrongProcess
+from ngramstore.errors import DamagedRows, LookupTimeout, UsageError, WrongProcess
 from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.model.decoder import Decoder, DecoderConfig
 from ngramstore_torch.serving.dequantize import dequantize
@@ -109,6 +109,82 @@ def test_a_slow_store_raises_in_time_and_what_it_writes_later_is_nobodys(path):
         np.testing.assert_array_equal(
             embed(some_tokens(), history=history).detach().numpy(), want_of(embed, some_tokens())
         )
+
+
+def test_look_ups_that_nobody_waits_for_are_not_worked_off_when_the_disk_answers_again(path):
+    with ngramstore.open(path) as store:
+        slow = Slow(store)
+        embed = NGramEmbedding(slow, torch.nn.Embedding(VOCAB, DIM), timeout_s=0.01)
+        for _ in range(30):
+            with pytest.raises(LookupTimeout):
+                embed(some_tokens())
+        ticket = embed.prefetch(some_tokens())
+        ticket.cancel()
+        slow.go.set()
+        embed.timeout_s = 30.0
+        np.testing.assert_array_equal(embed(some_tokens()).detach().numpy(), want_of(embed, some_tokens()))
+        assert slow.calls <= 2 + 1  # those that were begun, and the last
+        with pytest.raises(UsageError, match="cancelled"):
+            embed(some_tokens(), ticket=ticket)
+
+
+def test_where_no_thread_can_be_started_a_ticket_says_so_and_the_next_one_is_served(embed, monkeypatch):
+    start = threading.Thread.start
+    left = [1]
+
+    def fail_once(thread: threading.Thread) -> None:
+        if left:
+            left.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail_once)
+    with pytest.raises(UsageError, match="no thread for look-ups"):
+        embed.prefetch(some_tokens())
+    got = embed(some_tokens(), ticket=embed.prefetch(some_tokens(), timeout_s=30))
+    np.testing.assert_array_equal(got.detach().numpy(), want_of(embed, some_tokens()))
+
+
+def test_a_ticket_of_another_store_is_refused(embed, tmp_path):
+    other = {ngram: row + 1 for ngram, row in table().items()}
+    with ngramstore.open(write(tmp_path / "other", other)) as store:
+        theirs = NGramEmbedding(store, embed.token_embedding)
+        with pytest.raises(UsageError, match="by another embedding"):
+            embed(some_tokens(), ticket=theirs.prefetch(some_tokens()))
+
+
+def test_a_change_through_the_same_handle_counts_for_tickets_too(tmp_path):
+    with ngramstore.open(write(tmp_path / "store", table()), mode="rw") as store:
+        embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+        tokens = torch.tensor([[*next(iter(table()))]])
+        ticket = embed.prefetch(tokens)
+        ticket.wait(30)
+        store.put([tuple(tokens[0].tolist())], np.full((1, DIM), 9.0))
+        assert (embed(tokens, ticket=ticket)[0, -1] == 9).all()
+
+
+def test_an_error_of_an_older_generation_is_not_raised(tmp_path):
+    path = write(tmp_path / "store", table())
+    ngram = next(iter(table()))
+    tokens = torch.tensor([[*ngram]])
+    with ngramstore.open(path) as store:
+        rows = next(path.glob("base-*.rows"))
+        data = bytearray(rows.read_bytes())
+        data[4096:] = bytes(len(data) - 4096)
+        rows.write_bytes(data)
+        embed = NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+        ticket = embed.prefetch(tokens)
+        for _ in range(2):
+            with pytest.raises(DamagedRows) as raised:
+                embed(tokens, ticket=ticket)
+            depth = len(raised.traceback)
+        with pytest.raises(DamagedRows) as raised:
+            embed(tokens, ticket=ticket)
+        assert len(raised.traceback) == depth
+        with ngramstore.open(path, mode="rw") as writer:
+            writer.put([ngram], np.full((1, DIM), 9.0))
+        store.refresh()
+        assert (embed(tokens, ticket=ticket)[0, -1] == 9).all()
 
 
 def test_an_error_on_the_worker_is_raised_in_the_caller(path):

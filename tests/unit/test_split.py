@@ -320,7 +320,7 @@ def test_small_look_ups_stay_in_the_callers_thread(path):
         store.lookup(np.zeros((1, 5000), np.uint32))
 
 
-@pytest.mark.parametrize("threads", [0, -1, 257, "2", 1.5, None])
+@pytest.mark.parametrize("threads", [0, -1, 257, "2", 1.5, None, True])
 def test_other_numbers_of_threads_are_refused(path, threads):
     with pytest.raises(UsageError, match="threads is"):
         ngs.open(path, threads=threads)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +21,7 @@ from ngramstore.mine import Vocabulary, mine_ngrams, open_corpus, train_bpe
 from ngramstore_torch.cli import evaluate as cli_evaluate
 from ngramstore_torch.cli import export as cli_export
 from ngramstore_torch.cli import train as cli_train
+from ngramstore_torch.cli.text import open_text
 from ngramstore_torch.data import corpus as tagged_corpus
 from ngramstore_torch.training import checkpoint
 
@@ -124,7 +126,11 @@ def test_a_run_is_not_overwritten_and_resumes_with_the_same_settings_only(mined,
     first = run(cli_train.command, *options)
     with pytest.raises(UsageError, match="already holds a run"):
         run(cli_train.command, *options)
-    assert run(cli_train.command, *options, "--resume")["held_out"]["nats"] == first["held_out"]["nats"]
+    again = run(cli_train.command, *options, "--resume")
+    assert again["held_out"]["nats"] == first["held_out"]["nats"]
+    assert again["matching"]["share"] is None  # of no time at all
+    shown = CliRunner().invoke(cli_train.command, [str(o) for o in options if o != "--json"] + ["--resume"])
+    assert "nothing was left to train" in shown.stdout and "%" not in shown.stdout
     with pytest.raises(UsageError, match=r"train\.seed = 0, this run asks for 1"):
         run(cli_train.command, *options, "--resume", "--seed", 1)
 
@@ -297,6 +303,19 @@ def test_a_run_resumes_whatever_its_tokenizer_was_called(mined, tmp_path):
         description["data"]["tokenizer_id"] = "0" * 64
     with pytest.raises(UsageError, match=r"data\.tokenizer_id"):
         run(cli_train.command, *options, "--resume")
+
+
+def test_a_tokenizer_that_an_earlier_vocabulary_left_is_not_taken(mined, tmp_path, capsys):
+    """Mined from text, and then from token files under the same name: whose tokenizer is not known."""
+    text = dict.fromkeys(("tokenizer", "cache", "held_out", "dtype", "eos_id"))
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 250, 5000).astype(np.uint16))
+    mine_ngrams(open_corpus(tmp_path / "ids.npy"), work=tmp_path / "work", max_n=3, size=50).save(tmp_path / "v.ngv")
+    stale = tmp_path / "v.ngv.tokenizer.json"
+    stale.write_bytes(Path(mined["--vocab"] + ".tokenizer.json").read_bytes())
+    options = {"documents": "file", "suffixes": (), "errors": "strict", "progress": False}
+    opened = open_text((tmp_path / "ids.npy",), None, tmp_path / "v.ngv", **text, **options)
+    assert opened.corpus.tokenizer is None and opened.corpus.tokenizer_id == ""
+    assert f"{stale} is not what" in capsys.readouterr().err
 
 
 def test_the_tokenizer_is_beside_the_first_checkpoint(mined, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 from helpers import rows_of
+from store_cases import build, some_ngrams, some_rows
 
 import ngramstore as ngs
 from ngramstore.errors import HashCollision, UsageError
@@ -156,3 +157,28 @@ def test_a_lookup_after_each_put_does_not_index_all_that_is_pending(tmp_path, mo
     few, many = indexed(40), indexed(160)
     assert many < 30 * 32 * 160
     assert many < 7 * few
+
+
+def test_a_store_without_tokens_is_flushed_again_and_again(tmp_path):
+    """Each flush joins the changes before it with new ones."""
+    ngrams = some_ngrams(130)
+    base, first, second = ngrams[:50], ngrams[50:90], ngrams[90:]
+    rows = some_rows(130)
+    path = build(tmp_path / "store", base, rows[:50], tokens=False)
+    with ngs.open(path, mode="rw") as store:
+        for step, (changed, stored) in enumerate([(first, 90), (second, 130)]):
+            at = 50 + 40 * step
+            store.put(changed, rows[at : at + 40])
+            store.flush()
+            got, found = store.get(ngrams)
+            assert found.tolist() == [i < stored for i in range(130)]
+            np.testing.assert_array_equal(got[found], rows[:stored])
+            assert len(store) == stored and store.verify() == []
+        store.delete(ngrams[48:53])
+        store.flush()
+        for _ in range(2):
+            got, found = store.get(ngrams)
+            assert np.flatnonzero(~found).tolist() == list(range(48, 53))
+            np.testing.assert_array_equal(got[found], rows[found])
+            assert store.verify() == []
+            store.compact()

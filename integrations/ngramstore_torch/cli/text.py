@@ -75,9 +75,8 @@ def open_text(
         raise UsageError(f"{', '.join(given)} with --shards", hint="they say how to read text; shards are read already")
     vocabulary = None if vocab is None else Vocabulary.load(vocab)
     is_given = tokenizer is not None
-    if tokenizer is None and vocab is not None:
-        beside = vocab.with_name(vocab.name + ".tokenizer.json")
-        tokenizer = str(beside) if beside.exists() else None
+    if tokenizer is None and vocab is not None and vocabulary is not None:
+        tokenizer = _beside(vocab, vocabulary.tokenizer_id)
     if shards is not None:
         corpus = _with_tokenizer(TokenShards.load(shards), tokenizer, is_given)
     else:
@@ -99,6 +98,19 @@ def open_text(
     if vocabulary is not None and held_out:
         _note_what_was_mined(str(vocab), vocabulary, corpus, held_out)
     return Text(corpus, vocabulary, held_out)
+
+
+def _beside(vocab: Path, tokenizer_id: str) -> str | None:
+    """The tokenizer that `mine` left beside a vocabulary, and not one that an earlier vocabulary of that name left there."""
+    from ngramstore.mine import load_tokenizer
+
+    path = vocab.with_name(vocab.name + ".tokenizer.json")
+    if not path.exists():
+        return None
+    if load_tokenizer(path).id != tokenizer_id:
+        say(f"note: {path} is not what {vocab} was mined with, and is left alone; --tokenizer names another")
+        return None
+    return str(path)
 
 
 def _note_what_was_mined(vocab: str, vocabulary: Vocabulary, corpus: TokenShards, held_out: float) -> None:

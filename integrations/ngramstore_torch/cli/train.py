@@ -208,7 +208,7 @@ def _answer(
             "tag_seconds": tag_seconds,
             "batch_seconds": result.batch_seconds,
             "train_seconds": result.seconds,
-            "share": (tag_seconds + result.batch_seconds) / max(result.seconds, 1e-9),
+            "share": (tag_seconds + result.batch_seconds) / result.seconds if result.tokens else None,
         },
     }
 
@@ -222,6 +222,9 @@ def _show(answer: dict[str, Any], with_fgrams: bool) -> None:
         click.echo(
             f"held out        {held['nats']:.4f} nats, perplexity {held['perplexity']:.2f}, {held['num_tokens']:,} tokens"
         )
+    if matching["share"] is None:
+        click.echo("nothing was left to train")
+        return
     click.echo(f"speed           {answer['tokens_per_second']:,.0f} tokens/s")
     if with_fgrams:
         click.echo(

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from ngramstore.errors import UsageError
 from ngramstore_torch.serving.history import NGramHistory
-from ngramstore_torch.serving.module import HOST_DTYPES, StoreModule, width_of
+from ngramstore_torch.serving.module import HOST_DTYPES, StoreModule
 from ngramstore_torch.serving.prefetch import LookUp, lookup_into
+from ngramstore_torch.serving.tensors import width_of
 
 _FEW = 64
 """Positions of which all get T's vector, and some a row after that: choosing those without a row first would take longer."""

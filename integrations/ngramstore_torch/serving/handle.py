@@ -13,10 +13,12 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import ngramstore
+from ngramstore.errors import UsageError
 
+_Tasks: TypeAlias = "queue.SimpleQueue[Callable[[], None] | None]"
 _NUM_THREADS = 2  # one may be stuck in a slow read while the other serves
 
 
@@ -27,7 +29,7 @@ class StoreHandle:
         self._store = store
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._queue: _Tasks | None = None
 
     def store(self) -> Any:
         """The open store; in a forked child it is opened there. Raises StaleStore, NotAStore, .. as opening does."""
@@ -40,12 +42,23 @@ class StoreHandle:
         self.store()  # a fork has no threads: notice it
         with self._lock:
             if self._queue is None:
-                self._queue = queue.SimpleQueue()
-                for number in range(_NUM_THREADS):
-                    name = f"ngramstore-lookup-{number}"
-                    threading.Thread(target=_work, args=(self._queue,), name=name, daemon=True).start()
-                weakref.finalize(self, _stop, self._queue)
+                self._queue = self._with_workers(queue.SimpleQueue())
         self._queue.put(work)
+
+    def _with_workers(self, tasks: _Tasks) -> _Tasks:
+        """The queue, with one thread at least that works it off. UsageError where the system gives none."""
+        weakref.finalize(self, _stop, tasks)
+        for number in range(_NUM_THREADS):
+            name = f"ngramstore-lookup-{number}"
+            try:
+                threading.Thread(target=_work, args=(tasks,), name=name, daemon=True).start()
+            except RuntimeError as error:
+                if number == 0:
+                    raise UsageError(
+                        f"no thread for look-ups: {error}",
+                        hint="raise the limit of threads (`ulimit -u`), or look up without tickets and timeout_s",
+                    ) from error
+        return tasks
 
     def _reopen(self) -> None:
         inherited = self._store
@@ -68,12 +81,12 @@ class StoreHandle:
         return StoreHandle, (self.store(),)
 
 
-def _work(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+def _work(tasks: _Tasks) -> None:
     while (work := tasks.get()) is not None:
         work()
         del work  # or its buffers would live until the next task
 
 
-def _stop(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+def _stop(tasks: _Tasks) -> None:
     for _ in range(_NUM_THREADS):
         tasks.put(None)

@@ -143,17 +143,18 @@ class NGramHistory:
         self._end += 1
         self._num_more += 1
 
-    def truncate(self, count: int | np.ndarray) -> None:
-        """Take back the last tokens: a number for all sequences, or (B,) numbers. Speculative decoding rolls back so.
+    def truncate(self, count: Any) -> None:
+        """Take back the last tokens: a number for all sequences, or (B,) numbers in an array or a tensor.
 
         Raises UsageError for more tokens than there are, or where the tokens before them are not held any more.
         """
-        count_B = np.asarray(count)
+        count_B = np.asarray(count.detach().cpu() if hasattr(count, "detach") else count)
         if count_B.shape not in ((), (self.batch_size,)):
             raise UsageError(f"truncate by {count}: this history holds {self.batch_size} sequences")
         count_B = np.broadcast_to(count_B, (self.batch_size,))
         if count_B.dtype.kind not in "iu" or (count_B < 0).any() or (count_B > self._num_B).any():
             raise UsageError(f"truncate by {count}, the sequences have {self._num_B.tolist()} tokens")
+        count_B = count_B.astype(np.int64)
         held_B = (self._room > 0).sum(1)
         left_B = self._num_B - count_B
         if (held_B - count_B < np.minimum(left_B, self.max_n - 1)).any():

@@ -43,6 +43,8 @@ def generate_served(
     room = decoder.config.max_positions
     if not len(prompt) or max_new_tokens < 1:
         raise UsageError(f"{len(prompt)} prompt tokens and {max_new_tokens} new ones: both are at least 1")
+    if chunk < 1 or candidates < 0:
+        raise UsageError(f"chunk={chunk}, candidates={candidates}", hint="chunk is at least 1, candidates at least 0")
     require_room(len(prompt), max_new_tokens, room)
     check_sampling(temperature, top_k)
     require_ids(np.asarray(prompt), decoder.config.vocab_size, "the tokens of the prompt")

@@ -20,8 +20,9 @@ from ngramstore.errors import StaleStore, UsageError
 from ngramstore_torch.serving.dequantize import dequantize, saves_transfer
 from ngramstore_torch.serving.handle import StoreHandle
 from ngramstore_torch.serving.history import NGramHistory, Windows
-from ngramstore_torch.serving.prefetch import LookUp, Ticket, candidate_windows, check_timeout
+from ngramstore_torch.serving.prefetch import LookUp, Ticket, candidate_windows, check_timeout, rows_of
 from ngramstore_torch.serving.stats import ServingStats
+from ngramstore_torch.serving.tensors import on_host, require_floats
 
 HOST_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Types that the store writes itself; others are made from float32."""
@@ -41,6 +42,8 @@ class StoreModule(nn.Module, ABC):
     def __init__(self, store: Any, token_embedding: nn.Module | None, max_n: int, timeout_s: float | None) -> None:
         super().__init__()
         check_timeout(timeout_s)
+        if token_embedding is not None:
+            require_floats(token_embedding)
         self.handle = StoreHandle(store)
         self.token_embedding = token_embedding
         self.timeout_s = timeout_s
@@ -93,12 +96,16 @@ class StoreModule(nn.Module, ABC):
     ) -> Ticket:
         """Start fetching the rows of tokens (B, T) on a worker thread; hand the ticket to `forward` with the same arguments.
 
-        The history is read, not changed. timeout_s: how long `forward` waits at most before it raises LookupTimeout.
+        The history is read, not changed. timeout_s: how long `forward` waits at most before it raises LookupTimeout; a ticket
+        that is not waited for any more is to be cancelled then. Rows of a store that is open for changes (mode="rw") are looked
+        up again by `forward`, since what has changed meanwhile counts at once.
         """
         check_timeout(timeout_s)
         windows = self._windows(on_host(tokens_BT), history, attention_mask, starts)
         self.stats.count(tickets=1)
-        return Ticket(self.handle, self._look_up(), windows, self._buffer(windows), timeout_s)
+        return Ticket(
+            self.handle, self._look_up(), windows, self._buffer(windows), timeout_s, question=self._question()
+        )
 
     def prefetch_candidates(self, candidates_BC: Tensor, history: NGramHistory) -> Ticket | None:
         """Bring what the likely next tokens (B, C) would need into the row cache while the step runs.
@@ -145,6 +152,10 @@ class StoreModule(nn.Module, ABC):
     @abstractmethod
     def _look_up(self) -> LookUp:
         """(store, windows, CPU tensor to fill) -> lengths (B, T) u8. A worker thread may call it; it changes nothing here."""
+
+    def _question(self) -> tuple[Any, ...]:
+        """What rows a look-up here reads, and in which form: a ticket of an embedding with another question is refused."""
+        return self.handle, self._row_dtype() == torch.uint8
 
     def _row_shape(self) -> tuple[int, ...]:
         """Rows of one position: () for one, (J,) for several."""
@@ -195,7 +206,7 @@ class StoreModule(nn.Module, ABC):
             found_BT = np.take_along_axis(found_BT, place_BT, 1) & (windows.place_BT >= 0)
             index = torch.from_numpy(place_BT).to(rows.device).view(*place_BT.shape, *[1] * (rows.ndim - 2))
             rows = rows.gather(1, index.expand(rows.shape))
-        made = self._mixed(tokens_BT, rows, found_BT, num_found)
+        made = self._mixed(tokens_BT.to(rows.device), rows, found_BT, num_found)
         if history is not None:
             history.push(ids_BT, attention_mask, starts)  # last: T may refuse a token
         return made
@@ -246,13 +257,13 @@ class StoreModule(nn.Module, ABC):
         store = self.store
         try:
             if ticket is not None:
-                if not ticket.answers(windows):
+                if not ticket.answers(self._question(), windows):
                     raise UsageError(
-                        "the ticket was made for other tokens",
-                        hint="hand it over with the tokens, mask and history that `prefetch` was given",
+                        "the ticket was made for other tokens, or by another embedding",
+                        hint="hand it over with the tokens, mask and history that `prefetch` was given, to the same embedding",
                     )
-                made = None if ticket.is_lost else ticket.wait()
-                if made is not None and ticket.generation == store.generation and ticket.take():
+                made = rows_of(ticket, store)
+                if made is not None and ticket.take():
                     rows, lengths_BT = made
                     self.stats.count(tickets_used=1)
                 else:
@@ -264,24 +275,25 @@ class StoreModule(nn.Module, ABC):
                     lengths_BT = self._look_up()(store, windows, rows)
                 else:
                     frozen = Windows(windows.tokens_BS.copy(), windows.room_BT.copy())
-                    rows, lengths_BT = Ticket(self.handle, self._look_up(), frozen, rows, self.timeout_s).wait()
+                    rows, lengths_BT = self._in_time(frozen, rows, self.timeout_s)
         except TimeoutError:
             self.stats.count(timeouts=1)
             raise
+        return self._moved(rows), lengths_BT
+
+    def _in_time(self, windows: Windows, rows: Tensor, timeout_s: float) -> tuple[Tensor, np.ndarray]:
+        ticket = Ticket(self.handle, self._look_up(), windows, rows, timeout_s)
+        try:
+            return ticket.wait()
+        except BaseException:
+            ticket.cancel()
+            raise
+
+    def _moved(self, rows: Tensor) -> Tensor:
+        """Rows where T lives, and in the type that is wanted."""
         device, dtype = self._like_weight().device, self._row_dtype()
         if device.type != "cpu":
             rows = rows.to(device, non_blocking=True)
         if rows.dtype == torch.uint8 != dtype:
-            rows = dequantize(store.spec.codec, rows.flatten(0, -2), dtype).unflatten(0, rows.shape[:-1])
-        return rows if rows.dtype == dtype else rows.to(dtype), lengths_BT
-
-
-def width_of(token_embedding: nn.Module) -> int:
-    """Width of T's vectors."""
-    weight: Any = token_embedding.weight
-    return int(weight.shape[1])
-
-
-def on_host(tokens_BT: Tensor) -> np.ndarray:
-    """Ids as a numpy array; from an accelerator this waits for it."""
-    return (tokens_BT if tokens_BT.device.type == "cpu" else tokens_BT.cpu()).detach().numpy()
+            rows = dequantize(self.store.spec.codec, rows.flatten(0, -2), dtype).unflatten(0, rows.shape[:-1])
+        return rows if rows.dtype == dtype else rows.to(dtype)

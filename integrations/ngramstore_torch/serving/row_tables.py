@@ -18,9 +18,10 @@ from ngramstore.errors import UsageError
 from ngramstore.keys import Keys, keys_from_spec
 from ngramstore_torch.serving.dequantize import CODED, codes_and_scales
 from ngramstore_torch.serving.history import Windows
-from ngramstore_torch.serving.module import StoreModule, width_of
+from ngramstore_torch.serving.module import StoreModule
 from ngramstore_torch.serving.prefetch import LookUp
 from ngramstore_torch.serving.row_hashes import KeysHash, OverEncodingHash, RowHash, TrainedTableHash
+from ngramstore_torch.serving.tensors import width_of
 
 __all__ = ["KeysHash", "OverEncodingHash", "RowHash", "RowTableEmbedding", "TrainedTableHash"]
 
@@ -88,6 +89,10 @@ class RowTableEmbedding(StoreModule):
             return _rows_into(store, hasher.rows(windows), rows)
 
         return rows_into
+
+    def _question(self) -> tuple[Any, ...]:
+        spec = getattr(self.hasher, "spec", None)
+        return *super()._question(), id(self.hasher) if spec is None else spec()
 
     def _row_shape(self) -> tuple[int, ...]:
         return (self.hasher.rows_per_token,)

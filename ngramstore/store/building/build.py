@@ -24,19 +24,21 @@ from numpy.typing import ArrayLike
 import ngramstore
 from ngramstore.codec import compress
 from ngramstore.errors import StoreClosed, UsageError, WrongProcess
-from ngramstore.files import WriterLock, clear_errors, make_directory, publish, remove, require_space
+from ngramstore.files import clear_errors, make_directory, publish, remove, require_space
 from ngramstore.hashing import ngram_ids
 from ngramstore.layout import MAX_ROW_BYTES
+from ngramstore.options import checked_threads, choose
 from ngramstore.store.building.directory import claim_directory, clear_directory
 from ngramstore.store.building.memory import default_memory_bytes
 from ngramstore.store.building.packing import Packing, needed_bytes
 from ngramstore.store.building.runs import RunSorter
-from ngramstore.store.building.spec import checked_memory_bytes, checked_spec, checked_threads, choose
+from ngramstore.store.building.spec import checked_memory_bytes, checked_spec
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
 from ngramstore.store.layers.names import RUNS_NAME
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.stages import Stages
 from ngramstore.windows import Ngrams, as_array, as_integers, as_ngrams, blank_from
+from ngramstore.writer_lock import WriterLock
 
 _log = logging.getLogger("ngramstore")
 _ENCODE_BYTES = 1 << 20  # floats of one call from here on are encoded in threads
@@ -80,8 +82,7 @@ class Builder:
         choose("duplicates", duplicates, ("error", "last"))
         if self.spec.codec.row_bytes > MAX_ROW_BYTES:
             raise UsageError(f"a row takes {self.spec.codec.row_bytes:,} bytes, at most {MAX_ROW_BYTES:,} are possible")
-        if compression == "zstd" and self.spec.codec.row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
-            raise UsageError(f"rows of {self.spec.codec.row_bytes:,} bytes cannot be compressed; 65,535 is the limit")
+        compress.refuse_too_long(compression, self.spec.codec.row_bytes)
         self._memory_bytes = checked_memory_bytes(default_memory_bytes() if memory_bytes is None else memory_bytes)
         self._threads = checked_threads(default_threads() if threads is None else threads)
         self.path = Path(path).absolute()  # the build goes on wherever the process changes to

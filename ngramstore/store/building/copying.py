@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngramstore.errors import UsageError
-from ngramstore.files import WriterLock, clear_errors, make_directory, publish, remove, remove_if_possible
+from ngramstore.files import clear_errors, make_directory, publish, remove, remove_if_possible
 from ngramstore.store.building.directory import clear_directory
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
+from ngramstore.writer_lock import WriterLock
 
 _log = logging.getLogger("ngramstore")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from ngramstore.store.building.runs import RunSorter
 from ngramstore.store.layers.index import Index
 from ngramstore.store.layers.layer import LayerWriter, layer_bytes
 from ngramstore.store.layers.manifest import BUILDING_NAME, Manifest, Spec
-from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME
+from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME, numbered
 from ngramstore.store.layers.rows_writer import CHUNK_BYTES
 from ngramstore.store.layers.stages import Stages
 from ngramstore.store.layers.suffixes import suffixes_are_stored
 
 _SAMPLE_ROWS = 4096
-_UNCACHED_BYTES = 64 << 20  # rows files from here on are written past the page cache
+_UNCACHED_FROM_BYTES = 64 << 20  # rows files from here on do not stay in the page cache
 _CHUNKS = 64  # shares of the memory budget that packing works in
 _MIN_CHUNK_BYTES = 64 << 10
 
@@ -81,7 +81,7 @@ class Packing:
             dictionary=dictionary,
             window_log=window_log,
             threads=self.threads,
-            is_uncached=packed_bytes >= _UNCACHED_BYTES,
+            is_uncached=packed_bytes >= _UNCACHED_FROM_BYTES,
             chunk_bytes=max(_MIN_CHUNK_BYTES, min(CHUNK_BYTES, self.memory_bytes // _CHUNKS)),
             stages=stages,
         )
@@ -101,7 +101,7 @@ class Packing:
                 num_rows=num_rows,
                 length_counts=tuple(writer.length_counts.tolist()) if spec.is_ngram else (),
                 suffix_closed=False,
-                journal="journal-000001",
+                journal=numbered("journal", 1),
             )
             base = writer.finish(manifest.stamp(1))
         finally:
@@ -110,7 +110,7 @@ class Packing:
             is_closed = self._is_suffix_closed(base, manifest)
         with stages.timed("publish"):
             fsync_directory(self.path)
-            manifest.next(generation=1, base=base, suffix_closed=is_closed).write(self.path)
+            replace(manifest, base=base, suffix_closed=is_closed).write(self.path)
             remove_if_possible(self.path / RUNS_NAME, only=RUN_FILE)
             remove_if_possible(self.path / BUILDING_NAME)
 
@@ -119,11 +119,8 @@ class Packing:
         row_bytes = self.spec.codec.row_bytes
         if self.compression == "none" or row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
             return None, 0
-        sample = self._sample(num_rows)
-        dictionary = compress.train_dictionary(sample[::2])
-        window_log = compress.window_log_for(sample[1::2], dictionary)
-        is_worth_it = compress.saving(sample[1::2], dictionary, window_log) >= compress.WORTH_SAVING
-        return dictionary if is_worth_it or self.compression == "zstd" else None, window_log
+        trial = compress.trial(self._sample(num_rows))
+        return trial.chosen(self.compression), trial.window_log
 
     def _sample(self, num_rows: int) -> np.ndarray:
         """The first rows in ID order: IDs are hashes, so that is a random choice, and the same for any order of adding."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ngramstore.errors import FormatError, MissingExtra, UsageError
-from ngramstore.store.building.safetensors_header import STORED, read_safetensors_header
+from ngramstore.store.building.safetensors_header import STORED, read_safetensors_header, types_of_tensors
 
 _NAMES = {np.dtype(stored): name for name, stored in reversed(STORED.items()) if name[:2] not in ("BF", "F8")}
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -89,6 +89,8 @@ def open_table(path: str | os.PathLike[str], tensor: str | None = None, *, may_b
         return _matrix(str(path), _NAMES[array.dtype], array, may_be_vector)
     if path.suffix == ".safetensors":
         tensors = read_safetensors_header(path)
+        if tensor is not None and tensor not in tensors:
+            _require_known(path, tensor)
         name = _choose(path, tensor, {name: entry.shape for name, entry in tensors.items()})
         entry = tensors[name]
         shape = _shape(f"{path}: {name}", entry.shape, may_be_vector)
@@ -99,6 +101,13 @@ def open_table(path: str | os.PathLike[str], tensor: str | None = None, *, may_b
         f"{path}: rows in files of this kind cannot be read",
         hint=f"they may be .safetensors, .npy, or PyTorch's {', '.join(_CHECKPOINTS)}",
     )
+
+
+def _require_known(path: Path, tensor: str) -> None:
+    """UsageError for a tensor that is in a safetensors file, of a type that is not read."""
+    dtype = types_of_tensors(path).get(tensor)
+    if dtype is not None and dtype not in STORED:
+        raise UsageError(f"{path}: {tensor} holds {dtype}", hint=f"types that are read: {', '.join(STORED)}")
 
 
 def map_npy(path: Path) -> np.ndarray:
@@ -127,6 +136,8 @@ def _open_checkpoint(path: Path, tensor: str | None, may_be_vector: bool) -> Tab
     name = _choose(path, tensor, {name: tuple(value.shape) for name, value in tensors.items()})
     value = tensors[name].detach()
     views = {torch.bfloat16: ("BF16", torch.int16), torch.float8_e4m3fn: ("F8_E4M3", torch.uint8)}
+    if hasattr(torch, "float8_e8m0fnu"):  # since 2.7
+        views[torch.float8_e8m0fnu] = ("F8_E8M0", torch.uint8)
     if value.dtype in views:
         dtype, as_type = views[value.dtype]
         return _matrix(f"{path}: {name}", dtype, value.view(as_type).numpy().view(STORED[dtype]), may_be_vector)

@@ -170,7 +170,8 @@ class _Run:
 
     @classmethod
     def write(cls, stem: Path, batches: Iterator[ScatteredBatch]) -> _Run:
-        """Spill sorted batches. Not made durable: a build that dies starts anew."""
+        """Spill sorted batches. A build that dies starts anew; files are synced since only that tells of writes that failed later,
+        and rows read back wrong would be stored under good checksums."""
         columns = {name: FileWriter(stem.with_suffix(f".{name}")) for name in ("ids", "rows", "tokens", "lengths")}
         num_rows, row_bytes, max_n = 0, 0, 0
         gathered = np.empty(0, np.uint8)
@@ -188,7 +189,7 @@ class _Run:
                 columns["lengths"].write(batch.lengths)
                 num_rows += len(batch)
             for writer in columns.values():
-                writer.flush()
+                writer.finish()
         finally:
             for writer in columns.values():
                 writer.close()

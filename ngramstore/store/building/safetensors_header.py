@@ -43,23 +43,33 @@ class TensorEntry:
 
 def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
     """Name -> place of every tensor whose type we know; any bytes at all give that or a FormatError."""
+    text, size = _header_of(path)
+    try:
+        entries = {
+            name: _tensor_entry(name, value, 8 + len(text), size)
+            for name, value in json.loads(text).items()
+            if name != "__metadata__" and value["dtype"] in STORED
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{path}: the safetensors header does not say what it must: {error!r:.200}") from error
+    return entries
+
+
+def types_of_tensors(path: Path) -> dict[str, str]:
+    """Name -> type of every tensor, as safetensors names types, of a file whose header `read_safetensors_header` has read."""
+    text, _ = _header_of(path)
+    return {name: str(value["dtype"]) for name, value in json.loads(text).items() if name != "__metadata__"}
+
+
+def _header_of(path: Path) -> tuple[bytes, int]:
+    """The header's JSON, and the bytes of the whole file."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(8)
         header_bytes = int.from_bytes(head, "little")
         if len(head) < 8 or not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, size - 8):
             raise FormatError(f"{path} is not a safetensors file: a header of {header_bytes:,} bytes in {size:,}")
-        text = file.read(header_bytes)
-    try:
-        header = json.loads(text)
-        entries = {
-            name: _tensor_entry(name, value, 8 + header_bytes, size)
-            for name, value in header.items()
-            if name != "__metadata__" and value["dtype"] in STORED
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{path}: the safetensors header does not say what it must: {error!r:.200}") from error
-    return entries
+        return file.read(header_bytes), size
 
 
 def _tensor_entry(name: str, value: dict[str, Any], data_at: int, file_bytes: int) -> TensorEntry:

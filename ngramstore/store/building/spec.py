@@ -11,6 +11,7 @@ import numpy as np
 from ngramstore.codec.quantize import codec_from_spec
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
+from ngramstore.options import choose, is_whole
 from ngramstore.store.layers.manifest import ADDRESSINGS, MAX_METADATA_BYTES, Spec
 
 _MAX_MEMORY_BYTES = 1 << 48  # no machine has more
@@ -66,21 +67,3 @@ def checked_memory_bytes(memory_bytes: Any) -> int:
     if not is_whole(memory_bytes) or not 1 <= memory_bytes <= _MAX_MEMORY_BYTES:
         raise UsageError(f"memory_bytes is {memory_bytes!r}", hint="give a number of bytes, such as 1 << 30")
     return int(memory_bytes)
-
-
-def checked_threads(threads: Any) -> int:
-    """A number of threads, or UsageError."""
-    if not is_whole(threads) or not 1 <= threads <= 256:
-        raise UsageError(f"threads is {threads!r}", hint="give a number from 1 to 256")
-    return int(threads)
-
-
-def is_whole(value: Any) -> bool:
-    """A Python or numpy integer, and no bool."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def choose(name: str, value: str, known: tuple[str, ...]) -> None:
-    """UsageError unless `value` is one of those known."""
-    if value not in known:
-        raise UsageError(f"{name} is {value!r}", hint=f"choose one of {', '.join(known)}")

@@ -8,11 +8,11 @@ Shapes: M rows of a batch, B bytes of an encoded row.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-import ngramstore
 from ngramstore.codec.compress import with_window_log
 from ngramstore.errors import DamagedRows, DamagedStore
 from ngramstore.files import require_space
@@ -59,16 +59,8 @@ def write_base(view: View, *, progress: bool = False) -> Manifest:
         base = writer.finish(manifest.stamp(generation))
     finally:
         writer.close()
-    published = manifest.next(
-        base=base,
-        base_generation=generation,
-        overlay=None,
-        tombstones=None,
-        overlay_generation=generation,
-        journal=f"journal-{generation:06d}",
-        release=ngramstore.__version__,
-    )
-    return published.next(generation=generation, suffix_closed=is_suffix_closed(directory, published))
+    published = manifest.with_base(base)
+    return replace(published, suffix_closed=is_suffix_closed(directory, published))
 
 
 def _refuse_impossible_count(view: View) -> None:

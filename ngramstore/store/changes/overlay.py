@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-import ngramstore
 from ngramstore.files import require_space
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.changes.collisions import are_equal, published_ngrams
@@ -23,6 +22,7 @@ from ngramstore.store.layers.layer import Batch, LayerWriter, layer_bytes
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Manifest
 from ngramstore.store.layers.merge import is_in, merged, without
+from ngramstore.store.layers.names import numbered
 from ngramstore.store.view import View
 
 
@@ -46,8 +46,7 @@ def write_overlay(view: View, journal: Journal) -> Manifest:
         num_rows=manifest.num_rows + int(counts.sum()),
         length_counts=tuple(int(old + new) for old, new in zip(manifest.length_counts, counts, strict=False)),
         suffix_closed=manifest.suffix_closed and is_same_set,
-        journal=f"journal-{generation:06d}",
-        release=ngramstore.__version__,
+        journal=numbered("journal", generation),
     )
 
 
@@ -94,7 +93,7 @@ def _write_puts(view: View, journal: Journal, changed: np.ndarray, num_puts: int
 def _write_tombstones(view: View, ids: np.ndarray, stamp: FileStamp) -> FileEntry:
     builder = IndexBuilder(IndexPlan(len(ids), is_keyed=True, is_sized=False))
     builder.add(ids)
-    return builder.write(view.directory / f"tombstones-{stamp.generation:06d}.index", stamp)
+    return builder.write(view.directory / f"{numbered('tombstones', stamp.generation)}.index", stamp)
 
 
 def _puts(chunks: Iterator[Changes], width: int) -> Iterator[Batch]:

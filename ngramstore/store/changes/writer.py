@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import NgramStoreError, UsageError
-from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible
+from ngramstore.files import clear_errors, fsync_directory, remove_if_possible
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.store.changes.collisions import last_of_each, refuse_collisions
 from ngramstore.store.changes.compaction import write_base
@@ -29,6 +29,7 @@ from ngramstore.store.layers.in_use import remove_unless_read
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, Manifest, read_manifest
 from ngramstore.store.layers.names import DATA_FILE, RUN_FILE, RUNS_NAME
 from ngramstore.store.view import View
+from ngramstore.writer_lock import WriterLock
 
 _log = logging.getLogger("ngramstore")
 _LEFT_OVER = {RUNS_NAME: RUN_FILE, BUILDING_NAME: None, "MANIFEST.tmp": None}

@@ -115,10 +115,11 @@ def _tensors_of(
     if isinstance(keys, EngramKeys):
         stem = rf"layers\.{layer}\.engram\.embed"
         weight = _must_find(directory, tensors, rf"{stem}\.weight")
-        found = _find(tensors, rf"{stem}\.scale")
-        if weight.entry.dtype == "F8_E4M3" and not found:
+        if weight.entry.dtype != "F8_E4M3":
+            return [weight], [], None
+        if not _find(tensors, rf"{stem}\.scale"):
             raise UsageError(f"{directory}: {weight} has no scales", hint=f"expected a tensor {stem}.scale beside it")
-        return [weight], found[:1] if weight.entry.dtype == "F8_E4M3" else [], None
+        return [weight], [_must_find(directory, tensors, rf"{stem}\.scale")], None
     if isinstance(keys, LongcatKeys):
         return [_must_find(directory, tensors, rf"ngram_embeddings\.{re.escape(table.name)}\.weight")], [], None
     stem = rf"layers\.{layer}\.ple\.ple_embedding\.ngram_embedding"
@@ -131,9 +132,14 @@ def _tensors_of(
 
 def _shards(directory: Path, stem: str, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> list[Tensor]:
     """The shards of a table in the order of their numbers, whatever the order of files; or its one tensor."""
-    numbered = {}
+    numbered: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
         found = re.fullmatch(rf"(?:.*\.)?{stem}\.shard_(\d+)\.weight", name)
+        if found and int(found[1]) in numbered:
+            raise UsageError(
+                f"{directory}: {numbered[int(found[1])]} and {tensor} are both shard {int(found[1])}",
+                hint="leave the files of one model in the directory",
+            )
         if found:
             numbered[int(found[1])] = tensor
     if not numbered:

@@ -22,7 +22,6 @@ from ngramstore.codec import compress
 from ngramstore.codec.quantize import Codec, codec_from_spec
 from ngramstore.errors import UsageError
 from ngramstore.files import (
-    WriterLock,
     clear_errors,
     fsync_directory,
     publish,
@@ -31,6 +30,7 @@ from ngramstore.files import (
     require_space,
 )
 from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.options import choose
 from ngramstore.store.building.directory import claim_directory, clear_directory
 from ngramstore.store.imports.checkpoint import Checkpoint, read_checkpoint
 from ngramstore.store.imports.conversion import another_one, conversion_of, is_changed
@@ -43,7 +43,8 @@ from ngramstore.store.layers.index_builder import IndexBuilder, scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, Manifest, Spec
-from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME
+from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME, numbered
+from ngramstore.writer_lock import WriterLock
 
 _CHUNK_BYTES = 16 << 20
 _WORK = b"import\n"  # in BUILDING: which command goes on
@@ -76,16 +77,14 @@ def import_checkpoint(
         raise UsageError(f"codec={codec!r} without pack", hint="rows in place keep their codec; add pack=True (--pack)")
     if pack and checksums:
         raise UsageError("checksums with pack", hint="packed rows are under checksums anyway")
-    if compression not in ("auto", "none", "zstd"):
-        raise UsageError(f"compression is {compression!r}", hint="choose one of auto, none, zstd")
+    choose("compression", compression, ("auto", "none", "zstd"))
     if compression != "auto" and not pack:
         raise UsageError(
             f"compression={compression!r} without pack", hint="rows in place stay as they are; add pack=True (--pack)"
         )
     found = read_checkpoint(Path(checkpoint), tokenizer=tokenizer, token_map=token_map)
     target = found.codec if codec is None else codec_from_spec(codec, found.codec.dim)
-    if compression == "zstd" and target.row_bytes > compress.MAX_COMPRESSED_ROW_BYTES:
-        raise UsageError(f"rows of {target.row_bytes:,} bytes cannot be compressed; 65,535 is the limit")
+    compress.refuse_too_long(compression, target.row_bytes)
     out = Path(path).absolute()
     job = _Import(found, target, out, compression, progress)
     claim_directory(out, restart or (pack and job.may_take_over()))
@@ -133,7 +132,7 @@ class _Import:
         )
         digests = "".join(source.header_digest + source.sample_digest for source in self._entry.sources)
         self._identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"ngramstore:{digests}:{target.spec()}:{compression}"))
-        self._rows_path = out / "base-000001.rows"
+        self._rows_path = out / f"{numbered('base', 1)}.rows"
         self._resumed_rows = 0
         self._is_refused = False
 
@@ -179,13 +178,10 @@ class _Import:
         stored = [source.read_encoded(first, count) for first, count in places]
         sample = np.concatenate([self._recoded(rows, first) for rows, (first, _) in zip(stored, places, strict=True)])
         error = error_of(np.concatenate(stored), self._found.codec, sample, self._target)
-        dictionary = compress.train_dictionary(sample[::2]) if sample.shape[1] < 1 << 16 else b""
-        window_log = compress.window_log_for(sample[1::2], dictionary)
-        saves = compress.saving(sample[1::2], dictionary, window_log) if sample.shape[1] < 1 << 16 else 0.0
+        trial = compress.trial(sample)
         base: LayerEntry | ExternalEntry
         if pack:
-            use = self._compression == "zstd" or (self._compression == "auto" and saves >= compress.WORTH_SAVING)
-            base = self._pack(source, dictionary if use else None, window_log)
+            base = self._pack(source, trial.chosen(self._compression), trial.window_log)
         else:
             base = self._entry
             if checksums:
@@ -201,7 +197,7 @@ class _Import:
             num_rows=self._entry.num_rows,
             length_counts=(),
             suffix_closed=False,
-            journal="journal-000001",
+            journal=numbered("journal", 1),
         )
         fsync_directory(self._out)
         manifest.write(self._out)
@@ -215,7 +211,7 @@ class _Import:
             is_in_place=not pack,
             is_checked=pack or checksums,
             disk_bytes=sum(file.file_bytes for file in base.files),
-            zstd_saves=saves,
+            zstd_saves=trial.saving,
             is_compressed=base.is_compressed,
             resumed_rows=self._resumed_rows,
             **error,
@@ -252,7 +248,7 @@ class _Import:
     def _sums(self, source: ExternalLayer) -> Any:
         require_space(self._out, source.num_rows * CHECKSUM_BYTES, "the checksums of the rows")
         rows = (rows for _, rows in self._chunks(source, "checksums"))
-        return write_sums(self._out / "base-000001.sums", self._stamp, rows)
+        return write_sums(self._out / f"{numbered('base', 1)}.sums", self._stamp, rows)
 
     def _pack(self, source: ExternalLayer, dictionary: bytes | None, window_log: int) -> LayerEntry:
         stored = self._target.row_bytes + CHECKSUM_BYTES

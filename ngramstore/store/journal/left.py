@@ -15,9 +15,9 @@ from ngramstore.errors import DamagedJournal, FormatError, NgramStoreError
 from ngramstore.files import fsync_directory, remove_if_possible, rename
 from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.layers.manifest import Manifest
+from ngramstore.store.layers.names import JOURNAL
 
 _log = logging.getLogger("ngramstore")
-_JOURNAL = re.compile(r"journal-([0-9]{6,20})")
 _SALVAGED = re.compile(r"journal-[0-9]{6,20}\.salvage-[a-z0-9_]+")
 _BEFORE_ACK = re.compile(
     r"ACK\.tmp|CURRENT|IDENTITY|LOCK|LOG(\.old\.[0-9]+)?|(MANIFEST|OPTIONS)-[0-9]{6,20}(\.dbtmp)?|rocksdict-config\.json"
@@ -48,7 +48,7 @@ def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) ->
 
 def is_journal(path: Path) -> bool:
     """Whether that is one of ours: named like one, and with ACK or nothing but files of RocksDB. Others name directories so too."""
-    if not _JOURNAL.fullmatch(path.name):
+    if not JOURNAL.fullmatch(path.name):
         return False
     try:
         names = os.listdir(path)
@@ -80,7 +80,7 @@ def refuse_later_journals(directory: Path, manifest: Manifest) -> None:
     Raises UsageError where one is kept from us.
     """
     for name in sorted(os.listdir(directory)):
-        found = _JOURNAL.fullmatch(name)
+        found = JOURNAL.fullmatch(name)
         if found is None or int(found[1]) <= int(manifest.journal.partition("-")[2]):
             continue
         if not (directory / name / ACK_NAME).exists():

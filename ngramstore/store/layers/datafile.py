@@ -174,7 +174,7 @@ class DataFile(OwnsFd):
         page = read_exactly(self.fd, PAGE_BYTES, 0, self.path)
         self.header = check_header(page, layout, kind, self.path)
         for what, got, wanted in (
-            ("header checksum", _CRC.unpack(page[-4:])[0], entry.header_crc),
+            ("header checksum", header_crc(page), entry.header_crc),
             ("store identity", self.header["identity"], stamp.identity),
             ("generation", self.header["generation"], stamp.generation),
             ("file size", self.header["file_bytes"], entry.file_bytes),
@@ -203,7 +203,7 @@ def check_header(page: bytes, layout: Layout, kind: int, path: Path) -> dict[str
         raise UnsupportedVersion(
             f"{path} has format version {fields['version']!r}, this release reads {FORMAT_VERSION}"
         )
-    if zlib.crc32(page[:-4]) != _CRC.unpack(page[-4:])[0]:
+    if zlib.crc32(page[: -_CRC.size]) != header_crc(page):
         raise DamagedStore(f"{path}: the header page (bytes 0 to {PAGE_BYTES - 1}) fails its checksum")
     if fields["kind"] != kind:
         raise DamagedStore(f"{path} is a file of kind {fields['kind']!r}, wanted {kind}")

@@ -92,9 +92,10 @@ class IndexBuilder:
             for first, starts in self._starts():
                 group = np.arange(first, first + len(starts)) >> plan.group_bits
                 yield from _pages((starts - groups[group]).astype("<u4"))
-            yield from _pages(self._remainders)
-            yield from _pages(self._low_bits)
+            yield from _pages(_read_back(self._remainders))
+            yield from _pages(_read_back(self._low_bits))
         if plan.is_sized:
+            _read_back(self._lengths)
             for places in self._block_places(data_at):
                 yield from _pages(places.astype("<u8"))
             yield from _pages(self._lengths)
@@ -176,6 +177,14 @@ def _plane(dtype: type, count: int, scratch: Path | None) -> np.ndarray:
     with clear_errors(scratch), tempfile.TemporaryFile(dir=scratch) as file:
         _take_room(file.fileno(), num_bytes, scratch)
         return np.memmap(file, dtype, "w+", shape=(count,))
+
+
+def _read_back(plane: np.ndarray) -> np.ndarray:
+    """A plane that is to be written for good. Of one on disk only a sync tells whether all of it came there: pages that were
+    lost would be written under good checksums."""
+    if isinstance(plane, np.memmap):
+        plane.flush()
+    return plane
 
 
 def _take_room(fd: int, num_bytes: int, path: Path) -> None:

@@ -17,7 +17,7 @@ from ngramstore.errors import DamagedRows, DamagedStore
 from ngramstore.files import read_around_holes
 from ngramstore.hashing import checksums, row_numbers
 from ngramstore.kernels.native import index as native
-from ngramstore.layout import CHECKSUM_BYTES
+from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES
 from ngramstore.store.layers.datafile import DataFile, FileStamp
 from ngramstore.store.layers.in_use import unlock
 from ngramstore.store.layers.index import Index
@@ -25,13 +25,14 @@ from ngramstore.store.layers.index_builder import IndexBuilder, scratch_bytes
 from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Spec
+from ngramstore.store.layers.names import numbered
 from ngramstore.store.layers.packed import RowsFile
 from ngramstore.store.layers.rows_writer import CHUNK_BYTES, RowsWriter
 from ngramstore.store.layers.scattered import ScatteredBatch
 from ngramstore.store.layers.stages import Stages
 from ngramstore.store.layers.tokens import TokensFile, TokensWriter
 
-_CHUNK_BYTES = 16 << 20
+_READ_BYTES = 16 << 20
 _TOKEN_BYTES = 3  # of ids up to two million
 
 
@@ -93,7 +94,7 @@ class LayerWriter:
     ) -> None:
         self._spec = spec
         self._stages = stages or Stages()
-        self._stem = directory / f"{prefix}-{generation:06d}"
+        self._stem = directory / numbered(prefix, generation)
         self._is_compressed = dictionary is not None
         self._builder = IndexBuilder(IndexPlan(num_rows, is_keyed, self._is_compressed), scratch=directory)
         self._is_keyed = is_keyed
@@ -270,16 +271,12 @@ class Layer:
             raise DamagedStore(f"{self.index.name}: impossible places for rows {first:,} to {first + count - 1:,}")
         return starts, lengths
 
-    def batches(self, first: int = 0, end: int | None = None, *, bad: list[int] | None = None) -> Iterator[Batch]:
-        """All rows in order, in batches of some megabytes; damaged rows as `read_encoded` treats them.
-
-        IDs ascend, whatever the index says: DamagedStore.
-        """
-        end = self.num_rows if end is None else end
-        step = max(64, _CHUNK_BYTES // self.rows.row_bytes // 64 * 64)
+    def batches(self) -> Iterator[Batch]:
+        """All rows in order, in batches of some megabytes. DamagedRows; IDs ascend, whatever the index says: DamagedStore."""
+        step = max(BLOCK_ROWS, _READ_BYTES // self.rows.row_bytes // BLOCK_ROWS * BLOCK_ROWS)
         last = -1
-        for at in range(first, end, step):
-            batch = self.batch(at, min(step, end - at), bad=bad)
+        for at in range(0, self.num_rows, step):
+            batch = self.batch(at, min(step, self.num_rows - at))
             wrong = np.flatnonzero(batch.ids[1:] <= batch.ids[:-1]) + 1
             if int(batch.ids[0]) <= last or len(wrong):
                 rank = at + (0 if int(batch.ids[0]) <= last else int(wrong[0]))
@@ -292,8 +289,8 @@ class Layer:
         rows = self.read_encoded(first, count, bad=bad)
         tokens, lengths = np.zeros((count, 0), np.uint32), np.zeros(count, np.uint8)
         if self.tokens is not None and count:
-            block = first // 64
-            all_tokens, all_lengths = self.tokens.blocks(block, (first + count - 1) // 64 - block + 1)
-            inside = slice(first - 64 * block, first - 64 * block + count)
+            block = first // BLOCK_ROWS
+            all_tokens, all_lengths = self.tokens.blocks(block, (first + count - 1) // BLOCK_ROWS - block + 1)
+            inside = slice(first - BLOCK_ROWS * block, first - BLOCK_ROWS * block + count)
             tokens, lengths = all_tokens[inside], all_lengths[inside]
         return Batch(self.seeds(first, count), rows, tokens, lengths)

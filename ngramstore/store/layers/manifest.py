@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import ngramstore
 from ngramstore.codec.quantize import Codec, codec_from_spec
 from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion, UsageError
 from ngramstore.files import clear_errors, publish, read_around_holes
@@ -25,6 +26,7 @@ from ngramstore.store.layers.datafile import FileEntry, FileStamp
 from ngramstore.store.layers.external_entry import ExternalEntry
 from ngramstore.store.layers.json_values import as_count, as_flag
 from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.names import JOURNAL, numbered
 
 MANIFEST_NAME = "MANIFEST"
 BUILDING_NAME = "BUILDING"
@@ -33,7 +35,6 @@ MAX_BYTES = 1 << 20
 MAX_METADATA_BYTES = 1 << 19
 """Of the metadata as JSON; a manifest is read whole into memory, so it has a limit."""
 _FIRST_LINE = re.compile(rb"ngramstore manifest ([0-9]{1,9}) ([0-9a-f]{8}) ([0-9]{1,9})\n")
-_JOURNAL = re.compile(r"journal-[0-9]{6,20}")
 _AGAIN = "delete the directory and give the command again"
 _HINT_BY_WORK = {
     "import": "run the same command again: `ngramstore import --pack` resumes; otherwise add --restart (restart=True)",
@@ -132,8 +133,21 @@ class Manifest:
         return b"ngramstore manifest %d %08x %d\n" % (FORMAT_VERSION, zlib.crc32(body), len(body)) + body
 
     def next(self, **changes: Any) -> Manifest:
-        """The manifest of the next generation."""
-        return replace(self, **{"generation": self.generation + 1, **changes})
+        """The manifest of the next generation, of this release."""
+        return replace(self, generation=self.generation + 1, release=ngramstore.__version__, **changes)
+
+    def with_base(self, base: LayerEntry, **changes: Any) -> Manifest:
+        """The manifest of the next generation, whose base holds what was in an overlay and a journal."""
+        generation = self.generation + 1
+        return self.next(
+            base=base,
+            base_generation=generation,
+            overlay=None,
+            tombstones=None,
+            overlay_generation=generation,
+            journal=numbered("journal", generation),
+            **changes,
+        )
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -232,7 +246,7 @@ def _from_json(value: dict[str, Any]) -> Manifest:
     if value["addressing"] not in ADDRESSINGS or not 1 <= max_n <= MAX_N or dim < 1:
         raise ValueError(f"addressing {value['addressing']!r}, dim {dim}, max_n {max_n}")
     seed = int(value["hash"]["seed"])
-    if not 0 <= seed < 1 << 64 or not _JOURNAL.fullmatch(value["journal"]):
+    if not 0 <= seed < 1 << 64 or not JOURNAL.fullmatch(value["journal"]):
         raise ValueError(f"seed {seed}, journal {value['journal']!r}")
     overlay = value["overlay"]
     length_counts = tuple(as_count(count) for count in value["length_counts"])

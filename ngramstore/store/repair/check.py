@@ -26,7 +26,7 @@ from ngramstore.store.layers.manifest import LOCK_NAME, MANIFEST_NAME, Manifest,
 from ngramstore.store.layers.merge import is_in
 from ngramstore.store.layers.suffixes import suffixes_are_stored
 from ngramstore.store.progress import over_rows
-from ngramstore.store.repair.salvage import Fault, damage_of, list_files
+from ngramstore.store.repair.raw_file import Fault, damage_of, list_files
 from ngramstore.store.repair.worn import WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
 from ngramstore.store.repair.worn_manifest import open_manifest

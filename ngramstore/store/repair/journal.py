@@ -20,7 +20,7 @@ from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.journal.guard import check_rocksdb_files, find_wrong_type
 from ngramstore.store.journal.rocks import Rdict, is_disk_full, salvage_options
 from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec
-from ngramstore.store.repair.salvage import damage_of, list_files
+from ngramstore.store.repair.raw_file import damage_of, list_files
 
 _COPY_BYTES = 1 << 20
 _COPIES = 3

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-import ngramstore
 from ngramstore.codec.compress import with_window_log
 from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.files import fsync_directory, remove_if_possible, require_space
@@ -29,9 +28,9 @@ from ngramstore.store.layers.merge import is_in, merged, without
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.progress import over_rows
 from ngramstore.store.repair.journal import salvage
+from ngramstore.store.repair.raw_file import list_files
 from ngramstore.store.repair.replaced import Replaced
 from ngramstore.store.repair.report import RepairReport
-from ngramstore.store.repair.salvage import list_files
 from ngramstore.store.repair.worn import Chunk, WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
 
@@ -139,21 +138,14 @@ class Rebuild:
             writer.close()
         if spec.is_ngram and not self._new_spec.has_tokens:  # the lengths of rows are nowhere else: keep an upper bound
             counts = np.array(manifest.length_counts) + np.bincount(self._journal.lengths, minlength=spec.max_n + 1)
-        published = manifest.next(
+        published = manifest.with_base(
+            base,
             spec=self._new_spec,
-            generation=generation,
-            base=base,
-            base_generation=generation,
-            overlay=None,
-            tombstones=None,
-            overlay_generation=generation,
             num_rows=num_rows,
             length_counts=tuple(counts.tolist()) if spec.is_ngram else (),
             suffix_closed=False,
-            journal=f"journal-{generation:06d}",
-            release=ngramstore.__version__,
         )
-        published = published.next(generation=generation, suffix_closed=is_suffix_closed(target, published))
+        published = replace(published, suffix_closed=is_suffix_closed(target, published))
         self._base.close()
         if self._overlay is not None:
             self._overlay.close()

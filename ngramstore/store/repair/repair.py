@@ -16,16 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngramstore.errors import DamagedStore, NgramStoreError, StaleStore
-from ngramstore.files import WriterLock, clear_errors, fsync_directory, remove_if_possible
+from ngramstore.files import clear_errors, fsync_directory, remove_if_possible
 from ngramstore.store.building.copying import copy_into
 from ngramstore.store.changes.writer import Writer
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
 from ngramstore.store.layers.manifest import LOCK_NAME, MANIFEST_NAME, Manifest
-from ngramstore.store.layers.names import DATA_FILE
+from ngramstore.store.layers.names import DATA_FILE, numbered
 from ngramstore.store.repair.check import Fault, examine
 from ngramstore.store.repair.rebuild import Rebuild
 from ngramstore.store.repair.report import RepairReport
 from ngramstore.store.repair.worn_manifest import open_manifest
+from ngramstore.writer_lock import WriterLock
 
 _log = logging.getLogger("ngramstore")
 _ATTEMPTS = 3
@@ -114,7 +115,7 @@ def _cleaned_after_failure(directory: Path, manifest: Manifest) -> Iterator[None
             raise
         if found is not None:
             named = {entry.name for entry in found.files}
-            for path in directory.glob(f"base-{manifest.generation + 1:06d}.*"):
+            for path in directory.glob(f"{numbered('base', manifest.generation + 1)}.*"):
                 if DATA_FILE.fullmatch(path.name) and path.name not in named:
                     remove_if_possible(path)
         raise

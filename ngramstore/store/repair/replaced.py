@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.files import clear_errors, write_all
+from ngramstore.files import clear_errors, fsync, write_all
 from ngramstore.store.layers.merge import is_in
 
 
@@ -24,12 +24,14 @@ class Replaced:
         self._row_bytes = row_bytes
         self._layers: list[tuple[np.ndarray, int]] = []
         self._num_rows = 0
+        self._is_synced = True
 
     def add(self, ids_M: np.ndarray, rows_MB: np.ndarray) -> None:
         """Rows of M sorted IDs; they go before all rows added earlier."""
         if len(ids_M) == 0:
             return
         write_all(self._file.fileno(), np.ascontiguousarray(rows_MB).data, self._directory)
+        self._is_synced = False
         self._layers.append((ids_M, self._num_rows))
         self._num_rows += len(ids_M)
 
@@ -37,6 +39,9 @@ class Replaced:
         """Overwrite those of M rows that were replaced."""
         if self._num_rows == 0:
             return
+        if not self._is_synced:  # only that tells of writes that failed
+            fsync(self._file.fileno(), self._directory)
+            self._is_synced = True
         held = np.memmap(self._file, np.uint8, "r", shape=(self._num_rows, self._row_bytes))
         for ids, first in self._layers:
             at = np.flatnonzero(is_in(ids_M, ids))

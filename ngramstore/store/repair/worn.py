@@ -29,7 +29,7 @@ from ngramstore.store.layers.datafile import NO_CONTENT, FileStamp, content_dige
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.repair.mending import mended_crc
-from ngramstore.store.repair.salvage import RawFile, find_length
+from ngramstore.store.repair.raw_file import RawFile, find_length
 from ngramstore.store.repair.worn_index import WornIndex
 from ngramstore.store.repair.worn_tokens import WornTokens
 

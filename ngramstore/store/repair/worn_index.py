@@ -27,7 +27,7 @@ from ngramstore.store.layers.datafile import NO_CONTENT, FileEntry, FileStamp
 from ngramstore.store.layers.index import Index
 from ngramstore.store.layers.index_plan import GROUP_BITS, IndexPlan, index_content, page_checksums
 from ngramstore.store.repair.mending import mended_piece
-from ngramstore.store.repair.salvage import Fault, RawFile
+from ngramstore.store.repair.raw_file import Fault, RawFile
 
 _MOST_MENDED = 16  # pages: trying each of 32,768 bits takes about a tenth of a second
 

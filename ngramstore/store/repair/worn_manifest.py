@@ -10,7 +10,7 @@ from ngramstore.errors import FormatError, NgramStoreError, UnsupportedVersion
 from ngramstore.files import read_around_holes
 from ngramstore.store.layers.manifest import MANIFEST_NAME, MAX_BYTES, Manifest, decode_manifest, read_manifest
 from ngramstore.store.repair.mending import mended_crc
-from ngramstore.store.repair.salvage import Fault, damage_of
+from ngramstore.store.repair.raw_file import Fault, damage_of
 
 _FIRST_LINE_BYTES = 64  # at most
 

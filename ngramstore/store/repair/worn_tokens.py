@@ -18,7 +18,7 @@ from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, KIND_TOKENS, PAGE_BYTE
 from ngramstore.store.layers.datafile import NO_CONTENT, FileEntry, FileStamp, content_digest
 from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.repair.mending import mended_piece
-from ngramstore.store.repair.salvage import Fault, RawFile, find_length
+from ngramstore.store.repair.raw_file import Fault, RawFile, find_length
 
 _MAX_VARINT = 5
 _MOST_MENDED = 64  # blocks: trying every bit of one takes some hundredths of a second
