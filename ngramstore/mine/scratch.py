@@ -32,8 +32,12 @@ def folder_beside(entry: Path) -> Iterator[Path]:
 def _new_folder(entry: Path) -> tuple[Path, int]:
     while True:
         folder = entry.with_name(f"{entry.name}.tmp-{secrets.token_hex(8)}")
-        make_directory(folder)
-        fd = _open_folder(folder)
+        try:
+            make_directory(folder)
+            fd = _open_folder(folder)
+        except BaseException:
+            remove_if_possible(folder)
+            raise
         if fd is not None:
             if _is_locked(fd) is not False and _is_at(folder, fd):  # else another process took it for a left-over
                 return folder, fd

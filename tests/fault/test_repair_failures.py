@@ -66,6 +66,7 @@ def test_what_replaces_rows_is_written_where_a_test_can_let_it_fail(tmp_path, mo
     with pytest.raises(DiskFull, match=tmp_path.name):
         replaced.add(ids, rows)
     assert failing.log == [("write", tmp_path.name)] * 2
+    monkeypatch.undo()
     found = np.zeros((4, 8), np.uint8)
     replaced.into(np.arange(1, 5, dtype=np.uint64), found)
     assert found[:, 0].tolist() == [1, 1, 0, 0]  # what came before the failure
