@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from bench import machine
 from bench.saved import RESULTS
-from ngramstore.files import publish
+from ngramstore.errors import DiskFull
+from ngramstore.files import publish, require_space
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Job:
         return "--json" in self.command
 
 
+_NEEDED_BYTES = 80 << 30
+"""Of everything that all jobs keep: sources, and what each peer has built from them."""
 _SHORT = ("--rounds", "3", "--warmup", "1")
 
 
@@ -86,7 +89,7 @@ JOBS = (
     "folder",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Sources and stores; about 60 GB.",
+    help="Sources and stores; about 80 GB.",
 )
 @click.option(
     "--results",
@@ -118,6 +121,12 @@ def main(folder: Path, results: Path, names: tuple[str, ...], resume: bool, plan
         click.echo(f"{sum(job.minutes for job in jobs):5.0f} min in all")
         return
     folder.mkdir(parents=True, exist_ok=True)
+    if not names:  # what a disk that is full in the middle costs is an hour
+        held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        try:
+            require_space(folder, max(0, _NEEDED_BYTES - held), "running all benchmarks")
+        except DiskFull as error:
+            raise click.ClickException(f"{error.message}; --only runs some of them") from None
     results.mkdir(parents=True, exist_ok=True)
     failed = list(_run_all(jobs, folder, results))
     if failed:

@@ -23,8 +23,9 @@ def run(tmp_path, monkeypatch):
     """Run `all` with these jobs -> (exit status, output, result of a job by name)."""
     monkeypatch.setattr(machine, "describe", lambda: {"commit": "abc", "load": [0.0]})
 
-    def _run(jobs, *options):
+    def _run(jobs, *options, needed_bytes=0):
         monkeypatch.setattr(suite, "JOBS", tuple(jobs))
+        monkeypatch.setattr(suite, "_NEEDED_BYTES", needed_bytes)
         places = ["--dir", str(tmp_path / "kept"), "--results", str(tmp_path / "results")]
         done = CliRunner().invoke(suite.main, [*places, *options])
         return done.exit_code, done.output, lambda name: json.loads((tmp_path / "results" / f"{name}.json").read_text())
@@ -50,6 +51,14 @@ def test_a_job_that_fails_is_named_and_leaves_the_old_result_and_the_other_jobs(
     assert result("fails") == {"value": 0}
     assert result("after")["value"] == 1
     assert "the reason" in (tmp_path / "kept" / "fails.log").read_text()
+
+
+def test_a_disk_that_cannot_hold_all_is_told_before_anything_runs(run):
+    status, output, result = run([_job("first", SAVES.format(1))], needed_bytes=1 << 60)
+    assert status == 1 and "running all benchmarks needs about" in output
+    with pytest.raises(FileNotFoundError):
+        result("first")
+    assert run([_job("journal", SAVES.format(1))], "--only", "journal", needed_bytes=1 << 60)[0] == 0
 
 
 def test_resume_leaves_out_what_this_commit_has_measured(run, monkeypatch):
