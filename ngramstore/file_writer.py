@@ -128,6 +128,9 @@ class FileWriter(OwnsFd):
         assert self._aligned is not None
         rest = self._aligned[: self._used]
         self._aligned = None
+        _set_direct(
+            self.fd, False
+        )  # also where nothing is left: headers are written over later, from anywhere in memory
         if rest.size:
             _cached(self.fd, rest.data, self.path)
 

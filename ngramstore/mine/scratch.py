@@ -10,10 +10,12 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ngramstore.files import make_directory, remove_if_possible
+from ngramstore.files import clear_errors, make_directory, remove_if_possible
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @contextmanager
@@ -25,38 +27,40 @@ def folder_beside(entry: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove_if_possible(folder)
-        os.close(fd)
+        try:
+            remove_if_possible(folder)
+        finally:
+            os.close(fd)
 
 
 def _new_folder(entry: Path) -> tuple[Path, int]:
     while True:
-        folder = entry.with_name(f"{entry.name}.tmp-{secrets.token_hex(8)}")
+        folder, fd = entry.with_name(f"{entry.name}.tmp-{secrets.token_hex(8)}"), -1
         try:
             make_directory(folder)
-            fd = _open_folder(folder)
+            with clear_errors(folder), suppress(FileNotFoundError):  # another process took it for a left-over
+                fd = os.open(folder, _FOLDER)
+            if fd >= 0 and _is_locked(fd) is not False and _is_at(folder, fd):
+                return folder, fd
         except BaseException:
+            if fd >= 0:
+                os.close(fd)
             remove_if_possible(folder)
             raise
-        if fd is not None:
-            if _is_locked(fd) is not False and _is_at(folder, fd):  # else another process took it for a left-over
-                return folder, fd
+        if fd >= 0:
             os.close(fd)
 
 
 def _remove_unless_held(folder: Path) -> None:
-    fd = _open_folder(folder)
-    if fd is not None:
+    try:
+        fd = os.open(folder, _FOLDER)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    try:
         if _is_locked(fd):
             remove_if_possible(folder)
+    finally:
         os.close(fd)
-
-
-def _open_folder(folder: Path) -> int | None:
-    try:
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return None
 
 
 def _is_locked(fd: int) -> bool | None:

@@ -229,6 +229,25 @@ def test_what_a_filesystem_refuses_is_written_in_the_next_way(tmp_path, monkeypa
     assert (tmp_path / "F").read_bytes() == data.tobytes()
 
 
+@pytest.mark.parametrize("pieces", [[4 << 20], [4096, 8 << 20], [(4 << 20) + 5]], ids=str)
+def test_after_its_last_piece_no_writer_writes_directly(tmp_path, monkeypatch, pieces):
+    """Whole blocks leave no rest; what is written over then need not be aligned."""
+
+    def refuse(*args) -> int:
+        raise OSError(errno.EOPNOTSUPP, "refused")
+
+    monkeypatch.setattr(os, "pwritev", refuse)
+    writer = FileWriter(tmp_path / "F", is_uncached=True)
+    for size in pieces:
+        piece = aligned_bytes(size)
+        piece[:] = 7
+        writer.write(piece)
+    writer.rewrite(0, b"head")
+    assert not fcntl.fcntl(writer.fd, fcntl.F_GETFL) & os.O_DIRECT
+    writer.finish()
+    assert (tmp_path / "F").read_bytes() == b"head" + b"\7" * (sum(pieces) - 4)
+
+
 def test_a_python_that_knows_no_flags_of_writes_makes_direct_ones(tmp_path, monkeypatch):
     def fail(*args) -> int:
         raise NotImplementedError("pwritev: not supported")

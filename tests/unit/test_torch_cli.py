@@ -315,7 +315,7 @@ def test_a_tokenizer_that_an_earlier_vocabulary_left_is_not_taken(mined, tmp_pat
     options = {"documents": "file", "suffixes": (), "errors": "strict", "progress": False}
     opened = open_text((tmp_path / "ids.npy",), None, tmp_path / "v.ngv", **text, **options)
     assert opened.corpus.tokenizer is None and opened.corpus.tokenizer_id == ""
-    assert f"{stale} is not what" in capsys.readouterr().err
+    assert f"--tokenizer {stale} takes" in capsys.readouterr().err
 
 
 def test_the_tokenizer_is_beside_the_first_checkpoint(mined, tmp_path, monkeypatch):

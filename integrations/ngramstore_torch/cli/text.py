@@ -107,6 +107,9 @@ def _beside(vocab: Path, tokenizer_id: str) -> str | None:
     path = vocab.with_name(vocab.name + ".tokenizer.json")
     if not path.exists():
         return None
+    if not tokenizer_id:
+        say(f"note: it is not known what tokenizer {vocab} was mined with; --tokenizer {path} takes the one beside it")
+        return None
     if load_tokenizer(path).id != tokenizer_id:
         say(f"note: {path} is not what {vocab} was mined with, and is left alone; --tokenizer names another")
         return None

@@ -54,11 +54,15 @@ def generate_served(
     chunks = torch.from_numpy(np.asarray(prompt).astype(np.int64))[None].split(chunk, dim=1)
     limit = embedding.timeout_s
     ticket = embedding.prefetch(chunks[0], history=history, timeout_s=limit)
-    for number, tokens_1T in enumerate(chunks):
-        inputs_1TD = embedding(tokens_1T.to(device), history=history, ticket=ticket)
-        if number + 1 < len(chunks):
-            ticket = embedding.prefetch(chunks[number + 1], history=history, timeout_s=limit)
-        logits_V = decoder(inputs_BTD=inputs_1TD, cache=cache)[0, -1]
+    try:
+        for number, tokens_1T in enumerate(chunks):
+            inputs_1TD = embedding(tokens_1T.to(device), history=history, ticket=ticket)
+            if number + 1 < len(chunks):
+                ticket = embedding.prefetch(chunks[number + 1], history=history, timeout_s=limit)
+            logits_V = decoder(inputs_BTD=inputs_1TD, cache=cache)[0, -1]
+    except BaseException:
+        ticket.cancel()
+        raise
     while True:
         if candidates:
             embedding.prefetch_candidates(logits_V.topk(min(candidates, len(logits_V))).indices[None], history)

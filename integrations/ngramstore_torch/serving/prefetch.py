@@ -69,6 +69,11 @@ class Ticket:
         return not self._done.is_set() and os.getpid() != self._pid
 
     @property
+    def is_cancelled(self) -> bool:
+        """Given up: there are no rows, and there will be none."""
+        return self._is_cancelled
+
+    @property
     def error(self) -> BaseException | None:
         """What the look-up raised, once it is done."""
         return self._error
@@ -128,18 +133,17 @@ class Ticket:
 
 def rows_of(ticket: Ticket, store: Any) -> tuple[Tensor, np.ndarray] | None:
     """What a ticket brings; None where that is lost, or not what the store holds by now, be it rows or an error."""
-    is_settled = store.options.mode == "r"  # changes through this handle count at once
-    if ticket.is_lost:
+    if not ticket.is_cancelled and (ticket.is_lost or store.options.mode == "rw"):  # whose own changes count at once
         return None
     try:
         made = ticket.wait()
     except (LookupTimeout, UsageError):  # not yet there; or cancelled
         raise
     except NgramStoreError:
-        if is_settled and ticket.generation == store.generation:
+        if ticket.generation == store.generation:
             raise
         return None
-    return made if is_settled and ticket.generation == store.generation else None
+    return made if ticket.generation == store.generation else None
 
 
 def check_timeout(timeout_s: float | None) -> None:

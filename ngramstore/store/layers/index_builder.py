@@ -40,6 +40,7 @@ class IndexBuilder:
 
     def __init__(self, plan: IndexPlan, scratch: Path | None = None) -> None:
         self.plan = plan
+        self._scratch = scratch
         self._remainders, self._low_bits, self._counts, self._lengths = (
             _plane(dtype, count, scratch) for dtype, count in _planes(plan)
         )
@@ -92,13 +93,21 @@ class IndexBuilder:
             for first, starts in self._starts():
                 group = np.arange(first, first + len(starts)) >> plan.group_bits
                 yield from _pages((starts - groups[group]).astype("<u4"))
-            yield from _pages(_read_back(self._remainders))
-            yield from _pages(_read_back(self._low_bits))
+            yield from _pages(self._read_back(self._remainders))
+            yield from _pages(self._read_back(self._low_bits))
         if plan.is_sized:
-            _read_back(self._lengths)
+            self._read_back(self._lengths)
             for places in self._block_places(data_at):
                 yield from _pages(places.astype("<u8"))
             yield from _pages(self._lengths)
+
+    def _read_back(self, plane: np.ndarray) -> np.ndarray:
+        """A plane that is to be written for good. Of one on disk only a sync tells whether all of it came there: pages that were
+        lost would be written under good checksums."""
+        if self._scratch is not None and isinstance(plane, np.memmap):
+            with clear_errors(self._scratch):
+                plane.flush()
+        return plane
 
     def _block_places(self, place: int) -> Iterator[np.ndarray]:
         """Where each block of rows begins in the rows file, the first one at `place`: (M,) i64, some megabytes of rows at a time."""
@@ -177,14 +186,6 @@ def _plane(dtype: type, count: int, scratch: Path | None) -> np.ndarray:
     with clear_errors(scratch), tempfile.TemporaryFile(dir=scratch) as file:
         _take_room(file.fileno(), num_bytes, scratch)
         return np.memmap(file, dtype, "w+", shape=(count,))
-
-
-def _read_back(plane: np.ndarray) -> np.ndarray:
-    """A plane that is to be written for good. Of one on disk only a sync tells whether all of it came there: pages that were
-    lost would be written under good checksums."""
-    if isinstance(plane, np.memmap):
-        plane.flush()
-    return plane
 
 
 def _take_room(fd: int, num_bytes: int, path: Path) -> None:
