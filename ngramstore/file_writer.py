@@ -128,9 +128,7 @@ class FileWriter(OwnsFd):
         assert self._aligned is not None
         rest = self._aligned[: self._used]
         self._aligned = None
-        _set_direct(
-            self.fd, False
-        )  # also where nothing is left: headers are written over later, from anywhere in memory
+        _set_direct(self.fd, False)  # also where nothing is left: the header is written over later
         if rest.size:
             _cached(self.fd, rest.data, self.path)
 
