@@ -61,6 +61,8 @@ def _section(name: str, result: dict[str, Any]) -> str:
         return _block(name, "python -m bench.quality", [_quality(result)])
     if result.get("workload") == "export":
         return _block(name, "python -m bench.export", [_export(result)])
+    if result.get("workload") == "writing":
+        return _block(name, "python -m bench.writing", [_writing(result)])
     if "hit_rate_by_cache_share" in result:
         command = "ngramstore demo" + (" --quick" if result["preset"] == "quick" else "")
         return _block(name, command, [_demo(result)])
@@ -111,6 +113,20 @@ def _export(result: dict[str, Any]) -> str:
         found.append(
             f"  {case['rows']:,} rows of {case['dim']}, A_f of {case['layers']} layers, {case['codec']}: CPU s {parts}; "
             f"the store's part takes {case['store_over_model']:.2f} x the model's"
+        )
+    return "\n".join(found)
+
+
+def _writing(result: dict[str, Any]) -> str:
+    found = [
+        *_about(result),
+        f"a file of {result['mib']:,} MiB in pieces of 4 MiB, and its fsync; over: of direct writes in the same round",
+    ]
+    for way, numbers in result["ways"].items():
+        seconds = numbers["seconds"]
+        found.append(
+            f"  {way:8} {seconds['median']:.2f} s ({min(seconds['values']):.2f} to {max(seconds['values']):.2f}), "
+            f"{numbers['sync_s']['median']:.2f} of them the sync, CPU {numbers['cpu_s']['median']:.2f} s, {numbers['over_direct']:.2f} over"
         )
     return "\n".join(found)
 

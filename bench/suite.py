@@ -74,6 +74,7 @@ JOBS = (
     _cases("paper_disk", "paper", "latency_disk", minutes=4),
     Job("mine", ("-m", "bench.mine"), 2),
     Job("export", ("-m", "bench.export", "--dir", "{dir}"), 4),
+    Job("writing", ("-m", "bench.writing", "--dir", "{dir}"), 2),
     Job("codec_error", ("-m", "bench.codec_error"), 1),
     Job("profiles", ("-m", "bench", "profiles"), 2),
     Job("demo_quick", ("-m", "ngramstore", "demo", "--quick", "--quiet", "--json", "--out", "{fresh}"), 1),

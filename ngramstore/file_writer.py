@@ -8,9 +8,10 @@ import mmap
 import os
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class FileWriter(OwnsFd):
         self.path = path
         self.position = 0
         self._buffer = bytearray()
-        self._ways = deque((_dropped, _direct, _cached) if is_uncached else ())
+        self._ways = deque(WAYS if is_uncached else ())
         self._aligned = aligned_bytes(_PIECE_BYTES) if is_uncached else None  # what is not a whole piece yet
         self._used = 0
         with clear_errors(path):
@@ -130,7 +131,7 @@ class FileWriter(OwnsFd):
         self._aligned = None
         _set_direct(self.fd, False)  # also where nothing is left: the header is written over later
         if rest.size:
-            _cached(self.fd, rest.data, self.path)
+            cached(self.fd, rest.data, self.path)
 
     def __enter__(self) -> FileWriter:
         return self
@@ -146,7 +147,8 @@ def aligned_bytes(size: int) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
-def _dropped(fd: int, data: memoryview, path: Path) -> None:
+def dropped(fd: int, data: memoryview, path: Path) -> None:
+    """Through pages that the system writes at once and drops then."""
     if not sys.platform.startswith("linux"):
         raise OSError(errno.EOPNOTSUPP, "pages cannot be dropped as they are written")
     try:
@@ -155,12 +157,14 @@ def _dropped(fd: int, data: memoryview, path: Path) -> None:
         raise OSError(errno.EOPNOTSUPP, "this Python was built without pwritev2") from error
 
 
-def _direct(fd: int, data: memoryview, path: Path) -> None:
+def direct(fd: int, data: memoryview, path: Path) -> None:
+    """Past the page cache."""
     _set_direct(fd, True)
     write_all(fd, data, path)
 
 
-def _cached(fd: int, data: memoryview, path: Path) -> None:
+def cached(fd: int, data: memoryview, path: Path) -> None:
+    """Through the page cache."""
     _set_direct(fd, False)
     write_all(fd, data, path)
 
@@ -172,3 +176,8 @@ def _set_direct(fd: int, is_direct: bool) -> None:
     wanted = flags | flag if is_direct else flags & ~flag
     if wanted != flags:
         fcntl.fcntl(fd, fcntl.F_SETFL, wanted)
+
+
+Way: TypeAlias = Callable[[int, memoryview, Path], None]
+WAYS: tuple[Way, ...] = (dropped, direct, cached)
+"""Of writing a piece of an uncached file, (descriptor, bytes, path): each is taken where the one before is refused."""
