@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -14,8 +15,11 @@ TRAINS_FOR_HOURS = {"quality", "codecs"}
 SAVES = "import json, sys; json.dump({{'value': {}, 'machine': {{'commit': 'abc'}}}}, open(sys.argv[-1], 'w'))"
 
 
-def _job(name: str, code: str, *more: str) -> suite.Job:
-    return suite.Job(name, ("-c", code.replace("{", "{{").replace("}", "}}"), *more), 1)
+LISTS = "import json, os, sys; print(json.dumps({'was': os.listdir(sys.argv[2])})); open(sys.argv[2] + '/left', 'w')"
+
+
+def _job(name: str, code: str, *more: str, group: str = "") -> suite.Job:
+    return suite.Job(name, ("-c", code.replace("{", "{{").replace("}", "}}"), *more), 1, group)
 
 
 @pytest.fixture
@@ -72,13 +76,29 @@ def test_resume_leaves_out_what_this_commit_has_measured(run, monkeypatch):
 
 
 def test_a_folder_of_a_run_alone_is_empty_and_goes_with_it(run, tmp_path):
-    code = "import json, os, sys; print(json.dumps({'was': os.listdir(sys.argv[2])})); open(sys.argv[2] + '/left', 'w')"
     for _ in range(2):
-        _, _, result = run(
-            [suite.Job("demo", ("-c", code.replace("{", "{{").replace("}", "}}"), "--json", "{fresh}"), 1)]
-        )
+        _, _, result = run([_job("demo", LISTS, "--json", "{fresh}")])
         assert result("demo")["was"] == []
     assert not [path for path in (tmp_path / "kept").iterdir() if path.is_dir()]
+
+
+def test_what_a_group_shares_goes_with_its_last_job(run, tmp_path):
+    shared = ("--json", "{dir}")
+    jobs = [
+        _job("one", LISTS, *shared, group="both"),
+        _job("two", LISTS, *shared, group="both"),
+        _job("three", LISTS, *shared),
+    ]
+    for options, left in (("", []), ("--keep", ["both", "three"])):
+        _, _, result = run(jobs, *options.split())
+        assert [result(name)["was"] for name in ("one", "two", "three")] == [[], ["left"], []]
+        assert sorted(path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()) == left
+
+
+def test_groups_are_together():
+    """Else sources would be removed between two jobs that read them."""
+    groups = [job.group or job.name for job in suite.JOBS]
+    assert [group for group, _ in itertools.groupby(groups)] == list(dict.fromkeys(groups))
 
 
 def test_the_plan_runs_nothing(run, tmp_path):
