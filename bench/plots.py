@@ -104,7 +104,7 @@ def _cold(cases: Cases, pyplot: Any) -> Any:
     drawing.heading(
         figure,
         "1,024 random rows in one call, cold and warm: time per row (lower is better)",
-        "Filled: nothing in memory. Hollow: everything in memory (the warm runs). Line: all rounds. Blue: ngramstore.\n"
+        "Filled: all pages dropped, what opening reads is warm. Hollow: everything in memory (the warm runs). Line: all rounds. Blue: ngramstore.\n"
         "Diamonds read the same bytes from a flat file and are told the row numbers.",
     )
     return figure

@@ -20,8 +20,8 @@ for _subject in set(peers.SUBJECTS) - {"lance"}:  # lance starts threads, which 
 
 for _codec in rows.CODECS:
     _stored = rows.encode(np.ones((2, 16), np.float32), _codec)
-    rows.decoder(_codec)(_stored, np.empty((2, 16), np.float32))
-    rows.gatherer(_codec)(_stored, np.array([0, -1]), np.empty((2, 16), np.float32))
+    rows.decoder(_codec, 16)(_stored, np.empty((2, 16), np.float32))
+    rows.gatherer(_codec, 16)(_stored, np.array([0, -1]), np.empty((2, 16), np.float32))
 
 gc.collect()
 gc.freeze()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from bench import codec_page, saved
 from bench.readme import between
@@ -77,7 +78,8 @@ def _tables(folder: Path) -> str:
             f"| {what} | " + " | ".join(f"{found.value(way, metric) / scale:.{digits}f} {unit}" for way in ways) + " |"
         )
 
-    floors = sorted(prefill.ratio(way, f"floor_{way}", "ms") for way in ways)
+    floors = sorted(prefill.value(way, "over_floor") for way in ways)
+    keys_us = median(decode.value(way, "keys_us") for way in ways)
     return "\n".join(
         (
             f"A synthetic Engram checkpoint of 5 GB, 48 rows of 264 B a token, every row as likely as any other; two shared cores "
@@ -89,11 +91,11 @@ def _tables(folder: Path) -> str:
             line("prompt of 2,048 tokens (98,304 rows), files out of the page cache", prefill, "ms", "s", 2, 1000),
             line("one token, 48 cached rows, as float32", decode, "us", "us"),
             "",
-            f"Finding the 48 row numbers takes another {decode.value('in_place', 'keys_us'):.0f} us a token. A cold prompt is bounded by the disk: it "
+            f"Finding the 48 row numbers takes another {keys_us:.0f} us a token. A cold prompt is bounded by the disk: it "
             f"took {floors[0]:.2f} to {floors[-1]:.2f} times as long as bare hinted reads of\nthe same pages. So start `prefetch` early, and size the "
             "cache by a trace of your own traffic: evenly drawn keys are the worst case for it. Beside\n`engramdb-python`, rows as stored bytes, files in the page cache, "
             f"one token a call: {fetch.value('ngramstore_uncached', 'us_1'):.1f} us without a row cache and {fetch.value('ngramstore', 'us_1'):.1f} us "
-            f"cached, where its `fetch` takes {fetch.value('engramdb', 'us_1'):.1f} (it has no cache of its own).",
+            f"cached, where its `fetch` takes {fetch.value('engramdb', 'us_1'):.1f} (its `Store` has no cache; its torch modules have one).",
         )
     )
 

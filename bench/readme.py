@@ -8,10 +8,13 @@ from pathlib import Path
 
 from bench import claims, saved
 from bench.saved import Found
+from bench.targets import fastest_rocks
+from bench.workloads import scale
 
 README = Path(__file__).parent.parent / "README.md"
 _BEGIN, _END = "<!-- figures: made by `python -m bench.page` -->", "<!-- figures end -->"
 _DEMO_BEGIN, _DEMO_END = "<!-- demo: made by `python -m bench.page` -->", "<!-- demo end -->"
+_ROCKS = {"rocks_tuned": "tuned", "rocks_default": "default", "rocks_zstd": "zstd, with a row cache"}
 Cases = dict[tuple[str, str], Found]
 
 
@@ -71,8 +74,9 @@ def _warm(found: Found) -> tuple[str, str, str]:
         "memmap": "memory map + `searchsorted`",
         "dict": "Python dict",
     }
-    others |= {"lmdb": "LMDB", "sqlite": "SQLite", "rocks_tuned": "tuned RocksDB", "redis": "Redis"}
     metric = "us_per_key@1024"
+    rocks = fastest_rocks(found, metric)
+    others |= {"lmdb": "LMDB", "sqlite": "SQLite", rocks: f"RocksDB ({_ROCKS[rocks]})", "redis": "Redis"}
     return (
         "warm, cached, 1,024 keys per call",
         f"{_short(found.value('ngramstore', metric))} us per key",
@@ -88,8 +92,9 @@ def _single(found: Found) -> tuple[str, str, str]:
 def _match(found: Found) -> tuple[str, str, str]:
     metric = "us_per_position"
     others = {"lmdb": "LMDB probing the same way", "memmap": "memory map"}
+    stored = found.case["subjects"]["ngramstore"]["facts"]["num_ngrams"]
     return (
-        "longest match, K = 5, real text",
+        f"longest match, K = 5, real text, {stored:,} n-grams",
         f"{_short(found.value('ngramstore', metric))} us per position",
         _others(found, metric, others),
     )
@@ -107,13 +112,14 @@ def _small(found: Found) -> tuple[str, str, str]:
 
 def _cold(found: Found) -> tuple[str, str, str]:
     metric = "us_per_row"
+    rocks = fastest_rocks(found, metric)
     others = {
-        "flat_hint_pread_numba": "the same bytes from a flat file, all reads hinted, no index",
-        "rocks_tuned": "tuned RocksDB",
+        "flat_hint_pread_numba": "the same bytes from a flat file, all reads hinted, row numbers known",
+        rocks: f"RocksDB ({_ROCKS[rocks]})",
     }
-    others |= {"memmap": "memory map", "lmdb": "LMDB"}
+    others |= {"memmap": "memory map, its IDs read at opening,", "lmdb": "LMDB"}
     return (
-        "1,024 random rows, every page cold, those of the index too",
+        "1,024 random rows, all pages dropped, those of the index too; what opening reads is warm",
         f"{_short(found.value('ngramstore', metric))} us per row",
         _others(found, metric, others),
     )
@@ -123,7 +129,7 @@ def _build(found: Found) -> tuple[str, str, str]:
     others = {"rocks_tuned": "tuned RocksDB", "memmap": "memory map", "lmdb": "LMDB"}
     copied, zstd = (_short(found.value(f"ngramstore_{kind}", "seconds")) for kind in ("copied", "zstd"))
     return (
-        "build from quantized rows",
+        "build from quantized rows, on both cores",
         f"{_short(found.value('ngramstore', 'seconds'))} s from a read-only map, {copied} where rows are copied, {zstd} with zstd",
         f"{_others(found, 'seconds', others)}, RocksDB's ingest with zstd {_short(found.value('rocks_zstd1', 'seconds'))}",
     )
@@ -145,7 +151,7 @@ def _short(value: float) -> str:
 def _rows(found: Found) -> tuple[str, str, str]:
     return (
         "48 rows of 264 B by number, as bytes, one token per call, files in the page cache",
-        f"{_short(found.value('ngramstore_uncached', 'us_1'))} us, with a row cache {_short(found.value('ngramstore', 'us_1'))}",
+        f"{_short(found.value('ngramstore_uncached', 'us_1'))} us, all rows in our cache {_short(found.value('ngramstore', 'us_1'))}",
         _others(found, "us_1", {"engramdb": "engramdb-python's `fetch`, which has no cache,"}),
     )
 
@@ -154,7 +160,7 @@ def _hot(found: Found) -> tuple[str, str, str]:
     small, *_, large = found.subjects
     metric = "us_per_key@1024"
     return (
-        f"hot rows among {large}, 1,024 per call",
+        f"hot rows of {scale.DIM} values among {large}, 1,024 per call",
         f"{_short(found.value(large, metric))} us per key",
         f"among {small} {_short(found.value(small, metric))}",
     )
@@ -162,7 +168,7 @@ def _hot(found: Found) -> tuple[str, str, str]:
 
 def _step(found: Found) -> tuple[str, str, str]:
     return (
-        "decoding step of a 50M decoder on a CPU, batch 1",
+        f"decoding step of a 50M decoder on a CPU, batch 1, {found.case['subjects']['batch_1']['facts']['cached']['rows']:,} rows of 512 values",
         f"{found.value('batch_1', 'longer_cached'):.2f} x cached, {found.value('batch_1', 'longer_cold'):.2f} x cold",
         "the same decoder with `nn.Embedding` 1",
     )
@@ -171,7 +177,7 @@ def _step(found: Found) -> tuple[str, str, str]:
 def _call(found: Found) -> tuple[str, str, str]:
     dim = "dim_512"
     return (
-        "one call of `NGramEmbedding` in a loop of its own, one token",
+        "one call of `NGramEmbedding` in a loop of its own, one token, rows of 512 values",
         f"{_short(found.value(dim, 'call_us'))} us",
         f"`nn.Embedding` {_short(found.value(dim, 'nn_embedding_us'))}",
     )

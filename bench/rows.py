@@ -15,9 +15,11 @@ import numpy as np
 
 from ngramstore.codec import codec_from_spec
 from ngramstore.kernels.jit import kernel
+from ngramstore.kernels.native.dequantize import scatter
 
 SCALE_BYTES = 4
 CODECS = ("int8", "f16")
+_IN_ORDER = np.empty(0, np.int64)
 
 
 def row_bytes(dim: int, codec: str = "int8") -> int:
@@ -51,29 +53,35 @@ def decode(stored_MR: np.ndarray, codec: str = "int8") -> np.ndarray:
     return stored_MR[:, :-SCALE_BYTES].view(np.int8).astype(np.float32) * scale_M[:, None]
 
 
-def decoder(codec: str) -> Callable[[np.ndarray, np.ndarray], None]:
+def decoder(codec: str, dim: int) -> Callable[[np.ndarray, np.ndarray], None]:
     """`f(stored_MR, out_MD)` for peers that end with one contiguous buffer of stored rows."""
-    return _decode_f16 if codec == "f16" else decode_rows
+    if codec != "f16":
+        return decode_rows
+    copy = copier(codec, dim)
+
+    def decode(stored_MR: np.ndarray, out_MD: np.ndarray) -> None:
+        copy(stored_MR.reshape(-1), np.arange(len(stored_MR)) * stored_MR.shape[1], out_MD)
+
+    return decode
 
 
-def gatherer(codec: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+def gatherer(codec: str, dim: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
     """`f(stored_NR, numbers_M, out_MD)` for peers whose rows lie in one array; number -1 gives zeros."""
-    return gatherer_ahead(codec) if codec == "f16" else gather_rows
-
-
-def gatherer_ahead(codec: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-    """As `gatherer`, by the product's own kernel, which asks for rows ahead of time."""
+    if codec != "f16":
+        return gather_rows
+    copy = copier(codec, dim)
 
     def gather(stored_NR: np.ndarray, numbers_M: np.ndarray, out_MD: np.ndarray) -> None:
         offsets_M = np.where(numbers_M < 0, -1, numbers_M * stored_NR.shape[1])
-        codec_from_spec(codec, out_MD.shape[1]).scatter(stored_NR.reshape(-1), offsets_M, out_MD)
+        copy(stored_NR.reshape(-1), offsets_M, out_MD)
 
     return gather
 
 
-def _decode_f16(stored_MR: np.ndarray, out_MD: np.ndarray) -> None:
-    offsets_M = np.arange(len(stored_MR)) * stored_MR.shape[1]
-    codec_from_spec("f16", out_MD.shape[1]).scatter(stored_MR.reshape(-1), offsets_M, out_MD)
+def copier(codec: str, dim: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    """`f(stored, offsets_M, out_MD)` by the product's own kernel, which asks for rows ahead of time: stored (N * R,), offset -1 gives zeros."""
+    plan = codec_from_spec(codec, dim).plan("f")
+    return lambda stored, offsets_M, out_MD: scatter(plan, stored, offsets_M, _IN_ORDER, out_MD.view(np.uint8))
 
 
 @kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ngramstore.serve.options import OpenOptions
+from ngramstore.serve.open_options import OpenOptions
 from ngramstore.serve.store import Store
 from ngramstore.store.building.build import Builder
 from ngramstore.store.sizes import Sizes, sizes

@@ -68,7 +68,7 @@ class WrongProcess(NgramStoreError):
 class WriterLocked(NgramStoreError):
     """Another writer holds the store; there is one writer at a time."""
 
-    default_hint = "close the other writer, or open for reading (any number of readers may)"
+    default_hint = "wait for it, or for a store open it for reading (any number of readers may)"
 
 
 class ReadOnlyStore(NgramStoreError):
@@ -80,7 +80,7 @@ class ReadOnlyStore(NgramStoreError):
 class DiskFull(NgramStoreError, OSError):
     """The disk cannot hold what was asked; the store is whole, in its old state or the new one."""
 
-    default_hint = "free some space, or choose a smaller codec (`ngramstore sizes` estimates each)"
+    default_hint = "free some space; of new stores, smaller codecs take less (`ngramstore sizes` estimates each)"
 
 
 class HashCollision(NgramStoreError):
@@ -153,7 +153,8 @@ class DamagedRows(DamagedStore):
     """
 
     default_hint = (
-        'open with on_damage="missing" to get such rows as not found, or run `ngramstore repair` to drop them'
+        'open with on_damage="missing" to get such rows as not found, or run `ngramstore repair`: n-grams are dropped, '
+        "numbered rows become zeros"
     )
 
     def __init__(self, message: str, *, keys: Sequence[int], hint: str | None = None) -> None:

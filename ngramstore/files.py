@@ -109,7 +109,8 @@ def publish_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """As `publish`, for what need not be in memory at once."""
     temporary = path.with_name(path.name + ".tmp")
     with clear_errors(temporary):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        temporary.unlink(missing_ok=True)  # what a killed process left, or a link that leads out of here
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         for piece in pieces:
             write_all(fd, piece, temporary)

@@ -16,6 +16,8 @@ from ngramstore.hashing import MAX_N
 
 Ngrams: TypeAlias = Sequence[Sequence[int]] | np.ndarray | tuple[ArrayLike, ArrayLike]
 """A list of tuples of token ids; an integer array (M, n); or (array (M, max_n) left-aligned, lengths (M,))."""
+NgramArrays: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""The same as the engine has them: tokens (M, N) u32 left-aligned, and lengths (M,)."""
 
 
 def plain(array: np.ndarray) -> np.ndarray:
@@ -74,7 +76,7 @@ def as_tokens(values: ArrayLike, what: str = "tokens") -> np.ndarray:
     return array.astype(np.uint32)
 
 
-def as_ngrams(ngrams: Ngrams, max_n: int) -> tuple[np.ndarray, np.ndarray]:
+def as_ngrams(ngrams: Ngrams, max_n: int) -> NgramArrays:
     """N-grams in any of the three forms -> tokens (M, N) u32 left-aligned and lengths (M,) u8, N <= max_n.
 
     UsageError for an empty n-gram, one longer than max_n, or tokens that are not u32.

@@ -18,7 +18,8 @@ _log = logging.getLogger("ngramstore")
 class WriterLock:
     """The one writer of a store: an exclusive flock on a file, released by the system when the process dies.
 
-    A fork lets go of its copy: a worker that outlives its parent must not keep the next writer out.
+    A fork lets go of its copy: a worker that outlives its parent must not keep the next writer out. A link is refused: the file
+    is written to, and a store may come from somebody else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +37,7 @@ class WriterLock:
 
     def _acquire(self, path: Path) -> None:
         with clear_errors(path):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -49,7 +50,7 @@ class WriterLock:
 
     def _is_still_at(self, path: Path) -> bool:
         try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(path))
+            return os.path.samestat(os.fstat(self._fd), os.lstat(path))
         except FileNotFoundError:
             return False
 

@@ -34,7 +34,7 @@ class _FlatFile(Peer):
         self._place_N[np.argsort(source.ids_N)] = np.arange(source.num_keys)
         self._place_N[-1] = -1
         self._width = source.stored_NR.shape[1]
-        self._decode = decoder(source.codec)
+        self._decode = decoder(source.codec, source.dim)
         self._fd = os.open(folder / "rows.bin", os.O_RDONLY)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ class Lance(Peer):
         self._ids_N = sorted_rows.read_ids(folder)
         self._rows = lance.dataset(str(folder / "rows.lance"))
         self._width = source.stored_NR.shape[1]
-        self._decode = decoder(source.codec)
+        self._decode = decoder(source.codec, source.dim)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         places_B = sorted_rows.find(self._ids_N, batch.ids_B)

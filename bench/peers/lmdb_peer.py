@@ -56,7 +56,7 @@ class Lmdb(Peer):
         self._env = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
         self._txn = self._env.begin(buffers=True)
         self._zero = bytes(source.stored_NR.shape[1])
-        self._decode = decoder(source.codec)
+        self._decode = decoder(source.codec, source.dim)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         get, zero = self._txn.get, self._zero

@@ -37,7 +37,7 @@ class Memmap(Peer):
             self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         self._map.madvise(mmap.MADV_RANDOM)  # the default's readahead costs 644 us a cold row
         self._stored_NR = np.frombuffer(self._map, np.uint8).reshape(-1, source.stored_NR.shape[1])
-        self._codec, self._gather = source.codec, gatherer(source.codec)
+        self._codec, self._gather = source.codec, gatherer(source.codec, source.dim)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         places_B = sorted_rows.find(self._ids_N, batch.ids_B)

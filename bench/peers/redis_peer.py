@@ -57,7 +57,7 @@ class Redis(Peer):
         del cache_bytes
         self._start(folder)
         self._zero = bytes(source.stored_NR.shape[1])
-        self._decode = decoder(source.codec)
+        self._decode = decoder(source.codec, source.dim)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         zero = self._zero

@@ -81,7 +81,7 @@ class _Rocks(Peer):
     def open(self, folder: Path, source: Dataset, cache_bytes: int) -> None:
         self._db = self._reopen(str(folder), self._options(cache_bytes))
         self._zero = bytes(source.stored_NR.shape[1])
-        self._decode = decoder(source.codec)
+        self._decode = decoder(source.codec, source.dim)
 
     def _reopen(self, path: str, options: Options) -> Rdict:
         """Without column_families, rocksdict takes the table options from the stored file and drops ours."""

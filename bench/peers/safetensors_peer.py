@@ -38,7 +38,7 @@ class Safetensors(Peer):
         self._file = safe_open(folder / "rows.safetensors", "np")
         self._slice = self._file.get_slice("rows")
         self._zero_R = np.zeros(source.stored_NR.shape[1], np.uint8)
-        self._decode = decoder(source.codec)
+        self._decode = decoder(source.codec, source.dim)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         rows, zero_R = self._slice, self._zero_R

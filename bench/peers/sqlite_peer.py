@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,8 @@ class Sqlite(Peer):
     settings: ClassVar[dict] = {
         "table": "rowid = ID, one blob",
         "query": "IN (?, ...)",
-        "mmap_size": "8 GiB",
+        "mmap_size": "8 GiB asked for; the library may grant less (fact: mapped_bytes)",
+        "cache_size": "as large as the part of the file that is not mapped",
         "load": "one transaction, key order",
     }
 
@@ -43,9 +44,11 @@ class Sqlite(Peer):
     def open(self, folder: Path, source: Dataset, cache_bytes: int) -> None:
         del cache_bytes
         self._db = sqlite3.connect(f"file:{folder / 'rows.sqlite'}?mode=ro", uri=True)
-        self._db.execute(f"PRAGMA mmap_size = {8 << 30}")
+        (self._mapped_bytes,) = self._db.execute(f"PRAGMA mmap_size = {8 << 30}").fetchone()
+        rest = max(0, (folder / "rows.sqlite").stat().st_size - self._mapped_bytes)
+        self._db.execute(f"PRAGMA cache_size = -{max(2048, rest * 5 // 4 >> 10)}")  # in KiB; 2 MB by default
         self._zero = bytes(source.stored_NR.shape[1])
-        self._decode = decoder(source.codec)
+        self._decode = decoder(source.codec, source.dim)
 
     def get(self, batch: Batch, out_BD: np.ndarray) -> np.ndarray:
         zero = self._zero
@@ -55,6 +58,9 @@ class Sqlite(Peer):
         values = [held.get(key, zero) for key in keys]
         self._decode(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), out_BD)
         return np.array([value is not zero for value in values], np.bool_)
+
+    def facts(self) -> dict[str, Any]:
+        return {"mapped_bytes": self._mapped_bytes}
 
     def close(self) -> None:
         self._db.close()

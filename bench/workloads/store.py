@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bench import data, text
+from bench import data, peers, text
 from bench.harness import Case
 from bench.rows import row_bytes
 from bench.setup import Setup
@@ -184,7 +184,9 @@ def _cold_all(setup: Setup) -> Case:
 
 
 def _cold(setup: Setup, name: str, *, drop_index: bool, title: str) -> Case:
+    subjects = [subject for subject in setup.available(COLD) if drop_index or peers.create(subject).index_apart]
     arguments = {
+        "case": name,
         "source": str(_source(setup)),
         "batch": min(1024, _num_keys(setup)),
         "drops": setup.pick(7, 2),
@@ -194,12 +196,12 @@ def _cold(setup: Setup, name: str, *, drop_index: bool, title: str) -> Case:
         name=name,
         title=f"1,024 random present rows in one call; {title}",
         function="bench.workloads.store_get:cold",
-        subjects=setup.subjects(COLD, _source(setup), arguments),
+        subjects=setup.subjects(subjects, _source(setup), arguments),
         baseline="flat_hint_pread_numba",
         headline=("us_per_row", "slowest_us_per_row"),
         notes=(
             "flat_* are told the row numbers; flat_hint_pread_numba hints and reads in the order of the file",
-            "every drop is checked with mincore (facts: page_cache_share_after_drop, index); a host may still cache",
+            "every drop is checked with mincore (facts: page_cache_share_after_drop, index); a host may still cache, so all files were read once before",
         ),
     )
 

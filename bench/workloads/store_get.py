@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,12 @@ def warm(
     }
 
 
-def cold(*, subject: str, source: str, batch: int, drops: int, drop_index: bool, seed: int) -> dict:
+def cold(*, subject: str, source: str, case: str, batch: int, drops: int, drop_index: bool, seed: int) -> dict:
     """Random present rows after their pages were dropped: `us_per_row`, one batch for each of `drops` drops.
 
     Files are closed before the drop (mapped pages stay) and the drop is checked with mincore. drop_index False: only the
     row files are dropped and the index is warmed by absent keys, for subjects that keep the two apart; True: everything.
+    Each case asks for rows of its own, after one reading of all files: what a host caches is the same for every subject.
     """
     origin = data.load(source)
     peer = peers.create(subject)
@@ -87,8 +89,11 @@ def cold(*, subject: str, source: str, batch: int, drops: int, drop_index: bool,
     dropped = files if drop_index or not peer.index_apart else peer.row_files(folder)
     out_BD = np.zeros((batch, origin.dim), np.float32)
     times, residents, answers = [], [], []
+    pages.warm(files)
     for turn in range(drops + 1):  # the first turn compiles and is not counted
-        wanted = data.split(data.queries(origin, batch, seed * 100 + turn, absent=0.0, zipf=None), batch)[0]
+        wanted = data.split(
+            data.queries(origin, batch, zlib.crc32(case.encode()) + seed * 100 + turn, absent=0.0, zipf=None), batch
+        )[0]
         wanted.expected(origin)  # the source's own pages, not the subject's
         pages.warm(path for path in files if path not in dropped)
         pages.drop(dropped)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from ngramstore.kernels.jit import kernel
 from ngramstore.kernels.native.memory import WILLNEED, posix_fadvise, pread
 from ngramstore.keys import EngramKeys
 
-SUBJECTS = ("floor_in_place", "in_place", "floor_checksums", "checksums", "floor_packed", "packed")
+SUBJECTS = ("in_place", "checksums", "packed")
 _VOCABULARY = 129_280
 _COMPRESSED = 99_092
 _PAGE = 4096
@@ -47,20 +48,20 @@ def cases(setup: Setup) -> list[Case]:
             name="prefill",
             title="cold: 48 rows of each of 2,048 tokens in one call, after the files left the page cache",
             function="bench.workloads.tables:prefill",
-            subjects={name: {"subject": name, "folder": str(folder)} for name in wanted},
-            baseline="floor_in_place",
-            headline=("ms", "disk_bytes_per_row"),
+            subjects={name: {"subject": name, "folder": str(folder), "drops": setup.pick(6, 2)} for name in wanted},
+            baseline="in_place",
+            headline=("ms", "floor_ms", "over_floor", "disk_bytes_per_row"),
             notes=(
-                "the floors hint, then read, each page of the call once, in file order; floor_checksums those of the sidecar too",
+                "floor_ms: each page of the call hinted, then read once, in file order, those of the sidecar of checksums too;",
+                "it is measured in turn with the store's call, and over_floor is the median ratio of neighbours",
+                "every drop is checked with mincore (fact page_cache_share_after_drop); a host may still cache",
             ),
         ),
         "decode": Case(
             name="decode",
             title="cached: 48 rows of one token a call, keys included in keys_us only",
             function="bench.workloads.tables:decode",
-            subjects={
-                name: {"subject": name, "folder": str(folder)} for name in wanted if not name.startswith("floor")
-            },
+            subjects={name: {"subject": name, "folder": str(folder)} for name in wanted},
             baseline="in_place",
             headline=("us", "keys_us"),
         ),
@@ -68,11 +69,7 @@ def cases(setup: Setup) -> list[Case]:
             name="memory",
             title="anonymous memory beyond the cache budget of 256 MiB, over prompts of 2,048 tokens and single tokens",
             function="bench.workloads.tables:memory",
-            subjects={
-                name: {"subject": name, "folder": str(folder), "prompts": setup.pick(24, 3)}
-                for name in wanted
-                if not name.startswith("floor")
-            },
+            subjects={name: {"subject": name, "folder": str(folder), "prompts": setup.pick(24, 3)} for name in wanted},
             baseline="in_place",
             headline=("over_budget_mib", "grown_mib"),
             rounds=2,
@@ -81,9 +78,7 @@ def cases(setup: Setup) -> list[Case]:
             name="import",
             title="import of the checkpoint, its files out of the page cache",
             function="bench.workloads.tables:import_time",
-            subjects={
-                name: {"subject": name, "folder": str(folder)} for name in wanted if not name.startswith("floor")
-            },
+            subjects={name: {"subject": name, "folder": str(folder)} for name in wanted},
             baseline="in_place",
             headline=("seconds",),
             rounds=2,
@@ -97,38 +92,57 @@ def clean(setup: Setup) -> None:
     """Checkpoint and stores stay for the next run."""
 
 
-def prefill(*, subject: str, folder: str, seed: int) -> dict:
-    """Milliseconds of one cold call, and bytes that the disk gave for each distinct row."""
+def prefill(*, subject: str, folder: str, drops: int, seed: int) -> dict:
+    """A cold call, and the floor under it, in turn in one process: milliseconds, bytes that the disk gave for each distinct row, and
+    the ratios of neighbours, as medians over the drops.
+
+    The floor hints, then reads, each page of the call once, in file order.
+    """
     root, keys = Path(folder), _keys(Path(folder))
     tokens = np.random.default_rng(seed).integers(0, _VOCABULARY, (1, 2048))
     numbers = keys.rows(tokens)
     distinct = np.unique(numbers)
-    name = subject.removeprefix("floor_")
-    with ngs.open(root / name, trust_external=True, cache_bytes=0) as store:
+    with ngs.open(root / subject, trust_external=True, cache_bytes=0) as store:
         some = np.random.default_rng(seed).choice(distinct, min(_CHECKED, len(distinct)), replace=False)
         checked = must_be_the_checkpoint_s(store, root / "checkpoint", some)
-    with ngs.open(root / name, trust_external=True, cache_bytes=256 << 20) as store:
         out = np.empty((*numbers.shape, store.dim), np.float32)
-        store.rows(keys.rows(tokens[:, :2]), out=out[:, :2])  # compiles
         files = [*(root / "checkpoint").glob("*.safetensors"), *store.files]
-        places = _places(root, name, distinct)
-        read_floor = _page_reader(places)
-        pages.drop(files)
-        before, start = disk_bytes(), time.perf_counter()
-        if subject.startswith("floor"):
-            read_floor()
-        else:
-            store.rows(numbers, out=out)
-        seconds = time.perf_counter() - start
-        return {
-            "metrics": {"ms": seconds * 1e3, "disk_bytes_per_row": (disk_bytes() - before) / len(distinct)},
-            "facts": {
-                "rows": numbers.size,
-                "distinct_rows": len(distinct),
-                "pages": len(places),
-                "rows_checked": checked,
-            },
-        }
+    places = _places(root, subject, distinct)
+    read_floor, row_files = _page_reader(places), sorted({path for path, _ in places})
+    ms: dict[str, list[float]] = {"floor": [], "store": []}
+    read: dict[str, list[float]] = {"floor": [], "store": []}
+    residents = []
+    for turn in range(drops):
+        for what in ("floor", "store") if turn % 2 else ("store", "floor"):
+            with ngs.open(root / subject, trust_external=True, cache_bytes=256 << 20) as store:
+                store.rows(keys.rows(tokens[:, :2]), out=out[:, :2])  # compiles
+                pages.drop(files)
+                residents.append(pages.resident_share(row_files))
+                before, start = disk_bytes(), time.perf_counter()
+                if what == "floor":
+                    read_floor()
+                else:
+                    store.rows(numbers, out=out)
+                ms[what].append(1e3 * (time.perf_counter() - start))
+                read[what].append((disk_bytes() - before) / len(distinct))
+    return {
+        "metrics": {
+            "ms": median(ms["store"]),
+            "floor_ms": median(ms["floor"]),
+            "over_floor": median(ours / floor for ours, floor in zip(ms["store"], ms["floor"], strict=True)),
+            "disk_bytes_per_row": median(read["store"]),
+            "bytes_over_floor": median(ours / floor for ours, floor in zip(read["store"], read["floor"], strict=True)),
+        },
+        "facts": {
+            "rows": numbers.size,
+            "distinct_rows": len(distinct),
+            "pages": len(places),
+            "rows_checked": checked,
+            "ms_by_drop": ms,
+            "page_cache_share_after_drop": max(residents),
+            "warnings": [f"not cold: {max(residents):.1%} of the pages could not be dropped"] if max(residents) else [],
+        },
+    }
 
 
 def decode(*, subject: str, folder: str, seed: int, calls: int = 2000) -> dict:

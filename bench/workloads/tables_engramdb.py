@@ -2,7 +2,8 @@
 
 Rows are those of shipped models: 160 bytes, 16 rows a token (E4M3 with one scale for the table), and 264 bytes, 48 rows a token
 (256 E4M3 codes and 8 scales; its torch helper has no scales of blocks, so bytes only). Every answer is compared with the source
-before it is timed; files are in the page cache. `ngramstore_uncached` has no row cache either, as engramdb's Store has none.
+before it is timed; files are in the page cache. `ngramstore_uncached` has no row cache either, as engramdb's Store has none;
+`engramdb_cached` is its torch module for serving, whose cache of rows is as large as the table here, as ours is.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bench.setup import Setup
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 
 SUBJECTS = ("engramdb", "ngramstore", "ngramstore_uncached")
+TENSOR_SUBJECTS = (*SUBJECTS, "engramdb_cached")
 _SCALE = 0.00019931793212890625
 _WIDTHS = {160: 16, 264: 48}
 """Bytes of a row -> rows a token."""
@@ -32,12 +34,13 @@ def cases(setup: Setup) -> dict[str, Case]:
         setup.warnings.append("engramdb left out: it is not installed (pip install engramdb-python)")
         return {}
     num_rows = setup.pick(2_000_000, 100_000)
-    wanted = [name for name in SUBJECTS if not setup.only_subjects or name in setup.only_subjects]
     made = {}
     for width, heads in _WIDTHS.items():
         folder = setup.root / f"engramdb-{width}-{num_rows}"
         ways = ("fetch", "tensor") if width == 160 and find_spec("torch") is not None else ("fetch",)
         for way in ways:
+            subjects = SUBJECTS if way == "fetch" else TENSOR_SUBJECTS
+            wanted = [name for name in subjects if not setup.only_subjects or name in setup.only_subjects]
             name = f"engramdb_{way}_{width}"
             made[name] = Case(
                 name=name,
@@ -93,6 +96,8 @@ def _opened(subject: str, root: Path, width: int, way: str, rows: int):
             lambda line: engramdb.fetch_e_t_tensor(theirs, line.tolist(), _SCALE, heads, width),
             theirs.close,
         )
+    if subject == "engramdb_cached":
+        return _cached_module(root, width, rows)
     cache_bytes = 0 if subject == "ngramstore_uncached" else rows * (width + SLOT_OVERHEAD_BYTES)
     ours = ngs.open(root / "store", cache_bytes=cache_bytes)
     if way == "fetch":
@@ -100,6 +105,22 @@ def _opened(subject: str, root: Path, width: int, way: str, rows: int):
     import torch
 
     return lambda line: torch.from_numpy(ours.rows(line)), ours.close
+
+
+def _cached_module(root: Path, width: int, rows: int):
+    """engramdb's `DiskPleEmbedding` with room for every row, and the scale of the table behind it."""
+    import engramdb
+    import torch
+    from engramdb.vllm_plugin import DiskPleEmbedding
+
+    theirs = engramdb.Store(str(root / "raw"), 1, rows, width)
+    module = DiskPleEmbedding(theirs, rows, width, dtype=torch.float8_e4m3fn, cache_size=rows)
+
+    def close() -> None:
+        module.close()
+        theirs.close()
+
+    return lambda line: module(torch.from_numpy(line)).float() * _SCALE, close
 
 
 def _compare(answer, wanted: np.ndarray, way: str) -> None:

@@ -48,7 +48,6 @@ _HOME = {
     "input_sensitivity": "export.sensitivity",
     "live_embedding": "serving.generation",
     "load_checkpoint": "training.checkpoint",
-    "served_embedding": "serving.generation",
     "tag": "data.batches",
     "tag_corpus": "data.corpus",
     "train_model": "training.train",

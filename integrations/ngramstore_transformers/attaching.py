@@ -21,7 +21,7 @@ from ngramstore_torch import NGramEmbedding
 from ngramstore_transformers.in_front import is_in_front, put_in_front, take_away
 
 try:
-    from transformers import PreTrainedModel
+    from transformers import GenerationMixin, PreTrainedModel
 
     from ngramstore_transformers import record
     from ngramstore_transformers.probe import require_ids_for_embeddings_only
@@ -40,9 +40,14 @@ def attach(model: PreTrainedModel, store: Any, *, probe: bool = True, **options:
     A state that is no Cache (RWKV's) cannot be continued in `forward`: UsageError. `generate` hands over all ids.
     probe: run the model on two tokens first, and refuse it if it reads token ids for more than its input embeddings
     (Gemma 3n's table for each layer): behind the store those would go missing.
-    Raises UsageError where widths differ, for encoder-decoders, for what does not generate, and for a model that has a
-    store already; the model is then as it was.
+    Raises UsageError where widths differ, for encoder-decoders, for what does not generate, for what wraps a model, and for a
+    model that has a store already; the model is then as it was.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(
+            f"{type(model).__name__} is no model of Transformers",
+            hint="attach the model itself, then compile it or wrap it for several devices",
+        )
     if attached(model) is not None:
         raise UsageError("the model has a store already", hint="call detach(model) first")
     if model.config.is_encoder_decoder:
@@ -92,6 +97,7 @@ def _methods(own: Any) -> dict[str, Any]:
         inputs: dict[str, Any] = own.prepare_inputs_for_generation(self, input_ids, *arguments, **options)
         new_BT = inputs.get("input_ids")
         if new_BT is not None and attached(self) is not None:
+            _require_end_of(input_ids, new_BT, own)
             past, mask = record.cache_among(inputs.values()), options.get("attention_mask")
             inputs["inputs_embeds"], *positions = _embed(self, input_ids, new_BT.shape[1], mask, past)
             inputs["input_ids"] = None
@@ -115,6 +121,7 @@ def _forward(plain: Any, model: Any, input_ids: Tensor | None = None, *arguments
     if arguments:
         raise UsageError("a model with a store takes all arguments but input_ids by keyword")
     record.require_recordable(options)
+    _require_positions(model, options)
     past, mask = record.cache_among(options.values()), options.get("attention_mask")
     is_one_call = past is None and mask is None
     starts_BT = _document_starts(options, input_ids) if is_one_call else None
@@ -136,6 +143,7 @@ def _embed(
     before). starts: true where a document begins; only without a cache.
     """
     embedding = _up_to_date(model)
+    _require_plain(mask, ids_BS)
     past_length = 0 if past is None else record.length(past)
     if past_length and ids_BS.shape[1] != past_length + num_new:
         ids_BS, mask_BS = record.continued(past, past_length, ids_BS[:, ids_BS.shape[1] - num_new :], mask)
@@ -176,6 +184,9 @@ def _up_to_date(model: Any) -> NGramEmbedding:
                 f"the model's token embedding is {own.weight.shape[1]} wide now, the store's rows are {embedding.dim}",
                 hint="call detach(model), or attach a store of that width",
             )
+        if model.__dict__.get("_is_replica"):  # of DataParallel, in a thread of its own: all replicas share our module
+            embedding = embedding._replicate_for_data_parallel()
+            model.__dict__[_KEY] = embedding
         embedding.token_embedding = own
     return embedding
 
@@ -196,10 +207,44 @@ def _document_starts(options: Mapping[str, Any], ids_BT: Tensor) -> Tensor | Non
     return starts_BT if bool(starts_BT.any()) else None
 
 
+def _require_end_of(ids_BS: Tensor, new_BT: Tensor, own: Any) -> None:
+    """UsageError where a model's own way to prepare a step gives other tokens to the model than the last of the ids (XLM, XLNet)."""
+    if own.prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation:
+        return
+    num_new = new_BT.shape[1]
+    if num_new > ids_BS.shape[1] or not torch.equal(new_BT, ids_BS[:, ids_BS.shape[1] - num_new :].to(new_BT.device)):
+        raise UsageError(
+            f"{own.__name__} generates from other tokens than the last of its ids",
+            hint="attach takes models that go on from the sequence as it is (docs/serving.md)",
+        )
+
+
+def _require_positions(model: Any, options: Mapping[str, Any]) -> None:
+    """UsageError where the model would take positions in an image from token ids, which it does not see behind the store."""
+    inner = model.base_model
+    if not hasattr(inner, "compute_3d_position_ids") or options.get("position_ids") is not None:
+        return
+    has_images = any(options.get(name) is not None for name in ("image_grid_thw", "video_grid_thw"))
+    past = record.cache_among(options.values())
+    if has_images or (getattr(inner, "rope_deltas", None) is not None and (past is None or not record.length(past))):
+        raise UsageError(
+            f"{type(model).__name__} places text around images by token ids, which a store in front of it keeps",
+            hint="give position_ids (the model's get_rope_index makes them), or use generate()",
+        )
+
+
+def _require_plain(mask: Any, ids_BS: Tensor) -> None:
+    """UsageError for a mask that says more than which positions are tokens."""
+    if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2 and len(mask) == len(ids_BS)):
+        return
+    what = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"type {type(mask).__name__}"
+    raise UsageError(f"attention_mask has {what}, ids have shape {tuple(ids_BS.shape)}: wanted (B, S)")
+
+
 def _ones_or(mask: Tensor | None, ids_BS: Tensor) -> Tensor | None:
-    """A mask for exactly these ids, or None: all are tokens. UsageError for masks that say more than that."""
+    """A mask for exactly these ids, or None: all are tokens. Of a wider one, made for all that will come, the first columns count."""
     if mask is None:
         return None
-    if mask.ndim != 2 or len(mask) != len(ids_BS) or mask.shape[1] < ids_BS.shape[1]:
+    if mask.shape[1] < ids_BS.shape[1]:
         raise UsageError(f"attention_mask has shape {tuple(mask.shape)}, ids have {tuple(ids_BS.shape)}: wanted (B, S)")
-    return mask[:, mask.shape[1] - ids_BS.shape[1] :]
+    return mask[:, : ids_BS.shape[1]]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
 
 from ngramstore.errors import UsageError
 from ngramstore_transformers.in_front import is_in_front, put_in_front
@@ -49,13 +50,19 @@ def length(cache: Any) -> int:
     Raises UsageError for a running state that nobody recorded.
     """
     try:
-        return int(cache.get_seq_length())
+        return _counted(cache)
     except ValueError:  # no layer of the cache has positions
         if _is_recorded(cache):
             return getattr(cache, _IDS).shape[1]
         if cache.has_previous_state():
             raise UsageError("the cache holds a running state, on record is nothing", hint=_FILL) from None
         return 0
+
+
+def _counted(cache: Any) -> int:
+    """Positions of the layer that holds most: one that never keeps keys, such as MiniMax's first, stays at none. ValueError: no layer counts them."""
+    layers = [layer for layer in getattr(cache, "layers", ()) if isinstance(layer, CacheLayerMixin)]
+    return max((int(layer.get_seq_length()) for layer in layers), default=0) or int(cache.get_seq_length())
 
 
 def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
@@ -67,7 +74,7 @@ def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
 
 
 def continued(cache: Any, length: int, new_BT: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Ids and mask of the cache's content and T new positions behind it. mask: (B, S + T) or (B, T), or None.
+    """Ids and mask of the cache's content and T new positions behind it. mask: (B, T), or (B, S + T) or wider, or None.
 
     Raises UsageError where nobody recorded what the cache holds.
     """
@@ -80,13 +87,17 @@ def continued(cache: Any, length: int, new_BT: Tensor, mask: Tensor | None) -> t
         )
     ids_BS = ids_BS.to(new_BT.device)
     ids = torch.cat((ids_BS, new_BT), 1)
-    if mask is not None and mask.ndim == 2 and mask.shape[1] == ids.shape[1]:
-        return ids, mask
+    if mask is not None and mask.shape[1] >= ids.shape[1]:
+        return ids, mask[:, : ids.shape[1]]
+    if mask is not None and mask.shape[1] != new_BT.shape[1]:
+        raise UsageError(
+            f"attention_mask has shape {tuple(mask.shape)}: wanted {tuple(ids.shape)}, or {tuple(new_BT.shape)} for what is new"
+        )
     old = getattr(cache, _MASK)
     if old is None and mask is None:
         return ids, None
     old = torch.ones_like(ids_BS) if old is None else old
-    new = torch.ones_like(new_BT) if mask is None else mask[:, -new_BT.shape[1] :]
+    new = torch.ones_like(new_BT) if mask is None else mask
     return ids, torch.cat((old.to(new), new), 1)
 
 
@@ -111,7 +122,7 @@ def _methods(own: Any) -> dict[str, Any]:
 
     def crop(self: Any, *arguments: Any, **options: Any) -> None:
         own.crop(self, *arguments, **options)
-        length = int(self.get_seq_length())
+        length = _counted(self)
         _change(self, lambda x: x[:, :length])
 
     def reset(self: Any) -> None:

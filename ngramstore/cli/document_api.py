@@ -29,7 +29,7 @@ _PAGE = {
         sizes store.sizes.Sizes
     """,
     "Open one": """
-        ngramstore: open serve.options.OpenOptions Store store.layers.manifest.Spec __version__
+        ngramstore: open serve.open_options.OpenOptions Store store.layers.manifest.Spec __version__
     """,
     "Look up": """
         ngramstore: Store.lookup Hit Store.match Store.get Store.contains Store.rows Store.items Store.batches
@@ -39,7 +39,7 @@ _PAGE = {
         ngramstore: Store.put Store.put_encoded Store.delete Store.flush Store.refresh Store.compact
     """,
     "Maintain it": """
-        ngramstore: Store.stats Store.warm Store.trace serve.trace.Recorder Trace Store.backup Store.verify
+        ngramstore: Store.stats Store.warm Store.trace serve.recorder.Recorder Trace Store.backup Store.verify
         Store.close
     """,
     "Mine": """
@@ -56,7 +56,7 @@ _PAGE = {
     """,
     "Serve in PyTorch": """
         ngramstore_torch: NGramEmbedding NGramHistory RowTableEmbedding StoreModule Ticket RowHash KeysHash
-        OverEncodingHash TrainedTableHash ServingStats live_embedding served_embedding Decoder KVCache generate
+        OverEncodingHash TrainedTableHash ServingStats live_embedding Decoder KVCache generate
         generate_served
     """,
     "Serve in Transformers": """
@@ -87,7 +87,7 @@ _VALUES = {
     "ngramstore.keys.NOTHING": "{value}. In `history`: no token there, the sequence had not begun.",
 }
 """What is neither class nor function has no docstring to take."""
-_INNER = ("serve.options.", "serve.trace.", "store.imports.report.", "store.layers.manifest.", "store.sizes.")
+_INNER = ("serve.open_options.", "serve.recorder.", "store.imports.report.", "store.layers.manifest.", "store.sizes.")
 """Homes that nobody imports from: what stands there is given, not made by the user."""
 _WIDTH = 118
 

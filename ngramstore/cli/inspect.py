@@ -94,10 +94,10 @@ def _store(view: Any) -> dict[str, Any]:
 
 def _block(view: Any, block: int) -> dict[str, Any]:
     from ngramstore.layout import BLOCK_ROWS
-    from ngramstore.store.layers.layer_entry import LayerEntry
+    from ngramstore.store.layers.packed_layer import PackedLayer
 
     layer = view.base
-    if not isinstance(view.manifest.base, LayerEntry):
+    if not isinstance(layer, PackedLayer):
         raise UsageError(
             f"the rows of {view.directory} are read in place from a checkpoint and have no blocks", hint="use --row"
         )
@@ -140,20 +140,20 @@ def _of_ngram(view: Any, ngram: tuple[int, ...]) -> dict[str, Any]:
 
 def _row(view: Any, layer: Any, number: int) -> dict[str, Any]:
     from ngramstore.layout import CHECKSUM_BYTES
-    from ngramstore.store.layers.layer_entry import LayerEntry
+    from ngramstore.store.layers.packed_layer import PackedLayer
 
     bad: list[int] = []
     batch = layer.batch(number, 1, bad=bad)
     codec = view.manifest.spec.codec
     start, size, stored, is_compressed = None, codec.row_bytes, batch.rows.tobytes(), False
-    if layer in (view.overlay, view.base) and isinstance(view.manifest.base, LayerEntry):
+    if isinstance(layer, PackedLayer):
         (start,), (size,) = (values.tolist() for values in layer.places(number, 1))
         stored = layer.rows.file.read(start, size + CHECKSUM_BYTES)
         is_compressed = layer.rows.is_compressed and size < layer.rows.row_bytes
     codes, scales = codec.unpack(batch.rows)
     values = codec.decode(batch.rows)[0]
     return {
-        "file": layer.rows.path.name,
+        "file": layer.path_of(number).name,
         "row": number,
         "id": f"0x{int(batch.ids[0]):016x}" if layer.is_keyed else int(batch.ids[0]),
         "ngram": batch.tokens[0, : batch.lengths[0]].tolist() if layer.tokens is not None else None,

@@ -27,12 +27,6 @@ def read_token_map(path: Path) -> Any:
     """An integer array in a .npy file."""
     import numpy as np
 
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {str(path)!r}") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise UsageError(f"{path} is not a .npy array: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise UsageError(f"{path} is an archive of arrays", hint="save the map alone with np.save")
-    return array
+    from ngramstore.npy import map_npy
+
+    return np.array(map_npy(path))

@@ -20,12 +20,12 @@ def command(store: Path, trust_external: bool, as_json: bool) -> None:
     Example:
       ngramstore stats store/ --json
     """
-    import ngramstore as ngs
+    from ngramstore.kernels.jit import cache_is_on_disk
+    from ngramstore.store.stats import stats_of
+    from ngramstore.store.view import View
 
-    with ngs.open(store, cache_bytes=0, trust_external=trust_external) as opened:
-        stats = opened.stats() | {"metadata": opened.metadata}
-    for counter in _OF_THE_HANDLE:
-        stats.pop(counter, None)
+    view = View.open(store.absolute(), trust_external=trust_external)
+    stats = stats_of(view) | {"kernels_cached_on_disk": cache_is_on_disk(), "metadata": view.manifest.spec.metadata}
     if as_json:
         emit(stats)
         return
@@ -37,18 +37,6 @@ def command(store: Path, trust_external: bool, as_json: bool) -> None:
                 click.echo(f"  {key!s:<24} {bytes_text(inner) if name == 'file_bytes' else _text(inner)}")
         else:
             click.echo(f"{name:<24}  {bytes_text(value) if name.endswith('bytes') else _text(value)}")
-
-
-_OF_THE_HANDLE = (
-    "unpublished_changes",
-    "calls",
-    "positions",
-    "found",
-    "rows_read",
-    "bytes_read",
-    "hit_rate",
-    "resident_bytes",
-)
 
 
 def _text(value: object) -> str:

@@ -119,7 +119,7 @@ def _recorded(source: Path, inputs: tuple[Path, ...], quiet: bool, options: dict
 
 def _of_store(store: Store, inputs: tuple[Path, ...], quiet: bool, options: dict[str, Any]) -> Trace:
     from ngramstore.mine import require_tokenizer
-    from ngramstore.serve.trace import record_matches
+    from ngramstore.serve.recorder import record_matches
 
     if not store.spec.is_ngram:
         spec = store.metadata.get("keys")
@@ -147,7 +147,7 @@ def _of_keys(
     options: dict[str, Any],
 ) -> Trace:
     from ngramstore.keys import keys_from_config, keys_from_spec, text_config, token_map_of
-    from ngramstore.serve.trace import record_rows
+    from ngramstore.serve.recorder import record_rows
 
     token_map = None if options["token_map"] is None else read_token_map(options["token_map"])
     assert config is not None or spec is not None

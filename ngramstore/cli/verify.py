@@ -45,6 +45,8 @@ def command(ctx: click.Context, store: Path, quiet: bool, as_json: bool) -> None
             next_step = "`ngramstore repair` saves what is good"
             if report.manifest is None:
                 next_step = "without its MANIFEST nothing can be saved: put a copy back, from a backup made since the last compaction"
+            elif report.manifest.sources:
+                next_step = "rows are read in place, and `ngramstore repair` takes no such store: put the checkpoint's files back, or import them again"
             say(f"{store}: {len(report.faults):,} faults ({read}); {next_step}")
         else:
             click.echo(f"{store}: all is well ({read})")

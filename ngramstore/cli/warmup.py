@@ -16,8 +16,9 @@ from ngramstore.cli.common import emit, json_option
 def command(as_json: bool) -> None:
     """Compile all kernels ahead of use (`ngramstore warm` loads rows into memory).
 
-    The machine code is kept in numba's cache. Run it once after installing, for example while a container image is built. Builds, changes, compacts and reads a small store with every codec in a temporary directory. A process that finds the cache
-    filled compiles nothing. NUMBA_CACHE_DIR says where the cache is; without a writable place nothing is kept.
+    Run it once after installing, for example while a container image is built. It builds, changes, compacts and reads a small
+    store with every codec in a temporary directory, and keeps the machine code in numba's cache: a process that finds it there
+    compiles nothing. NUMBA_CACHE_DIR says where the cache is; without a writable place nothing is kept.
 
     \b
     Examples:

@@ -85,5 +85,7 @@ def keys_from_spec(spec: Mapping[str, Any], *, token_map: ArrayLike | None = Non
         if cls is EngramKeys:
             return EngramKeys.from_spec(spec, token_map=token_map)
         return cls.from_spec(spec)  # type: ignore[attr-defined]
-    except (KeyError, TypeError) as error:
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"the key spec of model {spec['model']!r} lacks or garbles {error}") from error

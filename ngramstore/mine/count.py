@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore, UsageError
+from ngramstore.kernels.count_table import EMPTY, empty_table
 from ngramstore.kernels.native import mining as native
 from ngramstore.mine.merge import merge_runs
 from ngramstore.mine.publish import published
@@ -25,7 +26,6 @@ from ngramstore.mine.runs import RunReader, run_writer, scratch_runs
 from ngramstore.mine.shards import Shard
 
 NO_ID = 0xFFFFFFFF
-EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 LEAST_MEMORY_BYTES = 4 << 10
 
 _BYTES_PER_SLOT = 34
@@ -68,7 +68,7 @@ def count_shard(
     they are not synced; sync=False says the same of out_path.
     """
     most_slots = max(16, memory_bytes // _BYTES_PER_SLOT)
-    table_C2 = _empty_table(min(_FIRST_SLOTS, most_slots))
+    table_C2 = empty_table(min(_FIRST_SLOTS, most_slots))
     used = 0
     spills: list[Path] = []
     with scratch_runs(out_path, "spill") as new_spill:
@@ -137,7 +137,7 @@ def _number_tables(frequent_path: Path, memory_bytes: int) -> Iterator[np.ndarra
         raise UsageError(f"{run.num_pairs} frequent n-grams of one length exceed 2**32 - 2", hint="raise min_count")
     first_id = 0
     for pairs_N2 in run.blocks(max(16, memory_bytes // _BYTES_PER_NUMBER)):
-        table_C2 = _empty_table(2 * len(pairs_N2))
+        table_C2 = empty_table(2 * len(pairs_N2))
         native.fill_ids(pairs_N2[:, 0].copy(), first_id, table_C2)
         yield table_C2
         first_id += len(pairs_N2)
@@ -165,14 +165,8 @@ def _keys(shard: Shard, ids: Path | None, memory_bytes: int, on_progress: _ON_PR
             on_progress(end - begin)
 
 
-def _empty_table(num_slots: int) -> np.ndarray:
-    table_C2 = np.empty((num_slots, 2), np.uint64)
-    table_C2[:, 0] = EMPTY
-    return table_C2
-
-
 def _grown(table_C2: np.ndarray, most_slots: int) -> np.ndarray:
-    larger_C2 = _empty_table(min(4 * len(table_C2) if len(table_C2) < 1 << 20 else 2 * len(table_C2), most_slots))
+    larger_C2 = empty_table(min(4 * len(table_C2) if len(table_C2) < 1 << 20 else 2 * len(table_C2), most_slots))
     native.rehash_counts(table_C2, larger_C2)
     return larger_C2
 

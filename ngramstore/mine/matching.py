@@ -10,9 +10,8 @@ import threading
 import numpy as np
 
 from ngramstore.errors import UsageError
+from ngramstore.kernels.count_table import empty_table
 from ngramstore.kernels.native import mining as native
-
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 class Matcher:
@@ -24,8 +23,7 @@ class Matcher:
         self._shortest = int(lengths_M.min(initial=tokens_MK.shape[1]))
         self._lock = threading.Lock()
         self._is_closed: bool | None = None
-        self._table_C2 = np.empty((max(16, 2 * len(lengths_M)), 2), np.uint64)
-        self._table_C2[:, 0] = _EMPTY
+        self._table_C2 = empty_table(max(16, 2 * len(lengths_M)))
         repeated = native.fill_matches(tokens_MK, lengths_M, self._table_C2)
         if repeated >= 0:
             ngram = tuple(tokens_MK[repeated, : lengths_M[repeated]].tolist())

@@ -157,7 +157,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise FormatError(f"{path} does not exist: this is not a folder of token shards") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedStore(f"{path} is not JSON: {error}", hint=_HINT) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
         raise FormatError(f"{path} is not a manifest of token shards")

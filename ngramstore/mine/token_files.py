@@ -11,6 +11,7 @@ import numpy as np
 
 from ngramstore.errors import UsageError
 from ngramstore.mine.shards import Shard, TokenShards
+from ngramstore.npy import map_npy
 
 if TYPE_CHECKING:
     from ngramstore.mine.tokenizers import Tokenizer
@@ -26,7 +27,8 @@ def open_token_files(
 
     Every file is read once, to find documents and to know its identity.
     Raises UsageError for a .bin without a dtype or of a wrong size, for an .npy that is not a vector of u16 or u32, for a
-    separator that never occurs, for token 2**32 - 1 or one that the tokenizer does not have, and where there is no token at all.
+    separator that never occurs, for token 2**32 - 1 or one that the tokenizer does not have, and where there is no token at all;
+    FormatError for an .npy that cannot be read.
     """
     whole = hashlib.sha256(f"tokens eos={eos_id}".encode())
     shards, is_separated = [], eos_id is None
@@ -74,14 +76,7 @@ def _bin_header(path: Path, dtype: str | None) -> tuple[str, int, int]:
 
 
 def _npy_header(path: Path) -> tuple[str, int, int]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UsageError(f"{path} is not a numpy array that can be read: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise UsageError(
-            f"{path} is an archive of arrays, wanted a vector of uint16 or uint32", hint="save one with np.save"
-        )
+    array = map_npy(path)
     if not isinstance(array, np.memmap) or array.ndim != 1 or array.dtype.str not in ("<u2", "<u4"):
         raise UsageError(f"{path}: {array.dtype} of shape {array.shape}, wanted a vector of uint16 or uint32")
     return array.dtype.str, int(array.offset), len(array)

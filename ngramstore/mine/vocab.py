@@ -64,7 +64,11 @@ class Vocabulary:
                 f"tokens {tokens_MK.shape}, lengths {lengths_M.shape}, counts {counts_M.shape} with max_n {self.max_n}",
                 hint=f"wanted (M, K), (M,), (M,) with 2 <= K <= max_n <= {MAX_N}",
             )
-        for name, array, most in (("tokens", tokens_MK, 2**32 - 2), ("lengths", lengths_M, width)):
+        for name, array, most in (
+            ("tokens", tokens_MK, 2**32 - 2),
+            ("lengths", lengths_M, width),
+            ("counts", counts_M, 2**64 - 1),
+        ):
             if array.size and not (array.dtype.kind in "ui" and array.min() >= 0 and array.max() <= most):
                 raise UsageError(
                     f"{name} must be whole numbers from 0 to {most}, got {array.dtype} {array.min()}..{array.max()}"

@@ -99,7 +99,7 @@ def read_vocab(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str
     tokens_MK[np.arange(max_n) < lengths_M[:, None]] = np.frombuffer(parts[3], "<u4")
     try:
         facts = json.loads(parts[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
         raise DamagedStore(f"{path}: the facts are not a JSON object", hint=_HINT)

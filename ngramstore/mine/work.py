@@ -78,7 +78,7 @@ class WorkDirectory:
         """Delete the directory and all in it, and close."""
         try:
             self._empty()
-            remove(self.path)
+            remove(self.path, only=_OUR_NAMES)
         finally:
             self.close()
 
@@ -86,7 +86,7 @@ class WorkDirectory:
         """Delete all but the lock. STEP goes first: files without it count for nothing, but it vouches for files that may be gone."""
         remove(self.path / STEP_NAME)
         for file in list(self.path.iterdir()):
-            if file.name != LOCK_NAME:
+            if file.name != LOCK_NAME and _OUR_NAMES.fullmatch(file.name):
                 remove(file)
 
     def _remove_unfinished(self) -> None:
@@ -101,7 +101,7 @@ class WorkDirectory:
             body = json.loads(step.read_bytes())
             crc = body.pop("crc32")
             is_good = crc == json_crc(body)
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             is_good = False
         if not is_good:
             raise DamagedStore(f"{step} is damaged", hint="start over with restart=True (`ngramstore mine --restart`)")
@@ -113,12 +113,13 @@ class WorkDirectory:
 
 
 def refuse_foreign(path: Path) -> None:
-    """A directory without a STEP file may hold nothing but what a process leaves that dies before it writes one, or after deleting it.
+    """A work directory holds files of mining and nothing else: all of it goes when the run ends or starts over.
 
     Raises UsageError where it holds something else.
     """
-    if not path.exists() or (path / STEP_NAME).exists():
+    if not path.exists():
         return
-    names = {file.name for file in path.iterdir()} if path.is_dir() else {path.name}
-    if not all(_OUR_NAMES.fullmatch(name) for name in names):
-        raise UsageError(f"{path} is not empty and holds no unfinished mining", hint="give another work directory")
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    foreign = [file for file in files if not _OUR_NAMES.fullmatch(file.name) or file.is_symlink() or not file.is_file()]
+    if foreign:
+        raise UsageError(f"{foreign[0]} is not a file of mining", hint="give another work directory")

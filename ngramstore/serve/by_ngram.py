@@ -59,7 +59,7 @@ class NgramLookups(Filling):
         with self._reading:
             view, source = self._serving()
             keys, ids, lengths = self._match(view, flat, plain(room_BT).reshape(-1))
-            lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim))
+            lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim), ids)
         if lost is not None:
             lengths[lost] = 0
         self._counts.add_call(len(flat), int(np.count_nonzero(lengths)))
@@ -106,7 +106,7 @@ class NgramLookups(Filling):
                 found_W.reshape(num_lines, width)[:, width - count :].reshape(-1)
                 for found_W in self._match(view, plain(tokens).reshape(-1), room_BS.reshape(-1))
             )
-            lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]))
+            lost = self._fill(source, keys, ids, rows.reshape(num_lines * count, rows.shape[2]), ids)
         if lost is not None:
             lengths[lost] = 0
         self._counts.add_call(len(lengths), int(np.count_nonzero(lengths)))

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from ngramstore.errors import UsageError
 from ngramstore.serve.filling import Filling
 from ngramstore.serve.output import output_array
-from ngramstore.serve.row_source import KEEP
 from ngramstore.windows import as_integers, require_rows
 
 
@@ -69,18 +68,15 @@ class RowLookups(Filling):
         require_rows(flat, self._manifest.base.num_rows)
         return flat.astype(np.int64), array.shape
 
-    def _get_numbers(
-        self, numbers: np.ndarray, rows: np.ndarray, found: np.ndarray | None, plan: np.ndarray | None = None
-    ) -> None:
+    def _get_numbers(self, numbers: np.ndarray, rows: np.ndarray, found: np.ndarray | None) -> None:
         with self._reading:
             view, source = self._serving()
             keys, seeds = view.find_rows(numbers)
-            lost = self._fill(source, keys, seeds, rows, plan, numbers)
+            lost = self._fill(source, keys, seeds, rows, numbers)
         if found is not None:
             found[:] = True
             found[lost or []] = False
-        if plan is not KEEP:
-            self._counts.add_call(len(numbers), len(numbers) - len(lost or []))
+        self._counts.add_call(len(numbers), len(numbers) - len(lost or []))
 
 
 def _mask(found: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from ngramstore.hashing import ngram_ids
 from ngramstore.serve.filling import Filling
 from ngramstore.serve.many import Served
 from ngramstore.serve.output import output_array
-from ngramstore.serve.row_source import KEEP, RowSource
+from ngramstore.serve.row_source import RowSource
 from ngramstore.store.view import View
 from ngramstore.windows import Ngrams, as_ngrams, plain
 
@@ -88,12 +88,12 @@ class ExactLookups(Filling):
             return view.find(ids_M)
         return np.concatenate(self._workers.run(lambda part: view.find(ids_M[part]), parts))
 
-    def _get_ids(self, ids: np.ndarray, rows: np.ndarray, plan: np.ndarray | None = None) -> np.ndarray:
+    def _get_ids(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
         with self._reading:
             view, source = self._serving()
             keys = self._find(view, ids)
-            lost = self._fill(source, keys, ids, rows, plan)
-        return self._found(keys, lost, is_counted=plan is not KEEP)
+            lost = self._fill(source, keys, ids, rows, ids)
+        return self._found(keys, lost)
 
     def _read_rest(self, source: RowSource, served: Served) -> np.ndarray:
         """The rows that were not in memory; found (M,) bool of all."""
@@ -103,10 +103,9 @@ class ExactLookups(Filling):
             lost = self._lost(source, damage, served.keys, served.ids)
         return self._found(served.keys, lost)
 
-    def _found(self, keys: np.ndarray, lost: list[int] | None, *, is_counted: bool = True) -> np.ndarray:
+    def _found(self, keys: np.ndarray, lost: list[int] | None) -> np.ndarray:
         found = keys >= 0
         if lost is not None:
             found[lost] = False
-        if is_counted:
-            self._counts.add_call(len(keys), int(np.count_nonzero(found)))
+        self._counts.add_call(len(keys), int(np.count_nonzero(found)))
         return found

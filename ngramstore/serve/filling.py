@@ -8,33 +8,23 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.serve.handle import Handle
-from ngramstore.serve.row_source import KEEP, RowSource
+from ngramstore.serve.row_source import RowSource
 
 
 class Filling(Handle):
     """A handle that can fill rows. Threads: any number at once."""
 
     def _fill(
-        self,
-        source: RowSource,
-        keys: np.ndarray,
-        seeds: np.ndarray,
-        rows: np.ndarray,
-        plan: np.ndarray | None = None,
-        numbers: np.ndarray | None = None,
+        self, source: RowSource, keys: np.ndarray, seeds: np.ndarray, rows: np.ndarray, names: np.ndarray
     ) -> list[int] | None:
-        """Rows of keys; positions of damaged rows if the handle treats them as missing, else DamagedRows.
+        """Rows of keys, as the type of `rows` says; positions of damaged rows if the handle treats them as missing, else DamagedRows.
 
-        plan None: as the type of `rows` says. numbers: what a row-addressed store's caller asked for; without it the seeds,
-        which then are the n-grams' IDs.
+        names: what traces and errors call the rows: IDs of n-grams, or the numbers that were asked for.
         """
-        if plan is None:
-            plan = self.spec.codec.plan(rows.dtype.char)
         recorder = self._recorder
-        if recorder is not None and plan is not KEEP:
-            recorder.add(seeds[keys >= 0] if numbers is None else numbers)
-        damage = source.fill(keys, seeds, rows, self._counts, plan)
-        return self._lost(source, damage, keys, seeds if numbers is None else numbers)
+        if recorder is not None:
+            recorder.add(names[keys >= 0])
+        return self._lost(source, source.fill(keys, seeds, rows, self._counts), keys, names)
 
     def _lost(self, source: RowSource, damage: dict[int, str], keys: np.ndarray, names: np.ndarray) -> list[int] | None:
         """Positions of damaged rows if the handle treats them as missing, else DamagedRows; None: there are none."""

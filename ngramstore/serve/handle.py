@@ -14,12 +14,12 @@ from ngramstore.errors import StaleStore, StoreClosed, UsageError, WrongProcess
 from ngramstore.serve.counts import Counts
 from ngramstore.serve.few import Few, FewRows
 from ngramstore.serve.many import Many
-from ngramstore.serve.options import OpenOptions
+from ngramstore.serve.open_options import OpenOptions
+from ngramstore.serve.recorder import Recorder
 from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import RowCache
 from ngramstore.serve.row_source import RowSource
 from ngramstore.serve.split import Workers
-from ngramstore.serve.trace import Recorder
 from ngramstore.store.changes.writer import Writer
 from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.view import View

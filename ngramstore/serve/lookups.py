@@ -18,8 +18,7 @@ from ngramstore.serve.by_ngram import Hit, NgramLookups
 from ngramstore.serve.by_row import RowLookups
 from ngramstore.serve.exact import ExactLookups
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
-from ngramstore.serve.row_source import KEEP
-from ngramstore.store.changes.compaction import live_batches
+from ngramstore.store.live import live_batches
 from ngramstore.store.trace import Trace
 from ngramstore.store.view import PENDING_SERIAL, View
 from ngramstore.windows import as_ngrams, plain
@@ -56,9 +55,7 @@ class Lookups(NgramLookups, ExactLookups, RowLookups):
         if not self.spec.is_ngram:
             flat, _ = self._numbers(keys, "warm")
             wanted = _first_of(len(flat), limit, lambda part: flat[part])
-            self._get_numbers(wanted, np.empty((len(wanted), 1), np.uint8), None, KEEP)
-            return cache.stats()["cache_rows"]
-        if is_traced:
+        elif is_traced:
             wanted = _first_of(len(keys), limit, lambda part: self._in_files(keys[part]))
         else:
             tokens, lengths = as_ngrams(keys, self.max_n)
@@ -67,7 +64,10 @@ class Lookups(NgramLookups, ExactLookups, RowLookups):
                 limit,
                 lambda part: self._in_files(ngram_ids(tokens[part], lengths[part], self.spec.seed)),
             )
-        self._get_ids(wanted, np.empty((len(wanted), 1), np.uint8), KEEP)
+        with self._reading:
+            view, source = self._serving()
+            found, seeds = (self._find(view, wanted), wanted) if self.spec.is_ngram else view.find_rows(wanted)
+            self._lost(source, source.bring(found, seeds, self._counts), found, wanted)
         return cache.stats()["cache_rows"]
 
     def _in_files(self, ids: np.ndarray) -> np.ndarray:

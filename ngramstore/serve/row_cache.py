@@ -15,9 +15,12 @@ import numpy as np
 from ngramstore.kernels.native import cache as native
 from ngramstore.kernels.native import cache_oldest as oldest
 from ngramstore.kernels.native import cache_table as table
+from ngramstore.kernels.native.dequantize import NUM_PLAN
 
 SLOT_OVERHEAD_BYTES = native.SLOT_OVERHEAD_BYTES
 _LEAST_OLDEST = 64
+_NO_WRITER: np.ndarray = np.zeros(NUM_PLAN, np.int64)  # a plan that copies nothing
+_NOWHERE = np.empty((0, 1), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,13 @@ class RowCache:
         return self.num_slots < min(num_rows, self._most_slots)
 
     def serve(self, plan: np.ndarray, keys_M: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Copy rows that are here into out (M rows, u8), zeros where a key is -1: positions of those that are absent.
-
-        A plan without a row writer (`KEEP`) copies nothing, and counts neither hits nor misses.
-        """
+        """Copy rows that are here into out (M rows, u8), zeros where a key is -1: positions of those that are absent."""
         miss_M = np.empty(len(keys_M), np.int64)
         return miss_M[: native.serve(self.state, plan, keys_M, out, miss_M)]
+
+    def absent(self, keys_M: np.ndarray) -> np.ndarray:
+        """Positions of the keys that are not here; the others are used last from now on. Counts neither hits nor misses."""
+        return self.serve(_NO_WRITER, keys_M, _NOWHERE)
 
     def insert(self, fetched: Fetched, keys_U: np.ndarray) -> None:
         """Keep U rows that were read, as most recently used."""

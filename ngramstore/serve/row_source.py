@@ -5,7 +5,7 @@ Shapes: M wanted rows, U unique rows to read, D row width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,14 @@ from ngramstore.codec.compress import RowDecompressor
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError
 from ngramstore.kernels.native import distinct as native_distinct
 from ngramstore.kernels.native import rows as native
-from ngramstore.kernels.native.dequantize import NUM_PLAN, scatter
+from ngramstore.kernels.native.dequantize import scatter
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.serve.counts import Counts
 from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import Fetched, RowCache
 from ngramstore.serve.split import Workers
+from ngramstore.store.layers.external import IN_PLACE_HINT
 from ngramstore.store.view import PENDING_SERIAL, View
 
 _STAGING_BYTES = 16 << 20
@@ -33,12 +34,10 @@ _FAULT = {
 _IN_ORDER = np.empty(0, np.int64)
 PendingRows = Callable[[np.ndarray], np.ndarray]
 """Encoded rows (U, B) u8 of the IDs (U,) u64 of unpublished puts."""
-KEEP: np.ndarray = np.zeros(NUM_PLAN, np.int64)
-"""A plan that copies nothing: rows are wanted in the cache only. Such look-ups are not counted."""
 
 
 @dataclass(frozen=True)
-class _Packed:
+class _Compressed:
     """A layer whose rows are compressed where that saves something."""
 
     serial: int
@@ -63,29 +62,40 @@ class RowSource:
         self._pending = pending
         self._codec = view.manifest.spec.codec
         self._in_memory = pending is not None or resident is not None
-        self._packed = [
-            _Packed(layer.serial, layer.rows.decompressor)
+        self._compressed = [
+            _Compressed(layer.serial, layer.rows.decompressor)
             for layer in view.file_layers
             if layer.rows.decompressor is not None
         ]
         self._slot_bytes = self._codec.row_bytes + CHECKSUM_BYTES
         self._chunk = max(64, min(_MAX_CHUNK_ROWS, _STAGING_BYTES // self._slot_bytes))
 
-    def fill(
-        self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts, plan: np.ndarray
-    ) -> dict[int, str]:
-        """out[m] = row of keys[m] by `plan`, zeros where -1: u8 or numbers, C-contiguous.
+    def fill(self, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts) -> dict[int, str]:
+        """out[m] = row of keys[m] as the type of `out` says (u8: as stored), zeros where -1; C-contiguous.
 
         Returns what is wrong with damaged rows, by position; those are zeros.
         """
-        out_MB = out_MD.view(np.uint8)
-        parts = self._workers.parts(len(keys_M)) if plan is not KEEP else [slice(0, len(keys_M))]
+        plan, out_MB = self._codec.plan(out_MD.dtype.char), out_MD.view(np.uint8)
+        parts = self._workers.parts(len(keys_M))
         if len(parts) == 1:
             return self._fill_part(keys_M, seeds_M, out_MB, counts, plan)
         found = self._workers.run(
             lambda part: self._fill_part(keys_M[part], seeds_M[part], out_MB[part], counts, plan), parts
         )
         return {part.start + m: what for part, faults in zip(parts, found, strict=True) for m, what in faults.items()}
+
+    def bring(self, keys_M: np.ndarray, seeds_M: np.ndarray, counts: Counts) -> dict[int, str]:
+        """Bring the rows of M different keys from files into the cache, which there must be; of those it has, the use is noted.
+
+        Rows that are not published yet are left out. Returns what is wrong with damaged rows, by position.
+        """
+        assert self.cache is not None
+        damage: dict[int, str] = {}
+        in_files = np.flatnonzero((keys_M >= 0) & (keys_M >> RANK_BITS < PENDING_SERIAL))
+        places = in_files[self.cache.absent(keys_M[in_files])]
+        for _ in self._batches(places, keys_M, seeds_M, counts, damage):
+            pass
+        return damage
 
     def read_absent(
         self, places: np.ndarray, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts
@@ -106,8 +116,7 @@ class RowSource:
             return self._read(places, keys_M, seeds_M, out_MB, counts, plan)
         rest = np.empty((len(places), out_MB.shape[1]), np.uint8)
         wrong = self._fill_from_files(keys_M[places], seeds_M[places], rest, counts, plan)
-        if plan is not KEEP:
-            out_MB[places] = rest
+        out_MB[places] = rest
         return {int(places[position]): fault for position, fault in wrong.items()}
 
     def _fill_from_files(
@@ -130,12 +139,23 @@ class RowSource:
         counts: Counts,
         plan: np.ndarray,
     ) -> dict[int, str]:
-        """Rows of some positions from the files: each key is read once, kept in the cache, and copied out from where it was read."""
+        """Rows of some positions from the files, copied out from where they were read."""
+        damage: dict[int, str] = {}
+        for fetched, to, of in self._batches(places, keys_M, seeds_M, counts, damage):
+            scatter(plan, fetched.data, fetched.at[of], to, out_MB)
+        return damage
+
+    def _batches(
+        self, places: np.ndarray, keys_M: np.ndarray, seeds_M: np.ndarray, counts: Counts, damage: dict[int, str]
+    ) -> Iterator[tuple[Fetched, np.ndarray, np.ndarray]]:
+        """Read the rows of some positions, each key once, and keep them in the cache, if there is one.
+
+        Yields what was read, the positions that want it, and which of its rows each of them wants. What is wrong goes to `damage`, by position.
+        """
         count = len(places)
         waits_X, keys_U, seeds_U = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.uint64)
         seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
         num_keys = native_distinct.distinct(seen, keys_M[places], seeds_M[places], waits_X, keys_U, seeds_U)
-        damage: dict[int, str] = {}
         for first in range(0, num_keys, self._chunk):
             last = min(num_keys, first + self._chunk)
             faults: dict[int, str] = {}
@@ -147,13 +167,11 @@ class RowSource:
             else:
                 is_here = (waits_X >= first) & (waits_X < last)
                 to, of = places[is_here], waits_X[is_here] - first
-            if plan is not KEEP:
-                scatter(plan, fetched.data, fetched.at[of], to, out_MB)
             if faults:
                 damage |= {
                     m: faults[key] for m, key in zip(to.tolist(), keys_M[to].tolist(), strict=True) if key in faults
                 }
-        return damage
+            yield fetched, to, of
 
     def _fill_from_memory(self, keys_M: np.ndarray, out_MB: np.ndarray, plan: np.ndarray) -> np.ndarray:
         """Rows that need no file; returns the positions that do."""
@@ -161,18 +179,15 @@ class RowSource:
         resident, pending = self.resident, self._pending
         if resident is not None and resident.is_one_whole_layer and pending is None:
             offsets_M = np.where(keys_M >= 0, (keys_M & RANK_MASK) * row_bytes, -1)
-            if plan is not KEEP:
-                scatter(plan, resident.rows[0], offsets_M, _IN_ORDER, out_MB)
+            scatter(plan, resident.rows[0], offsets_M, _IN_ORDER, out_MB)
             return _IN_ORDER
         serials_M = np.where(keys_M >= 0, keys_M >> RANK_BITS, -1)
         done = serials_M == -1
-        if plan is not KEEP:
-            out_MB[done] = 0
+        out_MB[done] = 0
 
         def copy(source: np.ndarray, offsets: np.ndarray, places: np.ndarray) -> None:
             done[places] = True
-            if plan is not KEEP:
-                scatter(plan, source, offsets, places, out_MB)
+            scatter(plan, source, offsets, places, out_MB)
 
         if pending is not None:
             places = np.flatnonzero(serials_M >= PENDING_SERIAL)
@@ -199,7 +214,7 @@ class RowSource:
             raise AssertionError(f"rows of layers {np.unique(serials_U)} asked of a source of layers {known}")
         staging = np.empty(count * slot_bytes, np.uint8)
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
-        num_bad, num_packed, num_bytes = native.read_rows(
+        num_bad, num_frames, num_bytes = native.read_rows(
             self.view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status
         )
         self.view.base.check_unchanged()
@@ -210,13 +225,13 @@ class RowSource:
                 faults[int(keys_U[u])] = _FAULT[int(status[u])]
                 at[u] = -1
         fetched = Fetched(staging, at)
-        if num_packed == count and len(self._packed) == 1:  # usual: nothing is copied back to where it was read
+        if num_frames == count and len(self._compressed) == 1:  # usual: nothing is copied back to where it was read
             try:
-                rows = self._packed[0].decompressor.decompress(staging, at, lengths)
+                rows = self._compressed[0].decompressor.decompress(staging, at, lengths)
                 return Fetched(rows.reshape(-1), np.arange(0, rows.size, self._codec.row_bytes))
             except FormatError:
                 pass  # which of them it is, below
-        if num_packed:
+        if num_frames:
             self._unpack_in_place(fetched, lengths, keys_U, faults)
         return fetched
 
@@ -224,12 +239,12 @@ class RowSource:
         self, fetched: Fetched, lengths_U: np.ndarray, keys_U: np.ndarray, faults: dict[int, str]
     ) -> None:
         """Rows where there were frames; `lengths` are those of the files. What is no frame goes to `faults` and gets place -1."""
-        is_packed = (lengths_U < self._codec.row_bytes) & (fetched.at >= 0)
+        is_frame = (lengths_U < self._codec.row_bytes) & (fetched.at >= 0)
         slots = fetched.data.reshape(len(keys_U), -1)
-        for layer in self._packed:
-            packed = np.flatnonzero(is_packed & (keys_U >> RANK_BITS == layer.serial))
-            if len(packed):
-                for u, fault in _unpack(layer.decompressor, fetched, lengths_U, packed, slots).items():
+        for layer in self._compressed:
+            frames = np.flatnonzero(is_frame & (keys_U >> RANK_BITS == layer.serial))
+            if len(frames):
+                for u, fault in _decompress(layer.decompressor, fetched, lengths_U, frames, slots).items():
                     faults[int(keys_U[u])] = fault
                     fetched.at[u] = -1
 
@@ -250,21 +265,22 @@ class RowSource:
             f"{layer.path_of(rank)}: row {rank:,} {place}: {damage[positions[keys[0]]]}"
             + (f" (and {len(keys) - 1} more rows of this call: {ranks[1:9]})" if len(keys) > 1 else ""),
             keys=[int(names_M[m]) for m in positions.values()],
+            hint=IN_PLACE_HINT if self.view.manifest.sources else None,
         )
 
 
-def _unpack(
-    decompressor: RowDecompressor, fetched: Fetched, lengths_U: np.ndarray, packed: np.ndarray, slots: np.ndarray
+def _decompress(
+    decompressor: RowDecompressor, fetched: Fetched, lengths_U: np.ndarray, frames: np.ndarray, slots: np.ndarray
 ) -> dict[int, str]:
     """Frames -> rows in their own slots; what is wrong with those that are no frames, by place in the batch."""
     try:
-        rows = decompressor.decompress(fetched.data, fetched.at[packed], lengths_U[packed])
+        rows = decompressor.decompress(fetched.data, fetched.at[frames], lengths_U[frames])
     except FormatError as error:
-        if len(packed) == 1:
-            return {int(packed[0]): error.message}
+        if len(frames) == 1:
+            return {int(frames[0]): error.message}
         faults: dict[int, str] = {}
-        for one in packed:  # a bad one must not take the others along
-            faults |= _unpack(decompressor, fetched, lengths_U, np.array([one]), slots)
+        for one in frames:  # a bad one must not take the others along
+            faults |= _decompress(decompressor, fetched, lengths_U, np.array([one]), slots)
         return faults
-    slots[packed, : decompressor.row_bytes] = rows
+    slots[frames, : decompressor.row_bytes] = rows
     return {}

@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike
 from ngramstore.errors import ReadOnlyStore, UsageError
 from ngramstore.kernels.jit import cache_is_on_disk
 from ngramstore.serve.lookups import Hit, Lookups
-from ngramstore.serve.trace import DEFAULT_ENTRIES, Recorder
+from ngramstore.serve.recorder import DEFAULT_ENTRIES, Recorder
 from ngramstore.store.backup import backup
 from ngramstore.store.changes.writer import Writer
+from ngramstore.store.stats import stats_of
 from ngramstore.windows import Ngrams, as_array, as_ngrams, blank_from
 
 __all__ = ["Hit", "Store"]
@@ -143,9 +144,9 @@ class Store(Lookups):
 
         Of the store: path, addressing, rows, dim, max_n, codec, row_bytes (of an encoded row), compression, generation,
         identity, ngrams_by_length, suffix_closed (every n-gram's endings are stored too), overlay_rows and tombstones (changes since
-        the last `compact`), unpublished_changes (since the last `flush`; None for a reader, who does not look into the journal),
-        file_bytes by name, total_bytes, external_bytes (of checkpoints that rows are read from in place).
-        Of this handle since it was opened: calls, positions and found of look-ups; rows_read and bytes_read from files.
+        the last `compact`), file_bytes by name, total_bytes, external_bytes (of checkpoints that rows are read from in place).
+        Of this handle: unpublished_changes (since the last `flush`; None for a reader, who does not look into the journal); since it
+        was opened: calls, positions and found of look-ups; rows_read and bytes_read from files.
         Of its row cache, since it was made: cache_hits, cache_misses, cache_inserted, cache_evicted, cache_not_kept in rows; cache_rows and cache_bytes
         that it holds; cache_budget_bytes, cache_slots (rows that fit); hit_rate = hits / (hits + misses), None before the first.
         resident_bytes: rows held in memory by `resident=True`. kernels_cached_on_disk: False where every new process compiles
@@ -154,44 +155,23 @@ class Store(Lookups):
         self._check()
         with self._lock:
             self._check()
-            return self._stats()
-
-    def _stats(self) -> dict[str, Any]:
-        pending = (
-            self._writer.num_pending if self._writer is not None else None
-        )  # first: it may catch up with a publication
-        if self._writer is not None and self._stale:
-            self._follow(self._writer)
-        view = self._view
-        manifest = view.manifest
-        lookups = self._counts.as_dict()
-        cache = self._cache.stats() if self._cache is not None else {}
-        hits, misses = cache.get("cache_hits", 0), cache.get("cache_misses", 0)
-        return {
-            "path": str(self.path),
-            "addressing": self.spec.addressing,
-            "rows": len(self),
-            "dim": self.dim,
-            "max_n": self.max_n,
-            "codec": self.spec.codec.spec(),
-            "row_bytes": self.spec.codec.row_bytes,
-            "compression": "zstd" if manifest.base.is_compressed else "none",
-            "generation": manifest.generation,
-            "identity": manifest.identity,
-            "ngrams_by_length": {n: count for n, count in enumerate(manifest.length_counts) if count},
-            "suffix_closed": manifest.suffix_closed,
-            "overlay_rows": manifest.overlay.num_rows if manifest.overlay else 0,
-            "tombstones": len(view.tombstones) if view.tombstones else 0,
-            "unpublished_changes": pending,
-            "file_bytes": {entry.name: entry.file_bytes for entry in manifest.files},
-            "total_bytes": sum(entry.file_bytes for entry in manifest.files),
-            "external_bytes": sum(manifest.sources.values()),
-            **lookups,
-            **cache,
-            "hit_rate": hits / (hits + misses) if hits + misses else None,
-            "resident_bytes": self._resident.num_bytes if self._resident else 0,
-            "kernels_cached_on_disk": cache_is_on_disk(),
-        }
+            pending = None
+            if self._writer is not None:
+                pending = self._writer.num_pending  # first: it may catch up with a publication
+                if self._stale:
+                    self._follow(self._writer)
+            cache = self._cache.stats() if self._cache is not None else {}
+            hits, misses = cache.get("cache_hits", 0), cache.get("cache_misses", 0)
+            return {
+                **stats_of(self._view),
+                "rows": len(self),
+                "unpublished_changes": pending,
+                **self._counts.as_dict(),
+                **cache,
+                "hit_rate": hits / (hits + misses) if hits + misses else None,
+                "resident_bytes": self._resident.num_bytes if self._resident else 0,
+                "kernels_cached_on_disk": cache_is_on_disk(),
+            }
 
     def verify(self) -> list[str]:
         """Read everything on disk and check it: a line per fault, with file and offset; empty means all is well.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ngramstore.codec.quantize import CODECS, codec_from_spec
+from ngramstore.codec.registry import CODECS, codec_from_spec
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore.kernels.native.cache import SLOT_OVERHEAD_BYTES

@@ -22,7 +22,9 @@ from ngramstore.store.layers.external import ExternalLayer
 from ngramstore.store.layers.external_entry import ExternalEntry
 from ngramstore.store.layers.index import Index
 from ngramstore.store.layers.layer import Layer
+from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Manifest, read_manifest
+from ngramstore.store.layers.packed_layer import PackedLayer
 
 PENDING_SERIAL = (1 << 20) - native.MAX_LINES
 """Serials from here on are of rows that lie in the writer's journal only."""
@@ -47,15 +49,14 @@ class View:
         self.manifest = manifest
         self.lock_index = lock_index
         self.trust_external = trust_external
-        spec = manifest.spec
         self.next_serial = next_serial
         self.serial_space: object = object() if previous is None else previous.serial_space
         self.base: Layer
         if previous is not None and previous.manifest.base == manifest.base:
             self.base = previous.base
         else:
-            self.base = self._open_layer(manifest.base, manifest.base_generation, is_keyed=spec.is_ngram)
-        self.overlay: Layer | None = None
+            self.base = self._open_base()
+        self.overlay: PackedLayer | None = None
         self.tombstones: Index | None = None
         self._tombstones_file: DataFile | None = None
         if previous is not None and previous.overlay_state == self.overlay_state:
@@ -64,7 +65,7 @@ class View:
         else:
             stamp = manifest.stamp(manifest.overlay_generation)
             if manifest.overlay is not None:
-                self.overlay = self._open_layer(manifest.overlay, manifest.overlay_generation, is_keyed=True)
+                self.overlay = self._open_packed(manifest.overlay, manifest.overlay_generation, is_keyed=True)
             if manifest.tombstones is not None:
                 self.tombstones, self._tombstones_file = Index.open(
                     directory, manifest.tombstones, stamp, is_keyed=True, is_sized=False, lock=lock_index
@@ -116,27 +117,33 @@ class View:
                 raise
         raise AssertionError
 
-    def _open_layer(self, entry, generation: int, *, is_keyed: bool) -> Layer:  # type: ignore[no-untyped-def]
-        serial = self.next_serial
-        self.next_serial += 1
-        if isinstance(entry, ExternalEntry):
-            return ExternalLayer(
-                self.directory,
-                entry,
-                self.manifest.stamp(generation),
-                self.manifest.spec,
-                serial,
-                is_trusted=self.trust_external,
-            )
-        return Layer(
+    def _open_base(self) -> Layer:
+        manifest, entry = self.manifest, self.manifest.base
+        if not isinstance(entry, ExternalEntry):
+            return self._open_packed(entry, manifest.base_generation, is_keyed=manifest.spec.is_ngram)
+        return ExternalLayer(
+            self.directory,
+            entry,
+            manifest.stamp(manifest.base_generation),
+            manifest.spec,
+            self._take_serial(),
+            is_trusted=self.trust_external,
+        )
+
+    def _open_packed(self, entry: LayerEntry, generation: int, *, is_keyed: bool) -> PackedLayer:
+        return PackedLayer(
             self.directory,
             entry,
             self.manifest.stamp(generation),
             self.manifest.spec,
-            serial,
+            self._take_serial(),
             is_keyed=is_keyed,
             lock_index=self.lock_index,
         )
+
+    def _take_serial(self) -> int:
+        self.next_serial += 1
+        return self.next_serial - 1
 
     def with_pending(self, tiers: tuple[Tier, ...]) -> View:
         """This view with unpublished puts and deletions on top, newest first."""
@@ -173,7 +180,7 @@ class View:
             indexes.append((self.tombstones, True, 0))
         if self.overlay is not None:
             indexes.append((self.overlay.index, False, self.overlay.serial))
-        if self.manifest.spec.is_ngram:
+        if isinstance(self.base, PackedLayer) and self.base.is_keyed:
             indexes.append((self.base.index, False, self.base.serial))
         self._probed = [index for index, _, _ in indexes]
         self.probe_table = np.zeros((len(indexes), native.NUM_COLUMNS), np.int64)

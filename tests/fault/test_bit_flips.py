@@ -234,3 +234,28 @@ def test_a_locked_index_survives_a_cut_of_its_file(quick_path):
         rows, found = store.get([(i,) for i in range(200)])
         assert found.all()
         np.testing.assert_array_equal(rows, rows_of(np.arange(200), 8))
+
+
+@pytest.mark.parametrize("on_damage", ["raise", "missing"])
+@pytest.mark.parametrize("options", [{}, {"cache_bytes": 0}], ids=str)
+def test_a_damaged_row_is_told_at_its_place_among_unpublished_changes(quick_path, on_damage, options):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(100)}, dim=40, compression="none")
+    with ngs.open(path) as store:
+        base = store._view.base
+        place, identity = int(base.places(7, 1)[0][0]), int(base.seeds(7, 1)[0])
+        order = [ngram for ngram, _ in store.items()]
+    flip(path / "base-000001.rows", place + 3)
+    keys, stamps = [(200,), *order], [200, 300, *(ngram[0] for ngram in order[1:])]
+    with ngs.open(path, mode="rw", on_damage=on_damage, **options) as store:
+        store.put([(200,), order[0]], rows_of([200, 300], 40))
+        for _ in range(2):
+            if on_damage == "raise":
+                with pytest.raises(DamagedRows) as caught:
+                    store.get(keys)
+                assert caught.value.keys == [identity]
+                continue
+            rows, found = store.get(keys)
+            assert np.flatnonzero(~found).tolist() == [8]  # order[7]
+            assert not rows[8].any()
+            np.testing.assert_array_equal(rows[found], rows_of(stamps, 40)[found])

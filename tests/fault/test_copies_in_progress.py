@@ -124,3 +124,12 @@ def test_a_copy_goes_to_a_filesystem_without_locks_as_well(source, monkeypatch, 
     assert "MANIFEST" in names_in(target) and not names_in(target) & {"LOCK", "BUILDING"}
     with ngs.open(target) as store:
         assert len(store) == (100 if work is backup else 99)
+
+
+def test_files_of_many_pieces_are_copied_byte_for_byte(source, monkeypatch):
+    monkeypatch.setattr("ngramstore.store.backup._COPY_BYTES", 1000)
+    target = source.with_name("copy")
+    backup(source, target)
+    files = sorted(source.glob("base-*"))
+    assert len(files) == 3
+    assert all((target / file.name).read_bytes() == file.read_bytes() for file in files)

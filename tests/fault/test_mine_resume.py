@@ -136,9 +136,27 @@ def test_a_full_disk_is_said_to_be_full(corpus, tmp_path):
 def test_a_folder_of_somebody_else_is_never_deleted(corpus, tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match=r"thesis\.tex is not a file of mining"):
         mined_bytes(corpus, tmp_path, restart=True)
     assert (tmp_path / "work" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("what", ["file", "folder", "link"])
+def test_a_step_of_somebody_else_does_not_make_a_folder_ours(corpus, tmp_path, what, restart):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "zylinder.txt").write_text("years of work")
+    if what == "file":
+        (work / STEP_NAME).write_text("ISO-10303-21;")
+    elif what == "folder":
+        (work / STEP_NAME).mkdir()
+        (work / "zylinder.txt").rename(work / STEP_NAME / "zylinder.txt")
+    else:
+        (work / STEP_NAME).symlink_to(work / "zylinder.txt")
+    with pytest.raises(UsageError, match="is not a file of mining"):
+        mined_bytes(corpus, tmp_path, restart=restart)
+    assert next(work.rglob("zylinder.txt")).read_text() == "years of work"
 
 
 def test_every_changed_byte_of_the_step_file_is_noticed(tmp_path):

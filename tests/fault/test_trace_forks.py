@@ -10,7 +10,7 @@ from helpers import build_ngrams, end_of_fork
 
 import ngramstore as ngs
 from ngramstore.errors import WrongProcess
-from ngramstore.serve.trace import Recorder
+from ngramstore.serve.recorder import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 

@@ -20,9 +20,9 @@ from ngramstore.serve.counts import Counts
 def test_a_key_of_a_layer_that_its_source_does_not_know_is_an_error(quick_path, cache_bytes, num_known):
     build_ngrams(quick_path / "store", {(i,): i for i in range(150)})
     with ngs.open(quick_path / "store", cache_bytes=cache_bytes) as store:
-        plan, counts = store.spec.codec.plan("f"), Counts()
+        counts = Counts()
         known = store._view.find(store._ids([(i,) for i in range(num_known)], "get"))
-        store._source.fill(known, known.astype(np.uint64), np.empty((num_known, 4), np.float32), counts, plan)
+        store._source.fill(known, known.astype(np.uint64), np.empty((num_known, 4), np.float32), counts)
         keys = np.append(known, np.int64(77 << RANK_BITS))
         out = np.empty((len(keys), 4), np.float32)
         child = os.fork()  # a kernel that searches for ever takes its process along
@@ -30,7 +30,7 @@ def test_a_key_of_a_layer_that_its_source_does_not_know_is_an_error(quick_path, 
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(3)
             try:
-                store._source.fill(keys, keys.astype(np.uint64), out, counts, plan)
+                store._source.fill(keys, keys.astype(np.uint64), out, counts)
             except AssertionError as error:
                 os._exit(0 if "77" in str(error) else 1)
             os._exit(2)

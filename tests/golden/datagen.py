@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 
 import ngramstore as ngs
-from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.codec.registry import codec_from_spec
 from ngramstore.layout import FORMAT_VERSION
 
 RELEASE, VERSION = "0.1.0", 1

@@ -465,3 +465,37 @@ def test_the_console_script_ends_with_2_and_no_traceback(quick_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "  hint: " in done.stderr and "Traceback" not in done.stderr
+
+
+def _npy_with(path: Path, header: bytes) -> Path:
+    """A file of version 1 with this header."""
+    padded = header.ljust(117) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + bytes(64))
+    return path
+
+
+BAD_HEADERS = {
+    "a flipped bit": b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4(, }",
+    "a negative size": b"{'descr': '<f4', 'fortran_order': False, 'shape': (-100, 4), }",
+    "an endless size": b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 4), }",
+    "more than an integer": b"{'descr': '<f4', 'fortran_order': False, 'shape': (1180591620717411303424, 4), }",
+}
+
+
+@pytest.mark.parametrize("header", BAD_HEADERS.values(), ids=BAD_HEADERS)
+def test_a_damaged_header_of_an_array_is_one_clear_error(quick_path, header):
+    path = _npy_with(quick_path / "rows.npy", header)
+    assert "is not an array that can be mapped" in refused("build", quick_path / "new", "--rows", path)
+    tokens = _npy_with(quick_path / "t.npy", header.replace(b"<f4", b"<u2"))
+    assert "is not an array that can be mapped" in refused("mine", tokens, "--out", quick_path / "v.ngv")
+    with pytest.raises(errors.FormatError, match="is not an array that can be mapped"):
+        read_token_map(path)
+
+
+def test_archives_under_the_name_of_an_array_are_one_clear_error(quick_path):
+    with open(quick_path / "rows.npy", "wb") as file:
+        np.savez(file, a=np.ones((3, 4), np.float32))
+    assert "archive of arrays" in refused("build", quick_path / "new", "--rows", quick_path / "rows.npy")
+    whole = (quick_path / "rows.npy").read_bytes()
+    (quick_path / "rows.npy").write_bytes(whole[:-30])
+    assert "that can be mapped" in refused("build", quick_path / "new", "--rows", quick_path / "rows.npy")

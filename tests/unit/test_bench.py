@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from bench import check, data, harness, pages, peers, report, rows, saved, setup, spread, text
 from bench.__main__ import main
 from bench.peers import memmap
-from bench.workloads import store_match, store_parts
+from bench.setup import Setup
+from bench.workloads import store, store_match, store_parts
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="page cache checks are for Linux")
 
@@ -414,3 +415,31 @@ def test_an_unknown_case_is_wrong_use(tmp_path):
     )
     assert done.exit_code == 2
     assert "no case nothing; there are warm" in done.output
+
+
+@pytest.mark.parametrize("make", [rows.decoder, rows.gatherer, rows.copier])
+@pytest.mark.parametrize("codec", rows.CODECS)
+def test_what_a_peer_decodes_with_is_made_once(monkeypatch, make, codec):
+    """Not in each call, where it would be timed."""
+    decode = make(codec, 16)
+    monkeypatch.setattr(rows, "codec_from_spec", None)
+    stored, out = np.ones((3, rows.row_bytes(16, codec)), np.uint8), np.empty((3, 16), np.float32)
+    where = (np.array([0, 2, -1]),) if make is rows.gatherer else ()
+    where = (np.array([0, len(stored[0]), -1]),) if make is rows.copier else where
+    decode(stored.reshape(-1) if make is rows.copier else stored, *where, out)
+    want = rows.decode(stored, codec)
+    assert (out[:2] == want[:2]).all() and (out[2] == (0 if where else want[2])).all()
+
+
+def test_cold_cases_ask_for_rows_of_their_own(tmp_path):
+    made = {
+        case.name: case
+        for case in store.cases(
+            Setup(root=tmp_path, quick=True, num_keys=1000, dim=16, only_cases=("cold_rows", "cold_all"))
+        )
+    }
+    assert {name: case.subjects["ngramstore"]["case"] for name, case in made.items()} == {
+        "cold_rows": "cold_rows", "cold_all": "cold_all",
+    }  # fmt: skip
+    assert set(made["cold_rows"].subjects) < set(made["cold_all"].subjects)
+    assert not {"lmdb", "rocks_zstd"} & set(made["cold_rows"].subjects), "for these the two would be one measurement"

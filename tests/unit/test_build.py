@@ -29,8 +29,9 @@ from ngramstore.errors import (
 )
 from ngramstore.hashing import ngram_ids
 from ngramstore.store.building import build as build_module
-from ngramstore.store.building import runs
+from ngramstore.store.building import packing, runs
 from ngramstore.store.building.build import Builder
+from ngramstore.store.layers import rows_writer
 from ngramstore.store.layers.manifest import read_manifest
 
 
@@ -72,11 +73,23 @@ def test_a_memory_budget_that_spills_gives_the_same_bytes(tmp_path, memory_bytes
     assert "runs" not in os.listdir(spilled)
 
 
+def test_a_run_written_in_many_pieces_gives_the_same_bytes(tmp_path, monkeypatch):
+    ngrams, rows = some_ngrams(700), some_rows(700)
+    wanted = files_of(build(tmp_path / "memory", ngrams, rows))
+    monkeypatch.setattr(runs, "_SPILL_BYTES", 100)  # four rows; a run has about 160
+    assert files_of(build(tmp_path / "spilled", ngrams, rows, memory_bytes=20_000, step=90)) == wanted
+
+
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-def test_one_thread_or_two_give_the_same_bytes(tmp_path, compression):
+def test_one_thread_or_two_give_the_same_bytes(tmp_path, monkeypatch, compression):
+    monkeypatch.setattr(packing, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(packing, "_MIN_CHUNK_BYTES", 1)
+    pools, real = [], rows_writer.ThreadPoolExecutor
+    monkeypatch.setattr(rows_writer, "ThreadPoolExecutor", lambda *given: pools.append(given[0]) or real(*given))
     ngrams, rows = some_ngrams(900), np.round(some_rows(900))
     wanted = files_of(build(tmp_path / "one", ngrams, rows, compression=compression, threads=1))
     assert files_of(build(tmp_path / "two", ngrams, rows, compression=compression, threads=2)) == wanted
+    assert pools == [2]
 
 
 def test_floats_encoded_in_threads_give_the_same_bytes(tmp_path, monkeypatch):
@@ -515,3 +528,30 @@ def test_a_tensor_that_is_no_array_is_refused_with_what_to_give_instead(tmp_path
         builder.add_rows(np.ones((3, 4), np.float32))
     with ngs.open(tmp_path / "store", mode="rw") as store, pytest.raises(UsageError, match="rows are not an array"):
         store.put([0], rows[:1])
+
+
+def test_an_ending_missed_behind_many_ngrams_is_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_TOKEN_ROWS", 100)
+    ngrams = [(i,) for i in range(250)]
+    build(tmp_path / "closed", [*ngrams, (1, 2)], some_rows(251))
+    build(tmp_path / "open", [*ngrams, (1, 700)], some_rows(251))  # (700,) is not stored
+    assert read_manifest(tmp_path / "closed").suffix_closed
+    assert not read_manifest(tmp_path / "open").suffix_closed
+    with ngs.open(tmp_path / "open") as store:
+        assert store.lookup([1, 700]).length.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("last", ["finish", "abort"])
+def test_a_build_may_end_inside_its_block(tmp_path, last):
+    with ngs.build(tmp_path / "store", dim=6, max_n=3) as builder:
+        builder.add(some_ngrams(9), some_rows(9))
+        getattr(builder, last)()
+        assert builder.stats()["rows"] == 9
+    assert (tmp_path / "store").exists() == (last == "finish")
+
+
+@pytest.mark.parametrize("bad", [{"dim": True}, {"max_n": True}, {"seed": True}], ids=str)
+def test_a_bool_is_no_number(tmp_path, bad):
+    with pytest.raises(UsageError, match=f"{next(iter(bad))} must be"):
+        ngs.build(tmp_path / "store", **{"dim": 6, "max_n": 3, **bad})
+    assert not (tmp_path / "store").exists()

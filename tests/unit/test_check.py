@@ -30,6 +30,7 @@ from ngramstore.store.journal import reading as journal_reading
 from ngramstore.store.layers.manifest import read_manifest
 from ngramstore.store.repair import journal as journal_salvage
 from ngramstore.store.repair import repair as repair_module
+from ngramstore.store.repair import worn
 from ngramstore.store.repair.check import examine, verify
 from ngramstore.store.repair.repair import repair
 from ngramstore.store.repair.worn_index import WornIndex
@@ -749,3 +750,46 @@ def test_a_manifest_that_the_disk_does_not_give_is_a_fault(copy, monkeypatch):
     refuse_to_open(monkeypatch, "MANIFEST", errno.EIO)
     monkeypatch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
     assert [str(fault) for fault in verify(path)] == ["MANIFEST: cannot be read: Input/output error"]
+
+
+# Layers of many chunks
+
+
+@pytest.fixture
+def a_block_at_a_time(monkeypatch):
+    monkeypatch.setattr(worn, "_CHUNK_BYTES", 1)
+
+
+@pytest.mark.usefixtures("a_block_at_a_time")
+@pytest.mark.parametrize("kind", [*KINDS, "rows"])
+def test_a_layer_read_in_many_chunks_has_no_faults(copy, kind):
+    assert verify(copy(kind)) == []
+
+
+@pytest.mark.usefixtures("a_block_at_a_time")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flip_behind_the_first_chunk_loses_its_row_alone(copy, quick_path, kind):
+    path = copy(kind)
+    wanted = model_of(path)
+    with ngs.open(path) as store:
+        base = store._view.base
+        keys = store._view.find(base.seeds(0, base.num_rows))
+        rank = int(np.flatnonzero(keys == base.serial << 40 | np.arange(base.num_rows))[-1])  # not changed since
+        place = int(base.places(rank, 1)[0][0])
+    assert rank >= 64
+    flip(path / "base-000001.rows", place + 3)
+    assert [(fault.file, fault.offset) for fault in verify(path)] == [("base-000001.rows", place)]
+    assert len(repair(path, quick_path / "out").lost) == 1
+    assert verify(quick_path / "out") == []
+    saved = model_of(quick_path / "out")
+    assert saved.items() <= wanted.items() and len(saved) == len(wanted) - 1
+
+
+@pytest.mark.usefixtures("a_block_at_a_time")
+@pytest.mark.parametrize("kind", ["plain", "zstd"])
+def test_an_index_that_is_lost_costs_nothing_in_any_chunk(copy, kind):
+    path = copy(kind)
+    wanted, index = model_of(path), path / "base-000001.index"
+    index.write_bytes(b"\xaa" * index.stat().st_size)
+    assert repair(path).lost == []
+    assert model_of(path) == wanted

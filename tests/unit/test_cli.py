@@ -16,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 from helpers import ROOT, all_ngrams, flip, rows_of
 from safetensors.numpy import save_file
+from store_cases import files_of
 
 import ngramstore as ngs
 from ngramstore.cli import common
 from ngramstore.cli.main import _OTHERS, CORE_COMMANDS, GROUPS, cli
-from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.codec.registry import codec_from_spec
 from ngramstore.errors import MissingExtra
 
 NGRAMS = all_ngrams(3, (1, 2, 3))
@@ -406,3 +407,30 @@ def test_other_words_are_no_size(text):
 
 def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "integrations")])}
+
+
+def test_files_read_in_many_pieces_give_the_same_store(tmp_path, inputs, monkeypatch):
+    rng = np.random.default_rng(0)
+    codec = codec_from_spec("int8", 64)
+    codes, steps = rng.integers(-127, 128, (500, 64)).astype(np.int8), rng.random(500).astype(np.float32)
+    save_file({"codes": codes, "steps": steps, "packed": codec.pack(codes, steps)}, tmp_path / "t.safetensors")
+    given = ("build", "--rows", tmp_path / "t.safetensors", "--quiet", "--tensor")
+    ngrams = ("build", "--vocab", inputs / "ngrams.txt", "--rows", inputs / "rows.npy", "--codec", "f32", "--quiet")
+
+    def built(name: str) -> list:
+        run(*given, "codes", tmp_path / f"{name}-a", "--scales", "steps", "--codec", "int8")
+        run(*given, "packed", tmp_path / f"{name}-b", "--encoded", "--dim", 64, "--codec", "int8")
+        run(*ngrams, tmp_path / f"{name}-c")
+        return [files_of(tmp_path / f"{name}-{letter}") for letter in "abc"]
+
+    whole = built("whole")
+    monkeypatch.setattr("ngramstore.cli.build._CHUNK_BYTES", 320)  # five rows of codes, ten of numbers
+    assert built("pieces") == whole
+
+
+@pytest.mark.parametrize("line", ['{"tokens": "50256"}', "[true, 5]", '{"tokens": {"3": 0}}', "1_000", "[" * 100_000])
+def test_lines_that_hold_something_else_are_no_ngrams(tmp_path, line):
+    (tmp_path / "ngrams.txt").write_text(f"5 6\n{line}\n")
+    np.save(tmp_path / "rows.npy", np.ones((2, 4), np.float32))
+    said = run("build", tmp_path / "out", "--vocab", tmp_path / "ngrams.txt", "--rows", tmp_path / "rows.npy", code=2)
+    assert "line 2" in said and "is not an n-gram" in said

@@ -7,10 +7,12 @@ import os
 import numpy as np
 import pytest
 
+from ngramstore.errors import FormatError
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as columns
 from ngramstore.kernels.native import rows as native
 from ngramstore.kernels.reference import rows as reference
+from ngramstore.store.layers.external_entry import ExternalEntry, Piece, Segment, SourceEntry
 
 SLOT = 15 + 4
 """A row of 12 + 3 bytes, and its checksum."""
@@ -140,3 +142,12 @@ def test_runs_longer_than_one_read_and_gaps_of_all_sizes(tmp_path):
             assert module.read_rows(table, keys, ranks.astype(np.uint64), 712, True, staging, lengths, status)[0] == 0
             assert (staging.reshape(-1, 712)[:, :708] == wanted[ranks]).all(), (module.__name__, step)
     os.close(fd)
+
+
+def test_rows_in_place_are_fewer_than_keys_can_number():
+    """Segments may lie over each other, so that a small file could give as many rows as a manifest likes."""
+    source = SourceEntry("/model.safetensors", 1 << 30, "", "", 1, 1)
+    whole = Segment(1 << 28, (Piece(0, 0, 2),))
+    ExternalEntry((source,), (whole,) * 4095).check()
+    with pytest.raises(FormatError, match=r"fewer than 2\*\*40"):
+        ExternalEntry((source,), (whole,) * 4096).check()

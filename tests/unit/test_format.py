@@ -19,7 +19,7 @@ from store_cases import build, some_ngrams, some_rows
 
 import ngramstore as ngs
 from ngramstore import layout
-from ngramstore.codec.quantize import CODECS
+from ngramstore.codec.registry import CODECS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "format.md"

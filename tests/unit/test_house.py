@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ngramstore
-from ngramstore.serve.options import OpenOptions
+from ngramstore.serve.open_options import OpenOptions
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "ngramstore"
@@ -23,7 +23,7 @@ SOURCES = sorted(path for folder in (CORE, ROOT / "integrations", ROOT / "bench"
 
 LEVELS = [
     {"errors", "layout"},
-    {"hashing", "windows", "options", "files", "file_writer", "writer_lock", "kernels"},
+    {"hashing", "windows", "options", "npy", "safetensors_header", "files", "file_writer", "writer_lock", "kernels"},
     {"codec", "mine", "keys"},
     {"store"},
     {"serve"},
@@ -31,7 +31,7 @@ LEVELS = [
 ]
 """A module imports from its own level and from those before it. The bare package gives its version to all."""
 
-STORE_LEVELS = ["progress", "layers", "journal", "view", "changes", "building", "imports", "repair"]
+STORE_LEVELS = ["progress", "layers", "journal", "view", "live", "changes", "building", "imports", "repair"]
 """Folders and files of ngramstore/store: each imports from itself and from those before it. What is not here (trace, sizes, backup)
 is imported by none of them."""
 

@@ -396,6 +396,7 @@ def edit(folder: Path, **changes) -> None:
         ("longcat", lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "model_type 'llama'"),
         ("qwen_ple", lambda f: (f / "model-00002-of-00003.safetensors").unlink(), r"found 11 shards .*expected 16"),
         ("qwen_ple", lambda f: edit(f, split_ngram_parts=8), "found 16 shards .* expected 8"),
+        ("qwen_ple", lambda f: edit(f, split_ngram_parts=1 << 61), "found 16 shards .* expected 2305843009213693952"),
         ("qwen_ple", lambda f: edit(f, ngram_vocab_size_base=60), "its config gives"),
         ("qwen_ple", lambda f: edit(f, ple_layer_ids=[3]), "0 tensors are named ...layers.2.ple"),
         ("engram", lambda f: (f / "model-00001-of-00002.safetensors").unlink(), "0 tensors are named"),
@@ -531,3 +532,17 @@ def test_the_command_imports_and_reports(paths):
     assert report["model"] == "qwen_ple" and report["codec"]["name"] == "int8" and report["rms_error"] > 0
     result = CliRunner().invoke(command, [str(paths[0]), str(paths[1].with_name("b")), "--checksums", "--quiet"])
     assert result.exit_code == 0 and "trust_external=True" in result.stdout and "verified" in result.stdout
+
+
+def test_checksums_made_and_verified_in_many_chunks_are_those_of_the_rows(paths, monkeypatch):
+    monkeypatch.setattr("ngramstore.store.imports.importing._CHUNK_BYTES", 1)  # 64 rows
+    monkeypatch.setattr("ngramstore.store.repair.check._CHUNK_BYTES", 1)
+    wanted = write_longcat(paths[0])
+    import_checkpoint(*paths, checksums=True)
+    with opened(paths[1]) as store:
+        assert (store.rows_encoded(np.arange(len(wanted))) == wanted).all()
+        assert store.verify() == []
+    sums, known = next(paths[1].glob("*.sums")), read_manifest(paths[1]).base.num_rows
+    flip(sums, 4096 + 4 * (known - 1))  # of the last row
+    with opened(paths[1]) as store:
+        assert [fault for fault in store.verify() if f"row {known - 1}, read in place" in fault]

@@ -314,6 +314,9 @@ def test_specs_of_other_versions_and_models_are_refused():
         keys_from_spec({"model": "other"})
     with pytest.raises(UsageError, match="lacks or garbles"):
         keys_from_spec({name: value for name, value in spec.items() if name != "multipliers"})
+    for model in (spec, small_engram().spec()):
+        with pytest.raises(UsageError):
+            keys_from_spec(model | {"multipliers": []})
 
 
 def test_many_byte_functions_use_their_own_bases():

@@ -11,11 +11,12 @@ BEGIN = """
 import sys
 from pathlib import Path
 import numpy as np
-from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.codec.registry import codec_from_spec
 from ngramstore.store.layers.datafile import FileStamp
 from ngramstore.store.layers.index_builder import IndexBuilder
 from ngramstore.store.layers.index_plan import IndexPlan
-from ngramstore.store.layers.layer import Batch, LayerWriter
+from ngramstore.store.layers.layer import Batch
+from ngramstore.store.layers.layer_writer import LayerWriter
 from ngramstore.store.layers.manifest import Spec
 
 path, ids, stamp = Path(sys.argv[1]), np.arange(1, 3, dtype=np.uint64), FileStamp(bytes(16), 1)

@@ -343,3 +343,28 @@ def test_ids_that_do_not_ascend_are_damage_to_who_merges_them(quick_path, layer,
     with pytest.raises(DamagedStore, match="not above the one before"):
         getattr(store, act)()
     store._shut()
+
+
+@pytest.mark.parametrize("offset", [(1 << 63) - 10, (1 << 62) + 1, 3])
+def test_a_block_said_to_begin_outside_of_its_file_is_a_fault(tmp_path, offset):
+    """After a row whose length is not known nothing else tells where the next block begins."""
+    path = tmp_path / "store"
+    build_ngrams(path, {(i,): i for i in range(200)}, dim=64, compression="zstd")
+    with ngs.open(path) as store:
+        (place,), (size,) = (values.tolist() for values in store._view.base.places(5, 1))
+    index, rows = path / "base-000001.index", path / "base-000001.rows"
+    content = bytearray(index.read_bytes())
+    header = INDEX_HEADER.unpack(bytes(content[: INDEX_HEADER.size]))
+    at = int(header["lengths_at"]) + 2 * 5
+    content[at : at + 2] = bytes(2)
+    for block in (1, 2):
+        at = int(header["offsets_at"]) + 8 * block
+        content[at : at + 8] = offset.to_bytes(8, "little")
+    write_resealed(index, content)
+    data = bytearray(rows.read_bytes())
+    data[place + size // 2] ^= 255
+    rows.write_bytes(data)
+    told = [fault.what for fault in verify(path)]
+    assert sum(f"begin at byte {offset} of the rows" in what for what in told) == 2, told
+    assert len(repair(path, tmp_path / "out").lost) >= 1
+    assert verify(tmp_path / "out") == []

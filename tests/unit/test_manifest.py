@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.codec.registry import codec_from_spec
 from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion, UsageError
 from ngramstore.store.layers.datafile import FileEntry
 from ngramstore.store.layers.external_entry import ExternalEntry, Piece, Segment, SourceEntry

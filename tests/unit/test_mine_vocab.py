@@ -184,3 +184,9 @@ def test_the_table_of_matches_is_keyed_by_the_id_of_seed_zero():
     assert native.fill_matches(tokens, lengths, table) == -1
     keys = dict(zip(table[:, 1].tolist(), table[:, 0].tolist(), strict=True))
     assert [keys[m] for m in range(4)] == ngram_ids(tokens, lengths, 0).tolist()
+
+
+@pytest.mark.parametrize("counts", [[9, 6, 6, -1], [9, 6, 6, 5.5], [9, 6, 6, np.nan], [True] * 4], ids=str)
+def test_counts_are_whole_numbers(counts):
+    with pytest.raises(UsageError, match="counts must be whole numbers"):
+        Vocabulary(TOKENS, LENGTHS, np.array(counts))

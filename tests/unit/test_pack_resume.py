@@ -396,3 +396,10 @@ def test_rows_that_a_codec_refuses_leave_nothing(checkpoint, tmp_path, monkeypat
         with pytest.raises(UsageError, match="column 0: nan"):
             pack(checkpoint, tmp_path / f"out{number}", HOWS["int8"])
         assert os.listdir(tmp_path / f"out{number}") == ["LOCK"]
+
+
+def test_stored_sizes_reach_the_index_in_many_pieces(checkpoint, tmp_path, monkeypatch):
+    pack(checkpoint, tmp_path / "clean", HOWS["zstd"])
+    monkeypatch.setattr(resumable, "_CHUNK_ROWS", 64)
+    pack(checkpoint, tmp_path / "pieces", HOWS["zstd"])
+    assert files_of(tmp_path / "pieces") == files_of(tmp_path / "clean")

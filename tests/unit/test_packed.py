@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from ngramstore.errors import DamagedRows, DamagedStore, FormatError
 from ngramstore.hashing import checksum
 from ngramstore.layout import PAGE_BYTES, ROWS_HEADER
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
-from ngramstore.store.layers.packed import RowsFile
+from ngramstore.store.layers.rows_file import RowsFile
 from ngramstore.store.layers.rows_writer import RowsWriter
 from ngramstore.store.view import View
 
@@ -263,3 +264,19 @@ def decompressed(frames: list[bytes], row_bytes: int) -> np.ndarray:
     sizes = np.array([len(frame) for frame in frames])
     data = np.frombuffer(b"".join(frames), np.uint8)
     return RowDecompressor(b"", row_bytes).decompress(data, np.cumsum(sizes) - sizes, sizes)
+
+
+def test_threads_decompress_side_by_side():
+    rows = plain_rows(100, 30_000)
+    frames, sizes = RowCompressor(b"").compress(rows)
+    starts, shared = np.cumsum(sizes) - sizes, RowDecompressor(b"", 30_000)
+
+    def work(seed: int) -> bool:
+        rng, good = np.random.default_rng(seed), True
+        for _ in range(150):
+            some = rng.integers(0, 100, rng.integers(1, 16))  # few: one context, call by call
+            good &= bool((shared.decompress(frames, starts[some], sizes[some]) == rows[some]).all())
+        return good
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))

@@ -58,6 +58,15 @@ def test_a_prompt_that_does_not_fit_is_refused(case):
                 next(generate_served(model.decoder, embedding, [1], 2, **options))
 
 
+def test_a_store_of_another_width_is_refused(case, tmp_path):
+    with ngramstore.build(tmp_path / "wide", dim=64, max_n=2) as build:
+        build.add([(1, 2)], np.ones((1, 64), np.float32))
+    with ngramstore.open(tmp_path / "wide") as store:
+        embedding = NGramEmbedding(store, torch.nn.Embedding(case[0].decoder.config.vocab_size, 64))
+        with pytest.raises(UsageError, match="rows are 64 wide"):
+            next(generate_served(case[0].decoder, embedding, [1, 2], 2))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run folder with its tokenizer, and the store exported from it."""

@@ -11,7 +11,7 @@ import torch
 from serving_cases import DIM, MAX_N, VOCAB, Slow, in_fork, some_tokens, table, want_of, write
 
 import ngramstore
-from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.codec.registry import codec_from_spec
 from ngramstore.errors import DamagedRows, LookupTimeout, UsageError, WrongProcess
 from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.model.decoder import Decoder, DecoderConfig

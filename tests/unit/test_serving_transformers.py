@@ -21,7 +21,9 @@ from ngramstore.errors import FormatError, LookupTimeout, StaleStore, UsageError
 
 transformers = pytest.importorskip("transformers")
 
-from ngramstore_transformers import attach, attached, detach, load_reference, save_reference  # noqa: E402
+from transformers import DynamicCache, StaticCache  # noqa: E402
+
+from ngramstore_transformers import attach, attached, detach, load_reference, record, save_reference  # noqa: E402
 
 VOCAB, DIM, PAD = 24, 32, 23
 COMMON = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": PAD}
@@ -365,6 +367,14 @@ def test_what_cannot_work_is_refused(store):
         model(prompts()["input_ids"], None)
     with pytest.raises(UsageError, match="attention_mask"):
         model(prompts()["input_ids"], attention_mask=torch.ones(3, 1, 9, 9))
+    with pytest.raises(UsageError, match="attention_mask has type dict"):
+        model(prompts()["input_ids"], attention_mask={"full_attention": None})
+    with pytest.raises(UsageError, match="attention_mask"):
+        model(prompts()["input_ids"], attention_mask=torch.ones(3, 8))
+    cache = model(prompts()["input_ids"]).past_key_values
+    for shape in ((3, 1, 1, 10), (3, 7)):
+        with pytest.raises(UsageError, match="attention_mask"):
+            model(prompts()["input_ids"][:, :1], attention_mask=torch.ones(shape), past_key_values=cache)
     narrow = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_layer=1, n_head=1, **COMMON))
     with pytest.raises(UsageError, match="32 wide"):
         attach(narrow, store)
@@ -477,3 +487,83 @@ def test_a_running_state_made_by_somebody_else_is_refused(store, mamba):
     attach(mamba, store)
     with pytest.raises(UsageError, match="on record is nothing"):
         mamba(ids[:, :1], **{CACHE_NAMES[0]: past}, use_cache=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_static", [False, True], ids=["dynamic", "static"])
+def test_of_a_mask_for_all_that_will_come_the_first_columns_count(store, kind, is_static):
+    """As in Transformers: columns are positions from the left, whatever has been computed yet."""
+    model, given = make(kind), prompts(T=12)
+    ids, mask = given["input_ids"], given["attention_mask"]
+    attach(model, store)
+
+    def chunked(mask_of) -> torch.Tensor:
+        cache = StaticCache(config=model.config, max_cache_len=16) if is_static else DynamicCache()
+        with torch.no_grad():
+            parts = [
+                model(ids[:, at : at + 4], attention_mask=mask_of(at + 4), past_key_values=cache).logits
+                for at in (0, 4, 8)
+            ]
+        return torch.cat(parts, 1)
+
+    whole = torch.cat((mask, torch.zeros(3, 4, dtype=mask.dtype)), 1)
+    want = chunked(lambda end: mask[:, :end])[mask.bool()]
+    torch.testing.assert_close(chunked(lambda end: mask)[mask.bool()], want)
+    torch.testing.assert_close(chunked(lambda end: whole)[mask.bool()], want)
+
+
+def test_a_cache_whose_first_layer_keeps_nothing_counts_what_the_others_hold():
+    """MiniMax's linear layers: the cache is filled with empty layers up to the first that keeps keys."""
+    cache = DynamicCache()
+    cache.update(torch.zeros(2, 1, 5, 4), torch.zeros(2, 1, 5, 4), 1)
+    assert cache.get_seq_length() == 0
+    assert record.length(cache) == 5
+    record.write(cache, torch.zeros(2, 5, dtype=torch.long), None)
+    cache.crop(-2)
+    assert record.length(cache) == 3
+    assert record.continued(cache, 3, torch.ones(2, 1, dtype=torch.long), None)[0].tolist() == [[0, 0, 0, 1]] * 2
+
+
+def test_a_model_that_generates_from_other_tokens_is_refused(store):
+    """XLM puts a mask token behind the sequence: the vectors of the last ids would be of other positions."""
+    config = transformers.XLMConfig(emb_dim=DIM, n_layers=1, n_heads=2, n_langs=1, mask_token_id=3, **COMMON)
+    model = transformers.XLMWithLMHeadModel(config).eval()
+    attach(model, store, probe=False)
+    with pytest.raises(UsageError, match="other tokens than the last of its ids"):
+        model.generate(prompts(B=1)["input_ids"], max_new_tokens=2)
+
+
+@pytest.mark.parametrize(("deltas", "images"), [(None, True), (torch.zeros(1, 1), False)])
+def test_positions_around_images_are_not_left_to_a_model_without_ids(store, monkeypatch, deltas, images):
+    """As Qwen2-VL's: it computes them from ids and images, and without ids takes what an earlier call left."""
+    model = make("llama")
+    attach(model, store)
+    ids = prompts()["input_ids"]
+    monkeypatch.setattr(type(model.base_model), "compute_3d_position_ids", lambda *given: None, raising=False)
+    model(ids)
+    model.base_model.rope_deltas = deltas
+    inputs = {"image_grid_thw": torch.ones(1, 3)} if images else {}
+    with pytest.raises(UsageError, match="give position_ids"):
+        model(ids, **inputs)
+    model(ids, position_ids=torch.arange(9)[None])
+
+
+def test_what_wraps_a_model_is_refused(store):
+    for wrap in (torch.compile, torch.nn.DataParallel):
+        with pytest.raises(UsageError, match="attach the model itself"):
+            attach(wrap(make("gpt2")), store)
+
+
+def test_a_replica_of_data_parallel_reads_a_table_of_its_own(store, monkeypatch):
+    """Replicas run in threads, and share what lies beside the model's modules."""
+    model, ids = make("gpt2"), prompts()["input_ids"]
+    embedding = attach(model, store)
+    want = model(ids).logits
+    replica = model._replicate_for_data_parallel()
+    inner = replica._modules["transformer"] = model.transformer._replicate_for_data_parallel()
+    inner._modules["wte"] = torch.nn.Embedding(VOCAB, DIM)
+    with torch.no_grad():
+        assert not torch.equal(replica(ids).logits, want)
+    assert embedding.token_embedding is model.get_input_embeddings()
+    assert attached(model) is embedding and attached(replica) is not embedding
+    assert torch.equal(model(ids).logits, want)

@@ -7,7 +7,7 @@ import pytest
 from store_cases import build, build_rows, some_ngrams, some_rows
 
 import ngramstore as ngs
-from ngramstore.codec.quantize import CODECS
+from ngramstore.codec.registry import CODECS
 from ngramstore.errors import UsageError
 
 

@@ -16,9 +16,9 @@ from store_cases import some_rows
 
 from ngramstore.errors import FormatError, UsageError
 from ngramstore.mine.vocab import Vocabulary
+from ngramstore.safetensors_header import read_safetensors_header
 from ngramstore.store.building.ngram_files import open_ngrams
 from ngramstore.store.building.row_files import open_table
-from ngramstore.store.building.safetensors_header import read_safetensors_header
 
 ROWS = some_rows(10, 6)
 

@@ -22,7 +22,7 @@ from ngramstore_torch.export.sensitivity import input_sensitivity
 from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.model.costs import cost_of
 from ngramstore_torch.model.hashed import HashedConfig, HashedModel
-from ngramstore_torch.serving.generation import generate, live_embedding, served_embedding
+from ngramstore_torch.serving.generation import generate, live_embedding
 from ngramstore_torch.training.config import TrainConfig
 from ngramstore_torch.training.train import train_model
 
@@ -109,14 +109,6 @@ def test_documents_of_one_token_cannot_be_evaluated():
         evaluate_model(plain(), tag(np.array([1, 2]), np.array([0, 1, 2]), None))
 
 
-def test_generation_from_a_store_is_generation_with_the_live_model(case):
-    data, vocab, model, store = case
-    prompt = np.asarray(data.tokens_P[:5])
-    live = list(generate(model.decoder, live_embedding(model, vocab), prompt, 20, seed=3))
-    served = list(generate(model.decoder, served_embedding(model.decoder, store, vocab.max_n), prompt, 20, seed=3))
-    assert live == served and len(live) == 20
-
-
 def stored(path, ngrams, dim=32):
     """An open store whose rows no token embedding has: the n-gram's length everywhere."""
     with ngramstore.build(path, dim=dim, max_n=2, codec="f32") as build:
@@ -140,9 +132,7 @@ def test_rows_of_single_tokens_count_where_the_serving_module_takes_them(case, s
     assert (served[0, [2, 4]] == 2).all() and (served[0, [0, 1, 3, 5]] == 1).all() == (options == {"min_length": 1})
     batch = next(tag(tokens, np.array([0, len(tokens)]), None).evaluation_batches(16, 1))
     with torch.no_grad():
-        generating = served_embedding(decoder, singles, 2, **options)(tokens, len(tokens))
         evaluating = served_inputs(decoder, singles, **options)(batch)
-    assert torch.equal(generating, served)
     assert torch.equal(evaluating, served[:, :5])
 
 
@@ -160,7 +150,7 @@ def test_a_length_that_no_ngram_has_is_refused(case, singles, min_length):
     with pytest.raises(UsageError, match=f"min_length is {min_length}"):
         evaluate_model(model, data, store=singles, min_length=min_length)
     with pytest.raises(UsageError, match=f"min_length is {min_length}"):
-        served_embedding(model.decoder, singles, 2, min_length=min_length)
+        NGramEmbedding(singles, model.decoder.tokens, min_length=min_length)
 
 
 def test_greedy_generation_takes_what_the_whole_forward_pass_likes_best(case):
@@ -242,5 +232,3 @@ def test_a_store_of_another_width_is_refused(case, tmp_path, dim):
         with pytest.raises(UsageError, match=message):
             evaluate_model(model.train(), data, store=other)
         assert model.training
-        with pytest.raises(UsageError, match=message):
-            served_embedding(model.decoder, other, 2)

@@ -11,11 +11,13 @@ from torch_cases import plain, scone, shaken, tagged
 
 import ngramstore
 from ngramstore.errors import UsageError
+from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.data.batches import IGNORE
 from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
 from ngramstore_torch.export.sensitivity import input_sensitivity, kept_sensitivity
 from ngramstore_torch.export.table import SconeRows, export_table
-from ngramstore_torch.serving.generation import generate, live_embedding, served_embedding
+from ngramstore_torch.serving.generation import generate, live_embedding
+from ngramstore_torch.serving.loop import generate_served
 from ngramstore_torch.training.config import TrainConfig
 from ngramstore_torch.training.train import train_model
 
@@ -178,7 +180,8 @@ def test_generation_from_an_f32_store_is_generation_with_the_live_model(trained,
     export_table(SconeRows(model), vocab, tmp_path / "s", codec="f32")
     prompt = np.asarray(data.tokens_P[:4])
     with ngramstore.open(tmp_path / "s") as store:
-        served = list(generate(model.decoder, served_embedding(model.decoder, store, vocab.max_n), prompt, 20, seed=1))
+        embedding = NGramEmbedding(store, model.decoder.tokens)
+        served = list(generate_served(model.decoder, embedding, prompt, 20, seed=1))
     assert served == list(generate(model.decoder, live_embedding(model, vocab), prompt, 20, seed=1))
 
 

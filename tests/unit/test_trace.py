@@ -17,7 +17,7 @@ from ngramstore.cli.main import cli
 from ngramstore.errors import DamagedStore, FormatError, NotAStore, UnsupportedVersion, UsageError
 from ngramstore.hashing import ngram_ids
 from ngramstore.keys import keys_from_config
-from ngramstore.serve import trace as recording
+from ngramstore.serve import recorder as recording
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 from ngramstore.store.trace import TRACE_HEADER, Trace, join_traces
 

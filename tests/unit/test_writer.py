@@ -182,3 +182,11 @@ def test_a_store_without_tokens_is_flushed_again_and_again(tmp_path):
             np.testing.assert_array_equal(got[found], rows[found])
             assert store.verify() == []
             store.compact()
+
+
+@pytest.mark.usefixtures("sums_as_ids")
+def test_two_ngrams_of_one_put_with_one_id_are_refused_and_named(path):
+    with ngs.open(path, mode="rw") as store:
+        with pytest.raises(HashCollision, match=r"\(100, 200\) and \(200, 100\)"):
+            store.put([(100, 200), (300, 1), (200, 100)], rows_of([1, 2, 3], 64))
+        assert store._writer.num_pending == 0 and len(store) == 400

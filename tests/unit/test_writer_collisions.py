@@ -6,6 +6,7 @@ import pytest
 from helpers import assert_verifies, build_ngrams, published, rows_of
 
 import ngramstore as ngs
+from ngramstore.errors import HashCollision
 from ngramstore.hashing import ngram_ids
 from ngramstore.windows import as_ngrams, blank_from
 
@@ -85,3 +86,18 @@ def test_an_ngram_that_comes_back_under_its_id_changes_nothing(path, gone, came)
     check(path, model)
     with ngs.open(path) as store:
         assert store.stats()["suffix_closed"]
+
+
+@PAIRS
+@pytest.mark.parametrize("is_in_overlay", [False, True])
+def test_another_ngram_under_a_stored_id_is_refused_and_both_are_named(path, gone, came, is_in_overlay):
+    model = build_closed(path, gone)
+    with ngs.open(path, mode="rw") as store:
+        if is_in_overlay:
+            store.put([gone], rows_of([5], 4))
+            store.flush()
+            model[gone] = 5
+        with pytest.raises(HashCollision) as caught:
+            store.put([came], rows_of([9], 4))
+        assert str(gone) in caught.value.message and str(came) in caught.value.message
+    check(path, model)

@@ -104,7 +104,7 @@ def test_a_compaction_that_ends_while_it_looks_for_endings_leaves_no_base_behind
     """The error, which its caller may hold for long, holds no file of it."""
     with ngs.open(path, mode="rw") as store:
         store.put([(3,)], rows_of([30], 4))
-        with ctrl_c(monkeypatch, compaction, "suffixes_are_stored", lambda *args: True) as raised:
+        with ctrl_c(monkeypatch, compaction, "is_closed", lambda *args: True) as raised:
             store.compact()
         assert "is_suffix_closed" in [entry.name for entry in raised[0].traceback]
         assert {name for name in os.listdir(path) if name.startswith("base")} == {

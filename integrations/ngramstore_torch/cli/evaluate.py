@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="evaluate", short_help="Measure held-out perplexity, live or served from a store.")
-@text_options
+@text_options(held_out="Fraction to measure on.  [default: that of the vocabulary]")
 @click.option("--vocab", required=True, type=click.Path(path_type=Path), help="The vocabulary file that `mine` wrote.")
 @click.option(
     "--checkpoint",

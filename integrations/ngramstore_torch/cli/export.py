@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="f32, f16, bf16, int8, int4, e4m3; options as int4:group=64. int8 keeps perplexity within 0.05 %.",
 )
-@text_options
+@text_options(held_out="Fraction that the sample leaves out.  [default: that of the run]")
 @build_options
 @click.option("--batch", default=4096, show_default=True, help="F-grams per forward pass.")
 @device_option

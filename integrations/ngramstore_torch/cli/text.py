@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,8 +156,8 @@ def written_options(names: Container[str]) -> list[str]:
     ]
 
 
-def text_options(command: Any) -> Any:
-    """The options that `open_text` takes."""
+def text_options(*, held_out: str, cache: str = "VOCAB.cache, as for `mine`") -> Callable[[Any], Any]:
+    """The options that `open_text` takes. held_out: what --held-out is for; cache: where tokens are kept if nothing is said."""
     options = [
         click.option(
             "--corpus",
@@ -175,13 +175,13 @@ def text_options(command: Any) -> Any:
         click.option(
             "--cache",
             type=click.Path(path_type=Path),
-            help="Folder for tokenised text.  [default: VOCAB.cache, as for `mine`; without --vocab OUT.cache]",
+            help=f"Folder for tokenised text.  [default: {cache}]",
         ),
         click.option(
             "--held-out",
             type=click.FloatRange(0, 1, max_open=True),
-            help="Fraction that no model is trained on.  [default: that of the vocabulary; for `export` that of the run]",
+            help=held_out,
         ),
         corpus_options,
     ]
-    return in_order(command, options)
+    return lambda command: in_order(command, options)

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 @click.command(name="train", short_help="Train a decoder and its f-gram model (SCONE).")
-@text_options
+@text_options(
+    held_out="Fraction that the model is not trained on.  [default: that of the vocabulary]",
+    cache="VOCAB.cache, as for `mine`; without --vocab OUT.cache",
+)
 @click.option("--vocab", type=click.Path(path_type=Path), help="The vocabulary file that `mine` wrote.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder for checkpoints.")
 @click.option("--plain", is_flag=True, help="Train the decoder without f-grams, to compare with.")

@@ -26,7 +26,8 @@ from ngramstore_torch.experiment.comparison import Experiment, python_sources, t
 from ngramstore_torch.experiment.demo_report import plot_demo, verdict
 from ngramstore_torch.experiment.presets import DEMO, QUICK, Preset
 from ngramstore_torch.model.scone import SconeModel
-from ngramstore_torch.serving.generation import generate, served_embedding
+from ngramstore_torch.serving.embedding import NGramEmbedding
+from ngramstore_torch.serving.loop import generate_served
 
 CODECS = ("int8", "int4")
 CACHE_SHARES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -176,7 +177,7 @@ def _generated(model: SconeModel, path: Path, corpus: TokenShards, held: TaggedT
     model.eval()
     with ngramstore.open(path) as store:
         started = time.perf_counter()
-        tokens = list(generate(model.decoder, served_embedding(model.decoder, store, store.max_n), prompt, new))
+        tokens = list(generate_served(model.decoder, NGramEmbedding(store, model.decoder.tokens), prompt, new))
         seconds = time.perf_counter() - started
     return corpus.tokenizer.decode([*prompt.tolist(), *tokens]), len(tokens) / seconds
 

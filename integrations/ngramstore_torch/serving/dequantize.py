@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ngramstore.errors import UsageError
+
 CODED = ("int8", "e4m3")
 """Codecs whose codes are numbers of 8 bits that an accelerator knows."""
 _WIDE = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -32,7 +34,8 @@ def dequantize(codec: Any, stored_MR: Tensor, dtype: torch.dtype) -> Tensor:
         return (stored_MR[:, :D].view(torch.int8).float() * scale_M1).to(dtype)
     if codec.name == "int4":
         return _int4(stored_MR, D, codec.group).to(dtype)
-    assert codec.name == "e4m3", codec.name
+    if codec.name != "e4m3":
+        raise UsageError(f"rows of codec {codec.name} cannot be dequantized with torch", hint="let the store do it")
     values_MD = stored_MR[:, :D].contiguous().view(torch.float8_e4m3fn).float()
     if not codec.block:
         return (values_MD * float.fromhex(codec.scale)).to(dtype)
@@ -49,7 +52,10 @@ def codes_and_scales(codec: Any, stored: Tensor) -> tuple[Tensor, Tensor]:
     codes, rest = stored[..., : codec.dim], stored[..., codec.dim :]
     if codec.name == "int8":
         return codes.view(torch.int8), _copied(rest).view(torch.float32)
-    assert codec.name == "e4m3", codec.name
+    if codec.name not in CODED:
+        raise UsageError(
+            f"rows of codec {codec.name} hold no codes of 8 bits", hint=f"codecs that do: {', '.join(CODED)}"
+        )
     if codec.block:
         return codes.view(torch.float8_e4m3fn), _ue8m0(rest)
     table_scale = torch.full((1,), float.fromhex(codec.scale), device=stored.device)

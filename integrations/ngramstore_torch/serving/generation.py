@@ -1,4 +1,4 @@
-"""Generation with a cache: every new token gets the embedding of the longest f-gram that ends at it, live or from a store.
+"""Generation with the live model, token by token with a cache; and what `generate_served` (loop.py) shares with it.
 
 Shapes: T tokens so far, S new tokens, D row width, K tokens of the longest f-gram.
 """
@@ -17,8 +17,7 @@ from ngramstore.errors import UsageError
 from ngramstore_torch.data.batches import VocabularyLike, require_ids, require_lengths, tag
 from ngramstore_torch.model.decoder import Decoder, KVCache
 from ngramstore_torch.model.kinds import LanguageModel
-from ngramstore_torch.model.scone import SconeModel, replace_matched
-from ngramstore_torch.serving.embedding import StoreLike, check_min_length
+from ngramstore_torch.model.scone import SconeModel
 
 Embed = Callable[[np.ndarray, int], Tensor]
 """(tokens of the document so far (T,), how many of them are new S) -> input embeddings of the new ones (1, S, D)."""
@@ -36,6 +35,8 @@ def generate(
     seed: int = 0,
 ) -> Iterator[int]:
     """Continue a prompt (at least one token), one token at a time; temperature 0 takes the likeliest.
+
+    embed: where input embeddings come from, such as `live_embedding`; `generate_served` is the loop for a store.
 
     Raises UsageError where prompt and answer do not fit into the decoder's max_positions.
     """
@@ -103,23 +104,5 @@ def live_embedding(model: LanguageModel, vocabulary: VocabularyLike | None = Non
         index_1S = np.arange(len(tokens_T) - num_new, len(tokens_T))[None]
         device = next(model.parameters()).device
         return model.inputs(tagged.at(index_1S, history=model.history).to(device))
-
-    return embed
-
-
-def served_embedding(decoder: Decoder, store: StoreLike, max_n: int, *, min_length: int = 2) -> Embed:
-    """Embeddings from a store: A_f is not needed. min_length: shorter matches count as none, as in NGramEmbedding."""
-    check_min_length(min_length, store)
-    require_width(store, decoder)
-
-    def embed(tokens_T: np.ndarray, num_new: int) -> Tensor:
-        context_1S = tokens_T[None, max(0, len(tokens_T) - num_new - max_n + 1) :]
-        hit = store.lookup(context_1S)
-        weight = decoder.tokens.weight
-        own_1SD = decoder.tokens(torch.from_numpy(tokens_T[None, -num_new:].astype(np.int64)).to(weight.device))
-        rows_SD = torch.from_numpy(np.ascontiguousarray(hit.rows[0, -num_new:])).to(weight.device)
-        found_1S = torch.from_numpy(hit.length[:, -num_new:] >= min_length).to(weight.device)
-        at_1S = torch.arange(num_new, device=weight.device)[None].where(found_1S, -1)
-        return replace_matched(own_1SD, rows_SD, at_1S)
 
     return embed

@@ -17,7 +17,7 @@ from ngramstore.errors import UsageError
 from ngramstore_torch.data.batches import require_ids
 from ngramstore_torch.model.decoder import Decoder, KVCache
 from ngramstore_torch.serving.embedding import NGramEmbedding
-from ngramstore_torch.serving.generation import check_sampling, choose, require_room
+from ngramstore_torch.serving.generation import check_sampling, choose, require_room, require_width
 
 
 @torch.inference_mode()
@@ -37,7 +37,7 @@ def generate_served(
 
     candidates: while a token is drawn, fetch the rows that the C likeliest next tokens would need. chunk: prompt tokens
     per step; the next chunk's rows are fetched while a chunk runs. The same seed gives the tokens of `generate` with
-    `served_embedding`. Look-ups of the prompt and of each token have the embedding's timeout_s.
+    `live_embedding`, up to what the store's codec rounds. Look-ups of the prompt and of each token have the embedding's timeout_s.
     Raises UsageError where prompt and answer do not fit, LookupTimeout, and the store's errors.
     """
     room = decoder.config.max_positions
@@ -45,6 +45,7 @@ def generate_served(
         raise UsageError(f"{len(prompt)} prompt tokens and {max_new_tokens} new ones: both are at least 1")
     if chunk < 1 or candidates < 0:
         raise UsageError(f"chunk={chunk}, candidates={candidates}", hint="chunk is at least 1, candidates at least 0")
+    require_width(embedding.store, decoder)
     require_room(len(prompt), max_new_tokens, room)
     check_sampling(temperature, top_k)
     require_ids(np.asarray(prompt), decoder.config.vocab_size, "the tokens of the prompt")

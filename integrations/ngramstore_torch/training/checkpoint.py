@@ -210,11 +210,17 @@ def _parse(text: bytes) -> dict[str, Any]:
         if description["version"] != VERSION:
             raise UnsupportedVersion(f"checkpoint version {description['version']!r}, this release reads {VERSION}")
         for entry in (description["files"]["model"], description["files"]["optimizer"]):
-            if Path(entry["name"]).name != entry["name"] or not isinstance(entry["bytes"], int):
+            if (
+                Path(entry["name"]).name != entry["name"]
+                or "\0" in entry["name"]
+                or not isinstance(entry["bytes"], int)
+            ):
                 raise FormatError(f"{FILE_NAME} names a file outside its own folder: {entry['name']!r}")
             _ = entry["sha256"]
-        _ = description["model"]["kind"], description["train"], description["data"], int(description["step"])
-    except (ValueError, KeyError, TypeError) as error:
+        _ = description["model"]["kind"], description["train"], description["data"]
+        if type(description["step"]) is not int:
+            raise FormatError(f"{FILE_NAME} says step {description['step']!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{FILE_NAME} cannot be read: {error!r}") from None
     return description
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ngramstore.kernels.count_table import EMPTY
 from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.hashing import extend_state, seed_state
 from ngramstore.kernels.native.memory import prefetch
 
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NO_ID = np.uint32(0xFFFFFFFF)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
@@ -43,7 +43,7 @@ def pack_keys(before, ids_T, tokens_T, out_T):
         if prefix != _NO_ID and suffix != _NO_ID:
             out_T[t] = (np.uint64(prefix) << _32) | np.uint64(tokens_T[t])
         else:
-            out_T[t] = _EMPTY
+            out_T[t] = EMPTY
         prefix = suffix
 
 
@@ -59,7 +59,7 @@ def count_keys(keys_T, table_C2, used, most_used):
         if t + _AHEAD < len(keys_T):
             prefetch(table + 16 * _slot(keys_T[t + _AHEAD], num_slots))  # type: ignore[call-arg]
         key = keys_T[t]
-        if key == _EMPTY:
+        if key == EMPTY:
             continue
         slot = _slot(key, num_slots)
         while True:
@@ -67,7 +67,7 @@ def count_keys(keys_T, table_C2, used, most_used):
             if there == key:
                 table_C2[slot, 1] += _ONE
                 break
-            if there == _EMPTY:
+            if there == EMPTY:
                 if used >= most_used:
                     return t, used
                 table_C2[slot, 0] = key
@@ -86,10 +86,10 @@ def rehash_counts(old_C2, new_C2):
     num_slots = len(new_C2)
     for c in range(len(old_C2)):
         key = old_C2[c, 0]
-        if key == _EMPTY:
+        if key == EMPTY:
             continue
         slot = _slot(key, num_slots)
-        while new_C2[slot, 0] != _EMPTY:
+        while new_C2[slot, 0] != EMPTY:
             slot += 1
             if slot == num_slots:
                 slot = 0
@@ -102,7 +102,7 @@ def gather_counts(table_C2, min_count):
     """Move the entries counted at least min_count times to the front, in table order: -> how many. The rest is undefined."""
     used = 0
     for c in range(len(table_C2)):
-        if table_C2[c, 0] != _EMPTY and table_C2[c, 1] >= np.uint64(min_count):
+        if table_C2[c, 0] != EMPTY and table_C2[c, 1] >= np.uint64(min_count):
             table_C2[used, 0] = table_C2[c, 0]
             table_C2[used, 1] = table_C2[c, 1]
             used += 1
@@ -115,7 +115,7 @@ def fill_ids(keys_N, first_id, table_C2):
     num_slots = len(table_C2)
     for i in range(len(keys_N)):
         slot = _slot(keys_N[i], num_slots)
-        while table_C2[slot, 0] != _EMPTY:
+        while table_C2[slot, 0] != EMPTY:
             slot += 1
             if slot == num_slots:
                 slot = 0
@@ -132,7 +132,7 @@ def find_ids(keys_T, table_C2, ids_T):
         if t + _AHEAD < len(keys_T):
             prefetch(table + 16 * _slot(keys_T[t + _AHEAD], num_slots))  # type: ignore[call-arg]
         key = keys_T[t]
-        if key == _EMPTY:
+        if key == EMPTY:
             continue
         slot = _slot(key, num_slots)
         while True:
@@ -140,7 +140,7 @@ def find_ids(keys_T, table_C2, ids_T):
             if there == key:
                 ids_T[t] = np.uint32(table_C2[slot, 1])
                 break
-            if there == _EMPTY:
+            if there == EMPTY:
                 break
             slot += 1
             if slot == num_slots:
@@ -159,10 +159,10 @@ def fill_matches(tokens_MK, lengths_M, table_C2):
         h = empty_state
         for n in range(lengths_M[m]):
             h = extend_state(h, tokens_MK[m, lengths_M[m] - 1 - n])
-        if h == _EMPTY:
+        if h == EMPTY:
             h = np.uint64(0)
         slot = _slot(h, num_slots)
-        while table_C2[slot, 0] != _EMPTY:
+        while table_C2[slot, 0] != EMPTY:
             if table_C2[slot, 0] == h:
                 row = np.int64(table_C2[slot, 1])
                 same = lengths_M[row] == lengths_M[m]
@@ -203,10 +203,10 @@ def longest_matches(tokens_T, starts_T, tokens_MK, lengths_M, shortest, table_C2
             h = extend_state(h, tokens_T[t - n + 1])
             if n < shortest:
                 continue
-            wanted = h if h != _EMPTY else np.uint64(0)
+            wanted = h if h != EMPTY else np.uint64(0)
             slot = _slot(wanted, num_slots)
             found = False
-            while table_C2[slot, 0] != _EMPTY:
+            while table_C2[slot, 0] != EMPTY:
                 if table_C2[slot, 0] == wanted:
                     row = np.int64(table_C2[slot, 1])
                     found = np.int64(lengths_M[row]) == n

@@ -37,7 +37,7 @@ from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
 from ngramstore.store.layers.names import RUNS_NAME
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.stages import Stages
-from ngramstore.windows import Ngrams, as_array, as_integers, as_ngrams, blank_from
+from ngramstore.windows import NgramArrays, Ngrams, as_array, as_integers, as_ngrams, blank_from
 from ngramstore.writer_lock import WriterLock
 
 _log = logging.getLogger("ngramstore")
@@ -209,14 +209,14 @@ class Builder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.abort()
-            return
         try:
-            self.finish()
+            if kind is None and self._lock is not None:  # else it was finished or given up inside
+                self.finish()
+                return
         except BaseException:
             self.abort()
             raise
+        self.abort()
 
     def _check_open(self) -> None:
         if self._lock is None:
@@ -227,7 +227,7 @@ class Builder:
                 hint="add rows in the process that began the build",
             )
 
-    def _ngrams(self, ngrams: Ngrams) -> tuple[np.ndarray, np.ndarray]:
+    def _ngrams(self, ngrams: Ngrams) -> NgramArrays:
         self._check_open()
         if not self.spec.is_ngram:
             raise UsageError("this build addresses rows by number", hint="use add_rows(rows)")

@@ -17,7 +17,8 @@ import numpy as np
 
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
-from ngramstore.store.building.row_files import map_npy, no_file
+from ngramstore.npy import map_npy
+from ngramstore.store.building.row_files import no_file
 
 _CHECKED_AT_ONCE = 1 << 20
 
@@ -118,19 +119,26 @@ class _TextNgrams:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
-                try:
-                    ngram = json.loads(line) if line.lstrip()[:1] in b"[{" else line.replace(b",", b" ").split()
-                    if isinstance(ngram, dict):
-                        ngram = ngram["tokens"]
-                    tokens = [int(token) for token in ngram if not isinstance(token, float)]
-                except (ValueError, KeyError, TypeError):
-                    tokens = []
-                if not 1 <= len(tokens) == len(ngram) <= MAX_N or min(tokens) < 0 or max(tokens) >= 1 << 32:
+                tokens = _tokens_of(line)
+                if not 1 <= len(tokens) <= MAX_N or min(tokens) < 0 or max(tokens) >= 1 << 32:
                     raise UsageError(
                         f"{self._path}, line {number}: {line.strip()[:80]!r} is not an n-gram",
                         hint=f"a line holds 1 to {MAX_N} token ids (0 .. 2**32 - 1), with spaces or commas, or a JSON list",
                     )
                 yield tokens
+
+
+def _tokens_of(line: bytes) -> list[int]:
+    """The token ids in a line, none where it is something else."""
+    if line.lstrip()[:1] not in b"[{":
+        words = line.replace(b",", b" ").split()
+        return [int(word) for word in words] if all(word.isdigit() and len(word) <= 10 for word in words) else []
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return []
+    tokens = value.get("tokens") if isinstance(value, dict) else value
+    return tokens if isinstance(tokens, list) and all(type(token) is int for token in tokens) else []
 
 
 def _aligned(ngrams: list[list[int]], width: int) -> tuple[np.ndarray, np.ndarray]:

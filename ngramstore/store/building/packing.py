@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,13 +20,15 @@ from ngramstore.files import fsync_directory, remove_if_possible, require_space
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.building.distinct import last_of_equal, num_distinct
 from ngramstore.store.building.runs import RunSorter
+from ngramstore.store.layers.datafile import FileStamp
 from ngramstore.store.layers.index import Index
-from ngramstore.store.layers.layer import LayerWriter, layer_bytes
+from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.layer_writer import LayerWriter, layer_bytes
 from ngramstore.store.layers.manifest import BUILDING_NAME, Manifest, Spec
 from ngramstore.store.layers.names import RUN_FILE, RUNS_NAME, numbered
 from ngramstore.store.layers.rows_writer import CHUNK_BYTES
 from ngramstore.store.layers.stages import Stages
-from ngramstore.store.layers.suffixes import suffixes_are_stored
+from ngramstore.store.layers.suffixes import is_closed
 
 _SAMPLE_ROWS = 4096
 _UNCACHED_FROM_BYTES = 64 << 20  # rows files from here on do not stay in the page cache
@@ -91,26 +92,28 @@ class Packing:
                 for batch in last_of_equal(batches) if self.duplicates == "last" else batches:
                     writer.add(batch)
                     bar.update(len(batch))
-            manifest = Manifest(
-                spec=spec,
-                identity=self._identity(writer.content_digest),
-                generation=1,
-                release=ngramstore.__version__,
-                base=None,  # type: ignore[arg-type]
-                base_generation=1,
-                num_rows=num_rows,
-                length_counts=tuple(writer.length_counts.tolist()) if spec.is_ngram else (),
-                suffix_closed=False,
-                journal=numbered("journal", 1),
-            )
-            base = writer.finish(manifest.stamp(1))
+            identity = self._identity(writer.content_digest)
+            stamp = FileStamp.of(identity, 1)
+            base = writer.finish(stamp)
         finally:
             writer.close()
+        length_counts = tuple(writer.length_counts.tolist()) if spec.is_ngram else ()
         with stages.timed("find suffixes"):
-            is_closed = self._is_suffix_closed(base, manifest)
+            is_suffix_closed = spec.is_ngram and self._is_closed(base, stamp, length_counts)
         with stages.timed("publish"):
             fsync_directory(self.path)
-            replace(manifest, base=base, suffix_closed=is_closed).write(self.path)
+            Manifest(
+                spec=spec,
+                identity=identity,
+                generation=1,
+                release=ngramstore.__version__,
+                base=base,
+                base_generation=1,
+                num_rows=num_rows,
+                length_counts=length_counts,
+                suffix_closed=is_suffix_closed,
+                journal=numbered("journal", 1),
+            ).write(self.path)
             remove_if_possible(self.path / RUNS_NAME, only=RUN_FILE)
             remove_if_possible(self.path / BUILDING_NAME)
 
@@ -131,21 +134,10 @@ class Packing:
                 break
         return np.concatenate(rows)
 
-    def _is_suffix_closed(self, base: Any, manifest: Manifest) -> bool:
-        spec = self.spec
-        if not spec.is_ngram:
-            return False
-        stored = np.flatnonzero(manifest.length_counts)
-        if len(stored) <= 1:
-            return True
-        index, file = Index.open(
-            self.path, base.index, manifest.stamp(1), is_keyed=True, is_sized=base.is_compressed, lock=False
-        )
+    def _is_closed(self, base: LayerEntry, stamp: FileStamp, length_counts: tuple[int, ...]) -> bool:
+        index, file = Index.open(self.path, base.index, stamp, is_keyed=True, is_sized=base.is_compressed, lock=False)
         try:
-            return all(
-                suffixes_are_stored(index, tokens, lengths, int(stored[0]), spec.seed)
-                for tokens, lengths in self.sorter.token_batches()
-            )
+            return is_closed(index, self.sorter.token_batches(), length_counts, self.spec.seed)
         finally:
             file.close()
 

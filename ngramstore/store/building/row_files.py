@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ngramstore.errors import FormatError, MissingExtra, UsageError
-from ngramstore.store.building.safetensors_header import STORED, read_safetensors_header, types_of_tensors
+from ngramstore.npy import map_npy
+from ngramstore.safetensors_header import STORED, read_safetensors_header, types_of_tensors
 
 _NAMES = {np.dtype(stored): name for name, stored in reversed(STORED.items()) if name[:2] not in ("BF", "F8")}
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -108,16 +109,6 @@ def _require_known(path: Path, tensor: str) -> None:
     dtype = types_of_tensors(path).get(tensor)
     if dtype is not None and dtype not in STORED:
         raise UsageError(f"{path}: {tensor} holds {dtype}", hint=f"types that are read: {', '.join(STORED)}")
-
-
-def map_npy(path: Path) -> np.ndarray:
-    """The array in an `.npy` file, mapped. Raises FormatError."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise FormatError(
-            f"{path} is not an array that can be mapped: {error}", hint="save it with numpy.save"
-        ) from error
 
 
 def _open_checkpoint(path: Path, tensor: str | None, may_be_vector: bool) -> Table:

@@ -19,13 +19,15 @@ from ngramstore.file_writer import FileWriter
 from ngramstore.store.building.held import HeldRows, sorting_order
 from ngramstore.store.layers.scattered import ScatteredBatch, ScatteredRows, addresses_of
 from ngramstore.store.layers.stages import Stages
+from ngramstore.windows import NgramArrays
 
 BATCH_ROWS = 1 << 14  # of sorted_batches: ids, tokens and addresses in the cache, whole chunks for the rows writer
 _SPILL_BYTES = 4 << 20
+_TOKEN_ROWS = 1 << 16  # of token_batches
 _MIN_HELD_ROWS = 64
 _HELD_SHARE = 0.5  # of the budget: the rest is for packing, and for what callers hold while they add
 
-TokensAt = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+TokensAt = Callable[[np.ndarray], NgramArrays]
 
 
 class RunSorter:
@@ -126,13 +128,13 @@ class RunSorter:
                 rows = ScatteredRows(addresses[some], self._row_bytes, owners)
                 yield ScatteredBatch(ids[some], rows, tokens[some], lengths[some])
 
-    def token_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def token_batches(self) -> Iterator[NgramArrays]:
         """All n-grams in no particular order: tokens (M, N) u32, lengths (M,) u8."""
         columns = [self._held.tokens_and_lengths()] if self._held is not None else []
         columns += [(run.tokens, run.lengths) for run in self._runs]
         for tokens, lengths in columns:
-            for at in range(0, len(lengths), 1 << 16):
-                yield tokens[at : at + (1 << 16)], lengths[at : at + (1 << 16)]
+            for at in range(0, len(lengths), _TOKEN_ROWS):
+                yield tokens[at : at + _TOKEN_ROWS], lengths[at : at + _TOKEN_ROWS]
 
     def _range_ids(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, list[tuple[_Run, int, int]]]:
         parts = []

@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ngramstore.codec.quantize import codec_from_spec
+from ngramstore.codec.registry import codec_from_spec
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore.options import choose, is_whole
@@ -28,7 +26,7 @@ def checked_spec(
 ) -> Spec:
     """The Spec of a new store, or a UsageError for the first thing that cannot be."""
     choose("addressing", addressing, ADDRESSINGS)
-    if not isinstance(dim, (int, np.integer)) or dim < 1:
+    if not is_whole(dim) or dim < 1:
         raise UsageError(f"dim must be a positive integer, got {dim!r}")
     if addressing == "ngram" and max_n is None:
         raise UsageError("max_n is missing", hint="give the length of the longest n-gram, 1 to 16")
@@ -36,9 +34,9 @@ def checked_spec(
         for name, value, usual in (("max_n", max_n, None), ("tokens", tokens, True), ("seed", seed, 0)):
             if value != usual:
                 raise UsageError(f"{name}={value!r} has no meaning for rows addressed by number")
-    if max_n is not None and (not isinstance(max_n, (int, np.integer)) or not 1 <= max_n <= MAX_N):
+    if max_n is not None and (not is_whole(max_n) or not 1 <= max_n <= MAX_N):
         raise UsageError(f"max_n must be 1 to {MAX_N}, got {max_n!r}")
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
+    if not is_whole(seed) or not 0 <= seed < 1 << 64:
         raise UsageError(f"seed must be an integer 0 .. 2**64 - 1, got {seed!r}")
     try:
         plain = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))

@@ -11,12 +11,10 @@ from ngramstore.errors import HashCollision
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.store.journal.journal import Journal
 from ngramstore.store.view import View
-
-Ngrams = tuple[np.ndarray, np.ndarray]
-"""Tokens (M, N) u32 left-aligned, zeros behind, and lengths (M,) u8."""
+from ngramstore.windows import NgramArrays
 
 
-def last_of_each(ids_M: np.ndarray, ngrams: Ngrams, seed: int) -> np.ndarray:
+def last_of_each(ids_M: np.ndarray, ngrams: NgramArrays, seed: int) -> np.ndarray:
     """Positions of the last of each ID, by ascending ID; HashCollision if equal IDs have different n-grams."""
     order = np.argsort(ids_M, kind="stable")
     is_equal = ids_M[order][1:] == ids_M[order][:-1]
@@ -26,7 +24,12 @@ def last_of_each(ids_M: np.ndarray, ngrams: Ngrams, seed: int) -> np.ndarray:
 
 
 def refuse_collisions(
-    view: View, journal: Journal | None, ids_M: np.ndarray, keys_M: np.ndarray, is_put_M: np.ndarray, ngrams: Ngrams
+    view: View,
+    journal: Journal | None,
+    ids_M: np.ndarray,
+    keys_M: np.ndarray,
+    is_put_M: np.ndarray,
+    ngrams: NgramArrays,
 ) -> None:
     """HashCollision if an n-gram with one of these IDs has other tokens: published, row keys (M,) i64, or put since (M,) bool."""
     seed = view.manifest.spec.seed
@@ -39,7 +42,7 @@ def refuse_collisions(
         refuse_different((pending.tokens, pending.lengths), _take(ngrams, where), seed)
 
 
-def published_ngrams(view: View, keys_M: np.ndarray) -> Ngrams:
+def published_ngrams(view: View, keys_M: np.ndarray) -> NgramArrays:
     """The n-grams of M published rows by key, (M,) i64. DamagedStore names a bad block of tokens."""
     tokens, lengths = np.zeros((len(keys_M), view.manifest.spec.max_n), np.uint32), np.zeros(len(keys_M), np.uint8)
     for layer in view.file_layers:
@@ -50,12 +53,12 @@ def published_ngrams(view: View, keys_M: np.ndarray) -> Ngrams:
     return tokens, lengths
 
 
-def are_equal(left: Ngrams, right: Ngrams) -> np.ndarray:
+def are_equal(left: NgramArrays, right: NgramArrays) -> np.ndarray:
     """Which of M n-grams are the same on both sides: (M,) bool."""
     return (left[1] == right[1]) & (left[0] == right[0]).all(axis=1)
 
 
-def refuse_different(left: Ngrams, right: Ngrams, seed: int) -> None:
+def refuse_different(left: NgramArrays, right: NgramArrays, seed: int) -> None:
     """HashCollision naming the first two n-grams that are not equal."""
     same = are_equal(left, right)
     if not same.all():
@@ -64,5 +67,5 @@ def refuse_different(left: Ngrams, right: Ngrams, seed: int) -> None:
         raise HashCollision.between(names[0], names[1], seed)
 
 
-def _take(ngrams: Ngrams, which: np.ndarray) -> Ngrams:
+def _take(ngrams: NgramArrays, which: np.ndarray) -> NgramArrays:
     return ngrams[0][which], ngrams[1][which]

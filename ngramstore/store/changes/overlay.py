@@ -18,8 +18,9 @@ from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
 from ngramstore.store.layers.index_builder import IndexBuilder
 from ngramstore.store.layers.index_plan import IndexPlan
-from ngramstore.store.layers.layer import Batch, LayerWriter, layer_bytes
+from ngramstore.store.layers.layer import Batch
 from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.layer_writer import LayerWriter, layer_bytes
 from ngramstore.store.layers.manifest import Manifest
 from ngramstore.store.layers.merge import is_in, merged, without
 from ngramstore.store.layers.names import numbered

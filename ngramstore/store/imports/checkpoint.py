@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ngramstore.codec.quantize import Codec, codec_from_spec
+from ngramstore.codec.registry import Codec, codec_from_spec
 from ngramstore.errors import UsageError
 from ngramstore.keys import EngramKeys, Keys, LongcatKeys, QwenPleKeys, keys_from_config, read_config, text_config
 from ngramstore.keys import Table as KeyTable
@@ -23,6 +24,7 @@ from ngramstore.keys.qwen_ple import with_defaults
 from ngramstore.store.imports.shards import Tensor, may_be_of_a_table, table_tensors
 from ngramstore.store.layers.external_entry import Piece, Segment
 
+_NAMED = 10  # missing shards in a message
 _ITEM_BYTES = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 _FLOAT_CODECS = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 _MODELS = (EngramKeys.model, QwenPleKeys.model, LongcatKeys.model)
@@ -134,7 +136,7 @@ def _shards(directory: Path, stem: str, config: Mapping[str, Any], tensors: dict
     """The shards of a table in the order of their numbers, whatever the order of files; or its one tensor."""
     numbered: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
-        found = re.fullmatch(rf"(?:.*\.)?{stem}\.shard_(\d+)\.weight", name)
+        found = re.fullmatch(rf"(?:.*\.)?{stem}\.shard_(\d{{1,9}})\.weight", name)
         if found and int(found[1]) in numbered:
             raise UsageError(
                 f"{directory}: {numbered[int(found[1])]} and {tensor} are both shard {int(found[1])}",
@@ -145,13 +147,11 @@ def _shards(directory: Path, stem: str, config: Mapping[str, Any], tensors: dict
     if not numbered:
         return [_must_find(directory, tensors, rf"{stem}\.(?:shard_0\.)?weight")]
     expected = number(config, "split_ngram_parts", least=1, default=max(numbered) + 1)
-    missing = sorted(set(range(expected)) - set(numbered))
+    missing = list(islice((i for i in range(expected) if i not in numbered), _NAMED))
     if missing or len(numbered) != expected:
         raise UsageError(
             f"{directory}: found {len(numbered)} shards of {stem.replace(chr(92), '')}, expected {expected}",
-            hint=f"missing: shard_{', shard_'.join(map(str, missing[:10]))}"
-            if missing
-            else "shards are numbered from 0",
+            hint=f"missing: shard_{', shard_'.join(map(str, missing))}" if missing else "shards are numbered from 0",
         )
     return [numbered[i] for i in range(expected)]
 

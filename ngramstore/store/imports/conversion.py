@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ngramstore
-from ngramstore.codec.quantize import Codec
+from ngramstore.codec.registry import Codec
 from ngramstore.errors import IncompleteStore
 from ngramstore.store.layers.external_entry import ExternalEntry, SourceEntry
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import ngramstore
 from ngramstore.codec import compress
-from ngramstore.codec.quantize import Codec, codec_from_spec
+from ngramstore.codec.registry import Codec, codec_from_spec
 from ngramstore.errors import UsageError
 from ngramstore.files import (
     clear_errors,
@@ -223,7 +223,7 @@ class _Import:
 
     @property
     def _stamp(self) -> FileStamp:
-        return FileStamp(uuid.UUID(self._identity).bytes, 1)
+        return FileStamp.of(self._identity, 1)
 
     def _recoded(self, rows_MB: np.ndarray, first: int) -> np.ndarray:
         if self._target == self._found.codec:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ngramstore.codec.quantize import Codec
+from ngramstore.codec.registry import Codec
 
 _SAMPLE_ROWS = 4096
 _RUN_ROWS = 16

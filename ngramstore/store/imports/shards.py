@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ngramstore.errors import FormatError, UsageError
-from ngramstore.store.building.safetensors_header import TensorEntry, read_safetensors_header
+from ngramstore.safetensors_header import TensorEntry, read_safetensors_header
 
 _INDEX = "model.safetensors.index.json"
 

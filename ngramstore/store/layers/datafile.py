@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import uuid
 import zlib
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -67,6 +68,11 @@ class FileStamp:
 
     identity: bytes
     generation: int
+
+    @classmethod
+    def of(cls, identity: str, generation: int) -> FileStamp:
+        """Of a store with this UUID."""
+        return cls(uuid.UUID(identity).bytes, generation)
 
 
 def content_digest() -> Any:

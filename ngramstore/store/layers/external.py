@@ -34,6 +34,9 @@ _SAMPLED_PAGES = 64
 _MAX_HEADER_BYTES = 100 << 20
 _HINT = "the checkpoint is not what it was at import: put it back, or run `ngramstore import` again"
 
+IN_PLACE_HINT = 'put the checkpoint back, or import it again; on_damage="missing" serves the rest'
+"""Of damaged rows in a store that reads some in place, which `repair` does not take."""
+
 
 class Source(OwnsFd):
     """An open file of others. Closed when the last user lets go of it."""
@@ -127,16 +130,13 @@ class ExternalLayer(Layer):
             raise DamagedStore(
                 f"{directory}: rows in place of {entry.row_bytes} bytes, the codec stores {spec.codec.row_bytes}"
             )
-        self.serial = serial
-        self.is_keyed = False
-        self.num_rows = entry.num_rows
-        self.tokens = None
+        super().__init__(serial, entry.num_rows, is_keyed=False, tokens=None)
         self._entry = entry
         self._sums = None if entry.sums is None else open_sums(directory, entry.sums, stamp, entry.num_rows)
         self.sources = tuple(Source(Path(source.path)) for source in entry.sources)
         for number, (source, wanted) in enumerate(zip(self.sources, entry.sources, strict=True)):
             source.require(wanted, entry.ranges(number), by_time=self._sums is None)
-        self.rows = InPlace(entry.row_bytes, Path(entry.sources[0].path))  # type: ignore[assignment]
+        self.rows = InPlace(entry.row_bytes, Path(entry.sources[0].path))
         self._firsts = np.cumsum([0, *(segment.num_rows for segment in entry.segments)])
         self._lines = self._make_lines()
 
@@ -219,6 +219,7 @@ class ExternalLayer(Layer):
             raise DamagedRows(
                 f"{self.path_of(numbers[0])}: {len(numbers)} rows fail their checksum, first row {numbers[0]:,}",
                 keys=numbers,
+                hint=IN_PLACE_HINT,
             )
         bad.extend(numbers)
 

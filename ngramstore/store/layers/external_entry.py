@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ngramstore.errors import FormatError
+from ngramstore.kernels.native.index import RANK_BITS
 from ngramstore.layout import MAX_ROW_BYTES
 from ngramstore.store.layers.datafile import FileEntry
 from ngramstore.store.layers.json_values import as_count, as_decimal
@@ -121,6 +122,8 @@ class ExternalEntry:
         """FormatError unless every row lies inside its files and all rows have one shape."""
         if not 1 <= len(self.segments) <= MAX_SEGMENTS or not self.sources:
             raise FormatError(f"{len(self.segments)} segments in {len(self.sources)} sources")
+        if self.num_rows >= 1 << RANK_BITS:
+            raise FormatError(f"{self.num_rows:,} rows in place; a layer holds fewer than 2**{RANK_BITS}")
         widths = {tuple(piece.row_bytes for piece in segment.pieces) for segment in self.segments}
         width = next(iter(widths))
         if len(widths) != 1 or not 1 <= len(width) <= MAX_PIECES or min(width) < 1 or sum(width) > MAX_ROW_BYTES:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ngramstore
-from ngramstore.codec.quantize import Codec, codec_from_spec
+from ngramstore.codec.registry import Codec, codec_from_spec
 from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion, UsageError
 from ngramstore.files import clear_errors, publish, read_around_holes
 from ngramstore.hashing import HASH_NAME, MAX_N
@@ -106,7 +106,7 @@ class Manifest:
 
     def stamp(self, generation: int) -> FileStamp:
         """What the headers of a generation's files carry."""
-        return FileStamp(uuid.UUID(self.identity).bytes, generation)
+        return FileStamp.of(self.identity, generation)
 
     def write(self, directory: Path) -> None:
         """Publish this manifest: readers see the old one or this one.

@@ -1,6 +1,6 @@
 """Writes the rows file: threads gather, compress and checksum rows chunk by chunk, the caller's thread writes them in order.
 
-Format: docs/format.md, section Rows; read by `packed.py`. The bytes are the same whatever the chunks and the threads.
+Format: docs/format.md, section Rows; read by `rows_file.py`. The bytes are the same whatever the chunks and the threads.
 
 Shapes: M rows of a chunk, B bytes of an encoded row.
 """
@@ -36,7 +36,7 @@ def default_threads() -> int:
 
 
 @dataclass(frozen=True)
-class _Packed:
+class _Chunk:
     """A chunk in its stored layout: the first `size` bytes of a buffer; stored bytes and checksum of each row."""
 
     buffer: np.ndarray
@@ -73,7 +73,7 @@ class RowsWriter:
         self._window_log = window_log
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: deque[tuple[int, Future[_Packed]]] = deque()
+        self._pending: deque[tuple[int, Future[_Chunk]]] = deque()
         self._on_lengths = on_lengths
         self._stages = stages or Stages()
         self._content = content_digest()
@@ -111,7 +111,7 @@ class RowsWriter:
             packed = future.result()
         self._append(first, packed)
 
-    def _append(self, first: int, packed: _Packed) -> None:
+    def _append(self, first: int, packed: _Chunk) -> None:
         self._content.update(packed.sums_M.astype("<u4", copy=False).data)
         with self._stages.timed("write"):
             self._writer.write(packed.buffer[: packed.size])
@@ -119,14 +119,14 @@ class RowsWriter:
         if self._on_lengths is not None:
             self._on_lengths(first, packed.lengths_M)
 
-    def _pack(self, rows: ScatteredRows, seeds_M: np.ndarray) -> _Packed:
+    def _pack(self, rows: ScatteredRows, seeds_M: np.ndarray) -> _Chunk:
         with self._stages.timed("pack"):
             count = len(rows)
             out = self._buffer(count * (self.row_bytes + CHECKSUM_BYTES))
             sums_M = np.empty(count, np.uint32)
             if self._dictionary is None:
                 packing.store_rows(rows.addresses, self.row_bytes, seeds_M, out, sums_M)
-                return _Packed(out, count * (self.row_bytes + CHECKSUM_BYTES), np.full(count, self.row_bytes), sums_M)
+                return _Chunk(out, count * (self.row_bytes + CHECKSUM_BYTES), np.full(count, self.row_bytes), sums_M)
             if not hasattr(self._local, "compressor"):
                 self._local.compressor = RowCompressor(self._dictionary, self._window_log)
                 self._local.rows = np.empty(self._step * self.row_bytes, np.uint8)
@@ -136,7 +136,7 @@ class RowsWriter:
             size = packing.store_frames(
                 frames, sizes_M, rows_MB.reshape(-1), self.row_bytes, seeds_M, out, lengths_M, sums_M
             )
-            return _Packed(out, size, lengths_M, sums_M)
+            return _Chunk(out, size, lengths_M, sums_M)
 
     def _buffer(self, size: int) -> np.ndarray:
         """A buffer of at least that size: one that was used before, so that its memory is touched for the first time once."""

@@ -5,12 +5,23 @@ Shapes: M n-grams, N tokens of the longest.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import index as native_index
 from ngramstore.kernels.native import probe
 from ngramstore.store.layers.index import Index
+from ngramstore.windows import NgramArrays
+
+
+def is_closed(index: Index, batches: Iterable[NgramArrays], length_counts: Sequence[int], seed: int) -> bool:
+    """Whether all n-grams, which come in batches of tokens (M, N) and lengths (M,), have their endings; length_counts: how many of each length."""
+    stored = [length for length, count in enumerate(length_counts) if count]
+    if len(stored) <= 1:
+        return True
+    return all(suffixes_are_stored(index, tokens, lengths, stored[0], seed) for tokens, lengths in batches)
 
 
 def suffixes_are_stored(index: Index, tokens_MN: np.ndarray, lengths_M: np.ndarray, shortest: int, seed: int) -> bool:

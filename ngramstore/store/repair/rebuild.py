@@ -21,8 +21,9 @@ from ngramstore.store.changes.compaction import is_suffix_closed
 from ngramstore.store.journal.ack import AckFile
 from ngramstore.store.journal.journal import Changes
 from ngramstore.store.journal.left import name_aside, set_aside
-from ngramstore.store.layers.layer import Batch, LayerWriter, layer_bytes
+from ngramstore.store.layers.layer import Batch
 from ngramstore.store.layers.layer_entry import LayerEntry
+from ngramstore.store.layers.layer_writer import LayerWriter, layer_bytes
 from ngramstore.store.layers.manifest import Manifest
 from ngramstore.store.layers.merge import is_in, merged, without
 from ngramstore.store.layers.rows_writer import default_threads

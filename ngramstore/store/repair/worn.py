@@ -197,11 +197,9 @@ class WornLayer:
         for block in range(len(offsets)):
             part = slice(block * BLOCK_ROWS, min(count, (block + 1) * BLOCK_ROWS))
             at = int(offsets[block]) if has_offset[block] else self._end
-            if has_offset[block] and self._end not in (None, at):
-                self.index.file.fault(
-                    None,
-                    f"block {first // BLOCK_ROWS + block} is said to begin at byte {at} of the rows, not {self._end}",
-                )
+            if has_offset[block] and not self._may_begin_at(at):
+                number, instead = first // BLOCK_ROWS + block, "" if self._end is None else f", not {self._end}"
+                self.index.file.fault(None, f"block {number} is said to begin at byte {at} of the rows{instead}")
                 at = self._end
             for row in range(part.start, part.stop) if not has_size[part].all() else ():
                 if at is None:
@@ -223,6 +221,12 @@ class WornLayer:
                 at += int(ends[-1])
             self._end = at
         return starts, sizes, is_placed
+
+    def _may_begin_at(self, place: int | None) -> bool:
+        """Whether the index may be right that a block begins there: where the last row ended, where that is known."""
+        if self._end is not None:
+            return place == self._end
+        return place is not None and self.data_at <= place <= self._file.entry.file_bytes
 
     def _read(
         self,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ngramstore.errors import UsageError, WrongProcess
+from ngramstore.kernels.count_table import EMPTY, empty_table
 from ngramstore.kernels.native import mining as native
 from ngramstore.keys import Keys
 from ngramstore.store.trace import Trace
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 DEFAULT_ENTRIES = 1 << 22
 _FIRST_SLOTS = 1 << 14
 _FULLEST = 0.7
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _STEP_TOKENS = 1 << 14
 
 
@@ -53,7 +53,7 @@ class Recorder:
         self._on_stop = on_stop
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._table_C2 = _empty(_FIRST_SLOTS)
+        self._table_C2 = empty_table(_FIRST_SLOTS)
         self._used = 0
         self._num_lookups = 0
 
@@ -75,7 +75,7 @@ class Recorder:
         """What was recorded until now."""
         self._check()
         with self._lock:
-            pairs_N2 = self._table_C2[self._table_C2[:, 0] != _EMPTY].copy()
+            pairs_N2 = self._table_C2[self._table_C2[:, 0] != EMPTY].copy()
             num_lookups = self._num_lookups
         return Trace.of(self.addressing, self.space, num_lookups, pairs_N2[:, 0], pairs_N2[:, 1])
 
@@ -103,22 +103,16 @@ class Recorder:
     def _make_room(self) -> None:
         """A larger table; or, where that would pass the bound, without the rarest half of the entries."""
         if self._used < self.max_entries:
-            larger = _empty(2 * len(self._table_C2))
+            larger = empty_table(2 * len(self._table_C2))
             native.rehash_counts(self._table_C2, larger)
             self._table_C2 = larger
             return
-        pairs_N2 = self._table_C2[self._table_C2[:, 0] != _EMPTY]
+        pairs_N2 = self._table_C2[self._table_C2[:, 0] != EMPTY]
         middle = np.partition(pairs_N2[:, 1], len(pairs_N2) // 2)[len(pairs_N2) // 2]
         kept_N2 = pairs_N2[pairs_N2[:, 1] > middle]  # with equal counts all go: none is known to be wanted more
-        self._table_C2[:, 0] = _EMPTY
+        self._table_C2[:, 0] = EMPTY
         native.rehash_counts(kept_N2, self._table_C2)
         self._used = len(kept_N2)
-
-
-def _empty(num_slots: int) -> np.ndarray:
-    table_C2 = np.zeros((num_slots, 2), np.uint64)
-    table_C2[:, 0] = _EMPTY
-    return table_C2
 
 
 def record_rows(keys: Keys, documents: Iterable[np.ndarray], *, max_entries: int = DEFAULT_ENTRIES) -> Trace:

@@ -1,0 +1,25 @@
+"""Arrays in `.npy` files, mapped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ngramstore.errors import FormatError, UsageError
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """The array in a file, read-only. UsageError where there is none of that name or it is an archive; else FormatError."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {str(path)!r}") from None
+    except Exception as error:  # a damaged header: numpy passes on what Python's parser, zipfile and mmap raise
+        raise FormatError(
+            f"{path} is not an array that can be mapped: {str(error) or type(error).__name__}",
+            hint="save it with numpy.save",
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise UsageError(f"{path} is an archive of arrays", hint="save one array with numpy.save")
+    return array
