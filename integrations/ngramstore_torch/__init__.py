@@ -42,6 +42,7 @@ _HOME = {
     "TrainedTableHash": "serving.row_hashes",
     "cost_of": "model.costs",
     "evaluate_model": "experiment.evaluate",
+    "fgram_load": "experiment.comparison",
     "export_table": "export.table",
     "generate": "serving.generation",
     "generate_served": "serving.loop",

@@ -64,7 +64,7 @@ _PAGE = {
     """,
     "Train and export": """
         ngramstore_torch: DecoderConfig FgramConfig FgramModel SconeModel PlainModel HashedConfig HashedModel
-        cost_of Costs tag tag_corpus TaggedTokens Batch TrainConfig train_model TrainResult load_checkpoint Checkpoint
+        cost_of Costs fgram_load tag tag_corpus TaggedTokens Batch TrainConfig train_model TrainResult load_checkpoint Checkpoint
         evaluate_model Evaluation export_table Exported RowSource SconeRows input_sensitivity
     """,
 }

@@ -410,3 +410,15 @@ def test_counts_read_with_units(text, number):
 def test_help_needs_no_torch():
     code = "import sys; from ngramstore_torch.cli import train, export, evaluate, generate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_held_out_text_without_a_target_is_said_and_takes_no_run_along(tmp_path):
+    """A file that begins with its separator: its first document is that token alone."""
+    tokens = np.tile(np.array([9, *range(8)], np.uint16), 200)
+    np.save(tmp_path / "t.npy", tokens)
+    given = ("--corpus", tmp_path / "t.npy", "--eos-id", 9, "--held-out", 1e-6, "--plain", "--out", tmp_path / "run")
+    result = CliRunner().invoke(cli_train.command, [str(word) for word in (*given, *SMALL)])
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["held_out"] is None and "nothing is measured" in result.stderr
+    assert answer["train_flops_per_token"] == 3 * answer["flops_per_token"]

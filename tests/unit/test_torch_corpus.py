@@ -8,9 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from ngramstore.errors import UsageError
 from ngramstore.mine import TokenShards, Vocabulary, held_out_spans, open_corpus
 from ngramstore.mine import vocab as vocab_module
 from ngramstore_torch.data import corpus as corpus_module
+from ngramstore_torch.data.batches import tag
 from ngramstore_torch.data.corpus import tag_corpus, tag_held_out, tag_training
 
 EOS = 12
@@ -89,3 +91,23 @@ def test_tagging_takes_little_more_memory_than_its_answer(tmp_path, monkeypatch,
     tracemalloc.stop()
     assert len(train) + len(held) == num_tokens
     assert 6 * num_tokens < most < 8 * num_tokens, most / num_tokens
+
+
+def test_a_second_vocabulary_in_one_folder_leaves_the_first_one_s_tags(tmp_path):
+    corpus = corpus_of(tmp_path, 3_000, num_files=1, num_ends=20)
+    first, _ = tag_corpus(corpus, vocabulary(), held_out=0.1, folder=tmp_path / "arrays")
+    before = np.array(first.rows_P), np.array(first.tokens_P)
+    few = Vocabulary(np.array([[1, 2, 0, 0]], np.uint32), np.array([2]), np.array([9]))
+    second, _ = tag_corpus(corpus, few, held_out=0.5, folder=tmp_path / "arrays")
+    assert len(second) < len(first) and second.rows_P.max() == 0
+    assert np.array_equal(first.rows_P, before[0]) and np.array_equal(first.tokens_P, before[1])
+
+
+@pytest.mark.parametrize(
+    "bad", [[0, 80, 160], [80, 320], [], [[0, 320]], [True] + [False] * 319, [0.0, 320.0]], ids=str
+)
+@pytest.mark.parametrize("vocab", [None, vocabulary()], ids=["plain", "tagged"])
+def test_offsets_that_do_not_cover_the_tokens_are_refused(bad, vocab):
+    with pytest.raises(UsageError, match="the offsets of documents, the first 0, the last 320") as caught:
+        tag(np.zeros(320, np.uint16), np.array(bad), vocab)
+    assert "starts are" in caught.value.message

@@ -15,7 +15,7 @@ from torch_cases import DECODER, FGRAM, language, plain, scone, shaken, tagged
 
 import ngramstore
 from ngramstore.errors import UsageError
-from ngramstore_torch import NGramEmbedding
+from ngramstore_torch import NGramEmbedding, fgram_load
 from ngramstore_torch.data.batches import document_windows, tag
 from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
 from ngramstore_torch.export.sensitivity import input_sensitivity
@@ -232,3 +232,21 @@ def test_a_store_of_another_width_is_refused(case, tmp_path, dim):
         with pytest.raises(UsageError, match=message):
             evaluate_model(model.train(), data, store=other)
         assert model.training
+
+
+def test_what_is_matched_of_a_served_model_is_what_its_store_found(case, tmp_path):
+    data, _, model, store = case
+    untagged = tag(np.asarray(data.tokens_P), data.starts, None)
+    live, served = evaluate_model(model, data), evaluate_model(model, untagged, store=store)
+    assert served.matched == live.matched > 0.3
+    with stored(tmp_path / "pairs", [tuple(data.tokens_P[5:7].tolist())]) as pairs:
+        assert 0 < evaluate_model(model, data, store=pairs).matched < live.matched / 2
+
+
+def test_the_training_cost_of_a_scone_model_is_not_told_without_its_load(case):
+    data, _, model, _ = case
+    assert cost_of(model).train_flops_per_token is None
+    config = TrainConfig(tokens=1000, batch_size=4, seq_len=16)
+    told = cost_of(model, **fgram_load(data, config))
+    assert told.train_flops_per_token > cost_of(plain()).train_flops_per_token
+    assert told.table_rows == len(data.fgram_lengths_N)

@@ -424,3 +424,41 @@ def test_a_run_folder_that_cannot_be_is_refused_before_the_first_step(data, tmp_
     (tmp_path / "run").write_text("a file")
     with pytest.raises(UsageError, match="run is a file"):
         train_model(plain(), data, CONFIG, out=tmp_path / "run", on_step=lambda step, loss: pytest.fail("trained"))
+
+
+@pytest.mark.parametrize("bad", [Path("corpus"), np.int64(9), float("nan"), {1, 2}], ids=str)
+def test_an_identity_that_no_checkpoint_can_keep_is_refused_before_training(data, tmp_path, bad):
+    with pytest.raises(UsageError, match=r"data_identity\['corpus_id'\]"):
+        train_model(
+            plain(), data, CONFIG, out=tmp_path / "run", data_identity={"corpus_id": bad},
+            on_step=lambda step, loss: pytest.fail("trained"),
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("unread", [1, 4, 10])
+def test_each_step_is_told_with_its_own_loss(data, monkeypatch, unread):
+    """On an accelerator losses are fetched some at a time, so they are told later, not under other numbers."""
+    monkeypatch.setattr(train_module, "_unread_on", lambda device: unread)
+    told = []
+    result = train_model(
+        plain(), data, replace(CONFIG, tokens=13 * CONFIG.tokens_per_step), on_step=lambda *pair: told.append(pair)
+    )
+    assert told == list(enumerate(result.losses, 1)) and len(told) == 13
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"tokens": 1e6},
+        {"accumulate": 2.0},
+        {"seed": 1.5},
+        {"batch_size": True},
+        {"weight_decay": -0.1},
+        {"betas": (0.9, 1.0)},
+    ],
+    ids=str,
+)
+def test_settings_that_no_run_could_follow_are_refused(bad):
+    with pytest.raises(UsageError, match=next(iter(bad))):
+        TrainConfig(**bad)

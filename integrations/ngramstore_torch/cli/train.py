@@ -99,8 +99,11 @@ def command(
     How much f-grams gain depends on tokenizer, decoder and tokens; docs/scone.md has what was measured.
     """
     # Imported here so that --help needs no torch.
+    from ngramstore_torch.data.batches import document_windows
     from ngramstore_torch.data.corpus import tag_corpus
+    from ngramstore_torch.experiment.comparison import fgram_load
     from ngramstore_torch.experiment.evaluate import evaluate_model
+    from ngramstore_torch.model.costs import cost_of
     from ngramstore_torch.training.config import TrainConfig
     from ngramstore_torch.training.train import require_resumable, train_model
 
@@ -120,6 +123,9 @@ def command(
     tag_seconds = time.perf_counter() - started
     matched = f", an f-gram ends at {(train.rows_P >= 0).mean():.0%} of them" if with_fgrams and len(train) else ""
     say(f"{len(train):,} tokens to train on{matched}; {len(held):,} held out")
+    is_measured = len(document_windows(held.starts, config.seq_len)[0]) > 0
+    if len(held) and not is_measured:
+        say("note: no held-out document has two tokens, so nothing is measured at the end")
     keep_tokenizer = _tokenizer_keeper(text, o["out"])
     result = train_model(
         model,
@@ -137,9 +143,14 @@ def command(
         again = shlex.join(["ngramstore", *arguments, "--resume"])
         say(f"stopped at step {result.step} of {config.num_steps}; to resume:\n  {again}")
         raise SystemExit(130)
-    found = evaluate_model(model, held, seq_len=config.seq_len, bf16=config.bf16) if len(held) else None
+    found = evaluate_model(model, held, seq_len=config.seq_len, bf16=config.bf16) if is_measured else None
     measured = None if found is None else asdict(found) | {"perplexity": found.perplexity}
-    answer = _answer(o["out"], model, config, result, tag_seconds) | {"held_out": measured}
+    cost = cost_of(model, **fgram_load(train, config) if with_fgrams else {})
+    answer = _answer(o["out"], model, config, result, tag_seconds) | {
+        "flops_per_token": cost.flops_per_token,
+        "train_flops_per_token": cost.train_flops_per_token,
+        "held_out": measured,
+    }
     if as_json:
         emit(answer)
     else:
@@ -229,6 +240,10 @@ def _show(answer: dict[str, Any], with_fgrams: bool) -> None:
         click.echo("nothing was left to train")
         return
     click.echo(f"speed           {answer['tokens_per_second']:,.0f} tokens/s")
+    click.echo(
+        f"cost            {answer['train_flops_per_token'] / 1e6:,.2f} MFLOPs per token of training, "
+        f"{answer['flops_per_token'] / 1e6:,.2f} of inference"
+    )
     if with_fgrams:
         click.echo(
             f"matching        {matching['share']:.1%} of that time: {matching['tag_seconds']:.1f} s ahead of it for all tags, "

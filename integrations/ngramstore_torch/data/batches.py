@@ -205,8 +205,22 @@ class TrainingBatches:
 
 
 def tag(tokens_P: np.ndarray, starts: np.ndarray, vocabulary: VocabularyLike | None) -> TaggedTokens:
-    """Tokens (P,) and document offsets (first 0, last P) with their tags; without a vocabulary nothing matches."""
-    starts = np.asarray(starts, np.int64)
+    """Tokens (P,) and document offsets (first 0, last P) with their tags; without a vocabulary nothing matches.
+
+    Raises UsageError for other offsets: without the last one, the last document would never be evaluated.
+    """
+    starts = np.asarray(starts)
+    if (
+        starts.ndim != 1
+        or starts.dtype.kind not in "iu"
+        or not len(starts)
+        or (starts[0], starts[-1]) != (0, len(tokens_P))
+    ):
+        raise UsageError(
+            f"starts are {starts.dtype} {starts.shape}, {starts.reshape(-1)[:1]} to {starts.reshape(-1)[-1:]}",
+            hint=f"wanted the offsets of documents, the first 0, the last {len(tokens_P)}, where the tokens end",
+        )
+    starts = starts.astype(np.int64)
     if vocabulary is None:
         no_rows = np.broadcast_to(np.int32(-1), (len(tokens_P),))
         return TaggedTokens(tokens_P, starts, no_rows, np.zeros((0, 2), np.uint32), np.zeros(0, np.uint8))

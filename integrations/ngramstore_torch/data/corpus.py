@@ -93,4 +93,5 @@ def _array(size: int, dtype: np.dtype, folder: str | Path | None, name: str) -> 
 
 def _mapped(path: Path, size: int, dtype: np.dtype) -> np.ndarray:
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # an earlier call's array may be mapped: it keeps its own bytes
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))

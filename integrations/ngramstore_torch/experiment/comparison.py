@@ -174,7 +174,7 @@ class Experiment:
                 perplexity=found.perplexity,
                 parameters=cost.parameters if result and isinstance(model, SconeModel) else cost.decoder_parameters,
                 flops_per_token=cost.flops_per_token,
-                train_flops_per_token=cost.train_flops_per_token if result else 0,
+                train_flops_per_token=cost.train_flops_per_token or 0 if result else 0,
                 table_bytes=table_bytes,
                 train_seconds=result.seconds if result else 0.0,
                 tokens_per_second=result.tokens_per_second if result else 0.0,

@@ -31,7 +31,7 @@ class Evaluation:
     nats: float
     num_tokens: int
     matched: float
-    """Fraction of input tokens where an f-gram ends."""
+    """Fraction of scored input tokens where an f-gram ends: of the data's tags, or found in the store that served."""
     seconds: float
 
     @property
@@ -60,9 +60,9 @@ def evaluate_model(
     """
     started = time.perf_counter()
     require_ids(data.tokens_P, model.decoder.config.vocab_size, "the held-out tokens")
-    inputs: Callable[[Batch], Tensor] = model.inputs
+    look_up = _live(model)
     if store is not None:
-        inputs = served_inputs(model.decoder, store, min_length=min_length)
+        look_up = _served(model.decoder, store, min_length)
     elif isinstance(model, SconeModel):
         require_lengths(data.fgram_lengths_N, model.fgram_model.config.max_n)
     device = next(model.parameters()).device
@@ -74,12 +74,13 @@ def evaluate_model(
     ):
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits_BTV = model.decoder(inputs_BTD=inputs(batch))
+            inputs_BTD, found_BT = look_up(batch)
+            logits_BTV = model.decoder(inputs_BTD=inputs_BTD)
         losses = F.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.targets_BT.flatten(), reduction="none")
         scored_BT = batch.targets_BT != IGNORE
         total += float(losses.double().sum())
         num_tokens += int(scored_BT.sum())
-        num_matched += int(((batch.fgram_at_BT >= 0) & scored_BT).sum())
+        num_matched += int((found_BT & scored_BT).sum())
     model.train(was_training)
     if num_tokens == 0:
         raise UsageError("there is nothing to evaluate: no held-out document has two tokens")
@@ -91,22 +92,36 @@ def served_inputs(decoder: Decoder, store: StoreLike, *, min_length: int = 2) ->
 
     min_length: shorter matches count as none; SCONE's f-grams have 2 tokens or more, a store may hold single tokens.
     """
+    look_up = _served(decoder, store, min_length)
+    return lambda batch: look_up(batch)[0]
+
+
+Inputs = Callable[[Batch], tuple[Tensor, Tensor]]
+"""Batch -> input embeddings (B, T, D), and where an f-gram's vector is one: (B, T) bool."""
+
+
+def _live(model: LanguageModel) -> Inputs:
+    return lambda batch: (model.inputs(batch), batch.fgram_at_BT >= 0)
+
+
+def _served(decoder: Decoder, store: StoreLike, min_length: int) -> Inputs:
     check_min_length(min_length, store)
     require_width(store, decoder)
 
-    def inputs(batch: Batch) -> Tensor:
+    def look_up(batch: Batch) -> tuple[Tensor, Tensor]:
         tokens_BTD = decoder.tokens(batch.tokens_BT)
         B, T, D = tokens_BTD.shape
         rows_BTD = np.zeros((B, T, D), np.float32)
-        found_BT = np.zeros((B, T), bool)
+        found = np.zeros((B, T), bool)
         targets_BT = batch.targets_BT.cpu().numpy()
         for b, document in enumerate(batch.documents):
             length = int((targets_BT[b] != IGNORE).sum())
             hit = store.lookup(np.asarray(document, np.uint32)[None])
             rows_BTD[b, :length] = hit.rows[0, -length:]
-            found_BT[b, :length] = hit.length[0, -length:] >= min_length
+            found[b, :length] = hit.length[0, -length:] >= min_length
         rows_ND = torch.from_numpy(rows_BTD).to(tokens_BTD.device).reshape(-1, D)
         at_BT = torch.arange(B * T, device=tokens_BTD.device).reshape(B, T)
-        return replace_matched(tokens_BTD, rows_ND, at_BT.where(torch.from_numpy(found_BT).to(at_BT.device), -1))
+        found_BT = torch.from_numpy(found).to(at_BT.device)
+        return replace_matched(tokens_BTD, rows_ND, at_BT.where(found_BT, -1)), found_BT
 
-    return inputs
+    return look_up

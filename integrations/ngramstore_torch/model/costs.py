@@ -25,23 +25,26 @@ class Costs:
     """Rows of the n-gram table that serves it; a row is `dim` numbers before any codec."""
     flops_per_token: int
     """One token of inference at the decoder's full context."""
-    train_flops_per_token: int
+    train_flops_per_token: int | None
+    """None for a SconeModel whose load of f-grams was not given: A_f's part is not known without the data."""
 
 
 def cost_of(
-    model: LanguageModel, *, num_fgrams: int = 0, fgrams_per_token: float = 0.0, mean_length: float = 0.0
+    model: LanguageModel, *, num_fgrams: int = 0, fgrams_per_token: float | None = None, mean_length: float = 0.0
 ) -> Costs:
     """Costs of a model at its decoder's max_positions.
 
     num_fgrams: rows that an export would write. fgrams_per_token: different f-grams of a training batch / its tokens, and
-    mean_length their mean length (0: max_n); both belong to the data, `SconeModel` alone needs them.
+    mean_length their mean length (0: max_n); both belong to the data, `SconeModel` alone needs them: `fgram_load` measures them.
     """
     decoder = model.decoder.config
     flops = decoder.flops_per_token()
-    rows, fgram_flops = 0, 0.0
+    rows = 0
+    fgram_flops: float | None = 0.0
     if isinstance(model, SconeModel):
         rows = num_fgrams
-        fgram_flops = fgrams_per_token * model.fgram_model.config.flops_per_fgram(mean_length or None)
+        per_fgram = model.fgram_model.config.flops_per_fgram(mean_length or None)
+        fgram_flops = None if fgrams_per_token is None else fgrams_per_token * per_fgram
     elif isinstance(model, HashedModel):
         rows = model.tables.num_embeddings
     return Costs(
@@ -49,5 +52,5 @@ def cost_of(
         decoder_parameters=decoder.num_parameters(),
         table_rows=rows,
         flops_per_token=flops,
-        train_flops_per_token=round(3 * (flops + fgram_flops)),
+        train_flops_per_token=None if fgram_flops is None else round(3 * (flops + fgram_flops)),
     )

@@ -22,8 +22,8 @@ class TrainConfig:
     lr: float = 2e-3
     """Peak of the cosine; 2e-3 suits some million parameters, 2e-4 the paper's hundreds of millions."""
     fgram_lr: float = 0.1
-    """Rate of A_f, as a fraction of `lr`. At the decoder's own rate the gain fades as training continues; a run of a few
-    hundred steps needs more. docs/scone.md has what was measured."""
+    """Rate of A_f, as a fraction of `lr`. At the decoder's own rate the gain on code faded as training went on; a run of a few
+    hundred steps needs more. docs/scone.md has what was measured, and where not."""
     final_lr: float = 0.1
     """Where the cosine ends, as a fraction of the peak."""
     warmup: float = 0.05
@@ -43,12 +43,20 @@ class TrainConfig:
     """Steps between checkpoints; 0 saves at the end, on Ctrl-C and on SIGTERM only."""
 
     def __post_init__(self) -> None:
+        for name in ("tokens", "batch_size", "seq_len", "accumulate", "seed", "checkpoint_every"):
+            if type(getattr(self, name)) is not int:
+                raise UsageError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         for name in ("tokens", "batch_size", "seq_len", "accumulate", "lr", "fgram_lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be above 0, and a number, got {getattr(self, name)}")
         for name, most in (("seed", 2**63 - 1), ("checkpoint_every", math.inf)):
             if not 0 <= getattr(self, name) <= most:
                 raise UsageError(f"{name} must be a whole number from 0, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf or not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(
+                f"weight_decay is {self.weight_decay}, betas are {self.betas}",
+                hint="a decay is a number from 0, betas are below 1",
+            )
         for name in ("final_lr", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be 0..1, got {getattr(self, name)}")

@@ -6,6 +6,7 @@ run that was stopped and resumed gives the same losses as one that was not, on t
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -68,7 +69,10 @@ def train_model(
     resume: go on from the checkpoint in `out`; UsageError where its settings are not the ones asked for.
     data_identity: JSON values about corpus, tokenizer and vocabulary; kept in the checkpoint, compared on resume.
     stop_after: stop (and save) at this step, as Ctrl-C would; the learning rate still plans for config.tokens.
+    on_step: called with each step's number, from 1, and its loss, in order; on an accelerator a few steps late, since there the
+    losses are fetched together.
     """
+    _require_json(data_identity or {})
     require_ids(data.tokens_P, model.decoder.config.vocab_size, "the training tokens")
     if isinstance(model, SconeModel):
         require_lengths(data.fgram_lengths_N, model.fgram_model.config.max_n)
@@ -93,6 +97,11 @@ def train_model(
             state = checkpoint.optimizer_tensors(model, optimizer, losses.known)
             checkpoint.save(out, model, step=step, optimizer=state, train=settings, data=identity)
 
+    def tell(numbers: range) -> None:
+        if on_step is not None:
+            for number in numbers:
+                on_step(number, losses.known[number - 1])
+
     feed = Feed(model, data, config, first_step, last_step, device)
     started = time.perf_counter()
     with interrupt_flag() as interrupted, feed, _bar(model, config, first_step, shown=progress) as bar:
@@ -101,14 +110,12 @@ def train_model(
             step += 1
             bar.update(config.tokens_per_step)
             is_due = config.checkpoint_every > 0 and step % config.checkpoint_every == 0 and step < last_step
-            if is_due or step == last_step or device.type == "cpu" or len(losses.unread) == _UNREAD:
-                losses.read(step)  # a checkpoint that is there is better than weights that are not numbers
+            if is_due or step == last_step or len(losses.unread) == _unread_on(device):
+                tell(losses.read(step))  # a checkpoint that is there is better than weights that are not numbers
                 bar.set_postfix(loss=f"{losses.known[-1]:.3f}", refresh=False)
-            if on_step is not None:
-                on_step(step, losses.known[-1] if losses.known else math.nan)
             if is_due:
                 save()
-        losses.read(step)
+        tell(losses.read(step))
         if step > first_step or not resume:
             save()
     return TrainResult(
@@ -186,8 +193,8 @@ class _Losses:
         """Of one more step."""
         self.unread.append(loss_and_norm)
 
-    def read(self, step: int) -> None:
-        """Fetch what is unread, the last being of this step. UsageError where a loss or a gradient is not a number.
+    def read(self, step: int) -> range:
+        """Fetch what is unread, the last being of this step: the numbers of its steps. UsageError where a loss or a gradient is not a number.
 
         A loss is of the weights before its step: only the gradient tells whether those after it are numbers.
         """
@@ -201,6 +208,12 @@ class _Losses:
                         f"the {name} became {value} at step {number}", hint="lower the learning rate (--lr)"
                     )
         self.known += [loss for loss, _ in found]
+        return range(first, step + 1)
+
+
+def _unread_on(device: torch.device) -> int:
+    """Steps whose losses are fetched together: an accelerator would wait for each."""
+    return 1 if device.type == "cpu" else _UNREAD
 
 
 def _compile(model: LanguageModel) -> None:
@@ -248,6 +261,18 @@ def _resume(
 def _without_names(data: Mapping[str, Any]) -> dict[str, Any]:
     """The tokenizer's name says who made its tokens first, its ID what it is."""
     return {name: value for name, value in data.items() if name != "tokenizer_name"}
+
+
+def _require_json(identity: Mapping[str, Any]) -> None:
+    """UsageError for what a checkpoint could not keep: it would be found out when all is trained."""
+    for name, value in identity.items():
+        try:
+            json.dumps({name: value}, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"data_identity[{name!r}] is {value!r:.80}, which JSON cannot hold: {error}",
+                hint="give strings and numbers of Python",
+            ) from None
 
 
 def _make_folder(path: Path) -> None:
