@@ -63,7 +63,7 @@ def _threads(folder: Path) -> str:
     return (
         f"  With two threads, one call of 8,192 cached keys is {found.value('ngramstore', 'speedup_of_one_call'):.2f} times as fast; two callers "
         f"together get {both}\n  throughput of one (`bench/results/{found.file}`). How much depends on the machine, since both wait\n  for the same "
-        "memory: earlier runs had 1.64 and 1.60 (that file in commits c4324b3 and 712877a)."
+        "memory: earlier runs had 1.72, 1.64 and 1.60 (that file in commits c4e9c7f, c4324b3 and 712877a)."
     )
 
 

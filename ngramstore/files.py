@@ -10,10 +10,13 @@ import errno
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from ngramstore.errors import DamagedStore, DiskFull, UsageError
 from ngramstore.layout import PAGE_BYTES
@@ -21,6 +24,8 @@ from ngramstore.layout import PAGE_BYTES
 _log = logging.getLogger("ngramstore")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, an exhausted quota, a file over the limit."""
+NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+"""What flock says on a filesystem that has no locks."""
 _READ_BYTES = 16 << 20
 
 
@@ -50,7 +55,8 @@ def clear_errors(path: Path) -> Iterator[None]:
             raise UsageError(f"cannot use {path}: {error.strerror}", hint="choose another path") from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise UsageError(
-                f"too many open files to open {path}", hint="raise the limit (`ulimit -n`): a store takes up to 10"
+                f"too many open files to open {path}",
+                hint="raise the limit (`ulimit -n`): a store takes up to 10, and one for each file of others that it reads rows from",
             ) from error
         if error.errno is not None and error.filename is None:  # calls on a descriptor do not say which file
             error.filename = str(path)
@@ -107,7 +113,23 @@ def publish(path: Path, data: bytes) -> None:
 
 def publish_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """As `publish`, for what need not be in memory at once."""
-    temporary = path.with_name(path.name + ".tmp")
+    _publish(path, path.with_name(path.name + ".tmp"), pieces)
+
+
+def publish_unlocked(path: Path, data: bytes) -> None:
+    """As `publish`, where several processes may publish one path at once: each is whole, and the last one stays.
+
+    A killed process leaves its temporary file behind, whose name no other one takes.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        _publish(path, temporary, (data,))
+    except BaseException:
+        remove_if_possible(temporary)
+        raise
+
+
+def _publish(path: Path, temporary: Path, pieces: Iterable[bytes | memoryview]) -> None:
     with clear_errors(temporary):
         temporary.unlink(missing_ok=True)  # what a killed process left, or a link that leads out of here
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -213,6 +235,13 @@ def read_around_holes(fd: int, size: int, position: int) -> tuple[bytearray, lis
             break
         data += piece
     return data, holes
+
+
+def read_into(fd: int, out_B: np.ndarray, position: int, path: Path) -> None:
+    """Fill out (B,) u8 from `position` on, in pieces, or DamagedStore."""
+    for begin in range(0, len(out_B), _READ_BYTES):
+        piece = out_B[begin : begin + _READ_BYTES]
+        piece[:] = np.frombuffer(read_exactly(fd, len(piece), position + begin, path), np.uint8)
 
 
 class OwnsFd:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
-"""The key of a free slot, and of a position where no n-gram ends."""
+from ngramstore.kernels.native.mining import EMPTY
 
 
 def empty_table(num_slots: int) -> np.ndarray:

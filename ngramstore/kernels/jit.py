@@ -54,6 +54,15 @@ def _keep_on_disk(compiled: Any) -> None:
         return
     file = compiled._cache._cache_file
     file._source_stamp = (file._source_stamp, _stamp())
+    save = compiled._cache.save_overload
+
+    def save_if_possible(*arguments: Any) -> None:
+        try:
+            save(*arguments)
+        except OSError as error:  # a full disk: what is compiled is of use all the same
+            _warn(error)
+
+    compiled._cache.save_overload = save_if_possible
 
 
 @cache
@@ -64,7 +73,7 @@ def _stamp() -> str:
     return digest.hexdigest()
 
 
-def _warn(error: RuntimeError) -> None:
+def _warn(error: Exception) -> None:
     if not _warned:
         _warned.append(str(error))
         _log.warning("kernels are compiled anew in each process (%s); set NUMBA_CACHE_DIR to a writable folder", error)

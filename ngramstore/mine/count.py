@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore, UsageError
-from ngramstore.kernels.count_table import EMPTY, empty_table
+from ngramstore.kernels.count_table import empty_table
 from ngramstore.kernels.native import mining as native
 from ngramstore.mine.merge import merge_runs
 from ngramstore.mine.publish import published
@@ -84,7 +84,7 @@ def count_shard(
                 else:
                     spills.append(new_spill())
                     _write_table(table_C2, spills[-1], sync=False)
-                    table_C2[:, 0] = EMPTY
+                    table_C2[:, 0] = native.EMPTY
                     used = 0
         if not spills:
             _write_table(table_C2, out_path, min_count, sync=sync)
@@ -159,7 +159,9 @@ def _keys(shard: Shard, ids: Path | None, memory_bytes: int, on_progress: _ON_PR
         native.pack_keys(np.uint32(before), ids_T, tokens_T, out_T)
         before = ids_T[-1]
         first, last = np.searchsorted(starts, (np.uint64(begin), np.uint64(end)))
-        out_T[(starts[first:last] - np.uint64(begin)).astype(np.int64)] = EMPTY  # no n-gram crosses a document's start
+        out_T[(starts[first:last] - np.uint64(begin)).astype(np.int64)] = (
+            native.EMPTY
+        )  # no n-gram crosses a document's start
         yield out_T
         if on_progress is not None:
             on_progress(end - begin)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ngramstore.errors import UsageError, WrongProcess
-from ngramstore.kernels.count_table import EMPTY, empty_table
+from ngramstore.kernels.count_table import empty_table
 from ngramstore.kernels.native import mining as native
 from ngramstore.keys import Keys
 from ngramstore.store.trace import Trace
@@ -75,7 +75,7 @@ class Recorder:
         """What was recorded until now."""
         self._check()
         with self._lock:
-            pairs_N2 = self._table_C2[self._table_C2[:, 0] != EMPTY].copy()
+            pairs_N2 = self._table_C2[self._table_C2[:, 0] != native.EMPTY].copy()
             num_lookups = self._num_lookups
         return Trace.of(self.addressing, self.space, num_lookups, pairs_N2[:, 0], pairs_N2[:, 1])
 
@@ -107,10 +107,10 @@ class Recorder:
             native.rehash_counts(self._table_C2, larger)
             self._table_C2 = larger
             return
-        pairs_N2 = self._table_C2[self._table_C2[:, 0] != EMPTY]
+        pairs_N2 = self._table_C2[self._table_C2[:, 0] != native.EMPTY]
         middle = np.partition(pairs_N2[:, 1], len(pairs_N2) // 2)[len(pairs_N2) // 2]
         kept_N2 = pairs_N2[pairs_N2[:, 1] > middle]  # with equal counts all go: none is known to be wanted more
-        self._table_C2[:, 0] = EMPTY
+        self._table_C2[:, 0] = native.EMPTY
         native.rehash_counts(kept_N2, self._table_C2)
         self._used = len(kept_N2)
 

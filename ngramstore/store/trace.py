@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore, NotAStore, UnsupportedVersion, UsageError
-from ngramstore.files import clear_errors, publish
+from ngramstore.files import clear_errors, publish_unlocked
 from ngramstore.layout import Field, Layout
 
 TRACE_VERSION = 1
@@ -127,7 +127,7 @@ class Trace:
             num_keys=len(self.keys),
         )
         body = head + self.keys.astype("<u8").tobytes() + self.counts.astype("<u8").tobytes()
-        publish(path, body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little"))
+        publish_unlocked(path, body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little"))
 
     def top(self, num_keys: int) -> Trace:
         """The most wanted rows only. Raises UsageError for a number below 0."""

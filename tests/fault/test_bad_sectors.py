@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import mmap
 import os
 from pathlib import Path
@@ -14,8 +15,10 @@ from helpers import build_ngrams, rows_of, stamps_of
 from store_cases import build_rows, some_ngrams, some_rows
 
 import ngramstore as ngs
+from ngramstore import files
 from ngramstore.errors import DamagedStore
 from ngramstore.layout import PAGE_BYTES
+from ngramstore.store.imports import importing
 from ngramstore.store.imports.importing import import_checkpoint
 from ngramstore.store.repair.check import verify
 from ngramstore.store.repair.repair import repair
@@ -173,3 +176,47 @@ def test_unreadable_rows_in_a_checkpoint_are_named_and_no_others(quick_path, bad
     is_lost = (starts < (page + 1) * PAGE_BYTES) & (starts + wanted.shape[1] > page * PAGE_BYTES)
     assert bad == np.flatnonzero(is_lost).tolist() != []
     assert (rows[~is_lost] == wanted[~is_lost]).all()
+
+
+def test_an_unreadable_page_of_an_unfinished_pack_is_written_anew(quick_path, bad_sectors, monkeypatch):
+    monkeypatch.setattr(importing, "_CHUNK_BYTES", 100 * 512)
+    write_longcat(quick_path / "checkpoint")
+    given = {"pack": True, "compression": "none"}
+    import_checkpoint(quick_path / "checkpoint", quick_path / "clean", **given)
+    writes = iter(range(100))
+
+    def fail(operation: str, path: Path) -> None:
+        if operation == "write" and path.suffix == ".rows" and next(writes) == 6:
+            raise OSError(errno.EIO, "injected", str(path))
+
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "observe", fail)
+        with pytest.raises(OSError, match="injected"):
+            import_checkpoint(quick_path / "checkpoint", quick_path / "out", **given)
+    bad_sectors(quick_path / "out" / "base-000001.rows", 20)
+    report = import_checkpoint(quick_path / "checkpoint", quick_path / "out", **given)
+    assert 100 < report.resumed_rows < 500
+    assert (quick_path / "out" / "base-000001.rows").read_bytes() == (
+        quick_path / "clean" / "base-000001.rows"
+    ).read_bytes()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_pack_that_cannot_begin_lets_go_of_its_files(quick_path, monkeypatch):
+    write_longcat(quick_path / "checkpoint")
+
+    def fail(operation: str, path: Path) -> None:
+        if operation == "write" and path.suffix == ".rows":
+            raise OSError(errno.EIO, "injected", str(path))
+
+    def attempt() -> None:
+        with pytest.raises(OSError, match="injected"):
+            import_checkpoint(quick_path / "checkpoint", quick_path / "out", pack=True, compression="none")
+
+    monkeypatch.setattr(files, "observe", fail)
+    attempt()
+    gc.collect()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    attempt()
+    assert len(os.listdir("/proc/self/fd")) == descriptors

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import mmap
 import os
 import random
+import re
 import shutil
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from ngramstore.errors import (
 )
 from ngramstore.store.journal import reading as journal_reading
 from ngramstore.store.layers.manifest import read_manifest
+from ngramstore.store.repair import check as check_module
 from ngramstore.store.repair import journal as journal_salvage
 from ngramstore.store.repair import repair as repair_module
 from ngramstore.store.repair import worn
@@ -41,7 +45,7 @@ KINDS = {"plain": {}, "zstd": {"compression": "zstd", "dim": 64}, "untold": {"to
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> Path:
-    """A store of each kind, with an overlay, tombstones, and changes in the journal."""
+    """A store of each kind, with an overlay and tombstones."""
     root = tmp_path_factory.mktemp("stores")
     for kind, options in KINDS.items():
         dim = options.get("dim", 4)
@@ -793,3 +797,77 @@ def test_an_index_that_is_lost_costs_nothing_in_any_chunk(copy, kind):
     index.write_bytes(b"\xaa" * index.stat().st_size)
     assert repair(path).lost == []
     assert model_of(path) == wanted
+
+
+# What only we cannot read is no damage
+
+
+def content_without_lock(path: Path) -> dict[str, bytes]:
+    """A repair notes its process in LOCK, and takes it back."""
+    return {name: data for name, data in content_of(path).items() if name != "LOCK"}
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES])
+@pytest.mark.parametrize("how", ["raised", "told"])
+def test_a_journal_that_only_we_cannot_open_is_not_taken_apart(copy, monkeypatch, code, how):
+    path = copy("plain")
+    leave_journal(path)
+    flip(path / "base-000001.rows", 4096 + 20 * 30)  # something to repair
+    before = content_without_lock(path)
+
+    def refuse(folder):
+        if how == "raised":
+            raise OSError(code, os.strerror(code), str(folder / "000009.sst"))
+        raise Exception(f"IO error: While open a file for random read: {folder}/000009.sst: {os.strerror(code)}")
+
+    monkeypatch.setattr(journal_salvage, "check_rocksdb_files", refuse)
+    with pytest.raises(UsageError, match=re.escape(os.strerror(code))):
+        repair(path)
+    assert content_without_lock(path) == before
+    monkeypatch.undo()
+    assert len(repair(path).lost) == 1
+
+
+def test_a_system_without_temporary_directories_is_a_note(copy, monkeypatch):
+    path = copy("plain")
+    leave_journal(path)
+    before = content_without_lock(path)
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    report = examine(path)
+    assert report.faults == [] and any("temporary directory" in note for note in report.notes)
+    assert not repair(path).is_changed
+    assert content_without_lock(path) == before
+
+
+def test_a_journal_that_may_not_be_listed_is_a_note(copy, monkeypatch):
+    path = copy("plain")
+    leave_journal(path)
+
+    def refuse(folder):
+        raise UsageError(f"{folder} may not be listed")
+
+    monkeypatch.setattr(check_module, "list_files", refuse)
+    report = examine(path)
+    assert report.faults == [] and [note for note in report.notes if "was not checked" in note]
+
+
+def test_an_index_that_cannot_be_mapped_is_not_taken_for_damage(copy, monkeypatch):
+    def refuse(*given, **options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = copy("plain")
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(UsageError, match=r"too many open files to open .*index"):
+        verify(path)
+
+
+def test_a_repair_keeps_its_list_of_losses_whoever_comes_behind_it(copy, monkeypatch):
+    def refuse(path):
+        raise WriterLocked(f"{path} is held by process 7")
+
+    path = copy("plain")
+    flip(path / "base-000001.rows", 4096 + 20 * 30)
+    monkeypatch.setattr(repair_module, "Writer", refuse)
+    assert len(repair(path).lost) == 1
+    monkeypatch.undo()
+    assert verify(path) == []

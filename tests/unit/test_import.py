@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -16,10 +17,12 @@ from helpers import flip
 import ngramstore as ngs
 from ngramstore import files
 from ngramstore.cli.compact import command as compact
+from ngramstore.cli.verify import command as verify_command
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError, IncompleteStore, NgramStoreError, UsageError
 from ngramstore.keys import keys_from_spec
 from ngramstore.store.imports.importing import import_checkpoint
 from ngramstore.store.layers.manifest import MANIFEST_NAME, read_manifest
+from ngramstore.store.repair.check import verify
 
 pytestmark = pytest.mark.filterwarnings("error")
 every_model = pytest.mark.parametrize("model", list(WRITERS))
@@ -546,3 +549,37 @@ def test_checksums_made_and_verified_in_many_chunks_are_those_of_the_rows(paths,
     flip(sums, 4096 + 4 * (known - 1))  # of the last row
     with opened(paths[1]) as store:
         assert [fault for fault in store.verify() if f"row {known - 1}, read in place" in fault]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES])
+def test_a_checkpoint_that_may_not_be_opened_is_not_taken_for_damage(paths, monkeypatch, code):
+    write_longcat(paths[0])
+    import_checkpoint(*paths)
+    real = os.open
+
+    def opened(path, *given, **options):
+        if str(path).endswith(".safetensors"):
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, *given, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    for use in (opened_store, verify):
+        with pytest.raises(UsageError, match=r"model\.safetensors"):
+            use(paths[1])
+
+
+def opened_store(path) -> None:
+    ngs.open(path, trust_external=True)
+
+
+def test_damage_of_rows_in_place_leads_to_what_can_be_done(paths):
+    """`repair` takes no such store."""
+    write_longcat(paths[0])
+    import_checkpoint(*paths, checksums=True)
+    with opened(paths[1], cache_bytes=0) as store:
+        flip(paths[0] / "model.safetensors", int(store._view.base.places(3, 1)[0][0]) + 5)
+        with pytest.raises(DamagedRows) as caught:
+            store.rows([1, 3])
+    said = CliRunner().invoke(verify_command, [str(paths[1])])
+    for text in (caught.value.hint, said.output):
+        assert "put the checkpoint" in text and ("repair" not in text or "takes no such store" in text)

@@ -7,6 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+import ngramstore as ngs
+from ngramstore import files
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES
 from ngramstore.store.layers import index_builder
 from ngramstore.store.layers.datafile import FileStamp
@@ -41,3 +43,19 @@ def test_blocks_begin_behind_all_rows_before_them_whatever_the_chunk(tmp_path, m
     places = np.frombuffer((tmp_path / "index").read_bytes()[at : at + size], "<u8")
     ends = np.cumsum(lengths.astype(np.int64) + CHECKSUM_BYTES) + 12345
     assert places.tolist() == [12345, *ends[BLOCK_ROWS - 1 : -1 : BLOCK_ROWS].tolist()]
+
+
+def test_an_index_read_into_memory_takes_as_much_as_it_is_long(tmp_path, monkeypatch):
+    """One read of the system gives 2 GiB at most; pieces were kept beside the whole."""
+    monkeypatch.setattr(files, "_READ_BYTES", 1 << 16)
+    with ngs.build(tmp_path / "store", dim=1, max_n=1) as build:
+        build.add(np.arange(300_000, dtype=np.uint32)[:, None], np.ones((300_000, 1), np.float32))
+    with ngs.open(tmp_path / "store", lock_index=True, cache_bytes=0) as store:
+        store.contains([(5,)])  # compiles
+    size = (tmp_path / "store" / "base-000001.index").stat().st_size
+    tracemalloc.start()
+    with ngs.open(tmp_path / "store", lock_index=True, cache_bytes=0) as store:
+        assert store.contains([(5,), (299_999,), (300_000,)]).tolist() == [True, True, False]
+        peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size < peak < 1.3 * size

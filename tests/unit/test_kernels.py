@@ -6,6 +6,7 @@ Fault codes count: a bad page, a row that is cut or changed. Codecs and mining h
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import shutil
 import subprocess
@@ -13,10 +14,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.caching import IndexDataCacheFile
 
 import ngramstore
 from ngramstore.hashing import checksums, ngram_ids
@@ -614,3 +617,18 @@ def test_cached_kernels_are_stale_when_a_file_they_inline_has_changed(tmp_path):
     with open(package / "kernels" / "native" / "memory.py", "a") as file:
         file.write("# changed\n")
     assert [cache_hits(), cache_hits()] == [0, 1]
+
+
+def test_a_full_disk_under_the_cache_of_kernels_costs_time_alone(monkeypatch):
+    def refuse(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(jit, "_warned", [])
+    monkeypatch.setattr(IndexDataCacheFile, "save", refuse)
+
+    def doubled(x):
+        return 2 * x
+
+    assert jit.kernel(doubled)(4) == 8
+    assert jit.callback(numba.int64(numba.int64), doubled).ctypes(4) == 8
+    assert not jit.cache_is_on_disk()

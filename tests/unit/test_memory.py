@@ -11,6 +11,7 @@ from ngramstore.store.building import memory
 def system(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
     return tmp_path
 
 
@@ -39,4 +40,34 @@ def test_there_is_a_least_budget(system):
 
 
 def test_a_system_that_says_nothing_gives_a_gibibyte(system):
+    assert memory.default_memory_bytes() == 1 << 30
+
+
+def test_page_cache_counts_as_free(system):
+    (system / "meminfo").write_text("MemAvailable: 16777216 kB\n")
+    (system / "memory.max").write_text(f"{6 << 30}\n")
+    (system / "memory.current").write_text(f"{2 << 30}\n")
+    (system / "memory.stat").write_text(f"anon 5\ninactive_file {2 << 30}\n")
+    assert memory.default_memory_bytes() == 3 << 29
+
+
+@pytest.mark.parametrize("where", ["", "app.slice", "app.slice/build.service"])
+def test_the_limit_of_any_group_around_the_process_counts(system, where):
+    (system / "meminfo").write_text("MemAvailable: 16777216 kB\n")
+    (system / "own").write_text("0::/app.slice/build.service\n")
+    group = system / where
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "memory.max").write_text(f"{4 << 30}\n")
+    (group / "memory.current").write_text("0\n")
+    assert memory.default_memory_bytes() == 1 << 30
+
+
+def test_a_limit_of_the_first_kind_of_groups_counts(system):
+    (system / "meminfo").write_text("MemAvailable: 16777216 kB\n")
+    (system / "own").write_text("5:cpu,cpuacct:/x\n4:memory:/x/y\n0::/\n")
+    group = system / "memory" / "x"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text(f"{5 << 30}\n")
+    (group / "memory.usage_in_bytes").write_text(f"{2 << 30}\n")
+    (group / "memory.stat").write_text(f"cache 9\ntotal_inactive_file {1 << 30}\n")
     assert memory.default_memory_bytes() == 1 << 30

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from store_cases import build, build_rows, some_ngrams, some_rows
 
 import ngramstore as ngs
+from ngramstore import files
 from ngramstore.cli.main import cli
 from ngramstore.errors import DamagedStore, FormatError, NotAStore, UnsupportedVersion, UsageError
 from ngramstore.hashing import ngram_ids
@@ -435,3 +436,23 @@ def test_ngrams_of_any_integer_type_warm_a_cache(tmp_path):
     for dtype in (np.uint64, np.int64, np.uint32, np.uint8):
         with ngs.open(tmp_path / "s") as store:
             assert store.warm(np.array(ngrams, dtype)) == 20
+
+
+def test_of_processes_that_save_to_one_path_each_trace_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "hot.ngt"
+    first, second = (
+        Trace("row", 9, sum(counts), np.array(keys, np.uint64), np.array(counts, np.uint64))
+        for keys, counts in (([1, 2], [2, 1]), ([7], [4]))
+    )
+    for step in ("write", "fsync", "rename"):
+
+        def come_between(operation, where, step=step):
+            if operation == step:
+                monkeypatch.setattr(files, "observe", lambda *given: None)
+                second.save(path)
+                assert Trace.load(path).keys.tolist() == [7]
+
+        monkeypatch.setattr(files, "observe", come_between)
+        first.save(path)
+        assert Trace.load(path).keys.tolist() == [1, 2]
+        assert [file.name for file in tmp_path.iterdir()] == ["hot.ngt"]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ngramstore.kernels.count_table import EMPTY
 from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.hashing import extend_state, seed_state
 from ngramstore.kernels.native.memory import prefetch
 
+EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+"""The key of a free slot, and of a position where no n-gram ends."""
 _NO_ID = np.uint32(0xFFFFFFFF)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)

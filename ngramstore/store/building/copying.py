@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngramstore.errors import UsageError
-from ngramstore.files import clear_errors, make_directory, publish, remove, remove_if_possible
+from ngramstore.files import NO_LOCKS, clear_errors, make_directory, publish, remove, remove_if_possible
 from ngramstore.store.building.directory import clear_directory
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
 from ngramstore.writer_lock import WriterLock
@@ -54,7 +53,7 @@ def _lock(path: Path) -> WriterLock | None:
         return WriterLock(path)
     except OSError as error:
         remove_if_possible(path)
-        if error.errno in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+        if error.errno in NO_LOCKS:
             return None
         raise
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 _LEAST_BYTES = 256 << 20
 _UNKNOWN_BYTES = 1 << 30
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def default_memory_bytes() -> int:
@@ -27,9 +29,43 @@ def _available() -> int | None:
 
 
 def _cgroup_room() -> int | None:
-    """What this process's own control group leaves, if it has a limit."""
+    """What this process's control groups leave, the narrowest of them and those around it; None: none has a limit that is known."""
+    rooms = [room for group in _groups() if (room := _room(*group)) is not None]
+    return min(rooms, default=None)
+
+
+def _groups() -> Iterator[tuple[Path, str, str, str]]:
+    """Directory of each group, and the names of its limit, of its use, and of the part of that which is given back on demand."""
+    v1, v2 = _CGROUP / "memory", _CGROUP
+    of_v1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    of_v2 = ("memory.max", "memory.current", "inactive_file")
+    yield v2, *of_v2  # a container sees its own group here
+    yield v1, *of_v1
     try:
-        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        for base, names in (
+            (v2, of_v2 if number == "0" else None),
+            (v1, of_v1 if "memory" in controllers.split(",") else None),
+        ):
+            place = Path(name.lstrip("/"))
+            if names is not None and ".." not in place.parts:
+                for part in (place, *place.parents):
+                    yield base / part, *names
+
+
+def _room(group: Path, limit_name: str, used_name: str, cache_name: str) -> int | None:
+    try:
+        limit, used = (int((group / name).read_text()) for name in (limit_name, used_name))
     except (OSError, ValueError):  # no such group, or "max"
         return None
+    try:
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= int(stat.get(cache_name, 0))  # page cache, which is free as soon as it is wanted
+    except (OSError, ValueError):
+        pass
     return max(0, limit - used)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ngramstore.files import clear_errors, fsync, make_directory, publish, read_exactly, remove, write_all
+from ngramstore.files import clear_errors, fsync, make_directory, publish, read_around_holes, remove, write_all
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, content_digest, finish_rows
@@ -67,16 +67,20 @@ class ResumableRows:
             remove(path)
             remove(self._runs, only=RUN_FILE)
             make_directory(self._runs)
-        self._fd = self._open(path)
-        self._lengths_fd = self._open(self._runs / _LENGTHS)
-        if is_new:
-            write_all(self._fd, head, path)
-            publish(self._runs / _DICTIONARY, b"none" if dictionary is None else b"zstd" + dictionary)
-            publish(self._runs / _STATE, _as_json(conversion))
-        else:
-            if self._found(len(head), 0) != head:
+        try:
+            self._fd = self._open(path)
+            self._lengths_fd = self._open(self._runs / _LENGTHS)
+            if is_new:
                 write_all(self._fd, head, path)
-            self._find(progress)
+                publish(self._runs / _DICTIONARY, b"none" if dictionary is None else b"zstd" + dictionary)
+                publish(self._runs / _STATE, _as_json(conversion))
+            else:
+                if self._found(len(head), 0) != head:
+                    write_all(self._fd, head, path)
+                self._find(progress)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, rows_MB: np.ndarray) -> None:
         """Append the next M rows."""
@@ -178,10 +182,9 @@ class ResumableRows:
         self.position += int(ends[good - 1]) if good else 0
         return good
 
-    def _found(self, size: int, position: int) -> bytes:
-        """`size` bytes of the rows file, or as many as there are."""
-        left = os.fstat(self._fd).st_size - position
-        return read_exactly(self._fd, max(0, min(size, left)), position, self.path)
+    def _found(self, size: int, position: int) -> bytearray:
+        """`size` bytes of the rows file, or as many as there are; zeros for what cannot be read: those rows fail their checksum."""
+        return read_around_holes(self._fd, size, position)[0]
 
 
 class _Ending:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ngramstore.errors import DamagedJournal, UnsupportedVersion, WriterLocked
-from ngramstore.files import OwnsFd, clear_errors, fsync, fsync_directory, publish, write_at
+from ngramstore.files import NO_LOCKS, OwnsFd, clear_errors, fsync, fsync_directory, publish, write_at
 from ngramstore.layout import Field, Layout
 
 ACK_NAME = "ACK"
@@ -190,7 +190,7 @@ def no_writer(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise WriterLocked(f"{path.parent} is open for writing") from error
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            if error.errno not in NO_LOCKS:
                 raise
         yield
     finally:

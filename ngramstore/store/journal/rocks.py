@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from typing import NoReturn
 
 from rocksdict import AccessType, BlockBasedOptions, DBCompressionType, DBRecoveryMode, Options, Rdict, WriteBatch
 
-from ngramstore.errors import DamagedJournal, DiskFull, NgramStoreError, WriterLocked
+from ngramstore.errors import DamagedJournal, DiskFull, NgramStoreError, UsageError, WriterLocked
 from ngramstore.files import FULL_DISK
 
+_SALVAGE_FILES = 16
 WRITE_BUFFER_BYTES = 16 << 20
 
 
@@ -54,9 +56,15 @@ def open_rocksdb(path: Path, *, is_same_boot: bool, is_read_only: bool = False) 
 def linked(path: Path) -> Iterator[Path]:
     """A new directory with links to the files of a journal, to be opened read-only: nothing in `path` itself is written.
 
-    rocksdict writes its configuration anew wherever it opens, also for reading.
+    rocksdict writes its configuration anew wherever it opens, also for reading. Raises UsageError where there is no place for it.
     """
-    with tempfile.TemporaryDirectory(prefix="ngramstore-") as directory:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="ngramstore-")
+    except OSError as error:
+        raise UsageError(
+            f"there is no place for a temporary directory: {error.strerror}", hint="set TMPDIR to a writable directory"
+        ) from error
+    with folder as directory:
         for name in os.listdir(path):
             if name not in ("LOCK", "LOG", "rocksdict-config.json"):
                 os.symlink(path.absolute() / name, Path(directory, name))
@@ -81,12 +89,18 @@ def salvage_options() -> Options:
     """For a copy that nobody writes: read past damaged records of the log."""
     options = Options(raw_mode=True)
     options.set_wal_recovery_mode(DBRecoveryMode.skip_any_corrupted_record())
+    options.set_max_open_files(_SALVAGE_FILES)  # else all of its tables at once
     return options
 
 
 def is_disk_full(text: str) -> bool:
     """Whether an error of RocksDB says that there is no room."""
     return any(os.strerror(code) in text for code in FULL_DISK)
+
+
+def is_kept_from_us(text: str) -> bool:
+    """Whether an error of RocksDB says that a file is there and may not be opened: no damage."""
+    return any(os.strerror(code) in text for code in (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS))
 
 
 class RocksErrors:
@@ -109,6 +123,6 @@ def _raise_ours(error: Exception, where: object) -> NoReturn:
         raise DiskFull(f"{where}: {text}") from error
     if "lock hold by" in text or "While lock file" in text:
         raise WriterLocked(f"{where}: {text}") from error
-    if "Too many open files" in text or "Permission denied" in text or "Read-only file system" in text:
+    if is_kept_from_us(text):
         raise NgramStoreError(f"{where}: {text}") from error
     raise DamagedJournal(f"{where}: {text}") from error

@@ -17,8 +17,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
-from ngramstore.files import OwnsFd, clear_errors, read_exactly
+from ngramstore.files import OwnsFd, clear_errors, read_exactly, read_into
 from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, KIND_ROWS, MAGIC, PAGE_BYTES, ROWS_HEADER, Layout
 from ngramstore.store.layers.in_use import lock_shared
 
@@ -198,6 +200,12 @@ class DataFile(OwnsFd):
     def read(self, position: int, size: int) -> bytes:
         """`size` bytes at `position`; DamagedStore if the file has been cut since it was opened."""
         return read_exactly(self.fd, size, position, self.path)
+
+    def array(self, position: int, size: int) -> np.ndarray:
+        """The same as an array of its own, (size,) u8, read in pieces: as much memory as it is long."""
+        out_B = np.empty(size, np.uint8)
+        read_into(self.fd, out_B, position, self.path)
+        return out_B
 
 
 def check_header(page: bytes, layout: Layout, kind: int, path: Path) -> dict[str, int | bytes]:

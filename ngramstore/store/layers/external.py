@@ -9,6 +9,7 @@ Shapes: M rows of a chunk, B bytes of an encoded row.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import numpy as np
 
 from ngramstore.errors import DamagedRows, DamagedStore, UsageError
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import OwnsFd, read_around_holes, read_exactly
+from ngramstore.files import OwnsFd, clear_errors, read_around_holes, read_exactly
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED
@@ -44,7 +45,8 @@ class Source(OwnsFd):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with clear_errors(path):
+                self.fd = _open(path)
         except FileNotFoundError:
             raise DamagedStore(f"{path} is missing; the manifest reads rows from it", hint=_HINT) from None
         except OSError as error:
@@ -104,6 +106,16 @@ class Source(OwnsFd):
         for begin, size in places:
             digest.update(read_exactly(self.fd, size, begin, self.path))
         return digest.hexdigest()
+
+
+def _open(path: Path) -> int:
+    """A descriptor for reading. A path that leads nowhere is the manifest's fault, not the system's."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise DamagedStore(f"cannot open {path}: {error.strerror}", hint=_HINT) from error
+        raise
 
 
 def _sampled(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

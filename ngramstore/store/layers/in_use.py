@@ -8,7 +8,7 @@ import logging
 import os
 from pathlib import Path
 
-from ngramstore.files import remove_if_possible
+from ngramstore.files import NO_LOCKS, remove_if_possible
 
 _log = logging.getLogger("ngramstore")
 
@@ -18,7 +18,7 @@ def lock_shared(fd: int) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
+        if error.errno not in (errno.EWOULDBLOCK, errno.EBADF, *NO_LOCKS):
             raise
 
 
@@ -27,7 +27,7 @@ def unlock(fd: int) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_UN)
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
+        if error.errno not in (errno.EBADF, *NO_LOCKS):
             raise
 
 

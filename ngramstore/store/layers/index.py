@@ -88,7 +88,7 @@ class Index:
         if entry.content not in (NO_CONTENT, index_content(table[:-4])):
             raise DamagedStore(f"{file.path}: the page checksums at byte {position:,} are not those of its header")
         if lock:
-            data = np.frombuffer(file.read(0, entry.file_bytes), np.uint8)
+            data = file.array(0, entry.file_bytes)
         else:
             with clear_errors(file.path):
                 data = np.frombuffer(mmap.mmap(file.fd, entry.file_bytes, prot=mmap.PROT_READ), np.uint8)

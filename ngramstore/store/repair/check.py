@@ -245,12 +245,14 @@ class _Examination:
     def _journal(self) -> None:
         manifest, report = self._manifest, self._report
         path = self._directory / manifest.journal
-        if not os.path.lexists(path) or (path.is_dir() and {file.name for file in list_files(path)} <= {"ACK.tmp"}):
-            return  # a writer that was killed while it made the journal
+        if not os.path.lexists(path):
+            return
         if not path.is_dir():
             report.faults.append(Fault(manifest.journal, None, "it is not a directory"))
             return
         try:
+            if {file.name for file in list_files(path)} <= {"ACK.tmp"}:
+                return  # a writer that was killed while it made the journal
             num_changes, lost = self._check_journal(path)
         except FormatError as error:
             if not _has_changed(self._directory, manifest):  # else it is published, and being removed

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion
+from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion, UsageError
 from ngramstore.file_writer import FileWriter
 from ngramstore.files import clear_errors, remove, remove_if_possible, require_space
 from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.journal.guard import check_rocksdb_files, find_wrong_type
-from ngramstore.store.journal.rocks import Rdict, is_disk_full, salvage_options
+from ngramstore.store.journal.rocks import Rdict, is_disk_full, is_kept_from_us, salvage_options
 from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec
 from ngramstore.store.repair.raw_file import damage_of, list_files
 
@@ -114,7 +114,7 @@ def _pieces(path: Path, faults: list[str]) -> Iterator[bytes]:
 
 
 def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, bytes]:
-    """Key -> value of what RocksDB still reads in the copy, keys ascending. Raises DiskFull."""
+    """Key -> value of what RocksDB still reads in the copy, keys ascending. Raises DiskFull, UsageError."""
     options = salvage_options()
     families = {"default": options}
     pairs: dict[bytes, bytes] = {}
@@ -152,20 +152,33 @@ def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, byt
 
 
 def _fault(error: Exception, path: Path, copy: Path) -> str:
-    """What an error says of the journal. Raises DiskFull: changes that there is no room to read are not lost."""
-    if isinstance(error, DiskFull):
+    """What an error says of the journal. Raises DiskFull, UsageError: changes that only we cannot read are not lost."""
+    if isinstance(error, (DiskFull, UsageError)):
         raise error
-    text = str(error).splitlines()[0].replace(str(copy), str(path))
-    if is_disk_full(text):
-        raise DiskFull(f"no space left for a copy of {path} in {copy.parent}: {text}") from error
+    text = (str(error) or type(error).__name__).splitlines()[0].replace(str(copy), str(path))
+    _refuse_our_own_trouble(text, path, copy)
     return text
 
 
-def _refuse_half_a_repair(path: Path, copy: Path) -> None:
-    """DiskFull where RocksDB had no room for all that it could read: it goes on with less, and says so only in its LOG."""
-    log = copy / "LOG"
-    if log.exists() and is_disk_full(log.read_text(errors="replace")):
+def _refuse_our_own_trouble(text: str, path: Path, copy: Path) -> None:
+    """DiskFull or UsageError where RocksDB says that it lacked room, descriptors or permission: that is no damage."""
+    if is_disk_full(text):
         raise DiskFull(f"no space left for a copy of {path} in {copy.parent}")
+    if is_kept_from_us(text):
+        raise UsageError(
+            f"{path} cannot be read: {text.splitlines()[0]:.300}",
+            hint="check its owner and mode, and the limit of open files (`ulimit -n`)",
+        )
+
+
+def _refuse_half_a_repair(path: Path, copy: Path) -> None:
+    """As `_refuse_our_own_trouble`, of what RocksDB noted: it goes on with less than it could read, and says so only in its LOG."""
+    log = copy / "LOG"
+    if log.exists():
+        lines = [
+            line for line in log.read_text(errors="replace").splitlines() if is_disk_full(line) or is_kept_from_us(line)
+        ]
+        _refuse_our_own_trouble(lines[0] if lines else "", path, copy)
 
 
 def _make_logs_readable(copy: Path) -> None:

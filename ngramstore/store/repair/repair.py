@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ngramstore.errors import DamagedStore, NgramStoreError, StaleStore
+from ngramstore.errors import DamagedStore, NgramStoreError, StaleStore, WriterLocked
 from ngramstore.files import clear_errors, fsync_directory, remove_if_possible
 from ngramstore.store.building.copying import copy_into
 from ngramstore.store.changes.writer import Writer
@@ -82,7 +82,12 @@ def repair(
         lock.release()
     if not is_same:  # a writer has published since we looked
         return repair(path, drop_tokens=drop_tokens, progress=progress)
-    Writer(directory).close()  # removes the files that no manifest names any more
+    try:
+        Writer(directory).close()  # removes the files that no manifest names any more
+    except WriterLocked as error:  # another writer has come: it does the same
+        _log.info("%s: what the repair replaced stays until its writer has ended: %s", directory, str(error))
+    except (OSError, NgramStoreError) as error:  # what is lost is said in any case
+        _log.warning("%s was repaired, but could not be opened afterwards: %s", directory, str(error))
     return report
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ngramstore.files import clear_errors
 from ngramstore.kernels.native import probe
 from ngramstore.layout import (
     BLOCK_ROWS,
@@ -73,7 +74,8 @@ class WornIndex:
         """Mapped where every byte can be read, so that the memory of an index of gigabytes can be given back; else a copy."""
         size = self.plan.file_bytes
         if self.file.size == size and self.file.is_readable():
-            return np.frombuffer(mmap.mmap(self.file.fd, size, access=mmap.ACCESS_COPY), np.uint8)
+            with clear_errors(self.file.path):
+                return np.frombuffer(mmap.mmap(self.file.fd, size, access=mmap.ACCESS_COPY), np.uint8)
         return self.file.array(0, size)
 
     def _check_pages(self) -> np.ndarray:
