@@ -133,9 +133,13 @@ def main(folder: Path, results: Path, names: tuple[str, ...], keep: bool, resume
         click.echo(f"{sum(job.minutes for job in jobs):5.0f} min in all")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if not names:  # what a disk that is full in the middle costs is an hour
+    if jobs and not names:  # what a disk that is full in the middle costs is an hour
         try:
-            require_space(folder, max(0, _NEEDED_BYTES * (2 if keep else 1) - _held(folder)), "running all benchmarks")
+            require_space(
+                folder,
+                max(0, _NEEDED_BYTES * (2 if keep else 1) - _held(jobs[0].shared(folder))),
+                "running all benchmarks",
+            )
         except DiskFull as error:
             raise click.ClickException(f"{error.message}; --only runs some of them") from None
     results.mkdir(parents=True, exist_ok=True)

@@ -99,8 +99,10 @@ def _valid_gains(found: Found) -> list[float]:
 
 
 def fastest_rocks(found: Found, metric: str) -> str:
-    """The subject that is RocksDB at its best in this case."""
+    """The subject that is RocksDB at its best in this case. KeyError: none was measured."""
     subjects = [s for s in found.subjects if s.startswith("rocks_") and found.has(s, metric)]
+    if not subjects:
+        raise KeyError("rocks_*")
     return min(subjects, key=lambda s: found.value(s, metric))
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from operator import truediv
 from pathlib import Path
 from statistics import median
 
@@ -131,7 +132,7 @@ def prefill(*, subject: str, folder: str, drops: int, seed: int) -> dict:
             "floor_ms": median(ms["floor"]),
             "over_floor": median(ours / floor for ours, floor in zip(ms["store"], ms["floor"], strict=True)),
             "disk_bytes_per_row": median(read["store"]),
-            "bytes_over_floor": median(ours / floor for ours, floor in zip(read["store"], read["floor"], strict=True)),
+            **({"bytes_over_floor": median(map(truediv, read["store"], read["floor"]))} if all(read["floor"]) else {}),
         },
         "facts": {
             "rows": numbers.size,

@@ -225,8 +225,8 @@ def _require_positions(model: Any, options: Mapping[str, Any]) -> None:
     if not hasattr(inner, "compute_3d_position_ids") or options.get("position_ids") is not None:
         return
     has_images = any(options.get(name) is not None for name in ("image_grid_thw", "video_grid_thw"))
-    past = record.cache_among(options.values())
-    if has_images or (getattr(inner, "rope_deltas", None) is not None and (past is None or not record.length(past))):
+    past, deltas = record.cache_among(options.values()), getattr(inner, "rope_deltas", None)  # zeros: of text alone
+    if has_images or (deltas is not None and bool(deltas.any()) and (past is None or not record.length(past))):
         raise UsageError(
             f"{type(model).__name__} places text around images by token ids, which a store in front of it keeps",
             hint="give position_ids (the model's get_rope_index makes them), or use generate()",

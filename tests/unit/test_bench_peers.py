@@ -60,11 +60,11 @@ def test_each_codecs_kernels_agree_with_plain_numpy(codec):
     stored_NR = rows.encode(np.random.default_rng(0).standard_normal((20, 12)).astype(np.float32), codec)
     want_ND = rows.decode(stored_NR, codec)
     out_ND = np.full_like(want_ND, np.nan)
-    rows.decoder(codec)(stored_NR, out_ND)
+    rows.decoder(codec, 12)(stored_NR, out_ND)
     np.testing.assert_array_equal(out_ND, want_ND)
     numbers_M = np.array([3, -1, 19, 3])
     out_MD = np.full((4, 12), np.nan, np.float32)
-    rows.gatherer(codec)(stored_NR, numbers_M, out_MD)
+    rows.gatherer(codec, 12)(stored_NR, numbers_M, out_MD)
     np.testing.assert_array_equal(out_MD, want_ND[numbers_M] * (numbers_M >= 0)[:, None])
 
 

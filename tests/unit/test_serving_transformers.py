@@ -492,7 +492,7 @@ def test_a_running_state_made_by_somebody_else_is_refused(store, mamba):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_static", [False, True], ids=["dynamic", "static"])
 def test_of_a_mask_for_all_that_will_come_the_first_columns_count(store, kind, is_static):
-    """As in Transformers: columns are positions from the left, whatever has been computed yet."""
+    """As in Transformers' sdpa and eager attention: columns are positions from the left, whatever has been computed yet."""
     model, given = make(kind), prompts(T=12)
     ids, mask = given["input_ids"], given["attention_mask"]
     attach(model, store)
@@ -533,7 +533,7 @@ def test_a_model_that_generates_from_other_tokens_is_refused(store):
         model.generate(prompts(B=1)["input_ids"], max_new_tokens=2)
 
 
-@pytest.mark.parametrize(("deltas", "images"), [(None, True), (torch.zeros(1, 1), False)])
+@pytest.mark.parametrize(("deltas", "images"), [(None, True), (torch.ones(1, 1), False)])
 def test_positions_around_images_are_not_left_to_a_model_without_ids(store, monkeypatch, deltas, images):
     """As Qwen2-VL's: it computes them from ids and images, and without ids takes what an earlier call left."""
     model = make("llama")
@@ -546,6 +546,8 @@ def test_positions_around_images_are_not_left_to_a_model_without_ids(store, monk
     with pytest.raises(UsageError, match="give position_ids"):
         model(ids, **inputs)
     model(ids, position_ids=torch.arange(9)[None])
+    model.base_model.rope_deltas = torch.zeros(3, 1)  # what generate leaves of text alone
+    model(ids)
 
 
 def test_what_wraps_a_model_is_refused(store):
