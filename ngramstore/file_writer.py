@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ngramstore.files import OwnsFd, clear_errors, fsync, write_all, write_at
+from ngramstore.files import OwnsFd, fsync, our_errors, write_all, write_at
 
 _BUFFER_BYTES = 1 << 20
 _DISK_BLOCK_BYTES = 4096
@@ -40,7 +40,7 @@ class FileWriter(OwnsFd):
         self._ways = deque(WAYS if is_uncached else ())
         self._aligned = aligned_bytes(_PIECE_BYTES) if is_uncached else None  # what is not a whole piece yet
         self._used = 0
-        with clear_errors(path):
+        with our_errors(path):
             path.unlink(missing_ok=True)  # never written over: somebody may have it open, or mapped
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 

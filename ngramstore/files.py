@@ -7,6 +7,7 @@ fsync or rename fail: `observe` is called with the operation and the path before
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -38,7 +39,7 @@ observe: Callable[[str, Path], None] = _unobserved
 
 
 @contextmanager
-def clear_errors(path: Path) -> Iterator[None]:
+def our_errors(path: Path) -> Iterator[None]:
     """Turn what the system says about a path into an error of ours, where we know what to do next."""
     try:
         yield
@@ -66,7 +67,7 @@ def clear_errors(path: Path) -> Iterator[None]:
 def write_all(fd: int, data: bytes | memoryview, path: Path, flags: int = 0) -> None:
     """Write every byte of `data` at the file's position; flags: of the system's pwritev2."""
     view = memoryview(data).cast("B")
-    with clear_errors(path):
+    with our_errors(path):
         observe("write", path)
         while view:
             view = view[os.pwritev(fd, [view], -1, flags) if flags else os.write(fd, view) :]
@@ -75,7 +76,7 @@ def write_all(fd: int, data: bytes | memoryview, path: Path, flags: int = 0) -> 
 def write_at(fd: int, data: bytes | memoryview, position: int, path: Path) -> None:
     """Write every byte of `data` at a position; the file's own stays."""
     view = memoryview(data).cast("B")
-    with clear_errors(path):
+    with our_errors(path):
         observe("write", path)
         while view:
             done = os.pwrite(fd, view, position)
@@ -84,14 +85,29 @@ def write_at(fd: int, data: bytes | memoryview, position: int, path: Path) -> No
 
 def fsync(fd: int, path: Path) -> None:
     """Make what was written to fd survive a power cut."""
-    with clear_errors(path):
+    with our_errors(path):
         observe("fsync", path)
-        os.fsync(fd)
+        if not _is_synced_by_drive(fd):
+            os.fsync(fd)
+
+
+def _is_synced_by_drive(fd: int) -> bool:
+    """macOS, whose fsync leaves data in the drive's own cache: True where the file system can empty that, and has."""
+    command = getattr(fcntl, "F_FULLFSYNC", None)
+    if command is None:
+        return False
+    try:
+        fcntl.fcntl(fd, command)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+            raise
+        return False
+    return True
 
 
 def fsync_directory(path: Path) -> None:
     """Make creations and renames in a directory survive a power cut."""
-    with clear_errors(path):
+    with our_errors(path):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fsync(fd, path)
@@ -101,7 +117,7 @@ def fsync_directory(path: Path) -> None:
 
 def rename(source: Path, target: Path) -> None:
     """Give a file or directory another name, in the place of a file that has it; durable after `fsync_directory`."""
-    with clear_errors(target):
+    with our_errors(target):
         observe("rename", target)
         os.replace(source, target)
 
@@ -130,7 +146,7 @@ def publish_unlocked(path: Path, data: bytes) -> None:
 
 
 def _publish(path: Path, temporary: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    with clear_errors(temporary):
+    with our_errors(temporary):
         temporary.unlink(missing_ok=True)  # what a killed process left, or a link that leads out of here
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
@@ -148,7 +164,7 @@ def remove(path: Path, *, only: re.Pattern[str] | None = None) -> None:
 
     only: of a directory that others may use as well, the files with such names, and itself if it is empty then.
     """
-    with clear_errors(path):
+    with our_errors(path):
         if only is not None:
             if path.is_symlink() or not path.is_dir():
                 return
@@ -178,7 +194,7 @@ def remove_if_possible(path: Path, *, only: re.Pattern[str] | None = None) -> bo
 
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, so that they survive a power cut. Fine if it is there."""
-    with clear_errors(path):
+    with our_errors(path):
         if path.exists() and not path.is_dir():
             raise UsageError(f"cannot make {path}: it is a file", hint="choose another path")
         missing = [place for place in (path, *path.parents) if not place.exists()]

@@ -1,18 +1,19 @@
-"""Token ids as users give them -> the arrays the engine works on: n-grams, windows that respect sequence starts.
+"""Token ids as users give them -> the arrays the engine works on, and how far back an n-gram may reach.
 
-Shapes: B batch, T position, M n-grams, N tokens of the longest, W positions (B * T).
+Shapes: B batch, T position, M n-grams, N tokens of the longest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
+from ngramstore.options import is_whole
 
 Ngrams: TypeAlias = Sequence[Sequence[int]] | np.ndarray | tuple[ArrayLike, ArrayLike]
 """A list of tuples of token ids; an integer array (M, n); or (array (M, max_n) left-aligned, lengths (M,))."""
@@ -29,7 +30,9 @@ def plain(array: np.ndarray) -> np.ndarray:
 
 
 def as_array(values: ArrayLike, what: str, hint: str = "lists in a list have one length") -> np.ndarray:
-    """What `values` hold, whatever their type; UsageError for lists of different lengths."""
+    """What `values` hold, whatever their type; UsageError for lists of different lengths, and where something is masked out."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        raise UsageError(f"{what} have masked values", hint="fill them (`.filled(...)`), or leave them out")
     try:
         return np.asarray(values)
     except ValueError as error:
@@ -46,7 +49,7 @@ def as_integers(values: ArrayLike, what: str, hint: str = "lists in a list have 
     if array.dtype != np.float64 or array.size == 0 or isinstance(values, np.ndarray):
         return array
     given = np.array(values, dtype=object).ravel().tolist()
-    if not all(isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in given):
+    if not all(map(is_whole, given)):
         return array
     kind = np.int64 if min(given) < 0 else np.uint64
     if max(given) > np.iinfo(kind).max:
@@ -81,12 +84,15 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> NgramArrays:
 
     UsageError for an empty n-gram, one longer than max_n, or tokens that are not u32.
     """
-    if isinstance(ngrams, tuple) and len(ngrams) == 2 and isinstance(ngrams[0], np.ndarray):
-        return _from_pair(ngrams[0], as_integers(ngrams[1], "lengths of n-grams"), max_n)
-    if isinstance(ngrams, np.ndarray):
-        if ngrams.ndim != 2:
-            raise UsageError(f"an array of n-grams has shape (M, n), got {ngrams.shape}")
-        return _from_pair(ngrams, np.full(len(ngrams), ngrams.shape[1]), max_n)
+    if isinstance(ngrams, tuple) and len(ngrams) == 2 and _is_array(ngrams[0]):
+        return _from_pair(as_array(ngrams[0], "n-grams"), as_integers(ngrams[1], "lengths of n-grams"), max_n)
+    array = as_array(ngrams, "n-grams") if _is_array(ngrams) else None  # type: ignore[arg-type]
+    if array is not None and (
+        array.dtype != object or isinstance(ngrams, np.ndarray)
+    ):  # a column of tuples is a list of them
+        if array.ndim != 2:
+            raise UsageError(f"an array of n-grams has shape (M, n), got {array.shape}")
+        return _from_pair(array, np.full(len(array), array.shape[1]), max_n)
     listed: Sequence[Sequence[int]] = ngrams  # type: ignore[assignment]  # told apart above
     try:
         lengths_M = np.fromiter((len(ngram) for ngram in listed), np.int64, len(listed))
@@ -105,6 +111,11 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> NgramArrays:
     tokens_MN = np.zeros((len(lengths_M), width), np.uint32)
     tokens_MN[np.arange(width) < lengths_M[:, None]] = flat
     return tokens_MN, lengths_M.astype(np.uint8)
+
+
+def _is_array(values: Any) -> bool:
+    """An array of any library; numpy's numbers, which can be arrays too, are none."""
+    return hasattr(values, "__array__") and not isinstance(values, np.generic)
 
 
 def _from_pair(tokens: np.ndarray, lengths: np.ndarray, max_n: int) -> tuple[np.ndarray, np.ndarray]:

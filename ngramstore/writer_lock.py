@@ -9,8 +9,8 @@ import os
 import weakref
 from pathlib import Path
 
-from ngramstore.errors import WriterLocked
-from ngramstore.files import clear_errors
+from ngramstore.errors import StaleStore, WriterLocked
+from ngramstore.files import our_errors
 
 _log = logging.getLogger("ngramstore")
 
@@ -23,10 +23,10 @@ class WriterLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd = -1
+        self._path, self._fd = path, -1
         while self._fd < 0:
             self._acquire(path)
-            if not self._is_still_at(path):  # a build that was given up removed it between our open and our lock
+            if not self.is_in_place:  # a build that was given up removed it between our open and our lock
                 self.let_go()
         _locks.add(self)
         try:
@@ -36,7 +36,7 @@ class WriterLock:
             _log.info("%s: cannot note the writer's process: %s", path, str(error))
 
     def _acquire(self, path: Path) -> None:
-        with clear_errors(path):
+        with our_errors(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,10 +48,20 @@ class WriterLock:
                 raise WriterLocked(f"{path.parent} is held by {by}") from error
             raise
 
-    def _is_still_at(self, path: Path) -> bool:
+    def require_in_place(self) -> None:
+        """StaleStore where another file is at the path by now, or none: we hold the lock of a directory that is somewhere else."""
+        if not self.is_in_place:
+            raise StaleStore(
+                f"{self._path.parent} is not the directory any more that this writer locked: it was moved, removed or replaced",
+                hint="open it again where it is now; changes that are not published yet are in its journal",
+            )
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file that we hold is the one at the path."""
         try:
-            return os.path.samestat(os.fstat(self._fd), os.lstat(path))
-        except FileNotFoundError:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self._path))
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def release(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ngramstore.errors import UsageError
+from ngramstore.options import is_whole
 
 MAX_DIM = 1 << 20
 _CHUNK_VALUES = (
@@ -35,7 +36,7 @@ class Codec(ABC):
     options: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.dim, bool) or not isinstance(self.dim, (int, np.integer)) or not 1 <= self.dim <= MAX_DIM:
+        if not is_whole(self.dim) or not 1 <= self.dim <= MAX_DIM:
             raise UsageError(f"dim={self.dim!r}", hint=f"dim is the width of a row: an integer from 1 to {MAX_DIM}")
 
     @property

@@ -13,6 +13,7 @@ import numpy as np
 
 from ngramstore.codec.base import Codec, refuse, scales_argument
 from ngramstore.errors import UsageError
+from ngramstore.options import is_whole
 
 _LARGEST_CODED = 464.0  # halfway from 448, the largest code, to what would be the next; rounds to 448
 _ENDS_AT = float.fromhex("0x1.fp127")  # with four significant bits this rounds to 2**128, which is not an f32
@@ -32,8 +33,7 @@ class E4M3(Codec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fits = isinstance(self.block, (int, np.integer)) and not isinstance(self.block, bool)
-        if not fits or not 0 <= self.block <= 1 << 20:
+        if not is_whole(self.block) or not 0 <= self.block <= 1 << 20:
             raise UsageError(
                 f"e4m3 with block={self.block!r}", hint="block is 0 (one scale for the table) or, usually, 32"
             )

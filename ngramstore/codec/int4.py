@@ -13,6 +13,7 @@ import numpy as np
 
 from ngramstore.codec.base import Codec, refuse, scales_argument
 from ngramstore.errors import UsageError
+from ngramstore.options import is_whole
 
 _MAX_GROUP = 1024  # 8192 * 128 * 1024 = 2**30: the sums of the search fit 32 bits
 
@@ -27,8 +28,7 @@ class Int4(Codec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fits = isinstance(self.group, (int, np.integer)) and not isinstance(self.group, bool)
-        if not fits or self.group % 2 or not 2 <= self.group <= _MAX_GROUP:
+        if not is_whole(self.group) or self.group % 2 or not 2 <= self.group <= _MAX_GROUP:
             raise UsageError(f"int4 with group={self.group!r}", hint=f"group is an even number from 2 to {_MAX_GROUP}")
         object.__setattr__(self, "group", int(self.group))  # the manifest keeps it as JSON
 
@@ -67,7 +67,7 @@ class Int4(Codec):
             codes_MD[:, start : start + half] = bytes_MH & 15
             codes_MD[:, start + half : start + n] = bytes_MH[:, : n - half] >> 4
         codes_MD -= 8
-        return codes_MD, np.ascontiguousarray(encoded_MB[:, self._code_bytes :]).view("<u2")
+        return codes_MD, encoded_MB[:, self._code_bytes :].copy().view("<u2")
 
     @property
     def _code_bytes(self) -> int:

@@ -28,8 +28,8 @@ class Int8(Codec):
 
     def unpack(self, encoded_MB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         encoded_MB = self._encoded_argument(encoded_MB)
-        scales_M = np.ascontiguousarray(encoded_MB[:, self.dim :]).view("<f4").reshape(-1)
-        return np.ascontiguousarray(encoded_MB[:, : self.dim]).view(np.int8), scales_M
+        scales_M = encoded_MB[:, self.dim :].copy().view("<f4").reshape(-1)
+        return encoded_MB[:, : self.dim].copy().view(np.int8), scales_M
 
     def _encode(self, rows_MD: np.ndarray, encoded_MB: np.ndarray, first_row: int) -> None:
         from ngramstore.kernels.native.quantize import quantize_int8

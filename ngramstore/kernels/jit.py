@@ -54,15 +54,26 @@ def _keep_on_disk(compiled: Any) -> None:
         return
     file = compiled._cache._cache_file
     file._source_stamp = (file._source_stamp, _stamp())
-    save = compiled._cache.save_overload
+    load, save = compiled._cache.load_overload, compiled._cache.save_overload
+
+    def load_if_possible(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception as error:  # of any kind: a power cut may leave an empty file, and numba unpickles it
+            _log.info("a cached kernel cannot be read (%r): it is compiled again", error)
+        try:
+            compiled._cache.flush()  # else what follows is saved into an index that nobody can read
+        except OSError as error:
+            _warn(error)
+        return None
 
     def save_if_possible(*arguments: Any) -> None:
         try:
             save(*arguments)
-        except OSError as error:  # a full disk: what is compiled is of use all the same
+        except Exception as error:  # a full disk, an index that cannot be read: what is compiled is of use all the same
             _warn(error)
 
-    compiled._cache.save_overload = save_if_possible
+    compiled._cache.load_overload, compiled._cache.save_overload = load_if_possible, save_if_possible
 
 
 @cache

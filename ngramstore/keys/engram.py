@@ -126,7 +126,7 @@ class EngramKeys(Keys):
         is_known = self.token_map_digest is not None  # else the size is that of a checkpoint, which may be padded
         if (is_known and self.vocab_size != len(token_map)) or 0 < self.vocab_size < len(token_map):
             raise UsageError(f"the token map has {len(token_map)} ids, expected {self.vocab_size}")
-        frozen = np.ascontiguousarray(token_map, np.int64)
+        frozen = np.array(token_map, np.int64, order="C")  # ours: what the caller has may change
         frozen.flags.writeable = False
         digest = blake2b(frozen.astype("<i8").tobytes(), digest_size=16).hexdigest()
         if self.token_map_digest not in (None, digest):

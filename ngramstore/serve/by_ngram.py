@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
 from ngramstore.kernels.native import probe
+from ngramstore.options import is_whole
 from ngramstore.serve.filling import Filling
 from ngramstore.serve.output import output_array
 from ngramstore.store.view import View
@@ -73,7 +74,7 @@ class NgramLookups(Filling):
         rows: (B, T, D) f32, f16 or u16 bits of bf16, zeros where nothing matched; or u8 (B, T, row_bytes), as stored.
         Raises UsageError, DamagedRows, DamagedStore, StoreClosed, WrongProcess.
         """
-        few = self._few
+        few = self._current.few
         if few is not None and type(tokens) is np.ndarray and type(room) is np.ndarray:
             few_lengths = few.tail(tokens, room, out)
             if few_lengths is not None:
@@ -118,13 +119,13 @@ class NgramLookups(Filling):
         tokens (S,) u32; those from `end` on are not looked at. room <= end: how many tokens the n-gram may have. `out` gets its row,
         zeros where nothing matched: (D,) f32, f16 or u16 bits of bf16, or u8 (row_bytes,), as stored. Raises as `lookup_tail`.
         """
-        few = self._few
+        few = self._current.few
         if few is not None and type(tokens) is np.ndarray:
             length = few.one(tokens, end, room, out)
             if length >= 0:
                 return length
         self._check()
-        if not (isinstance(end, (int, np.integer)) and isinstance(room, (int, np.integer))):
+        if not (is_whole(end) and is_whole(room)):
             raise UsageError(f"end and room must be integers, got {end!r} and {room!r}")
         if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or not 0 < end <= len(tokens) or not 0 <= room <= end:
             raise UsageError(

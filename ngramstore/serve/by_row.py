@@ -31,7 +31,7 @@ class RowLookups(Filling):
         False in `found`, a bool array of shape S that is filled if it is given.
         Raises UsageError (a number out of range too), DamagedRows, DamagedStore, StoreClosed, WrongProcess.
         """
-        few = self._few_rows
+        few = self._current.few_rows
         if few is not None and found is None and type(numbers) is np.ndarray:
             few_rows = few.rows(numbers, out, dtype)
             if few_rows is not None:
@@ -44,7 +44,7 @@ class RowLookups(Filling):
 
     def rows_encoded(self, numbers: ArrayLike, *, found: np.ndarray | None = None) -> np.ndarray:
         """As `rows`, as they are stored: integers of any shape S -> (*S, row_bytes) u8. `found` and errors are those of `rows`."""
-        few = self._few_rows
+        few = self._current.few_rows
         if few is not None and found is None and type(numbers) is np.ndarray:
             few_rows = few.encoded(numbers)
             if few_rows is not None:

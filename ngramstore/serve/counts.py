@@ -11,7 +11,7 @@ class Counts:
     """What a handle has done since it was opened: exact. `shared` is added to by kernels, the rest under one lock."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may ask for the numbers in the middle of a call
         self.shared = np.zeros(5, np.int64)
         """Calls, positions, found, rows and bytes read of look-ups that one kernel served."""
         self.calls = 0

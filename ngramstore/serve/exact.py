@@ -29,12 +29,13 @@ class ExactLookups(Filling):
         Fastest with a plain array (M, n) of uint32. `out` and `dtype` as in `lookup`. Raises UsageError, DamagedRows,
         DamagedStore, StoreClosed, WrongProcess.
         """
-        few = self._few
+        current = self._current
+        few = current.few
         if few is not None and type(ngrams) is np.ndarray:
             found = few.get(ngrams, out, dtype)
             if found is not None:
                 return found
-            many = self._many
+            many = current.many
             if many is not None and len(self._workers.parts(len(ngrams) if ngrams.ndim else 0)) == 1:
                 served = many.get(ngrams, out, dtype)
                 if served is not None:
@@ -73,6 +74,7 @@ class ExactLookups(Filling):
         spec = self.spec
         if (
             isinstance(ngrams, np.ndarray)
+            and not isinstance(ngrams, np.ma.MaskedArray)
             and ngrams.dtype == np.uint32
             and ngrams.ndim == 2
             and 0 < ngrams.shape[1] <= spec.max_n

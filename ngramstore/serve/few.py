@@ -17,6 +17,7 @@ from ngramstore.kernels.native import few_rows as native_rows
 from ngramstore.kernels.native import index as columns
 from ngramstore.kernels.native.cache import BLOCK
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES
+from ngramstore.kernels.native.memory import HAS_READ_AT_ONCE
 from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import RowCache
 from ngramstore.store.view import View
@@ -195,11 +196,12 @@ def _row_call(view: View, rows: RowCache | Resident | None, counts: np.ndarray) 
     call = np.zeros(native_rows.NUM_CALL, np.int64)
     line = view.base.lines[0]
     is_plain = not line[columns.FIRST_BYTES] and not line[columns.OFFSETS_AT]  # neither in place nor compressed
+    is_read_here = is_plain and HAS_READ_AT_ONCE  # else the disk would be waited for while rows of the cache are held
     call[native_rows.STATE], call[native_rows.RESIDENT] = _addresses(rows)
     call[native_rows.COUNTS] = counts.ctypes.data
     call[native_rows.NUM_ROWS] = view.base.num_rows
     call[native_rows.FIRST_KEY] = view.base.serial << columns.RANK_BITS
-    call[native_rows.ROWS_FD] = line[columns.ROWS_FD] if is_plain else -1
+    call[native_rows.ROWS_FD] = line[columns.ROWS_FD] if is_read_here else -1
     call[native_rows.ROWS_DATA_AT] = line[columns.ROWS_DATA_AT]
     return call
 

@@ -21,7 +21,7 @@ class Filling(Handle):
 
         names: what traces and errors call the rows: IDs of n-grams, or the numbers that were asked for.
         """
-        recorder = self._recorder
+        recorder = self._current.recorder
         if recorder is not None:
             recorder.add(names[keys >= 0])
         return self._lost(source, source.fill(keys, seeds, rows, self._counts), keys, names)

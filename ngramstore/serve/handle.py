@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from ngramstore.errors import StaleStore, StoreClosed, UsageError, WrongProcess
 from ngramstore.serve.counts import Counts
-from ngramstore.serve.few import Few, FewRows
-from ngramstore.serve.many import Many
 from ngramstore.serve.open_options import OpenOptions
 from ngramstore.serve.recorder import Recorder
 from ngramstore.serve.resident import Resident
 from ngramstore.serve.row_cache import RowCache
 from ngramstore.serve.row_source import RowSource
+from ngramstore.serve.serving import Serving
 from ngramstore.serve.split import Workers
 from ngramstore.store.changes.writer import Writer
-from ngramstore.store.layers.manifest import Spec
+from ngramstore.store.layers.manifest import Manifest, Spec
 from ngramstore.store.view import View
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-_ShortPaths = tuple[Few | None, FewRows | None, Many | None]
 _ALONE = Workers(1)
 
 
@@ -45,13 +43,6 @@ class Handle:
         self._workers = Workers(options.threads)
         self._reading: AbstractContextManager[object] = self._lock if options.mode == "rw" else nullcontext()
         """Around each look-up. A lock itself: Ctrl-C comes where Python code begins, also that of a context manager."""
-        self._recorder: Recorder | None = None
-        self._cache: RowCache | None = None
-        self._resident: Resident | None = None
-        self._source: RowSource | None = None
-        self._few: Few | None = None
-        self._few_rows: FewRows | None = None
-        self._many: Many | None = None
         self._pending_view: View | None = None
         where = {"lock_index": options.lock_index, "trust_external": options.trust_external}
         self._writer = Writer(self.path, **where) if options.mode == "rw" else None
@@ -62,7 +53,8 @@ class Handle:
             identity = view.manifest.identity
             if options.identity is not None and identity != options.identity:
                 raise StaleStore(f"{self.path} holds store {identity}, wanted {options.identity}")
-            self._use(view)
+            self._current = self._serving_of(view, None, None, None)
+            """Replaced as a whole, so that Ctrl-C and other threads meet the old one or the new one."""
             _handles.add(self)
         except BaseException:
             if self._writer is not None:
@@ -72,7 +64,7 @@ class Handle:
     @property
     def spec(self) -> Spec:
         """What never changes: addressing, dim, max_n, codec, seed, metadata."""
-        return self._manifest.spec
+        return self._current.manifest.spec
 
     @property
     def dim(self) -> int:
@@ -147,9 +139,8 @@ class Handle:
             if self._writer is not None:
                 self._writer.close()
         finally:  # files close, and their locks go, with the last look-up that is still under way
-            self._few = self._few_rows = self._many = None
-            self._source = self._cache = self._resident = self._pending_view = self._writer = None
-            del self._view
+            self._current = self._current.closed()
+            self._pending_view = self._writer = None
             self._workers.close()
 
     def __enter__(self) -> Self:
@@ -197,22 +188,44 @@ class Handle:
         if is_changed:
             writer.collect_garbage()
 
+    @property
+    def _manifest(self) -> Manifest:
+        """That of the view; of the last one where the handle is closed."""
+        return self._current.manifest
+
+    @property
+    def _source(self) -> RowSource:
+        """Where rows of published views come from. StoreClosed if another thread has closed the handle since the call began."""
+        source = self._current.source
+        if source is None:
+            raise StoreClosed(f"the handle on {self.path} is closed")
+        return source
+
+    @property
+    def _view(self) -> View:
+        """The published view that is served."""
+        return self._source.view
+
     def _use(self, view: View) -> None:
         """Make a view the current one; caches keep what still holds. Where it raises, nothing has changed."""
-        cache, resident = self._cache, self._resident
-        if self._source is not None and self._source.view.serial_space is not view.serial_space:
-            cache = resident = None  # serials began anew: the caches know rows by the old ones
+        source, recorder = self._source, self._current.recorder
+        if source.view.serial_space is view.serial_space:
+            self._current = self._serving_of(view, source.cache, source.resident, recorder)
+        else:  # serials began anew: the caches know rows by the old ones
+            self._current = self._serving_of(view, None, None, recorder)
+
+    def _serving_of(
+        self, view: View, cache: RowCache | None, resident: Resident | None, recorder: Recorder | None
+    ) -> Serving:
+        """What look-ups of a view use, with what there was of cache or resident rows."""
         if self.options.resident:
             resident = Resident(view, resident, allow_damage=self.options.on_damage == "missing")
         elif self.options.cache_bytes:
             cache = self._cache_for(view, cache)
-        source = RowSource(view, cache, resident, None, self._workers)
-        few, few_rows, many = self._short_paths(source, self._recorder)
-        manifest = view.manifest
-        # No calls from here on: Ctrl-C comes before all of this, or after it.
-        self._view, self._manifest, self._source = view, manifest, source
-        self._cache, self._resident = cache, resident
-        self._few, self._few_rows, self._many = few, few_rows, many
+        return self._with(RowSource(view, cache, resident, None, self._workers), recorder)
+
+    def _with(self, source: RowSource, recorder: Recorder | None) -> Serving:
+        return Serving.of(source, recorder, self._counts.shared, is_for_changes=self._writer is not None)
 
     def _cache_for(self, view: View, cache: RowCache | None) -> RowCache:
         """The cache we have, or a larger one."""
@@ -223,25 +236,9 @@ class Handle:
             num_rows *= 2  # an empty one, twice as large: a growing store does it seldom
         return RowCache(self.options.cache_bytes, view.manifest.spec.codec.row_bytes, num_rows)
 
-    def _short_paths(self, source: RowSource, recorder: Recorder | None) -> _ShortPaths:
-        """Which short paths look-ups may take (docs/design.md); none while a trace is recorded: they do not tell it their rows."""
-        rows = source.cache if source.resident is None else source.resident
-        if self._writer is not None or recorder is not None:
-            return None, None, None
-        if isinstance(rows, Resident) and not rows.is_one_whole_layer:
-            return None, None, None
-        is_ngram = source.view.manifest.spec.is_ngram
-        if not is_ngram and not len(source.view.probe_table):  # by number, without an overlay
-            return None, FewRows(source.view, rows, self._counts.shared), None
-        if is_ngram and rows is not None:
-            few = Few(source.view, rows, self._counts.shared)
-            return few, None, Many(few, source)
-        return None, None, None
-
     def _record(self, recorder: Recorder | None) -> None:
         """With the lock held: tell it of every row from now on; None: nobody any more."""
-        few, few_rows, many = (None, None, None) if self._source is None else self._short_paths(self._source, recorder)
-        self._recorder, self._few, self._few_rows, self._many = recorder, few, few_rows, many
+        self._current = self._with(self._source, recorder)
 
     def _begin_change(self) -> None:
         """With the lock held, before each change: whatever becomes of it, the next look-up asks the writer."""
@@ -260,8 +257,6 @@ class Handle:
         writer = self._writer
         pending = None if writer is None else self._with_pending(writer)
         source = self._source
-        if source is None:  # closed by another thread since the call began
-            raise StoreClosed(f"the handle on {self.path} is closed")
         if writer is None or pending is None:
             return source.view, source
         return pending, RowSource(pending, source.cache, source.resident, writer.pending_rows, _ALONE)
@@ -286,7 +281,7 @@ _handles: weakref.WeakSet[Handle] = weakref.WeakSet()
 def _forget_short_paths() -> None:
     """In a process that was just forked: no short path asks whether its process is the one that opened the store."""
     for handle in list(_handles):
-        handle._few = handle._few_rows = handle._many = None
+        handle._current = handle._current.without_short_paths()
 
 
 os.register_at_fork(after_in_child=_forget_short_paths)

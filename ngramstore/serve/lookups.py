@@ -38,8 +38,8 @@ class Lookups(NgramLookups, ExactLookups, RowLookups):
         Of those stored, each once, the first are read: as many as fit the cache, or `max_bytes` of it. Counts as rows and bytes read, not as look-ups, hits
         or misses. Raises UsageError, also for a trace of another seed or number of rows.
         """
-        cache = self._cache
         self._check()
+        cache = self._source.cache
         if max_bytes is not None and (not is_whole(max_bytes) or max_bytes < 0):
             raise UsageError(
                 f"max_bytes is {max_bytes!r}", hint="give a number of bytes, or None for all that fits the cache"

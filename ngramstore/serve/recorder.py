@@ -19,7 +19,9 @@ from ngramstore.errors import UsageError, WrongProcess
 from ngramstore.kernels.count_table import empty_table
 from ngramstore.kernels.native import mining as native
 from ngramstore.keys import Keys
+from ngramstore.options import is_whole
 from ngramstore.store.trace import Trace
+from ngramstore.windows import as_integers
 
 if TYPE_CHECKING:
     from ngramstore.serve.lookups import Lookups
@@ -45,22 +47,26 @@ class Recorder:
         max_entries: int = DEFAULT_ENTRIES,
         on_stop: Callable[[Recorder], None] | None = None,
     ) -> None:
-        if max_entries < 1:
-            raise UsageError(f"max_entries is {max_entries}", hint="a trace has room for one row at least")
+        if not is_whole(max_entries) or max_entries < 1:
+            raise UsageError(f"max_entries is {max_entries!r}", hint="a trace has room for one row at least")
         self.addressing = addressing
         self.space = space
         self.max_entries = max_entries
         self._on_stop = on_stop
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in `Counts`
         self._table_C2 = empty_table(_FIRST_SLOTS)
         self._used = 0
         self._num_lookups = 0
 
     def add(self, keys_M: np.ndarray) -> None:
-        """Count each key once more."""
+        """Count each key once more: integers of any shape. Raises UsageError for others."""
         self._check()
-        keys = np.ascontiguousarray(keys_M).view(np.uint64)
+        given = as_integers(keys_M, "keys").reshape(-1)
+        if given.size and given.dtype.kind not in "iu":
+            raise UsageError(f"keys must be integers, got dtype {given.dtype}", hint="IDs, or row numbers")
+        wide = given.astype(np.uint64 if given.dtype.kind == "u" else np.int64, copy=False)
+        keys = np.ascontiguousarray(wide).view(np.uint64)
         with self._lock:
             self._num_lookups += len(keys)
             done = 0

@@ -29,7 +29,8 @@ class Resident:
             known[layer.serial] if layer.serial in known else _load(layer, bad if allow_damage else None)
             for layer in view.file_layers
         ]
-        self.damaged: np.ndarray = np.array(bad, np.int64)
+        damaged = np.array(bad, np.int64)
+        self.damaged: np.ndarray = damaged[np.isin(damaged >> RANK_BITS, self.serials)]
 
     @property
     def is_one_whole_layer(self) -> bool:

@@ -37,7 +37,8 @@ class Store(Lookups):
 
         keys: n-grams as `Builder.add` takes them, or (M,) integers, numbers of rows that are there; of equal ones the last wins.
         rows: f16, bf16, f32 or f64. Other processes see it after `flush` here and `refresh` there.
-        Raises UsageError, ReadOnlyStore, HashCollision, DiskFull, DamagedStore, DamagedJournal, StoreClosed, WrongProcess.
+        Raises UsageError, ReadOnlyStore, HashCollision, DiskFull, DamagedStore, DamagedJournal, StaleStore (the directory was moved or replaced),
+        StoreClosed, WrongProcess.
         """
         array = as_array(rows, "rows")
         if array.ndim != 2 or array.shape[1] != self.dim:
@@ -79,7 +80,7 @@ class Store(Lookups):
         """Make all changes durable and visible to other processes. After it returns, no kill or power cut loses them.
 
         Where it fails, the changes stay in the journal. Raises ReadOnlyStore, UsageError (no permission), DiskFull,
-        DamagedRows, DamagedStore, DamagedJournal, StoreClosed, WrongProcess.
+        DamagedRows, DamagedStore, DamagedJournal, StaleStore, StoreClosed, WrongProcess.
         """
         writer = self._changing()
         with self._lock:
@@ -95,7 +96,8 @@ class Store(Lookups):
         """
         writer = self._changing()
         with self._lock:
-            self._begin_change()
+            self._check()
+            self._publish(writer)  # and let go of what that replaced: its room may be needed
             try:
                 writer.compact(progress=progress)
             finally:
@@ -113,7 +115,8 @@ class Store(Lookups):
             self._check()
             if self._writer is not None:
                 self.flush()
-            backup(self._view, Path(path), progress=progress)
+            view = self._view  # its files stay open and unchanged, whatever is published meanwhile
+        backup(view, Path(path), progress=progress)
 
     def trace(self, *, max_entries: int = DEFAULT_ENTRIES) -> Recorder:
         """Count which rows this handle is asked for, from now until `stop()` (or the end of a `with` block).
@@ -124,7 +127,7 @@ class Store(Lookups):
         self._check()
         with self._lock:
             self._check()
-            if self._recorder is not None:
+            if self._current.recorder is not None:
                 raise UsageError(f"{self.path} is being traced already", hint="stop() that recording first")
             recorder = Recorder(
                 self.spec.addressing, self._trace_space, max_entries=max_entries, on_stop=self._stop_trace
@@ -136,7 +139,7 @@ class Store(Lookups):
         if os.getpid() != self._pid:  # a lock that another thread held at the fork stays taken
             return
         with self._lock:
-            if self._recorder is recorder:
+            if self._current.recorder is recorder:
                 self._record(None)
 
     def stats(self) -> dict[str, Any]:
@@ -160,16 +163,17 @@ class Store(Lookups):
                 pending = self._writer.num_pending  # first: it may catch up with a publication
                 if self._stale:
                     self._follow(self._writer)
-            cache = self._cache.stats() if self._cache is not None else {}
+            source = self._source
+            cache = source.cache.stats() if source.cache is not None else {}
             hits, misses = cache.get("cache_hits", 0), cache.get("cache_misses", 0)
             return {
-                **stats_of(self._view),
+                **stats_of(source.view),
                 "rows": len(self),
                 "unpublished_changes": pending,
                 **self._counts.as_dict(),
                 **cache,
                 "hit_rate": hits / (hits + misses) if hits + misses else None,
-                "resident_bytes": self._resident.num_bytes if self._resident else 0,
+                "resident_bytes": source.resident.num_bytes if source.resident else 0,
                 "kernels_cached_on_disk": cache_is_on_disk(),
             }
 

@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore, NotAStore, UnsupportedVersion, UsageError
-from ngramstore.files import clear_errors, publish_unlocked
+from ngramstore.files import our_errors, publish_unlocked
 from ngramstore.layout import Field, Layout
+from ngramstore.options import is_whole
 
 TRACE_VERSION = 1
 _MAGIC = b"ngtrace\x1a"
 _CRC_BYTES = 4
 _ADDRESSINGS = ("row", "ngram")
+"""By the number that stands in the file: not to be reordered."""
 _HINT = "record it again: `ngramstore trace`, or `Store.trace`"
 
 TRACE_HEADER = Layout(
@@ -71,7 +73,7 @@ class Trace:
         """Read and check a file. Raises NotAStore (no trace), UnsupportedVersion, DamagedStore, UsageError (no file to be read)."""
         path = Path(path)
         try:
-            with clear_errors(path):
+            with our_errors(path):
                 data = path.read_bytes()
         except FileNotFoundError:
             raise UsageError(f"there is no file {str(path)!r}", hint="`ngramstore trace` writes traces") from None
@@ -108,7 +110,19 @@ class Trace:
 
         Raises UsageError where there is none, or the stores differ.
         """
-        return join_traces(traces)
+        both = list(traces)
+        if not both:
+            raise UsageError("there are no traces to join", hint="give one at least")
+        first = both[0]
+        for other in both:
+            if (other.addressing, other.space) != (first.addressing, first.space):
+                raise UsageError(
+                    f"traces of two stores: {first.addressing} {first.space}, {other.addressing} {other.space}"
+                )
+        keys, places = np.unique(np.concatenate([trace.keys for trace in both]), return_inverse=True)
+        counts = np.zeros(len(keys), np.uint64)
+        np.add.at(counts, places, np.concatenate([trace.counts for trace in both]))
+        return Trace.of(first.addressing, first.space, sum(trace.num_lookups for trace in both), keys, counts)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file: the old bytes or the new ones, whatever happens. Raises UsageError, DiskFull."""
@@ -149,22 +163,5 @@ class Trace:
 
 
 def _require_count(num_keys: int) -> None:
-    if num_keys < 0:
-        raise UsageError(f"a number of rows is 0 or more, got {num_keys}")
-
-
-def join_traces(traces: Iterable[Trace]) -> Trace:
-    """What `Trace.join` does."""
-    both = list(traces)
-    if not both:
-        raise UsageError("there are no traces to join", hint="give one at least")
-    first = both[0]
-    for other in both:
-        if (other.addressing, other.space) != (first.addressing, first.space):
-            raise UsageError(
-                f"traces of two stores: {first.addressing} {first.space}, {other.addressing} {other.space}"
-            )
-    keys, places = np.unique(np.concatenate([trace.keys for trace in both]), return_inverse=True)
-    counts = np.zeros(len(keys), np.uint64)
-    np.add.at(counts, places, np.concatenate([trace.counts for trace in both]))
-    return Trace.of(first.addressing, first.space, sum(trace.num_lookups for trace in both), keys, counts)
+    if not is_whole(num_keys) or num_keys < 0:
+        raise UsageError(f"a number of rows is 0 or more, got {num_keys!r}", hint="give a whole number")

@@ -16,6 +16,7 @@ from helpers import build_ngrams, flip, rows_of
 
 import ngramstore as ngs
 from ngramstore.errors import DamagedRows, NgramStoreError
+from ngramstore.store.repair.repair import repair
 
 EVERY_FILE = [(kind, name) for kind, names in FILES.items() for name in names]
 
@@ -189,6 +190,12 @@ def test_a_resident_store_treats_damage_as_it_was_asked_to(quick_path, compressi
             writer.put([(201,)], rows_of([201], 40))
         assert store.refresh()  # the layer that is kept in memory has a damaged row still
         assert np.flatnonzero(~store.get([*order, (201,)])[1]).tolist() == [7]
+        repair(path)
+        with ngs.open(path, mode="rw") as writer:
+            writer.compact()
+        assert store.refresh() and not len(store._source.resident.damaged)
+        assert store._current.few is not None  # and is as fast as any other
+        assert store.get([order[0]])[1].all() and not store.get([order[7]])[1].any()
 
 
 @pytest.mark.parametrize("lock_index", [False, True])

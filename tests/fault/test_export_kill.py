@@ -219,6 +219,21 @@ def test_the_spool_of_the_working_directory_lies_beside_it(tmp_path, monkeypatch
     assert spool_path(".") == tmp_path / "table.export"
 
 
+def test_rows_of_a_source_that_gives_too_many_are_not_kept_for_a_resume(quick_path, whole):
+    """The mended source has the same identity, and the rows would go to other n-grams."""
+
+    class Pads(Source):
+        def rows(self, tokens_MK: np.ndarray, lengths_M: np.ndarray) -> np.ndarray:
+            rows_MD = super().rows(tokens_MK, lengths_M)
+            return np.pad(rows_MD, ((0, -len(rows_MD) % 16), (0, 0)))
+
+    with pytest.raises(UsageError, match="gave 16 rows for 10 n-grams"):
+        export(quick_path / "s", Pads())
+    done, computed = export(quick_path / "s")
+    assert (done.num_resumed, computed) == (0, 67)
+    assert content(quick_path / "s") == whole
+
+
 def test_a_source_without_an_identity_begins_again(quick_path, whole):
     path = quick_path / "s"
     export(path, Source(identity=None))

@@ -282,7 +282,7 @@ def damaged(quick_path):
     data[-60:] = bytes(60)
     rows.write_bytes(data)
     shutil.copytree(template, quick_path / "whole")
-    num_lost = len(repair(quick_path / "whole").lost)
+    num_lost = repair(quick_path / "whole").num_lost
     wanted = published(quick_path / "whole")
     assert num_lost == len(NEW) + 1 - len(wanted) > 0 and wanted.items() < {**NEW, (5,): 50}.items()
     return lambda path: shutil.copytree(template, path), wanted

@@ -372,7 +372,7 @@ def test_eight_threads_over_one_small_cache_get_the_right_rows_and_exact_counts(
         assert stats["cache_slots"] == min(num_slots, len(MODEL))
         assert stats["rows_read"] >= stats["cache_inserted"]
         assert stats["calls"] == 8 * 120
-        check_sound(store._cache)
+        check_sound(store._source.cache)
         for _ in range(2 * num_slots + 2):  # every slot can still be evicted
             ask(store, np.random.default_rng(9), 30)
 
@@ -519,3 +519,17 @@ def test_a_writer_that_was_dropped_locks_nobody_out(path):
     with ngs.open(path, mode="rw") as writer:
         assert writer.get([(7, 7)])[0][0, 0] == 8 * 77
     assert published(path) == {**MODEL, (7, 7): 77}
+
+
+def test_numbers_may_be_asked_for_in_the_middle_of_a_look_up(path):
+    """As a signal's handler does, which comes in the thread that is counting."""
+    with ngs.open(path) as store, store.trace() as recorder:
+
+        def ask() -> None:
+            with store._counts._lock, recorder._lock:
+                assert store.stats()["calls"] == 0 and recorder.result().num_lookups == 0
+            done.set()
+
+        done = threading.Event()
+        threading.Thread(target=ask, daemon=True).start()
+        assert done.wait(20)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
-from helpers import build_ngrams, published, rows_of
+from helpers import ROOT, build_ngrams, published, rows_of
 
 import ngramstore as ngs
 from ngramstore.errors import NgramStoreError, UsageError, WriterLocked, WrongProcess
@@ -104,3 +107,26 @@ def test_a_build_belongs_to_the_process_that_began_it(quick_path):
     builder.add([(3,)], rows_of([3], 4))
     builder.finish()
     assert published(quick_path / "store") == {(1,): 1, (3,): 3}
+
+
+NAMED = """
+import os, signal, sys
+import ngramstore as ngs
+path = os.path.join(sys.argv[1], os.fsdecode("\\u00fcn\\u00ef \\u2603".encode()))
+with ngs.build(path, dim=4, max_n=1, codec="f32") as builder:
+    builder.add([(1,)], [[1.0] * 4])
+store = ngs.open(path, mode="rw")
+store.put([(2,)], [[2.0] * 4])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_journal_lies_in_its_store_whatever_the_locale_says_of_names(quick_path):
+    """Names are bytes: RocksDB must be given those that Python was given."""
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", NAMED, str(quick_path)]
+    child = subprocess.run(command, check=False, env=os.environ | environment)
+    assert child.returncode == -signal.SIGKILL
+    assert os.listdir(quick_path) == ["ünï ☃"]
+    with ngs.open(quick_path / "ünï ☃", mode="rw") as store:
+        assert store.get([(2,)])[1].all()

@@ -9,7 +9,7 @@ import pytest
 from helpers import build_ngrams, flip, published
 
 import ngramstore as ngs
-from ngramstore.errors import UsageError
+from ngramstore.errors import StaleStore, UsageError
 from ngramstore.files import publish
 from ngramstore.store.repair.repair import repair
 
@@ -53,7 +53,8 @@ def test_a_lock_that_becomes_a_link_is_refused(store, victim):
         (store / "LOCK").symlink_to(store.parent / "moved")
         with pytest.raises(UsageError, match="LOCK"):
             ngs.open(store, mode="rw")
-        writer.put([(1,)], [[9.0] * writer.dim])
+        with pytest.raises(StaleStore, match="moved, removed or replaced"):
+            writer.put([(1,)], [[9.0] * writer.dim])
 
 
 def test_a_link_under_the_temporary_name_of_an_acknowledgement_is_not_followed(store, victim):

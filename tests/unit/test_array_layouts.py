@@ -11,6 +11,7 @@ import pytest
 from helpers import rows_of
 
 import ngramstore as ngs
+from ngramstore.errors import UsageError
 from ngramstore.kernels import native
 from ngramstore.store.trace import Trace
 from ngramstore.windows import plain
@@ -144,3 +145,14 @@ def test_one_position_of_a_long_line_copies_no_more_than_its_n_gram(path, name):
 def test_plain_arrays_are_not_copied():
     assert plain(NGRAMS) is NGRAMS
     assert plain(NGRAMS[:0]).shape == (0, 2)
+
+
+def test_a_masked_ngram_is_not_looked_up(tmp_path):
+    with ngs.build(tmp_path / "s", dim=DIM, max_n=2, codec="f32") as builder:
+        builder.add(NGRAMS, rows_of(range(NUM_ROWS), DIM))
+    with ngs.open(tmp_path / "s") as store:
+        masked = np.ma.masked_equal(NGRAMS, 3)
+        for call in (store.get, store.contains, store.get_encoded, store.lookup):
+            with pytest.raises(UsageError, match="masked"):
+                call(masked)
+        assert store.get(np.ma.masked_equal(NGRAMS, 10**6))[1].all()

@@ -507,3 +507,15 @@ def test_int4_takes_the_nearest_of_its_levels():
     steps = np.concatenate([levels, middles - 0.01, middles + 0.01, np.linspace(-140, 120, 3000)])
     codes = reference_quantize._int4_codes(steps.astype(np.float32))
     assert np.array_equal(codes + 8, np.abs(steps[:, None] - levels).argmin(axis=1))
+
+
+@every_spec
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_what_unpack_gives_is_not_the_row_it_was_given(spec, num_rows):
+    codec = codec_from_spec(spec, 33)
+    encoded = codec.encode(some_rows(33, num_rows))
+    before = encoded.copy()
+    for part in codec.unpack(encoded):
+        if part is not None:
+            part[...] = 0
+    np.testing.assert_array_equal(encoded, before)

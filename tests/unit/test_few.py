@@ -31,7 +31,7 @@ def store(tmp_path):
 
 def copied(store) -> tuple[Few, RowCache]:
     """The short way over a copy of the store's cache, and that copy."""
-    cache = copy_of(store._cache)
+    cache = copy_of(store._source.cache)
     return Few(store._view, cache, np.zeros(5, np.int64)), cache
 
 
@@ -129,7 +129,7 @@ def test_eight_threads_count_exactly(store):
     assert (stats["calls"], stats["positions"], stats["found"]) == (8 * 300, sum(asked), sum(asked))
     assert stats["cache_hits"] + stats["cache_misses"] == sum(asked)
     assert stats["cache_rows"] == stats["cache_inserted"] - stats["cache_evicted"]
-    check_sound(store._cache)
+    check_sound(store._source.cache)
 
 
 def test_few_and_many_give_the_same_rows(store):
@@ -149,7 +149,7 @@ def test_a_hit_of_few_counts_and_keeps_the_row_from_eviction(store):
     assert after["cache_hits"] == before["cache_hits"] + 1
     assert (after["calls"], after["found"]) == (before["calls"] + 1, before["found"] + 1)
     store.get(NGRAMS[20:21])  # pushes out row 1, the oldest now
-    assert store._cache.stats()["cache_evicted"] == 1
+    assert store._source.cache.stats()["cache_evicted"] == 1
     rows_read = store.stats()["rows_read"]
     store.get(NGRAMS[:1])
     assert store.stats()["rows_read"] == rows_read
@@ -171,8 +171,8 @@ def test_a_fork_is_refused_by_every_short_way(store, is_resident):
         handle.get(NGRAMS)
         for use in uses.values():
             use()
-        assert handle._few.get(NGRAMS[:2], None, "f32") is not None
-        assert len(handle._many.get(many, None, "f32").absent) == 0
+        assert handle._current.few.get(NGRAMS[:2], None, "f32") is not None
+        assert len(handle._current.many.get(many, None, "f32").absent) == 0
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -204,7 +204,7 @@ def test_native_and_reference_agree_on_rows_in_memory(resident):
     ngrams = np.concatenate([NGRAMS[[3, 3, 23]], ABSENT])
     results = []
     for kernels in (native, reference):
-        few = Few(resident._view, resident._resident, np.zeros(5, np.int64))
+        few = Few(resident._view, resident._source.resident, np.zeros(5, np.int64))
         call, seen = few._calls["f"], []
         rows, found = np.full((4, 4), 9, np.float32), np.empty(4, np.bool_)
         seen += [kernels.serve_ngrams(call, ngrams, rows, found), rows.tolist(), found.tolist()]
@@ -219,9 +219,9 @@ def test_native_and_reference_agree_on_rows_in_memory(resident):
 
 
 def test_rows_in_memory_take_the_short_way_and_are_the_cached_ones(store, resident):
-    assert resident._cache is None
+    assert resident._source.cache is None
     ngrams = np.concatenate([NGRAMS[3:6], ABSENT])
-    short = resident._few.get(ngrams, None, "f32")
+    short = resident._current.few.get(ngrams, None, "f32")
     assert short is not None
     for rows, found in (short, resident.get(ngrams)):
         np.testing.assert_array_equal(rows, rows_of([3, 4, 5, 0], 4) * np.array([[1], [1], [1], [0]], np.float32))
@@ -237,8 +237,8 @@ def test_rows_in_memory_under_tombstones_take_the_short_way(store):
     with ngs.open(store.path, mode="rw") as writer:
         writer.delete([tuple(NGRAMS[1])])
     with ngs.open(store.path, resident=True) as reader:
-        assert reader._few is not None
-        rows, found = reader._few.get(NGRAMS[:3], None, "f32")
+        assert reader._current.few is not None
+        rows, found = reader._current.few.get(NGRAMS[:3], None, "f32")
         assert found.tolist() == [True, False, True]
         np.testing.assert_array_equal(rows, [rows_of([0], 4)[0], np.zeros(4), rows_of([2], 4)[0]])
 
@@ -248,22 +248,22 @@ def test_rows_in_memory_with_damage_go_the_long_way(store):
         at, file = int(reader._view.base.places(5, 1)[0][0]), reader._view.base.rows.path
     flip(file, at + 3)
     with ngs.open(store.path, resident=True, on_damage="missing") as reader:
-        assert reader._few is None
+        assert reader._current.few is None
         assert np.count_nonzero(~reader.get(NGRAMS)[1]) == 1
 
 
 def test_rows_in_memory_of_two_layers_go_the_long_way(store):
     with ngs.open(store.path, resident=True) as reader:
         with ngs.open(store.path, mode="rw", resident=True) as writer:
-            assert writer._few is None
+            assert writer._current.few is None
             writer.put(NGRAMS[:1], rows_of([77], 4))
-        assert reader._few is not None
+        assert reader._current.few is not None
         np.testing.assert_array_equal(reader.get(NGRAMS[:1])[0], rows_of([0], 4))
-        assert reader.refresh() and reader._few is None
+        assert reader.refresh() and reader._current.few is None
         np.testing.assert_array_equal(reader.get(NGRAMS[:2])[0], rows_of([77, 1], 4))
         with ngs.open(store.path, mode="rw") as writer:
             writer.compact()
-        assert reader.refresh() and reader._few is not None
+        assert reader.refresh() and reader._current.few is not None
         np.testing.assert_array_equal(reader.get(NGRAMS[:2])[0], rows_of([77, 1], 4))
 
 

@@ -16,6 +16,7 @@ import ngramstore as ngs
 from ngramstore.errors import DamagedRows, StoreClosed, UsageError
 from ngramstore.kernels.native import few_rows as native
 from ngramstore.kernels.reference import few_rows as reference
+from ngramstore.serve import few as few_module
 from ngramstore.serve.few import FewRows
 from ngramstore.serve.row_cache import RowCache
 
@@ -49,9 +50,9 @@ def damage(path, number: int) -> None:
 
 def copied(store) -> tuple[FewRows, RowCache | None]:
     """The short way over a copy of the store's cache, and that copy."""
-    if store._cache is None:
+    if store._source.cache is None:
         return FewRows(store._view, None, np.zeros(5, np.int64)), None
-    cache = copy_of(store._cache)
+    cache = copy_of(store._source.cache)
     return FewRows(store._view, cache, np.zeros(5, np.int64)), cache
 
 
@@ -90,14 +91,14 @@ def test_rows_in_memory_take_the_short_way(path):
     with ngs.open(path, resident=True) as store:
         results = []
         for kernels in (native, reference):
-            few = FewRows(store._view, store._resident, np.zeros(5, np.int64))
+            few = FewRows(store._view, store._source.resident, np.zeros(5, np.int64))
             out = np.full((4, DIM), 9, np.float32)
             answer = kernels.serve_numbers(few._calls["f"], numbers.ravel(), out.reshape(-1))
             refused = [kernels.serve_numbers(few._calls["f"], np.array([0, bad]), out.reshape(-1)) for bad in (-1, 90)]
             results.append((answer, refused, out.tolist(), few._alive[2].tolist()))
         assert results[0] == results[1]
         assert results[0][:2] == (0, [-1, -1]) and results[0][3] == [1, 4, 4, 0, 0]
-        for rows in (store._few_rows.rows(numbers, None, "f32"), store.rows(numbers)):
+        for rows in (store._current.few_rows.rows(numbers, None, "f32"), store.rows(numbers)):
             np.testing.assert_array_equal(rows, rows_of([3, 89, 3, 0], DIM).reshape(2, 2, DIM))
         with pytest.raises(UsageError, match="90"):
             store.rows(np.array([90]))
@@ -311,4 +312,14 @@ def test_eight_threads_count_exactly(path):
         assert stats["cache_hits"] + stats["cache_misses"] == sum(asked)
         assert stats["cache_rows"] == stats["cache_inserted"] - stats["cache_evicted"]
         assert stats["bytes_read"] == stats["rows_read"] * (ROW_BYTES + 4)
-        check_sound(store._cache)
+        check_sound(store._source.cache)
+
+
+def test_where_a_read_may_wait_for_the_disk_rows_of_the_cache_are_not_held_meanwhile(path, monkeypatch):
+    """A system that cannot tell whether it would wait."""
+    monkeypatch.setattr(few_module, "HAS_READ_AT_ONCE", False)
+    with ngs.open(path, cache_bytes=cache_of(20, ROW_BYTES)) as store:
+        numbers = np.arange(5)
+        assert store._current.few_rows.rows(numbers, None, "f32") is None
+        np.testing.assert_array_equal(store.rows(numbers), rows_of(range(5), DIM))
+        np.testing.assert_array_equal(store._current.few_rows.rows(numbers, None, "f32"), rows_of(range(5), DIM))

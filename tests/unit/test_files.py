@@ -17,7 +17,7 @@ from ngramstore import file_writer, files
 from ngramstore.errors import DamagedStore, DiskFull, UsageError, WriterLocked
 from ngramstore.file_writer import FileWriter, aligned_bytes
 from ngramstore.files import (
-    clear_errors,
+    our_errors,
     publish,
     publish_pieces,
     read_around_holes,
@@ -85,7 +85,7 @@ def test_a_publication_that_fails_leaves_the_old_bytes(tmp_path, monkeypatch, op
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_one_clear_error(tmp_path, code):
-    with pytest.raises(DiskFull, match="no space left") as caught, clear_errors(tmp_path / "F"):
+    with pytest.raises(DiskFull, match="no space left") as caught, our_errors(tmp_path / "F"):
         raise OSError(code, os.strerror(code))
     assert isinstance(caught.value, OSError)
     assert str(tmp_path / "F") in str(caught.value)
@@ -93,15 +93,15 @@ def test_a_full_disk_is_one_clear_error(tmp_path, code):
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_no_permission_is_a_usage_error(tmp_path, code):
-    with pytest.raises(UsageError, match="no permission"), clear_errors(tmp_path / "F"):
+    with pytest.raises(UsageError, match="no permission"), our_errors(tmp_path / "F"):
         raise OSError(code, os.strerror(code))
 
 
 def test_other_errors_and_our_own_pass_unchanged(tmp_path):
-    with pytest.raises(FileNotFoundError), clear_errors(tmp_path):
+    with pytest.raises(FileNotFoundError), our_errors(tmp_path):
         raise FileNotFoundError(errno.ENOENT, "gone")
     full = DiskFull("full")
-    with pytest.raises(DiskFull) as caught, clear_errors(tmp_path):
+    with pytest.raises(DiskFull) as caught, our_errors(tmp_path):
         raise full
     assert caught.value is full
 
@@ -462,3 +462,22 @@ def test_reading_goes_on_behind_pages_that_cannot_be_read(tmp_path, monkeypatch)
             (7, 7, []),
         ):
             assert read_around_holes(file.fileno(), end - begin, begin) == (wanted[begin:end], holes)
+
+
+@pytest.mark.parametrize("code", [0, errno.ENOTSUP])
+def test_where_the_drive_can_be_asked_to_empty_its_cache_it_is(tmp_path, monkeypatch, code):
+    """macOS: its fsync leaves data there."""
+    asked, synced = [], []
+
+    def ask(fd, command):
+        asked.append((os.readlink(f"/proc/self/fd/{fd}"), command))
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(files.fcntl, "fcntl", ask)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    publish(tmp_path / "F", b"new")
+    both = [str(tmp_path / "F.tmp"), str(tmp_path)]
+    assert asked == [(path, 51) for path in both]
+    assert synced == (both if code else [])

@@ -583,3 +583,11 @@ def test_damage_of_rows_in_place_leads_to_what_can_be_done(paths):
     said = CliRunner().invoke(verify_command, [str(paths[1])])
     for text in (caught.value.hint, said.output):
         assert "put the checkpoint" in text and ("repair" not in text or "takes no such store" in text)
+
+
+def test_a_table_without_its_scales_is_told_their_name(paths):
+    write_engram(paths[0])
+    save(paths[0] / "model-00002-of-00002.safetensors", {"other": ("F32", np.zeros(3, np.float32))})
+    with pytest.raises(UsageError, match="has no scales") as caught:
+        import_checkpoint(*paths)
+    assert "layers.1.engram.embed.scale beside it" in caught.value.hint

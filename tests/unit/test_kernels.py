@@ -599,23 +599,41 @@ def test_a_run_of_reads_fits_its_buffer_whatever_the_offsets_say():
     assert last == 1 or end - 4096 <= limit
 
 
-def test_cached_kernels_are_stale_when_a_file_they_inline_has_changed(tmp_path):
-    """numba asks only for the file that a kernel is written in."""
+@pytest.fixture
+def cache_hits(tmp_path):
+    """Call it: a process with a copy of the package loads a kernel; 1 where it came from the cache."""
     package = tmp_path / "ngramstore"
     shutil.copytree(Path(jit.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     code = "import numpy as np; from ngramstore.kernels.native.index import pack_low_bits as kernel;"
     code += "kernel(np.zeros(1, np.uint64), 8, np.zeros(1, np.uint8)); print(sum(kernel.stats.cache_hits.values()))"
 
-    def cache_hits() -> int:
+    def run() -> int:
         environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
         )
         return int(done.stdout)
 
+    return run
+
+
+def test_cached_kernels_are_stale_when_a_file_they_inline_has_changed(tmp_path, cache_hits):
+    """numba asks only for the file that a kernel is written in."""
     assert [cache_hits(), cache_hits()] == [0, 1]
-    with open(package / "kernels" / "native" / "memory.py", "a") as file:
+    with open(tmp_path / "ngramstore" / "kernels" / "native" / "memory.py", "a") as file:
         file.write("# changed\n")
+    assert [cache_hits(), cache_hits()] == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["nbc", "nbi"])
+@pytest.mark.parametrize("left", [b"", b"garbled"])
+def test_a_cached_kernel_that_cannot_be_read_is_compiled_again(tmp_path, cache_hits, kind, left):
+    """A power cut may leave its file empty: numba does not sync it."""
+    assert cache_hits() == 0
+    found = list((tmp_path / "cache").rglob(f"*.{kind}"))
+    assert found
+    for file in found:
+        file.write_bytes(left)
     assert [cache_hits(), cache_hits()] == [0, 1]
 
 

@@ -399,3 +399,16 @@ def test_a_config_is_read_from_its_file_or_its_directory(tmp_path):
         path.write_text(text)
         with pytest.raises(UsageError, match=message):
             read_config(path)
+
+
+def test_a_token_map_is_a_copy_of_what_was_given():
+    both = np.arange(41) % 10
+    keys = keys_from_config(small_engram_config(), token_map=both[:40])
+    tokens = np.arange(40)[None]
+    before = keys.rows(tokens)
+    assert both.flags.writeable
+    both[:] = 9
+    np.testing.assert_array_equal(keys.rows(tokens), before)
+    given = np.arange(40) % 10
+    keys_from_config(small_engram_config(), token_map=given)
+    assert given.flags.writeable

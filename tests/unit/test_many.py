@@ -42,8 +42,8 @@ def ngrams_at(numbers) -> np.ndarray:
 
 def ran(kernels, store, numbers):
     """What a kernel answers, writes, and does to the cache."""
-    cache = None if store._cache is None else copy_of(store._cache)
-    few = Few(store._view, store._resident if cache is None else cache, np.zeros(5, np.int64))
+    cache = None if store._source.cache is None else copy_of(store._source.cache)
+    few = Few(store._view, store._source.resident if cache is None else cache, np.zeros(5, np.int64))
     count = len(numbers)
     out, ids = np.full((count, DIM), 9, np.float32), np.zeros(count, np.uint64)
     keys, miss = np.zeros(count, np.int64), np.full(count, -7)
@@ -91,7 +91,7 @@ def test_both_ways_give_the_same_rows_and_the_same_numbers_in_stats(path, num_sl
             np.testing.assert_array_equal(found, long_found)
             np.testing.assert_array_equal(found, np.array(numbers) >= 0)
             assert short.stats() == long.stats()
-            assert keys_of(short._cache) == keys_of(long._cache)
+            assert keys_of(short._source.cache) == keys_of(long._source.cache)
 
 
 def test_large_calls_take_this_way(path, monkeypatch):
@@ -188,7 +188,7 @@ def test_threads_share_a_cache_that_is_too_small(path):
         for thread in threads:
             thread.join()
         assert wrong == []
-        assert isinstance(store._cache, RowCache)
-        check_sound(store._cache)
+        assert isinstance(store._source.cache, RowCache)
+        check_sound(store._source.cache)
         stats = store.stats()
         assert stats["cache_hits"] + stats["cache_misses"] == stats["positions"] == 6 * 60 * 400

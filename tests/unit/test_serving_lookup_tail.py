@@ -59,7 +59,7 @@ def test_after_many_positions_that_were_not_all_cached_some_calls_go_the_long_wa
     room, out = np.full((20, 1), 4, np.uint8), np.empty((20, 1, DIM), np.float32)
     store.lookup_tail(tokens, room, out=out)
     with ngramstore.open(store.path) as cold:
-        few, long_ways = cold._few, []
+        few, long_ways = cold._current.few, []
         for _ in range(40):
             again = np.empty_like(out)
             cold.lookup_tail(tokens, room, out=again)

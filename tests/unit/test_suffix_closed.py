@@ -29,11 +29,12 @@ def says(path) -> bool:
         return store.stats()["suffix_closed"]
 
 
+@pytest.mark.parametrize("tokens", [True, False])
 @pytest.mark.parametrize("restored", [False, True])
-def test_new_values_leave_a_store_suffix_closed(quick_path, restored):
+def test_new_values_leave_a_store_suffix_closed(quick_path, restored, tokens):
     """Also those of an n-gram that was deleted and put again before the flush."""
     path = quick_path / "store"
-    build_ngrams(path, CLOSED)
+    build_ngrams(path, CLOSED, tokens=tokens)
     assert says(path)
     with ngs.open(path, mode="rw") as store:
         if restored:
@@ -65,6 +66,26 @@ def test_other_ngrams_take_the_promise_back_until_compaction_has_looked(quick_pa
         store.delete([(1, 2)])  # the ending of (3, 1, 2)
         store.compact()
         assert not says(path)
+
+
+def test_changes_that_took_back_what_they_did_leave_what_compaction_can_prove(quick_path):
+    path = quick_path / "store"
+    build_ngrams(path, CLOSED)
+    with ngs.open(path, mode="rw") as store:
+        store.put([(9, 9)], rows_of([1], 4))
+        store.flush()
+        store.delete([(9, 9)])
+        store.flush()
+        assert not says(path) and store.stats()["overlay_rows"] == store.stats()["tombstones"] == 0
+        store.compact()
+        assert says(path)
+        generation = store.generation
+        store.compact()
+        assert store.generation == generation  # nothing is left to do
+        assert set(contents(store)) == set(CLOSED)
+        store.put([(1,)], rows_of([8], 4))  # the writer goes on
+    assert says(path)
+    assert_verifies(path)
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,7 +20,7 @@ from ngramstore.hashing import ngram_ids
 from ngramstore.keys import keys_from_config
 from ngramstore.serve import recorder as recording
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
-from ngramstore.store.trace import TRACE_HEADER, Trace, join_traces
+from ngramstore.store.trace import TRACE_HEADER, Trace
 
 QWEN = {
     "model_type": "qwen4_exp_text",
@@ -262,10 +262,10 @@ def test_a_trace_of_another_store_is_refused(rows_store, ngram_store):
 
 
 def test_traces_add_up():
-    joined = join_traces([Trace.of("row", 9, 5, [1, 2], [3, 2]), Trace.of("row", 9, 4, [2, 8], [3, 1])])
+    joined = Trace.join([Trace.of("row", 9, 5, [1, 2], [3, 2]), Trace.of("row", 9, 4, [2, 8], [3, 1])])
     assert counted(joined) == {2: 5, 1: 3, 8: 1} and joined.num_lookups == 9
     with pytest.raises(UsageError, match="two stores"):
-        join_traces([Trace.of("row", 9, 1, [1], [1]), Trace.of("row", 8, 1, [1], [1])])
+        Trace.join([Trace.of("row", 9, 1, [1], [1]), Trace.of("row", 8, 1, [1], [1])])
 
 
 def test_the_command_warms_more_rows_than_its_own_cache_holds(tmp_path, rows_store, monkeypatch):
@@ -456,3 +456,21 @@ def test_of_processes_that_save_to_one_path_each_trace_is_whole(tmp_path, monkey
         first.save(path)
         assert Trace.load(path).keys.tolist() == [1, 2]
         assert [file.name for file in tmp_path.iterdir()] == ["hot.ngt"]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, ">i8", np.uint64])
+def test_a_recorder_counts_integers_of_any_type_and_shape(dtype):
+    recorder = recording.Recorder("row", 9)
+    recorder.add(np.array([[1, 2], [2, 3]], dtype))
+    assert counted(recorder.result()) == {2: 2, 1: 1, 3: 1} and recorder.result().num_lookups == 4
+    with pytest.raises(UsageError, match="integers"):
+        recorder.add(np.array([1.0, 2.0]))
+    recorder.add([])
+    assert recorder.result().num_lookups == 4
+
+
+def test_numbers_of_rows_are_whole():
+    trace = Trace.of("row", 9, 3, [1, 2], [2, 1])
+    for call in (trace.top, trace.share, lambda value: recording.Recorder("row", 9, max_entries=value)):
+        with pytest.raises(UsageError):
+            call(2.0)

@@ -146,3 +146,52 @@ def test_integers_of_types_that_numpy_joins_to_floats_are_integers(values):
 def test_ngrams_may_mix_types_of_integers():
     tokens, lengths = as_ngrams([(np.uint64(1), 2), (3,)], 5)
     assert tokens.tolist() == [[1, 2], [3, 0]] and lengths.tolist() == [2, 1]
+
+
+class Foreign:
+    """An array of another library: it can become one of ours, and is slow to go through."""
+
+    def __init__(self, values) -> None:
+        self.values = np.asarray(values)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        raise AssertionError("gone through in Python")
+
+
+def test_arrays_of_other_libraries_are_arrays():
+    tokens, lengths = as_ngrams(Foreign([[1, 2], [3, 4]]), 2)
+    assert tokens.tolist() == [[1, 2], [3, 4]] and lengths.tolist() == [2, 2]
+    tokens, lengths = as_ngrams((Foreign([[1, 2], [3, 4]]), Foreign([2, 1])), 2)
+    assert tokens.tolist() == [[1, 2], [3, 4]] and lengths.tolist() == [2, 1]
+    with pytest.raises(UsageError, match=r"\(3, 14\)"):
+        as_ngrams((np.int64(3), np.int64(14)), 2)
+
+
+def test_a_column_of_tuples_is_a_list_of_them():
+    """As pandas has them."""
+
+    class Column(list):
+        def __array__(self, dtype=None, copy=None):
+            array = np.empty(len(self), object)
+            array[:] = list(self)
+            return array
+
+    tokens, lengths = as_ngrams(Column([(1, 2), (3,)]), 2)
+    assert tokens.tolist() == [[1, 2], [3, 0]] and lengths.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "take", [as_tokens, lambda values: as_ngrams(values, 3), lambda values: as_ngrams((values, [1, 1]), 3)]
+)
+def test_what_is_masked_out_is_refused(take):
+    """Whoever masks padding means that it is not there; an array cannot say so."""
+    values = np.array([[1, 2, 0], [3, 0, 0]])
+    with pytest.raises(UsageError, match="masked"):
+        take(np.ma.masked_equal(values, 0))
+    take(np.ma.masked_equal(values, 9))

@@ -18,6 +18,7 @@ from ngramstore.store.layers.index_plan import IndexPlan
 from ngramstore.store.layers.layer import Batch
 from ngramstore.store.layers.layer_writer import LayerWriter
 from ngramstore.store.layers.manifest import MANIFEST_NAME, Manifest
+from ngramstore.store.layers.names import numbered
 from ngramstore.store.layers.packed_layer import PackedLayer
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.suffixes import is_closed
@@ -30,8 +31,23 @@ from ngramstore.windows import NgramArrays
 _TOKEN_BLOCKS = 1024  # read at once
 
 
-def write_base(view: View, *, progress: bool = False) -> Manifest:
-    """Write a base of the next generation, durable; returns its manifest. progress: a bar on stderr. Raises DiskFull, DamagedStore, DamagedRows."""
+def compacted(view: View, *, progress: bool = False) -> Manifest | None:
+    """The manifest that merging makes, its base durable; None where nothing would be new. progress: a bar on stderr.
+
+    Where nothing is to be merged, changes that took back what they did may have left a set with all its endings.
+    Raises DiskFull, DamagedStore, DamagedRows.
+    """
+    manifest = view.manifest
+    if view.overlay is not None or view.tombstones is not None or manifest.sources:
+        return _write_base(view, progress)
+    if manifest.suffix_closed or not is_suffix_closed(view.directory, manifest):
+        return None
+    generation = manifest.generation + 1
+    return manifest.next(suffix_closed=True, overlay_generation=generation, journal=numbered("journal", generation))
+
+
+def _write_base(view: View, progress: bool) -> Manifest:
+    """Write a base of the next generation, durable; returns its manifest."""
     manifest, directory, generation = view.manifest, view.directory, view.manifest.generation + 1
     _refuse_impossible_count(view)
     in_place = manifest.num_rows * (manifest.spec.codec.row_bytes + CHECKSUM_BYTES) if manifest.sources else 0
@@ -58,7 +74,7 @@ def write_base(view: View, *, progress: bool = False) -> Manifest:
     finally:
         writer.close()
     published = manifest.with_base(base)
-    return replace(published, suffix_closed=is_suffix_closed(directory, published))
+    return replace(published, suffix_closed=published.suffix_closed or is_suffix_closed(directory, published))
 
 
 def _refuse_impossible_count(view: View) -> None:

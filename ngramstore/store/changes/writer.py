@@ -10,7 +10,6 @@ Shapes: M n-grams, B bytes of an encoded row, N tokens of the longest (K).
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,26 +17,26 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import NgramStoreError, UsageError
-from ngramstore.files import clear_errors, fsync_directory, remove_if_possible
+from ngramstore.files import fsync_directory, our_errors
 from ngramstore.hashing import ngram_ids, row_ids
 from ngramstore.store.changes.collisions import last_of_each, refuse_collisions
-from ngramstore.store.changes.compaction import write_base
+from ngramstore.store.changes.compaction import compacted
+from ngramstore.store.changes.garbage import remove_unnamed
 from ngramstore.store.changes.overlay import write_overlay
 from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
-from ngramstore.store.layers.in_use import remove_unless_read
-from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, Manifest, read_manifest
-from ngramstore.store.layers.names import DATA_FILE, RUN_FILE, RUNS_NAME
+from ngramstore.store.layers.manifest import LOCK_NAME, Manifest, read_manifest
 from ngramstore.store.view import View
 from ngramstore.writer_lock import WriterLock
 
 _log = logging.getLogger("ngramstore")
-_LEFT_OVER = {RUNS_NAME: RUN_FILE, BUILDING_NAME: None, "MANIFEST.tmp": None}
-"""What an earlier writer or build did not get to remove, journals apart; of a directory, the names that are ours."""
 
 
 class Writer:
-    """Holds the writer lock from construction to `close`. Not safe for threads: the store's handle serialises."""
+    """Holds the writer lock from construction to `close`. Not safe for threads: the store's handle serialises.
+
+    Where the directory was moved or replaced since, changes are refused (StaleStore) before they touch what is there now.
+    """
 
     def __init__(self, directory: Path, *, lock_index: bool = False, trust_external: bool = False) -> None:
         self._directory = directory
@@ -129,6 +128,7 @@ class Writer:
         journal = self._journal
         if journal is None or len(journal) == 0:
             return False
+        self._lock.require_in_place()
         with self._cleaned_after_failure():
             self.collect_garbage()  # what a failure left may take the room that is needed now
             with self._journal_watched():
@@ -141,13 +141,15 @@ class Writer:
         return True
 
     def compact(self, *, progress: bool = False) -> bool:
-        """Merge the overlay, and rows in place, into a new base. True if there were any. progress: a bar on stderr."""
+        """Merge the overlay, and rows in place, into a new base. True if anything is new. progress: a bar on stderr."""
         self.flush()
-        if self.view.overlay is None and self.view.tombstones is None and not self.manifest.sources:
-            return False
+        self._lock.require_in_place()
         with self._cleaned_after_failure():
             self.collect_garbage()
-            self._publish(write_base(self.view, progress=progress))
+            manifest = compacted(self.view, progress=progress)
+            if manifest is None:
+                return False
+            self._publish(manifest)
         self._drop_journal()  # an empty one, after an append that failed
         return True
 
@@ -158,23 +160,18 @@ class Writer:
         """
         if self._may_be_behind:
             return []  # a newer manifest may name what ours does not
-        named = {entry.name for entry in self.manifest.files}
-        kept = []
-        for name in sorted(os.listdir(self._directory)):
-            path = self._directory / name
-            if DATA_FILE.fullmatch(name) and name not in named:
-                if not remove_unless_read(path):
-                    kept.append(name)
-            elif name in _LEFT_OVER and not remove_if_possible(path, only=_LEFT_OVER[name]):
-                kept.append(name)
+        self._lock.require_in_place()
+        kept = remove_unnamed(self._directory, self.manifest)
         return kept + clear_left_journals(self._directory, self.manifest, self._published_journals)
 
     def close(self) -> None:
         """Close the journal (unpublished changes stay in it) and let another writer in."""
         try:
-            if self._journal is not None:
+            if self._journal is not None and self._lock.is_in_place:
                 self._journal.close()
-                self._journal = None
+            elif self._journal is not None:
+                self._journal.let_go()
+            self._journal = None
         finally:
             self._lock.release()
             del self.view
@@ -218,6 +215,7 @@ class Writer:
         """Write changes to the journal; state: what `_state_of` says of n-grams."""
         if len(changes.ids) == 0:
             return
+        self._lock.require_in_place()
         if self._journal is None:
             self._journal = self._open_journal()
             self._num_moved = None if len(self._journal) else 0
@@ -231,6 +229,7 @@ class Writer:
     def _publish(self, manifest: Manifest) -> None:
         """The moment of change: before the rename the old state, after it the new one."""
         fsync_directory(self._directory)
+        self._lock.require_in_place()
         self._may_be_behind = True
         manifest.write(self._directory)
         self._catch_up()
@@ -247,6 +246,8 @@ class Writer:
         A publication that failed after its rename has happened: its files must not be written over, and the changes it
         holds are not pending any more. A journal that failed is opened again: its last append is there whole or not at all.
         """
+        if self._may_be_behind or self._journal_failed:
+            self._lock.require_in_place()
         if self._may_be_behind:
             fsync_directory(self._directory)
             self._catch_up()
@@ -273,9 +274,9 @@ class Writer:
 
     @contextmanager
     def _cleaned_after_failure(self) -> Iterator[None]:
-        """Clear errors; what a failed flush or compaction wrote is removed, so that it does not fill the disk."""
+        """What the system refuses comes as an error of ours; what a failed flush or compaction wrote is removed, so that it does not fill the disk."""
         try:
-            with clear_errors(self._directory):
+            with our_errors(self._directory):
                 yield
         except BaseException:
             try:
@@ -292,4 +293,6 @@ class Writer:
                 journal.destroy()
             except (OSError, UsageError) as error:  # no manifest names it: `collect_garbage` tries again
                 _log.warning("%s is of no use any more but cannot be removed: %s", journal.path, str(error))
+            else:
+                self._published_journals.discard(journal.path.name)
             self._journal = None  # last: after Ctrl-C in between `_recover` goes on

@@ -22,8 +22,8 @@ from ngramstore.codec import compress
 from ngramstore.codec.registry import Codec, codec_from_spec
 from ngramstore.errors import UsageError
 from ngramstore.files import (
-    clear_errors,
     fsync_directory,
+    our_errors,
     publish,
     remove,
     remove_if_possible,
@@ -90,7 +90,7 @@ def import_checkpoint(
     claim_directory(out, restart or (pack and job.may_take_over()))
     lock = WriterLock(out / LOCK_NAME)
     try:
-        with clear_errors(out):
+        with our_errors(out):
             claim_directory(out, restart or (pack and job.may_take_over()))
             if restart or not (pack and job.can_go_on()):
                 clear_directory(out)
@@ -160,7 +160,7 @@ class _Import:
 
     def _is_begun(self) -> bool:
         try:
-            with clear_errors(self._out):
+            with our_errors(self._out):
                 return (self._out / BUILDING_NAME).read_bytes() == _WORK
         except FileNotFoundError:
             return False

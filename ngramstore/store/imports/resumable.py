@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ngramstore.files import clear_errors, fsync, make_directory, publish, read_around_holes, remove, write_all
+from ngramstore.files import fsync, make_directory, our_errors, publish, read_around_holes, remove, write_all
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, content_digest, finish_rows
@@ -120,7 +120,7 @@ class ResumableRows:
             os.close(self._files.pop())
 
     def _open(self, path: Path) -> int:
-        with clear_errors(path):
+        with our_errors(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._files.append(fd)
         return fd
@@ -153,7 +153,7 @@ class ResumableRows:
                 good = self._take_good(lengths)
                 is_whole = good == len(lengths)
                 bar.update(good)
-        with clear_errors(self.path):
+        with our_errors(self.path):
             os.ftruncate(self._fd, self.position)
             os.ftruncate(self._lengths_fd, 2 * self.num_rows if known is not None else 0)
         os.lseek(self._fd, 0, os.SEEK_END)
@@ -206,7 +206,7 @@ class _Ending:
 def is_of(path: Path, conversion: dict[str, Any]) -> bool:
     """Whether an unfinished rows file of this conversion is there to go on with; what cannot be read is an error, not a no."""
     try:
-        with clear_errors(path.parent):
+        with our_errors(path.parent):
             state = (path.parent / RUNS_NAME / _STATE).read_bytes()
             return state == _as_json(conversion) and stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -216,7 +216,7 @@ def is_of(path: Path, conversion: dict[str, Any]) -> bool:
 def saved_conversion(path: Path) -> Any:
     """Of which conversion the unfinished rows at `path` are, whatever is saved of it; None: there are no rows to go on with."""
     try:
-        with clear_errors(path.parent):
+        with our_errors(path.parent):
             os.stat(path)
             state = (path.parent / RUNS_NAME / _STATE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ngramstore.errors import DamagedJournal, UnsupportedVersion, WriterLocked
-from ngramstore.files import NO_LOCKS, OwnsFd, clear_errors, fsync, fsync_directory, publish, write_at
+from ngramstore.files import NO_LOCKS, OwnsFd, fsync, fsync_directory, our_errors, publish, write_at
 from ngramstore.layout import Field, Layout
 
 ACK_NAME = "ACK"
@@ -114,7 +114,7 @@ class AckFile(OwnsFd):
     def create(cls, directory: Path, *, width: int, row_bytes: int, store_state: bytes) -> None:
         """Make the directory, if need be, and in it a first ACK: durable, whole or not at all. Raises DiskFull, UsageError."""
         ack = Ack(width=width, row_bytes=row_bytes, counter=1, boot=boot_id(), store_state=store_state)
-        with clear_errors(directory):
+        with our_errors(directory):
             directory.mkdir(exist_ok=True)
         fsync_directory(directory.parent)  # also of one that was there: who made it may have been killed before this
         publish(directory / ACK_NAME, replace(ack, counter=0).pack() + ack.pack())
@@ -162,7 +162,7 @@ def read_ack(path: Path) -> Ack:
 def _opened(path: Path) -> Iterator[None]:
     """What the system says of a file that should be there, as errors of ours."""
     try:
-        with clear_errors(path):
+        with our_errors(path):
             yield
     except FileNotFoundError as error:
         raise DamagedJournal(f"{path}: the file is missing") from error
@@ -179,7 +179,7 @@ def no_writer(path: Path) -> Iterator[None]:
     Raises WriterLocked where one is at work, UsageError. Filesystems without locks are fine.
     """
     try:
-        with clear_errors(path):
+        with our_errors(path):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield

@@ -23,7 +23,7 @@ from ngramstore.files import fsync_directory, remove
 from ngramstore.store.journal.ack import ACK_NAME, AckFile, boot_id
 from ngramstore.store.journal.known import KnownIds, Tier
 from ngramstore.store.journal.reading import read_all, read_state
-from ngramstore.store.journal.rocks import Rdict, RocksErrors, get_values, open_rocksdb, write_values
+from ngramstore.store.journal.rocks import Rdict, RocksErrors, get_values, open_rocksdb, rocksdb_path, write_values
 from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec, key_bytes
 
 __all__ = ["Changes", "Journal"]
@@ -65,8 +65,8 @@ class Journal:
         path = Path(path)
         codec = ValueCodec(width=width, row_bytes=row_bytes)
         try:
-            str(path).encode()
-        except UnicodeEncodeError:
+            rocksdb_path(path)
+        except UnicodeDecodeError:
             raise UsageError(
                 f"{str(path)!r} is not UTF-8: RocksDB cannot keep a journal there",
                 hint="rename the directory, or reach it through a link; reading works",
@@ -125,7 +125,7 @@ class Journal:
             self._known.add(changes.ids, changes.is_delete, checksums)
             self._ack_file.write(acknowledged=state.batch, num_changes=state.num_changes)
         except BaseException as error:
-            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._note_failure(error)
             raise
 
     def sync(self) -> None:
@@ -136,7 +136,7 @@ class Journal:
                 db.flush_wal(True)
             self._ack_file.write(synced=self._state.batch, sync=True)
         except BaseException as error:
-            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._note_failure(error)
             raise
 
     def mark_published_as(self, store_state: bytes) -> None:
@@ -145,7 +145,7 @@ class Journal:
         try:
             self._ack_file.write(published_as=store_state, sync=True)
         except BaseException as error:
-            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._note_failure(error)
             raise
 
     def get(self, ids: np.ndarray) -> Changes:
@@ -216,6 +216,13 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    def let_go(self) -> None:
+        """Write nothing more, where others write to these files or have put theirs in their place: closing RocksDB writes, also dropping
+        its handle does, which is therefore kept for ever. What was appended is in the log."""
+        if self._db is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
+            self._ack_file.close()
+
     def _open_db(self) -> Rdict:
         if os.getpid() != self._pid:
             raise _wrong_process(self.path)
@@ -228,6 +235,9 @@ class Journal:
         if self._failure is not None:
             raise StoreClosed(f"{self.path}: an earlier write failed ({self._failure})")
         return db
+
+    def _note_failure(self, error: BaseException) -> None:
+        self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
 
     def _get(self, ids: np.ndarray) -> tuple[Changes, np.ndarray]:
         db = self._open_db()
@@ -264,11 +274,9 @@ _open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
 def _let_go_in_fork() -> None:
-    """Keep the RocksDB handles of the parent alive in its fork for ever: dropping one would write the parent's files."""
+    """The parent goes on with its files."""
     for journal in _open_journals:
-        if journal._db is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(journal._db))
-            journal._ack_file.close()
+        journal.let_go()
 
 
 os.register_at_fork(after_in_child=_let_go_in_fork)

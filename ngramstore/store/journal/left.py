@@ -29,7 +29,7 @@ _BEFORE_ACK = re.compile(
 def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) -> list[str]:
     """Remove what the manifest does not name; set aside what holds changes that are not published. Returns what had to stay.
 
-    `known`: names of journals that are published for certain; grows, as later states do not tell any more.
+    `known`: names of journals that are published for certain and not gone; grows, as later states do not tell any more.
     """
     kept = []
     for name in sorted(os.listdir(directory)):
@@ -39,6 +39,8 @@ def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) ->
         if name in known or _SALVAGED.fullmatch(name) or not _may_be_unpublished(path, manifest.state_digest):
             known.add(name)
             is_gone = remove_if_possible(path)
+            if is_gone:
+                known.discard(name)
         else:
             is_gone = _set_aside_if_possible(path)
         if not is_gone:

@@ -45,11 +45,16 @@ def rocksdb_options(*, is_same_boot: bool) -> Options:
     return options
 
 
+def rocksdb_path(path: Path) -> str:
+    """As rocksdict takes it, which hands UTF-8 to the system, whatever the locale says of names. UnicodeDecodeError where the name is not UTF-8."""
+    return os.fsencode(path).decode("utf-8")
+
+
 def open_rocksdb(path: Path, *, is_same_boot: bool, is_read_only: bool = False) -> Rdict:
     options = rocksdb_options(is_same_boot=is_same_boot)
     access = AccessType.read_only(False) if is_read_only else AccessType.read_write()
     with RocksErrors(path):
-        return Rdict(str(path), options, column_families={"default": options}, access_type=access)
+        return Rdict(rocksdb_path(path), options, column_families={"default": options}, access_type=access)
 
 
 @contextmanager

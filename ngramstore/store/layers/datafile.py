@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion
-from ngramstore.files import OwnsFd, clear_errors, read_exactly, read_into
+from ngramstore.files import OwnsFd, our_errors, read_exactly, read_into
 from ngramstore.layout import CONTENT_BYTES, FORMAT_VERSION, KIND_ROWS, MAGIC, PAGE_BYTES, ROWS_HEADER, Layout
 from ngramstore.store.layers.in_use import lock_shared
 
@@ -167,7 +167,7 @@ class DataFile(OwnsFd):
     def __init__(self, directory: Path, entry: FileEntry, layout: Layout, kind: int, stamp: FileStamp) -> None:
         self.path = directory / entry.name
         try:
-            with clear_errors(self.path):
+            with our_errors(self.path):
                 self.fd = _open_unfollowed(self.path)
         except FileNotFoundError:
             raise

@@ -21,7 +21,7 @@ import numpy as np
 
 from ngramstore.errors import DamagedRows, DamagedStore, UsageError
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import OwnsFd, clear_errors, read_around_holes, read_exactly
+from ngramstore.files import OwnsFd, our_errors, read_around_holes, read_exactly
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.kernels.native.memory import HAS_READ_HINT, WILLNEED
@@ -45,7 +45,7 @@ class Source(OwnsFd):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with clear_errors(path):
+            with our_errors(path):
                 self.fd = _open(path)
         except FileNotFoundError:
             raise DamagedStore(f"{path} is missing; the manifest reads rows from it", hint=_HINT) from None

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import DamagedStore
-from ngramstore.files import clear_errors
+from ngramstore.files import our_errors
 from ngramstore.hashing import checksums
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
@@ -90,7 +90,7 @@ class Index:
         if lock:
             data = file.array(0, entry.file_bytes)
         else:
-            with clear_errors(file.path):
+            with our_errors(file.path):
                 data = np.frombuffer(mmap.mmap(file.fd, entry.file_bytes, prot=mmap.PROT_READ), np.uint8)
         index = cls(plan, data, is_verified=False, name=str(file.path))
         if lock:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ngramstore import files
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import clear_errors, write_at
+from ngramstore.files import our_errors, write_at
 from ngramstore.kernels.native import index as native
 from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_INDEX, PAGE_BYTES
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, finish_file
@@ -105,7 +105,7 @@ class IndexBuilder:
         """A plane that is to be written for good. Of one on disk only a sync tells whether all of it came there: pages that were
         lost would be written under good checksums."""
         if self._scratch is not None and isinstance(plane, np.memmap):
-            with clear_errors(self._scratch):
+            with our_errors(self._scratch):
                 plane.flush()
         return plane
 
@@ -183,7 +183,7 @@ def _plane(dtype: type, count: int, scratch: Path | None) -> np.ndarray:
     num_bytes = count * np.dtype(dtype).itemsize
     if scratch is None or not _is_large(num_bytes):
         return np.zeros(count, dtype)
-    with clear_errors(scratch), tempfile.TemporaryFile(dir=scratch) as file:
+    with our_errors(scratch), tempfile.TemporaryFile(dir=scratch) as file:
         _take_room(file.fileno(), num_bytes, scratch)
         return np.memmap(file, dtype, "w+", shape=(count,))
 

@@ -18,7 +18,7 @@ from ngramstore.layout import BLOCK_ROWS, PAGE_BYTES
 from ngramstore.store.layers.datafile import content_digest
 
 GROUP_BITS = 16
-_SPARE_BYTES = 8  # kernels load 8 bytes where the last low bits begin
+SPARE_BYTES = 8  # kernels load 8 bytes where the last low bits begin
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class IndexPlan:
             "groups": keyed * 8 * ((buckets >> self.group_bits) + 1),
             "directory": keyed * 4 * (buckets + 1),
             "remainders": keyed * 4 * self.num_rows,
-            "low_bits": keyed * (-(-self.num_rows * self.low_bits // 8) + _SPARE_BYTES),
+            "low_bits": keyed * (-(-self.num_rows * self.low_bits // 8) + SPARE_BYTES),
             "offsets": sized * 8 * blocks,
             "lengths": sized * 2 * self.num_rows,
         }

@@ -19,7 +19,7 @@ from typing import Any
 import ngramstore
 from ngramstore.codec.registry import Codec, codec_from_spec
 from ngramstore.errors import DamagedStore, FormatError, IncompleteStore, NotAStore, UnsupportedVersion, UsageError
-from ngramstore.files import clear_errors, publish, read_around_holes
+from ngramstore.files import our_errors, publish, read_around_holes
 from ngramstore.hashing import HASH_NAME, MAX_N
 from ngramstore.layout import FORMAT_VERSION
 from ngramstore.store.layers.datafile import FileEntry, FileStamp
@@ -157,7 +157,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_NAME
     try:
-        with clear_errors(path):
+        with our_errors(path):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe would wait for a writer
     except FileNotFoundError:
         if (directory / BUILDING_NAME).exists():
