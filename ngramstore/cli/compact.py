@@ -30,6 +30,8 @@ def command(store: Path, trust_external: bool, quiet: bool, as_json: bool) -> No
     begin = time.perf_counter()
     with ngs.open(store, mode="rw", cache_bytes=0, trust_external=trust_external) as opened:
         before = opened.stats()
+        opened.flush()
+        changes = opened.stats()
         opened.compact(progress=not quiet)
         after = opened.stats()
     seconds = time.perf_counter() - begin
@@ -43,7 +45,7 @@ def command(store: Path, trust_external: bool, quiet: bool, as_json: bool) -> No
         click.echo(f"{store}: nothing to merge")
     else:
         click.echo(
-            f"{store}: merged {before['overlay_rows'] + before['unpublished_changes']:,} changed rows and "
-            f"{before['tombstones']:,} deletions into {after['rows']:,} rows, "
+            f"{store}: merged {changes['overlay_rows']:,} changed rows and "
+            f"{changes['tombstones']:,} deletions into {after['rows']:,} rows, "
             f"{bytes_text(after['total_bytes'])}, {seconds:.1f} s"
         )

@@ -15,7 +15,7 @@ from ngramstore.errors import MissingExtra, UsageError
 
 @click.command(name="demo", short_help="Show everything working, on text from this machine.")
 @click.argument("texts", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--store", "store_only", is_flag=True, help="The store alone: no model, no extras, under a minute.")
+@click.option("--store", "store_only", is_flag=True, help="The store alone: no model, no extras, about a minute.")
 @click.option("--quick", is_flag=True, help="A smaller model, trained for less time.")
 @click.option(
     "--out",
@@ -41,6 +41,8 @@ def command(
       ngramstore demo --store
       ngramstore demo --quick --out /tmp/demo
     """
+    if store_only and quick:
+        raise UsageError("--quick is for the whole demo, not for --store", hint="leave one of them out")
     tell = say if as_json else click.echo
     if not store_only:
         result = _full(out or Path("ngramstore-demo"), texts, quick, not quiet, tell)

@@ -1,6 +1,6 @@
 """`ngramstore demo --store`: the life of a store on real text, from building to verifying, with counts and times.
 
-The text is the Python sources of the standard library, the tokens are words and signs, the rows are noise made from each
+The text is by default the Python sources of the standard library, the tokens are words and signs, the rows are noise made from each
 n-gram's ID: what a row must be can be told at any time without keeping it.
 
 Shapes: T tokens, M n-grams, D row width, B lines, K longest n-gram.
@@ -9,9 +9,8 @@ Shapes: T tokens, M n-grams, D row width, B lines, K longest n-gram.
 from __future__ import annotations
 
 import re
-import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import ngramstore as ngs
 from ngramstore.cli.common import bytes_text
 from ngramstore.errors import UsageError
 from ngramstore.hashing import ngram_ids, row_ids
-from ngramstore.mine.inputs import TEXT_SUFFIXES, find_files
+from ngramstore.mine.inputs import TEXT_SUFFIXES, find_files, python_sources
 from ngramstore.store.repair.check import verify
 
 _MAX_N = 5
@@ -71,12 +70,13 @@ class _Steps:
 def _read_text(texts: tuple[Path, ...], words: dict[str, int]) -> tuple[dict[str, Any], str, np.ndarray]:
     tokens: list[int] = []
     num_files = num_bytes = 0
-    for file in _files(texts):
-        text = file.read_text("utf-8", errors="replace")
+    for file in find_files(texts, TEXT_SUFFIXES) if texts else python_sources():
+        data = file.read_bytes()
+        text = data.decode("utf-8", "replace")
         tokens.extend(words.setdefault(word, len(words) + 1) for word in _WORDS.findall(text))
         tokens.append(_END_OF_FILE)
         num_files += 1
-        num_bytes += len(text)
+        num_bytes += len(data)
         if num_bytes >= _MOST_TEXT_BYTES:
             break
     if len(tokens) < 2 * _LINE_TOKENS:
@@ -84,14 +84,6 @@ def _read_text(texts: tuple[Path, ...], words: dict[str, int]) -> tuple[dict[str
     facts = {"files": num_files, "bytes": num_bytes, "tokens": len(tokens), "words": len(words)}
     sentence = f"{len(tokens):,} tokens, {len(words):,} different, in {num_files:,} files"
     return facts, sentence, np.array(tokens, np.uint32)
-
-
-def _files(texts: tuple[Path, ...]) -> Iterator[Path]:
-    if texts:
-        yield from find_files(texts, TEXT_SUFFIXES)
-        return
-    library = Path(sysconfig.get_paths()["stdlib"])
-    yield from sorted(file for file in library.rglob("*.py") if "site-packages" not in file.parts)
 
 
 def _frequent(tokens_T: np.ndarray) -> tuple[dict[str, Any], str, tuple[np.ndarray, np.ndarray]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from importlib import import_module
 
 import click
 
-from ngramstore.cli.main import CORE_COMMANDS, GROUPS, cli
+from ngramstore.cli.main import GROUPS, cli
 
 _HEAD = """# The command line
 
@@ -18,21 +17,20 @@ faults or something was lost, 2 wrong use or an error that the message explains,
 SIGTERM). `ngramstore --verbose COMMAND` shows the traceback of an error.
 """
 _WIDTH = 110
-_INTEGRATIONS = {
-    "train": "ngramstore_torch.cli.train",
-    "export": "ngramstore_torch.cli.export",
-    "evaluate": "ngramstore_torch.cli.evaluate",
-    "generate": "ngramstore_torch.cli.generate",
-}
 
 
 def document() -> str:
     """The whole page."""
-    names = {name: f"ngramstore.cli.{name}" for name in CORE_COMMANDS} | _INTEGRATIONS
-    commands = {name: import_module(names[name]).command for group in GROUPS.values() for name in group}
+    commands = {name: _command(name) for group in GROUPS.values() for name in group}
     table = [f"| [`{name}`](#ngramstore-{name}) | {command.short_help} |" for name, command in commands.items()]
     sections = [_section(name, command) for name, command in commands.items()]
     return "\n".join([_HEAD, "| command | what it does |", "|---|---|", *table, "", *sections])
+
+
+def _command(name: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None, f"{name} is in GROUPS and not installed"
+    return command
 
 
 def _section(name: str, command: click.Command) -> str:

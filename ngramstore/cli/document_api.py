@@ -43,7 +43,7 @@ _PAGE = {
         Store.close
     """,
     "Mine": """
-        ngramstore.mine: open_corpus inputs.read_documents TokenShards Shard load_tokenizer train_bpe Tokenizer require_tokenizer
+        ngramstore.mine: open_corpus python_sources inputs.read_documents TokenShards Shard load_tokenizer train_bpe Tokenizer require_tokenizer
         mine_ngrams Vocabulary Matcher report Report reports.Matches held_out_spans num_held_out count_shard
         merge_runs assign_ids
     """,

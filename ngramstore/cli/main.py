@@ -106,6 +106,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         if sys.stdout is None:
             ctx.exit(_tell(ctx, "stdout is closed", "results go there: send it to a file, or to /dev/null"))
+        if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes; as Python does for stderr
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):

@@ -17,7 +17,7 @@ from ngramstore.cli.common import emit, json_option, quiet_option, say
 @quiet_option
 @json_option
 def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, quiet: bool, as_json: bool) -> None:
-    """Save every good row of a damaged store. Prints a line for each row or change that is lost.
+    """Save every good row of a damaged store. Prints a line for each row or change that is lost, or for neighbours that are.
 
     An undamaged store is left unchanged. Otherwise all good rows, with published and unpublished changes, are written as a new
     base, which replaces the old one atomically; it needs room for a second copy. What is stored redundantly is restored: IDs from
@@ -42,19 +42,21 @@ def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, qui
                 "dry_run": dry_run,
                 "faults": [str(fault) for fault in report.faults],
                 "lost": report.lost,
+                "lost_rows": report.num_lost,
                 "lost_for_want_of_tokens": report.num_without_tokens,
                 "rows": report.num_rows,
-                "changed": report.is_changed and not dry_run,
+                "changed": report.is_damaged and not dry_run,
             }
         )
     else:
         for line in report.lost:
             click.echo(f"lost: {line}")
-        if not report.is_changed:
+        if not report.is_damaged:
             click.echo(f"{store}: all is well, nothing to repair")
         else:
             verb = "would be kept" if dry_run else f"are in {report.out}"
-            say(f"{len(report.faults):,} faults; {report.num_rows:,} rows {verb}, {len(report.lost):,} losses")
+            lost = f"{report.num_lost:,} rows lost ({len(report.lost):,} lines)"
+            say(f"{len(report.faults):,} faults; {report.num_rows:,} rows {verb}, {lost}")
             if report.num_without_tokens:
                 say(f"{report.num_without_tokens:,} of the lost rows only lack their tokens: --drop-tokens keeps them")
     click.get_current_context().exit(1 if report.lost else 0)

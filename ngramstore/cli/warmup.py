@@ -18,7 +18,8 @@ def command(as_json: bool) -> None:
 
     Run it once after installing, for example while a container image is built. It builds, changes, compacts and reads a small
     store with every codec in a temporary directory, and keeps the machine code in numba's cache: a process that finds it there
-    compiles nothing. NUMBA_CACHE_DIR says where the cache is; without a writable place nothing is kept.
+    compiles nothing. NUMBA_CACHE_DIR says where the cache is; without a writable place nothing is kept. Run it as the user that
+    will serve: numba uses no cache that it may not write to, subfolders included.
 
     \b
     Examples:

@@ -21,6 +21,7 @@ from ngramstore.mine.scratch import folder_beside
 from ngramstore.mine.shards import MANIFEST_NAME, TokenShards, file_crc, manifest_bytes
 from ngramstore.mine.token_files import open_token_files
 from ngramstore.mine.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from ngramstore.options import choose
 
 SHARD_TOKENS = 1 << 25
 """A shard ends with the first document that brings it here."""
@@ -44,15 +45,14 @@ def open_corpus(
     """Open a corpus, tokenising it first where it is text and the cache does not have it yet.
 
     inputs: text files and folders, .jsonl and .jsonl.zst and .parquet (field "text"), or token files .bin and .npy; a file that
-    is named twice, also by its folder or a symbolic link, is read once.
+    is named twice, also by its folder or a link, is read once.
     tokenizer: one, a path for `load_tokenizer`, or "train:SIZE" for a BPE trained on the corpus; token files need none, but
     carry its identity if it is given. cache: folder for what text turns into (needed for text).
     eos_id, dtype: for token files, the token that ends a document, and "uint16" or "uint32" for .bin.
     documents, errors: see `read_documents`. Raises UsageError, MissingExtra, DiskFull.
     """
-    for name, value, known in (("documents", documents, ("file", "line")), ("errors", errors, ("strict", "replace"))):
-        if value not in known:
-            raise UsageError(f"{name} is {value!r}, it can be {' or '.join(map(repr, known))}")
+    choose("documents", documents, ("file", "line"))
+    choose("errors", errors, ("strict", "replace"))
     files = find_files(inputs, suffixes)
     are_tokens = [path.name.endswith(TOKEN_SUFFIXES) for path in files]
     if all(are_tokens):

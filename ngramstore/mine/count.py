@@ -1,4 +1,4 @@
-"""One level of mining over one shard: count the n-grams that can be frequent, then number the positions of those that are.
+"""One level of mining: count the n-grams of a shard that can be frequent, then number the positions of those that are.
 
 Numbers stand for n-grams: `ids` holds, for each position, the number of the frequent (n-1)-gram that ends there (its rank in
 token order) or NO_ID. A key is (number of the prefix) << 32 | token, so a key is counted only where prefix and suffix are
@@ -12,12 +12,14 @@ Shapes: T position, N keys, C table slots.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from ngramstore.errors import DamagedStore, UsageError
+from ngramstore.file_writer import FileWriter
 from ngramstore.kernels.count_table import empty_table
 from ngramstore.kernels.native import mining as native
 from ngramstore.mine.merge import merge_runs
@@ -32,6 +34,8 @@ _BYTES_PER_SLOT = 34
 """A slot is 16 B. Writing a full table (70 % used) sorts a copy of its keys: 27 B a slot in all; the rest is for chunks."""
 _BYTES_PER_NUMBER = 96
 """A frequent n-gram takes 2 slots of 16 B, and its pair is there in three copies while it is read."""
+_MOST_SLOTS = 1 << 32
+"""Of a table: the kernels find a slot as (32 bits of the hash * number of slots) >> 32, a product that wraps in 64 bits beyond this."""
 _FULLEST = 0.7
 _FIRST_SLOTS = 1 << 12
 _ON_PROGRESS = Callable[[int], object]
@@ -67,7 +71,7 @@ def count_shard(
     Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged. Those are never used after a power cut, so
     they are not synced; sync=False says the same of out_path.
     """
-    most_slots = max(16, memory_bytes // _BYTES_PER_SLOT)
+    most_slots = _most_slots(memory_bytes)
     table_C2 = empty_table(min(_FIRST_SLOTS, most_slots))
     used = 0
     spills: list[Path] = []
@@ -96,51 +100,78 @@ def count_shard(
 
 
 def assign_ids(
-    shard: Shard,
-    ids: Path | None,
+    shards: Sequence[Shard],
+    ids: Sequence[Path | None],
     frequent_path: Path,
-    out_path: Path,
+    out_paths: Sequence[Path],
     *,
     memory_bytes: int,
     on_progress: _ON_PROGRESS | None = None,
 ) -> None:
-    """Number the frequent n-gram that ends at each position: -> out_path, (T,) u32, NO_ID where there is none.
+    """Number the frequent n-gram that ends at each position of some shards: -> out_paths, (T,) u32, NO_ID where there is none.
 
-    frequent_path: the level's run; an n-gram's number is its place there. Where the run does not fit the memory, the shard
-    is passed once for each part that does.
+    ids: of each shard, as for `count_shard`. frequent_path: the level's run; an n-gram's number is its place there.
+    The run is made into a table once for all the shards. Where it does not fit the memory, there is a table for each part that does,
+    every shard is passed once for each, and the files of all the shards are open until the last pass.
     """
-    with published(out_path, sync_directory=False) as file:
-        is_first = True
-        for table_C2 in _number_tables(frequent_path, memory_bytes):
-            at = 0
-            for keys_T in _keys(shard, ids, memory_bytes, on_progress if is_first else None):
+    with ExitStack() as stack:
+        ends = [stack.enter_context(ExitStack()) for _ in shards]
+        files: list[FileWriter] = []
+        for table_C2, is_last in _number_tables(frequent_path, memory_bytes):
+            is_first = not files
+            for i, shard in enumerate(shards):
+                keys = _keys(shard, ids[i], memory_bytes, on_progress if is_first else None)
                 if is_first:
-                    ids_T = np.full(len(keys_T), NO_ID, np.uint32)
+                    files.append(ends[i].enter_context(published(out_paths[i], sync_directory=False)))
+                    _write_numbers(files[i], keys, table_C2)
                 else:
-                    ids_T = np.frombuffer(bytearray(file.read(4 * at, 4 * len(keys_T))), np.uint32)
-                native.find_ids(keys_T, table_C2, ids_T)
-                if is_first:
-                    file.write(ids_T)
-                else:
-                    file.rewrite(4 * at, ids_T.data)
-                at += len(keys_T)
-            is_first = False
-        if is_first:  # nothing is frequent, so no pass was made
-            for begin in range(0, shard.num_tokens, 1 << 16):
-                file.write(np.full(min(1 << 16, shard.num_tokens - begin), NO_ID, np.uint32))
+                    _add_numbers(files[i], keys, table_C2)
+                if is_last:
+                    ends[i].close()  # publishes the file: what is done stays done if the next shard fails
 
 
-def _number_tables(frequent_path: Path, memory_bytes: int) -> Iterator[np.ndarray]:
-    """Tables from key to number: one, or as many as it takes to stay in the memory."""
+def _write_numbers(file: FileWriter, keys: Iterator[np.ndarray], table_C2: np.ndarray) -> None:
+    """The first pass: a number for each key, NO_ID for those that the table does not have."""
+    for keys_T in keys:
+        ids_T = np.full(len(keys_T), NO_ID, np.uint32)
+        native.find_ids(keys_T, table_C2, ids_T)
+        file.write(ids_T)
+    file.flush()  # so that one file at a time holds a buffer
+
+
+def _add_numbers(file: FileWriter, keys: Iterator[np.ndarray], table_C2: np.ndarray) -> None:
+    """A later pass: the numbers that this table has are written over what is there."""
+    at = 0
+    for keys_T in keys:
+        ids_T = np.frombuffer(bytearray(file.read(4 * at, 4 * len(keys_T))), np.uint32)
+        native.find_ids(keys_T, table_C2, ids_T)
+        file.rewrite(4 * at, ids_T.data)
+        at += len(keys_T)
+
+
+def _number_tables(frequent_path: Path, memory_bytes: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Tables from key to number, each with whether it is the last: one, or as many as it takes to stay in the memory."""
     run = RunReader(frequent_path)
     if run.num_pairs >= NO_ID:
         raise UsageError(f"{run.num_pairs} frequent n-grams of one length exceed 2**32 - 2", hint="raise min_count")
+    if not run.num_pairs:
+        yield empty_table(2), True
     first_id = 0
-    for pairs_N2 in run.blocks(max(16, memory_bytes // _BYTES_PER_NUMBER)):
+    for pairs_N2 in run.blocks(_most_numbers(memory_bytes)):
         table_C2 = empty_table(2 * len(pairs_N2))
         native.fill_ids(pairs_N2[:, 0].copy(), first_id, table_C2)
-        yield table_C2
         first_id += len(pairs_N2)
+        yield table_C2, first_id == run.num_pairs
+
+
+def _most_slots(memory_bytes: int) -> int:
+    """Slots that a table of counts may grow to."""
+    return min(max(16, memory_bytes // _BYTES_PER_SLOT), _MOST_SLOTS)
+
+
+def _most_numbers(memory_bytes: int) -> int:
+    """Frequent n-grams that a table may hold; it has two slots for each."""
+    return min(max(16, memory_bytes // _BYTES_PER_NUMBER), _MOST_SLOTS // 2)
 
 
 def _keys(shard: Shard, ids: Path | None, memory_bytes: int, on_progress: _ON_PROGRESS | None) -> Iterator[np.ndarray]:

@@ -7,13 +7,14 @@ import json
 import logging
 import os
 import re
+import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ngramstore.errors import MissingExtra, UsageError
-from ngramstore.files import clear_errors
+from ngramstore.files import our_errors
 
 _log = logging.getLogger("ngramstore")
 
@@ -43,7 +44,7 @@ class Piece:
 def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str] | None = None) -> list[Path]:
     """Files named one by one, and for folders all files below them with one of the suffixes, by path.
 
-    Hidden files and folders are passed over, symbolic links are followed. A file that inputs name twice, or by a link too, is there
+    Hidden files and folders are passed over, symbolic links are followed. A file that inputs name twice, or by a link of any kind too, is there
     once, where it came first. Raises UsageError for a path that does not exist, a pipe, one that may not be read, and where nothing is
     found.
     """
@@ -67,17 +68,33 @@ def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str
             f"nothing to read in {', '.join(repr(str(path)) for path in given) or 'an empty list of inputs'}",
             hint=f"folders are searched for {' '.join(wanted)}; name others with suffixes (`--suffix`)",
         )
-    once: dict[Path, Path] = {}
+    once: dict[tuple[int, int], Path] = {}  # not by name: there are file systems to which "A" and "a" are one
     for path in files:
-        once.setdefault(path.resolve(), path)
+        with our_errors(path):
+            about = path.stat()
+        once.setdefault((about.st_dev, about.st_ino), path)
     return list(once.values())
+
+
+def python_sources(max_bytes: int = 0) -> list[Path]:
+    """The Python files of the running interpreter's standard library: a corpus that everybody has.
+
+    max_bytes: stop at about that much, taken evenly from the whole; 0 takes all.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [p for p in sorted(root.rglob("*.py")) if "site-packages" not in p.parts and p.stat().st_size > 200]
+    if not max_bytes:
+        return files
+    total = sum(path.stat().st_size for path in files)
+    keep = min(1.0, max_bytes / total)
+    return [path for i, path in enumerate(files) if int((i + 1) * keep) > int(i * keep)]
 
 
 def _below(folder: Path) -> Iterator[Path]:
     """Every file below a folder that is not hidden, each folder once."""
 
     def refuse(error: OSError) -> None:
-        with clear_errors(Path(error.filename)):
+        with our_errors(Path(error.filename)):
             raise error
 
     seen: set[tuple[int, int]] = set()
@@ -88,13 +105,13 @@ def _below(folder: Path) -> Iterator[Path]:
             continue
         seen.add((about.st_dev, about.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        with clear_errors(Path(place)):
+        with our_errors(Path(place)):
             yield from (Path(place, name) for name in names if name[0] != "." and Path(place, name).is_file())
 
 
 def is_binary(path: Path) -> bool:
     """True for a file of text type whose first 8 KiB hold a NUL byte."""
-    with clear_errors(path), open(path, "rb") as file:
+    with our_errors(path), open(path, "rb") as file:
         return b"\0" in file.read(8192) and not path.name.endswith(RECORD_SUFFIXES)
 
 

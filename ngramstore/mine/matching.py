@@ -12,13 +12,15 @@ import numpy as np
 from ngramstore.errors import UsageError
 from ngramstore.kernels.count_table import empty_table
 from ngramstore.kernels.native import mining as native
+from ngramstore.windows import as_tokens
 
 
 class Matcher:
     """Finds which of M different n-grams is the longest to end at each position. Threads: any number."""
 
     def __init__(self, tokens_MK: np.ndarray, lengths_M: np.ndarray) -> None:
-        """tokens (M, K) u32 left-aligned, lengths (M,) u8 from 1 to K; neither may change. Raises UsageError for a repeat."""
+        """tokens (M, K) u32 left-aligned, lengths (M,) u8 from 1 to K; neither may change. Raises UsageError for others, and a repeat."""
+        _check_ngrams(tokens_MK, lengths_M)
         self._tokens_MK, self._lengths_M = tokens_MK, lengths_M
         self._shortest = int(lengths_M.min(initial=tokens_MK.shape[1]))
         self._lock = threading.Lock()
@@ -76,14 +78,26 @@ class Matcher:
         return True
 
 
+def _check_ngrams(tokens_MK: np.ndarray, lengths_M: np.ndarray) -> None:
+    """The kernels believe lengths: UsageError where one does not fit its line."""
+    kinds = {tokens_MK.dtype.kind, lengths_M.dtype.kind}
+    if tokens_MK.ndim != 2 or lengths_M.shape != (len(tokens_MK),) or not kinds <= {"u", "i"}:
+        raise UsageError(
+            f"tokens are {tokens_MK.dtype} {tokens_MK.shape}, lengths {lengths_M.dtype} {lengths_M.shape}",
+            hint="wanted integers (M, K) and (M,)",
+        )
+    if len(lengths_M) and not 1 <= int(lengths_M.min()) <= int(lengths_M.max()) <= tokens_MK.shape[1]:
+        raise UsageError(
+            f"lengths run from {lengths_M.min()} to {lengths_M.max()}, lines have {tokens_MK.shape[1]} tokens"
+        )
+
+
 def as_token_ids(tokens: np.ndarray) -> np.ndarray:
     """A vector of integers as contiguous u32. Raises UsageError for another shape, other values or no integers."""
-    array = np.asarray(tokens)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "ui"):
-        raise UsageError(f"tokens are {array.dtype} of shape {array.shape}, wanted a vector of integers")
-    if array.size and array.dtype != np.uint32 and not (array.min() >= 0 and array.max() < 1 << 32):
-        raise UsageError(f"token ids run from {array.min()} to {array.max()}, they must be 0 to 2**32 - 1")
-    return np.ascontiguousarray(array, np.uint32)
+    array = as_tokens(tokens)
+    if array.ndim != 1:
+        raise UsageError(f"tokens have shape {array.shape}, wanted a vector (T,)")
+    return np.ascontiguousarray(array)
 
 
 def start_flags(starts: np.ndarray, num_tokens: int) -> np.ndarray:

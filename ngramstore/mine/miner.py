@@ -23,11 +23,14 @@ from ngramstore.mine.count import LEAST_MEMORY_BYTES, assign_ids, count_shard, m
 from ngramstore.mine.merge import merge_runs
 from ngramstore.mine.refine import is_in_reach, refine
 from ngramstore.mine.select import select_top
-from ngramstore.mine.shards import Shard, TokenShards, check_held_out, held_out_spans, num_held_out
+from ngramstore.mine.shards import TokenShards, check_held_out, held_out_spans, num_held_out
 from ngramstore.mine.vocab import Vocabulary
 from ngramstore.mine.work import WorkDirectory
 from ngramstore.mine.workers import start_workers
+from ngramstore.options import is_whole
 
+_SHARDS_A_CALL = 64
+"""Numbered with one table; their files may all be open together, and a process may open 1,024 (256 on macOS)."""
 _DEAD_WORKER = (
     "mine again to resume, with less memory_bytes if the system killed it; "
     'a script that uses workers needs `if __name__ == "__main__":` around its calls'
@@ -106,6 +109,10 @@ def mine_ngrams(
 
 def check_options(max_n: int, size: int, min_count: int, memory_bytes: int, workers: int, held_out: float) -> None:
     """UsageError for the first option of `mine_ngrams` that is out of range; whoever reads a corpus first asks here before."""
+    counts = {"max_n": max_n, "size": size, "min_count": min_count, "memory_bytes": memory_bytes, "workers": workers}
+    for name, value in counts.items():
+        if not is_whole(value):
+            raise UsageError(f"{name} is {value!r}", hint="give a whole number")
     if not 2 <= max_n <= MAX_N:
         raise UsageError(f"max_n is {max_n}, it must be 2 to {MAX_N}", hint="a single token is not an n-gram")
     for name, value in (("size", size), ("min_count", min_count), ("workers", workers)):
@@ -187,44 +194,63 @@ class _Miner:
         if space.frequent(n).exists():
             bar.update(self.corpus.num_tokens)
         elif len(before) == 1:
-            self._each(
-                count_shard, [(self.corpus.shards[0], before[0], space.frequent(n))], bar,
-                min_count=self.min_count, sync=space.sync,
-            )  # fmt: skip
+            self._count(before, [space.frequent(n)], bar, min_count=self.min_count)
         else:
             runs = [space.counts(n, i) for i in numbers]
-            self._each(count_shard, list(zip(self.corpus.shards, before, runs, strict=True)), bar, sync=space.sync)
+            self._count(before, runs, bar, min_count=1)
             merge_runs(runs, space.frequent(n), self.min_count, memory_bytes=self.memory_bytes, sync=space.sync)
         for i in numbers:
             remove(space.counts(n, i))
         if n == self.max_n:
             return
-        ids = [space.ids(n, i) for i in numbers]
-        rows = zip(self.corpus.shards, before, ids, strict=True)
-        self._each(assign_ids, [(shard, path, space.frequent(n), out) for shard, path, out in rows], bar)
+        self._number(before, space.frequent(n), [space.ids(n, i) for i in numbers], bar)
         space.finish(n)
         for path in before:
             if path is not None:
                 remove(path)
 
-    def _each(self, function: Callable[..., None], calls: list[tuple[Any, ...]], bar: Any, **options: int) -> None:
-        """Make the calls whose last argument, a file to write, does not exist yet; in this process or in several."""
-        todo = []
-        for call in calls:
-            if call[-1].exists():
-                bar.update(call[0].num_tokens)
+    def _count(self, before: list[Path | None], runs: list[Path], bar: Any, *, min_count: int) -> None:
+        """Count each shard into its run, unless that exists."""
+        todo = self._unfinished(before, runs, bar)
+        calls = [(row, row[0].num_tokens) for row in todo]
+        self._call(count_shard, calls, bar, min_count=min_count, sync=self.space.sync)
+
+    def _number(self, before: list[Path | None], frequent: Path, ids: list[Path], bar: Any) -> None:
+        """Number the positions of each shard, unless its numbers exist; some shards a call, as many for each worker."""
+        todo = self._unfinished(before, ids, bar)
+        step = max(1, min(_SHARDS_A_CALL, -(-len(todo) // self.workers)))
+        calls: list[tuple[tuple[Any, ...], int]] = []
+        for at in range(0, len(todo), step):
+            shards, paths, outs = (list(column) for column in zip(*todo[at : at + step], strict=True))
+            calls.append(((shards, paths, frequent, outs), sum(shard.num_tokens for shard in shards)))
+        self._call(assign_ids, calls, bar)
+
+    def _unfinished(self, before: list[Path | None], outs: list[Path], bar: Any) -> list[tuple[Any, ...]]:
+        """(shard, its numbers of the length before, file to write) for each of the files that does not exist yet."""
+        todo: list[tuple[Any, ...]] = []
+        for row in zip(self.corpus.shards, before, outs, strict=True):
+            if row[-1].exists():
+                bar.update(row[0].num_tokens)
             else:
-                todo.append(call)
-        if self.pool is None or len(todo) < 2:
-            for call in todo:
-                function(*call, memory_bytes=self.memory_bytes, on_progress=bar.update, **options)
+                todo.append(row)
+        return todo
+
+    def _call(
+        self, function: Callable[..., None], calls: list[tuple[tuple[Any, ...], int]], bar: Any, **options: int
+    ) -> None:
+        """Make calls, given as arguments and the number of tokens that they pass, in this process or in several."""
+        if self.pool is None or len(calls) < 2:
+            for arguments, _ in calls:
+                function(*arguments, memory_bytes=self.memory_bytes, on_progress=bar.update, **options)
             return
         share = self.memory_bytes // self.workers
         try:
-            waiting = {self.pool.submit(function, *call, memory_bytes=share, **options): call[0] for call in todo}
+            waiting = {
+                self.pool.submit(function, *arguments, memory_bytes=share, **options): num_tokens
+                for arguments, num_tokens in calls
+            }
             for done in as_completed(waiting):
                 done.result()
-                shard: Shard = waiting[done]
-                bar.update(shard.num_tokens)
+                bar.update(waiting[done])
         except BrokenProcessPool as error:  # of a worker that was killed while it had nothing to do `submit` tells
             raise NgramStoreError("a worker process died", hint=_DEAD_WORKER) from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ngramstore.files import clear_errors, make_directory, remove_if_possible
+from ngramstore.files import make_directory, our_errors, remove_if_possible
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -38,7 +38,7 @@ def _new_folder(entry: Path) -> tuple[Path, int]:
         folder, fd = entry.with_name(f"{entry.name}.tmp-{secrets.token_hex(8)}"), -1
         try:
             make_directory(folder)
-            with clear_errors(folder), suppress(FileNotFoundError):  # another process took it for a left-over
+            with our_errors(folder), suppress(FileNotFoundError):  # another process took it for a left-over
                 fd = os.open(folder, _FOLDER)
             if fd >= 0 and _is_locked(fd) is not False and _is_at(folder, fd):
                 return folder, fd

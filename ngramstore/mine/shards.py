@@ -99,7 +99,7 @@ class TokenShards:
 
         Raises FormatError where the folder is not one, DamagedStore where a file is not as it was written.
         """
-        folder = Path(path)
+        folder = Path(path).absolute()  # shards are read later, and in other processes
         manifest = _read_manifest(folder / MANIFEST_NAME)
         shards = [_checked_shard(folder, entry) for entry in manifest["shards"]]
         return cls(shards, manifest["identity"], manifest["tokenizer_id"], manifest["tokenizer_name"])

@@ -32,7 +32,7 @@ def open_token_files(
     """
     whole = hashlib.sha256(f"tokens eos={eos_id}".encode())
     shards, is_separated = [], eos_id is None
-    for path in files:
+    for path in map(Path.absolute, files):
         kind, header_bytes, num = _npy_header(path) if path.suffix == ".npy" else _bin_header(path, dtype)
         bare = Shard(path, kind, num, 1, header_bytes, starts_array=np.array([0, num], np.uint64))
         content, ends = hashlib.sha256(kind.encode()), []

@@ -16,6 +16,7 @@ from ngramstore.hashing import MAX_N
 from ngramstore.mine.matching import Matcher
 from ngramstore.mine.tokenizers import require_tokenizer
 from ngramstore.mine.vocab_file import read_vocab, write_vocab
+from ngramstore.windows import as_integers
 
 _PIECE_TOKENS = 1 << 22
 _FACTS: dict[str, type] = {
@@ -117,6 +118,9 @@ class Vocabulary:
 
         starts: ascending offsets of documents, the first 0. `tag` takes some 20 bytes a token beside the tokens, this 100 MB.
         """
+        starts = as_integers(starts, "starts")
+        if starts.dtype.itemsize < 8:  # offsets of ours go beyond theirs
+            starts = starts.astype(np.int64)
         for begin in range(0, len(tokens), _PIECE_TOKENS):
             end = min(len(tokens), begin + _PIECE_TOKENS)
             first = max(0, begin - self.max_n + 1)  # the first n-grams of a piece reach back to there

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ngramstore
-from bench import profiles, scale_plan
+from bench import profiles, scale_plan, scale_prose
 from bench.check import WrongAnswer
 from bench.sampler import Sampler
 from bench.setup import Setup
@@ -125,6 +125,83 @@ def test_the_plan_multiplies_what_was_measured():
         360 * 100 / 3600, rel=0.05
     )  # 100 times the keys, as many bytes each
     assert float(line.split("|")[3]) > 6 * float(line.split("|")[2])
+
+
+SIZES = ("1,000 keys", "10,000 keys", "100,000 keys")
+
+
+def saved_run(folder, memory_mib: float = 700.0, **cases: dict[str, list[float]]):
+    """A folder with a run of three sizes; cases: name -> metric -> its value at each size."""
+    content = [
+        {
+            "name": name,
+            "subjects": {
+                size: {
+                    "metrics": {
+                        metric: {"median": values[i], "values": [values[i]]} for metric, values in metrics.items()
+                    },
+                    "facts": {"memory_mib": memory_mib},
+                }
+                for i, size in enumerate(SIZES)
+            },
+        }
+        for name, metrics in cases.items()
+    ]
+    result = {"bench": "scale", "machine": {"time": "now"}, "options": {"quick": False}, "cases": content}
+    (folder / "scale.json").write_text(json.dumps(result))
+    return folder
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ([1.0, 2.0, 3.0], "slower with size"),
+        ([3.0, 2.0, 1.0], "faster with size"),
+        ([1.0, 3.0, 2.0], "no trend"),
+        ([3.0, 1.0, 2.0], "no trend"),
+        ([1.0, 1.02, 1.05], "no trend"),
+        ([1.05, 1.02, 1.0], "no trend"),
+        ([1.0], "no trend"),
+    ],
+)
+def test_a_trend_is_what_every_size_and_all_of_them_show(times, words):
+    assert scale_prose.trend(times) == words
+
+
+def test_what_is_said_of_probes_is_what_the_run_found(tmp_path):
+    folder = saved_run(
+        tmp_path,
+        hot={"us_per_key@1024": [1.0, 2.0, 3.0], "us_per_key@1": [4.0, 3.0, 2.0]},
+        absent={"us_per_key@1024": [1.0, 3.0, 2.0], "us_per_key@1": [1.0, 1.01, 1.02]},
+    )
+    said = one_line(scale_prose.probes(folder))
+    assert said.startswith("The time of a key among 100,000 keys as a multiple of that among 1,000 keys:")
+    assert "in calls of 1,024, *hot* 3.00 (slower with size) and *absent* 2.00 (no trend);" in said
+    assert "in calls of one, *hot* 0.50 (faster with size) and *absent* 1.02 (no trend)." in said
+
+
+def test_a_miss_costs_what_the_uniform_keys_take_without_the_absent_ones(tmp_path):
+    times = {"uniform": 3.0, "hot": 0.5, "absent": 0.5, "zipf": 4.0, "zipf_quarter": 1.0}
+    folder = saved_run(tmp_path, **{name: {"us_per_key@1024": [1.0, 2.0, last]} for name, last in times.items()})
+    said = one_line(scale_prose.misses(folder))
+    assert "among 100,000 keys, a stored key takes about 3.6 us where hardly any row is cached" in said
+    assert "and 0.5 us where every row is (*hot*, likewise)" in said
+    assert "*zipf* 4.00 (slower with size), *uniform* 3.00 (slower with size);" in said
+    assert said.endswith("*zipf_quarter* 1.00 (no trend).")
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "said"), [(700.0, "none held more."), (600.0, "that of 100,000 keys held 50 MiB more.")]
+)
+def test_a_build_is_said_to_hold_more_than_its_budget_only_where_it_did(tmp_path, memory_mib, said):
+    folder = saved_run(tmp_path, memory_mib, build={"anon_mib": [100.0, 500.0, 650.0]})
+    text = one_line(scale_prose.build_memory(folder))
+    assert "builds of 1,000, 10,000 and 100,000 keys held 100, 500 and 650 MiB at their peaks" in text
+    assert text.endswith(f"`memory_bytes` was {memory_mib:.0f} MiB, and {said}")
 
 
 def test_the_scale_page_is_made_from_the_json():

@@ -555,3 +555,11 @@ def test_a_bool_is_no_number(tmp_path, bad):
     with pytest.raises(UsageError, match=f"{next(iter(bad))} must be"):
         ngs.build(tmp_path / "store", **{"dim": 6, "max_n": 3, **bad})
     assert not (tmp_path / "store").exists()
+
+
+def test_no_rows_may_come_with_no_numbers(quick_path):
+    with ngs.build(quick_path / "s", dim=4, addressing="row", codec="f32") as builder:
+        builder.add_rows(np.zeros((0, 4), np.float32), [])
+        builder.add_rows(np.ones((2, 4), np.float32), [1, 0])
+    with ngs.open(quick_path / "s") as store:
+        assert len(store) == 2

@@ -88,7 +88,7 @@ def test_a_good_store_has_no_faults_and_is_not_touched_by_repair(copy, kind):
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     report = examine(path)
     assert (report.faults, report.notes) == ([], [])
-    assert not repair(path).is_changed
+    assert not repair(path).is_damaged
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
@@ -224,7 +224,7 @@ def test_a_token_block_loses_only_the_ngrams_that_were_overwritten(quick_path):
     report = repair(quick_path / "store")
     saved = published(quick_path / "store")
     assert saved.items() <= wanted.items()
-    assert 2 <= len(wanted) - len(saved) == len(report.lost) <= 3  # an n-gram takes five bytes here
+    assert 2 <= len(wanted) - len(saved) == report.num_lost <= 3  # an n-gram takes five bytes here
 
 
 def test_lengths_of_compressed_rows_come_back_from_their_checksums(copy):
@@ -324,7 +324,7 @@ def test_rows_whose_tokens_are_lost_are_kept_if_tokens_are_given_up(quick_path):
     model = {**stored, (1, 1): 500, (900,): 501}
     (path / "base-000001.tokens").unlink()
     strict = repair(path, quick_path / "strict")
-    assert (strict.num_rows, len(strict.lost), strict.num_without_tokens) == (2, 299, 299)
+    assert (strict.num_rows, strict.num_lost, strict.num_without_tokens) == (2, 299, 299)
     assert published(quick_path / "strict") == {(1, 1): 500, (900,): 501}
     report = repair(path, drop_tokens=True)
     assert (report.num_rows, report.lost, report.num_without_tokens) == (301, [], 0)
@@ -551,7 +551,7 @@ def test_a_file_that_may_not_be_opened_is_not_damaged_and_repair_changes_nothing
             assert os.strerror(code) in caught.value.message
             assert "nothing has changed" in caught.value.hint
     assert content_of(path) == before
-    assert not repair(path).is_changed
+    assert not repair(path).is_damaged
 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe"])
@@ -651,8 +651,8 @@ def test_verify_a_dry_run_and_a_repair_elsewhere_change_no_byte_of_a_store_with_
     before = every_byte(path)
     assert f"{journal.name} holds 3 changes that are not published yet" in examine(path).notes
     assert every_byte(path) == before
-    assert repair(path, dry_run=True).is_changed == is_damaged
-    assert repair(path, quick_path / "out").is_changed == is_damaged
+    assert repair(path, dry_run=True).is_damaged == is_damaged
+    assert repair(path, quick_path / "out").is_damaged == is_damaged
     assert every_byte(path) == before
     if is_damaged:
         assert published(quick_path / "out")[7, 102] == 2
@@ -835,7 +835,7 @@ def test_a_system_without_temporary_directories_is_a_note(copy, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     report = examine(path)
     assert report.faults == [] and any("temporary directory" in note for note in report.notes)
-    assert not repair(path).is_changed
+    assert not repair(path).is_damaged
     assert content_without_lock(path) == before
 
 

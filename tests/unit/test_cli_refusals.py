@@ -124,3 +124,21 @@ def test_closed_streams_are_said(tmp_path, stream, wanted):
     command = f"{sys.executable} -m ngramstore lookup {path} {stream}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, input="", check=False)
     assert done.returncode == 2 and wanted in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("utf-8:strict", os.fsdecode(b"bad\xff")), ("latin-1:strict", "☃")])
+def test_a_path_that_stdout_cannot_show_fails_no_command(quick_path, encoding, name):
+    build_rows(quick_path / name, some_rows(20))
+    done = subprocess.run(
+        [sys.executable, "-m", "ngramstore", "verify", str(quick_path / name)],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        check=False,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"all is well" in done.stdout
+
+
+def test_the_quick_demo_is_not_the_demo_of_the_store(tmp_path):
+    done = run("demo", "--store", "--quick", "--out", tmp_path / "out")
+    assert done.exit_code == 2 and "--quick" in done.stderr and not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from ngramstore.errors import DamagedStore, FormatError, MissingExtra, UsageError
-from ngramstore.mine import TokenShards, load_tokenizer, open_corpus, train_bpe
+from ngramstore.mine import TokenShards, load_tokenizer, open_corpus, python_sources, train_bpe
 from ngramstore.mine import inputs as inputs_module
 
 pytest.importorskip("tokenizers")
@@ -517,3 +517,30 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(UsageError, match=r"no permission for .*private"):
         inputs_module.find_files(tmp_path / "in")
+
+
+def test_a_part_of_the_standard_library_is_spread_over_all_of_it():
+    every, some = python_sources(), python_sources(1_000_000)
+    assert set(some) < set(every) and len(every) > 300
+    assert sum(path.stat().st_size for path in some) < 4_000_000
+    assert len({path.parent for path in some}) > 5
+
+
+def test_one_file_under_two_names_is_read_once(tmp_path):
+    """As on a file system to which two spellings are one name."""
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    os.link(tmp_path / "a.txt", tmp_path / "b.txt")
+    assert inputs_module.find_files([tmp_path / "b.txt", tmp_path]) == [tmp_path / "b.txt"]
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+def test_a_change_of_directory_changes_no_corpus(tmp_path, monkeypatch, tokenizer, is_text):
+    for name, last in (("here", 3), ("there", 4)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "tokens.npy", np.array([1, 2, last], np.uint16))
+        (tmp_path / name / "a.txt").write_text(TEXTS[last - 3])
+    monkeypatch.chdir(tmp_path / "here")
+    corpus = open_corpus("a.txt", tokenizer=tokenizer, cache="cache") if is_text else open_corpus("tokens.npy")
+    wanted = [document.tolist() for document in corpus.documents()]
+    monkeypatch.chdir(tmp_path / "there")
+    assert [document.tolist() for document in corpus.documents()] == wanted

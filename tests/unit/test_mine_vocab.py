@@ -9,7 +9,8 @@ from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion, Usa
 from ngramstore.file_writer import FileWriter
 from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native import mining as native
-from ngramstore.mine import Vocabulary
+from ngramstore.mine import Matcher, Vocabulary
+from ngramstore.mine.miner import check_options
 from ngramstore.mine.publish import published
 from ngramstore.mine.vocab_file import VOCAB_HEADER
 
@@ -190,3 +191,28 @@ def test_the_table_of_matches_is_keyed_by_the_id_of_seed_zero():
 def test_counts_are_whole_numbers(counts):
     with pytest.raises(UsageError, match="counts must be whole numbers"):
         Vocabulary(TOKENS, LENGTHS, np.array(counts))
+
+
+@pytest.mark.parametrize("lengths", [[200], [3], [0], [2, 2], [[2]], [2.0]])
+def test_lengths_that_do_not_fit_their_ngrams_are_refused(lengths):
+    with pytest.raises(UsageError, match="lengths"):
+        Matcher(np.array([[1, 2]], np.uint32), np.array(lengths))
+
+
+@pytest.mark.parametrize("starts", [np.array([0, 100], np.uint8), [0, 100]])
+def test_offsets_of_documents_may_be_of_a_small_type(starts, monkeypatch):
+    monkeypatch.setattr("ngramstore.mine.vocab._PIECE_TOKENS", 70)
+    vocabulary = Vocabulary(np.array([[1, 2]]), np.array([2]), np.array([5]), max_n=2)
+    tokens = np.arange(300, dtype=np.uint32) % 3
+    pieces = list(vocabulary.tag_pieces(tokens, starts))
+    lengths, rows = vocabulary.tag(tokens, starts)
+    np.testing.assert_array_equal(np.concatenate([piece[1] for piece in pieces]), lengths)
+    np.testing.assert_array_equal(np.concatenate([piece[2] for piece in pieces]), rows)
+
+
+@pytest.mark.parametrize("name", ["max_n", "size", "min_count", "memory_bytes", "workers"])
+def test_what_mining_counts_with_is_whole(name):
+    options = {"max_n": 3, "size": 10, "min_count": 2, "memory_bytes": 1 << 30, "workers": 1, "held_out": 0.0}
+    check_options(**options)
+    with pytest.raises(UsageError, match=name):
+        check_options(**options | {name: float(options[name])})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 
 import click
@@ -16,7 +17,7 @@ from bench import quality, quality_cells, quality_page
 from bench.quality import GRID, STAGES, Stage
 from bench.quality_cells import MODELS, Cell, Data, num_parameters
 from bench.quality_picture import picture
-from bench.quality_report import FGRAM_LR, RESULT, crossover, differences, lines
+from bench.quality_report import FGRAM_LR, RESULT, crossover, differences, has_usual_shape, lines
 from ngramstore_torch.training.config import TrainConfig
 
 TOY = replace(
@@ -63,6 +64,7 @@ def test_every_model_is_trained_on_what_it_should_cost(data, tmp_path):
     assert by["hashed"]["trained_parameters"] == plain["trained_parameters"] + 200 * TOY.dim
     assert len({cell["held_out_tokens"] for cell in by.values()}) == 1
     assert 0.3 < scone["matched"] < 1 and plain["matched"] == 0
+    assert scone["tag_s"] > 0 and all("tag_s" in cell for cell in by.values())
     assert set(found["texts"]) == {"made-up 280"}
 
 
@@ -187,3 +189,40 @@ def test_the_tables_of_the_page_are_made_from_the_file():
     assert shown in quality_page.PAGE.read_text(), "run `python -m bench.quality_page`"
     curve = next(c for c in result["differences"] if c["model"] == "deep")
     assert f"{curve['difference']['400000']['mean']:+.3f}" in shown
+
+
+def test_what_the_page_says_of_the_rates_was_run():
+    page = quality_page.PAGE.read_text()
+    (said,) = re.findall(r"^- \*\*The rates were chosen.*?(?=^- )", page, re.MULTILINE | re.DOTALL)
+    result = json.loads(RESULT.read_text())
+    rates = {float(rate) for rate in re.findall(r"(?<![\d.,-])(?:0\.\d|1)(?!\d|[.,]\d)", said)}
+    assert rates
+    assert rates <= {cell["fgram_lr"] for cell in result["cells"].values() if cell["model"] == "scone"}
+    for curve in result["differences"]:
+        if curve["model"] == "scone" and curve["tokenizer"] == 4096 and has_usual_shape(curve):
+            assert f"{curve['difference']['400000']['mean']:+.3f}" in said
+
+
+@pytest.mark.parametrize(
+    ("label", "model", "layers", "deviation"),
+    [
+        ("1 layer, plain", "plain", 1, 0.07),
+        ("1 layer, plain, weights from a deviation of 0.02", "plain", 1, 0.02),
+        ("1 layer, SCONE (A_f: 1 layer)", "scone", 1, 0.07),
+        ("2 layers, plain", "plain", 2, 0.07),
+        ("2 layers, SCONE (A_f: 1 layer)", "scone", 2, 0.07),
+    ],
+)
+def test_the_table_of_depth_and_start_says_what_the_search_found(label, model, layers, deviation):
+    runs = json.loads(RESULT.with_name("quality_search.json").read_text())["runs"]
+    names = ("model", "decoder_layers", "weight_deviation", "token_table_deviation", "dim", "batch_size")
+    wanted = (model, layers, deviation, deviation, 128, 8)
+    (run,) = [run for run in runs if tuple(run[name] for name in names) == wanted]
+    assert run["bf16"] and run["batch_size"] * run["seq_len"] == 1024
+    assert f"| {label} | {run['held_out_nats']:.3f} |" in quality_page.PAGE.read_text()
+
+
+def test_batches_take_at_most_the_share_that_the_page_names():
+    cells = [cell for cell in json.loads(RESULT.read_text())["cells"].values() if cell["model"] == "scone"]
+    (percent,) = re.findall(r"Making batches .*? takes at most ([\d.]+) % of", quality_page.PAGE.read_text())
+    assert float(percent) - 0.1 < 100 * max(cell["batch_s"] / cell["cpu_s"] for cell in cells) <= float(percent)

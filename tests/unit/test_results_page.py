@@ -112,6 +112,37 @@ def test_the_claims_of_scale_take_their_sizes_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("tags", "name", "share"),
+    [
+        ((2.0, None), "making batches, against the processor time of a training run", 0.02),
+        ((2.0, 3.0), "matching of the tokens trained on, and batches, against", 0.05),
+    ],
+)
+def test_tagging_counts_with_batches_once_every_cell_says_what_it_took(tmp_path, tags, name, share):
+    cells: list[dict] = [
+        {"model": "scone", "batch_s": 1.0, "cpu_s": 100.0},
+        {"model": "scone", "batch_s": 2.0, "cpu_s": 100.0},
+        {"model": "plain", "batch_s": 90.0, "cpu_s": 100.0},
+    ]
+    for cell, tag_s in zip(cells, tags, strict=False):
+        if tag_s is not None:
+            cell["tag_s"] = tag_s
+    (tmp_path / "quality.json").write_text(json.dumps({"cells": dict(enumerate(cells))}))
+    (answer,) = [a for a in claims.answers(tmp_path) if a.file == "quality.json" and a.value is not None]
+    assert (answer.value, answer.is_met) == (share, share <= 0.02)
+    assert answer.claim.what.startswith(name)
+    assert ("matching is not in it" in answer.claim.what) == (None in tags)
+    assert f"| {answer.claim.what} | {share:.3g} x |" in claims.table(tmp_path)
+    assert (answer.claim.what in claims.misses(tmp_path)) != answer.is_met
+
+
+def test_the_target_of_exports_names_the_time_that_it_reads(tmp_path):
+    shapes = [{"store_over_model": share, "store_over_model_wall": 2.0} for share in (0.25, 0.5)]
+    (tmp_path / "export.json").write_text(json.dumps({"shapes": shapes}))
+    assert _claimed(tmp_path, "export: the store's processor time vs A_f's, worst shape") == 0.5
+
+
+@pytest.mark.parametrize(
     ("controls", "gain"),
     [([2.0, 1.95, 1.9], 1.6), ([2.0, 1.0, 1.95, 1.9, 1.0], 1.7), ([2.0, 1.95, 1.89], None), ([1.0] * 5, None)],
 )

@@ -73,6 +73,23 @@ def test_without_a_token_table_unmatched_tokens_are_zeros(path):
         assert embed.to(torch.float16)(some_tokens()).dtype == torch.float16
 
 
+def test_without_a_token_table_rows_are_float32_on_the_cpu_whatever_the_defaults(path):
+    """In bfloat16 they were rounded; "meta" stands for any other device."""
+    before = torch.get_default_dtype()
+    with ngramstore.open(path) as store:
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with torch.device("meta"):
+                embed = NGramEmbedding(store)
+        finally:
+            torch.set_default_dtype(before)
+        got, want = embed(some_tokens()), store.lookup(some_tokens().numpy())
+        assert (got.dtype, got.device.type) == (torch.float32, "cpu")
+        want.rows[want.length < 2] = 0
+        assert (want.length >= 2).any()
+        np.testing.assert_array_equal(got.numpy(), want.rows)
+
+
 def test_state_dict_has_no_rows_and_refuses_another_store(embed, path, tmp_path):
     state = embed.state_dict()
     assert set(state) == {"token_embedding.weight", "_extra_state"}
@@ -319,6 +336,16 @@ def test_single_tokens_are_integers(embed):
             embed(bad, history=history)
     with pytest.raises(UsageError, match="holds 1 sequences"):
         history.truncate([0, 0])
+
+
+def test_one_more_token_is_an_integer_of_any_type():
+    history = NGramHistory(1, MAX_N)
+    for token in (5, np.int64(5), np.uint8(5)):
+        tokens, end, room = history.next_one(token)
+        assert (int(tokens[end - 1]), room) == (5, 1)
+    for bad in (True, np.bool_(True), 5.0, np.float32(5), np.int64(-1), np.uint64(1 << 32)):
+        with pytest.raises(UsageError, match="token ids are integers"):
+            history.next_one(bad)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (3, 20), (3, 40)])

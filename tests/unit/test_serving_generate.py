@@ -58,6 +58,26 @@ def test_a_prompt_that_does_not_fit_is_refused(case):
                 next(generate_served(model.decoder, embedding, [1], 2, **options))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "count", "message"),
+    [
+        ([1.7, 2.9], 3, "tokens of the prompt must be integers, got dtype float64"),
+        ([-1], 3, "tokens of the prompt hold -1"),
+        ([], 3, "0 prompt tokens and 3 new ones"),
+        ([1, 2], 0, "2 prompt tokens and 0 new ones"),
+        ([1, 2], -1, "2 prompt tokens and -1 new ones"),
+    ],
+)
+def test_both_loops_refuse_what_is_no_prompt_and_no_number_of_tokens(case, prompt, count, message):
+    model, vocab, path = case
+    with ngramstore.open(path) as store:
+        embedding = NGramEmbedding(store, model.decoder.tokens)
+        with pytest.raises(UsageError, match=message):
+            next(generate_served(model.decoder, embedding, prompt, count))
+        with pytest.raises(UsageError, match=message):
+            next(generate(model.decoder, live_embedding(model, vocab), prompt, count))
+
+
 def test_a_store_of_another_width_is_refused(case, tmp_path):
     with ngramstore.build(tmp_path / "wide", dim=64, max_n=2) as build:
         build.add([(1, 2)], np.ones((1, 64), np.float32))

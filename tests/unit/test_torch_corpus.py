@@ -111,3 +111,40 @@ def test_offsets_that_do_not_cover_the_tokens_are_refused(bad, vocab):
     with pytest.raises(UsageError, match="the offsets of documents, the first 0, the last 320") as caught:
         tag(np.zeros(320, np.uint16), np.array(bad), vocab)
     assert "starts are" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [([1.5, 2.5, 3.5], "tokens must be integers, got dtype float64"), ([1, -2, 3], "tokens hold -2")],
+    ids=["floats", "negative"],
+)
+@pytest.mark.parametrize("vocab", [None, vocabulary()], ids=["plain", "tagged"])
+def test_tokens_that_are_no_token_ids_are_refused(bad, message, vocab):
+    with pytest.raises(UsageError, match=message):
+        tag(np.array(bad), [0, 3], vocab)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_tokens_as_corpora_hold_them_are_not_copied(dtype):
+    """They may be a file of many gigabytes in memory-mapped form."""
+    tokens_P = np.arange(9, dtype=dtype)
+    assert tag(tokens_P, [0, 9], None).tokens_P is tokens_P
+
+
+class TooMany:
+    """A vocabulary that says it has more n-grams than the int32 of a tag can number."""
+
+    max_n, ngrams = 2, (np.zeros((0, 2), np.uint32), range(2**31))
+
+    def require_tokenizer(self, tokenizer_id: str) -> None:
+        """Of any."""
+
+
+def test_a_vocabulary_of_more_ngrams_than_tags_can_number_is_refused(tmp_path):
+    message = "the vocabulary has 2,147,483,648 n-grams"
+    with pytest.raises(UsageError, match=message):
+        tag(np.zeros(320, np.uint16), [0, 320], TooMany())
+    corpus = corpus_of(tmp_path, 3_000, num_files=1, num_ends=20)
+    for call in (tag_corpus, tag_training, tag_held_out):
+        with pytest.raises(UsageError, match=message):
+            call(corpus, TooMany(), held_out=0.1)

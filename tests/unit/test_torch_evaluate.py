@@ -234,6 +234,27 @@ def test_a_store_of_another_width_is_refused(case, tmp_path, dim):
         assert model.training
 
 
+class Breaks:
+    """A store whose second look-up fails."""
+
+    def __init__(self, store):
+        self.store, self.dim, self.max_n, self.calls = store, store.dim, store.max_n, 0
+
+    def lookup(self, tokens_BT):
+        self.calls += 1
+        if self.calls == 2:
+            raise OSError("the disk is gone")
+        return self.store.lookup(tokens_BT)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_model_that_could_not_be_measured_is_left_as_it_was(case, is_training):
+    data, _, model, store = case
+    with pytest.raises(OSError, match="the disk is gone"):
+        evaluate_model(model.train(is_training), data, store=Breaks(store))
+    assert model.training == is_training
+
+
 def test_what_is_matched_of_a_served_model_is_what_its_store_found(case, tmp_path):
     data, _, model, store = case
     untagged = tag(np.asarray(data.tokens_P), data.starts, None)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from torch_cases import VOCAB, tagged
 
-from ngramstore_torch.experiment.comparison import Experiment, load_model, python_sources, table
+from ngramstore_torch.experiment.comparison import Experiment, load_model, table
 from ngramstore_torch.experiment.presets import DEMO, QUICK, Preset
 from ngramstore_torch.training.config import TrainConfig
 
@@ -64,10 +64,3 @@ def test_presets_describe_models_that_exist(preset):
     assert decoder.dim == fgram.dim and fgram.max_n == preset.max_n
     assert decoder.max_positions == preset.train.seq_len
     assert replace(preset, num_layers=3).decoder(1024).num_layers == 3
-
-
-def test_a_part_of_the_standard_library_is_spread_over_all_of_it():
-    every, some = python_sources(), python_sources(1_000_000)
-    assert set(some) < set(every) and len(every) > 300
-    assert sum(path.stat().st_size for path in some) < 4_000_000
-    assert len({path.parent for path in some}) > 5

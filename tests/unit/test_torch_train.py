@@ -21,6 +21,7 @@ from ngramstore_torch.model.hashed import HashedConfig, HashedModel
 from ngramstore_torch.training import checkpoint
 from ngramstore_torch.training import train as train_module
 from ngramstore_torch.training.config import TrainConfig
+from ngramstore_torch.training.interrupt import interrupt_flag
 from ngramstore_torch.training.train import train_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scone_loss_50_steps.json"
@@ -153,18 +154,34 @@ def test_half_a_state_of_a_parameter_is_a_damaged_file():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_ctrl_c_or_sigterm_saves_a_checkpoint_that_resumes(data, tmp_path, number):
     config = replace(CONFIG, tokens=10 * CONFIG.tokens_per_step)
-    before = signal.getsignal(number)
+    before = signal.signal(number, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
 
     def interrupt(step: int, loss: float) -> None:
         if step == 4:
             os.kill(os.getpid(), number)
 
-    cut = train_model(scone(), data, config, out=tmp_path, on_step=interrupt)
+    try:
+        cut = train_model(scone(), data, config, out=tmp_path, on_step=interrupt)
+        assert signal.getsignal(number) == signal.default_int_handler
+    finally:
+        signal.signal(number, before)
     assert cut.interrupted and cut.step == 4
     assert checkpoint.load(tmp_path).step == 4
     resumed = train_model(scone(), data, config, out=tmp_path, resume=True)
     assert resumed.losses == train_model(scone(), data, config).losses
-    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_ignored_stays_ignored(number):
+    """As Ctrl-C is in a run that a script started in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with interrupt_flag() as flag:
+            os.kill(os.getpid(), number)
+            assert flag == [] and signal.getsignal(number) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_gradient_accumulation_is_the_larger_batch(data):
@@ -277,6 +294,17 @@ def test_a_checkpoint_file_that_names_a_file_elsewhere_is_refused(data, tmp_path
     description["files"]["model"]["name"] = "../model.safetensors"
     path.write_text(json.dumps(description))
     with pytest.raises(FormatError, match="outside its own folder"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("dim", [0, 64])
+def test_a_checkpoint_file_of_other_sizes_than_its_weights_is_a_format_error(tmp_path, dim):
+    checkpoint.save(tmp_path, plain(), step=1, optimizer={"losses": torch.zeros(1)}, train={}, data={})
+    path = tmp_path / checkpoint.FILE_NAME
+    description = json.loads(path.read_text())
+    description["model"]["decoder"]["dim"] = dim
+    path.write_text(json.dumps(description))
+    with pytest.raises(FormatError, match=r"checkpoint\.json does not describe its weights"):
         checkpoint.load(tmp_path)
 
 

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 import ngramstore
 from ngramstore.codec import compress
 from ngramstore.errors import StoreClosed, UsageError, WrongProcess
-from ngramstore.files import clear_errors, make_directory, publish, remove, require_space
+from ngramstore.files import make_directory, our_errors, publish, remove, require_space
 from ngramstore.hashing import ngram_ids
 from ngramstore.layout import MAX_ROW_BYTES
 from ngramstore.options import checked_threads, choose
@@ -158,7 +158,7 @@ class Builder:
         self._check_open()
         begin = time.perf_counter()
         self._sorter.seal()
-        with clear_errors(self.path):
+        with our_errors(self.path):
             Packing(
                 path=self.path,
                 spec=self.spec,
@@ -274,7 +274,7 @@ class Builder:
             ids = np.arange(self._next_row, self._next_row + count, dtype=np.uint64)
         else:
             ids = as_integers(numbers, "row numbers")
-            if ids.dtype.kind not in "iu" or ids.shape != (count,) or (ids.size and ids.min() < 0):
+            if ids.shape != (count,) or (count and (ids.dtype.kind not in "iu" or ids.min() < 0)):
                 raise UsageError(f"row numbers must be {count} integers from 0 up, got {ids.dtype} {ids.shape}")
             ids = ids.astype(np.uint64)
         self._next_row += count

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngramstore.errors import UsageError
-from ngramstore.files import NO_LOCKS, clear_errors, make_directory, publish, remove, remove_if_possible
+from ngramstore.files import NO_LOCKS, make_directory, our_errors, publish, remove, remove_if_possible
 from ngramstore.store.building.directory import clear_directory
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
 from ngramstore.writer_lock import WriterLock
@@ -24,7 +24,7 @@ def copy_into(source: Path, target: Path, work: str) -> Iterator[None]:
     work: "backup" or "repair", which BUILDING says until the end. A failure inside removes what was written. Raises UsageError
     where something is there already or `source` lies around it, WriterLocked where somebody writes there, DiskFull.
     """
-    with clear_errors(target):
+    with our_errors(target):
         real = Path(os.path.realpath(target))  # never an error, as of a link to itself: that comes below
         if Path(os.path.realpath(source)) in (real, *real.parents):
             raise UsageError(f"{target} lies in the store {source}", hint=f"give the {work} a directory beside it")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ngramstore.errors import UsageError
-from ngramstore.files import clear_errors, make_directory, remove
+from ngramstore.files import make_directory, our_errors, remove
 from ngramstore.store.journal.left import is_journal
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME, MANIFEST_NAME, unfinished
 from ngramstore.store.layers.names import DATA_FILE, RUN_FILE, RUNS_NAME
@@ -16,7 +16,7 @@ _OURS = (MANIFEST_NAME, MANIFEST_NAME + ".tmp", BUILDING_NAME, BUILDING_NAME + "
 
 def claim_directory(path: Path, restart: bool) -> bool:
     """Make or take over the directory; True if it was made."""
-    with clear_errors(path):
+    with our_errors(path):
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file", hint="a store is a directory; choose another path")
         if not path.exists():

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ngramstore.errors import DamagedJournal, DamagedStore, FormatError, NgramStoreError, StaleStore
-from ngramstore.files import clear_errors
+from ngramstore.files import our_errors
 from ngramstore.hashing import row_ids
 from ngramstore.layout import BLOCK_ROWS, MAGIC, PAGE_BYTES
 from ngramstore.store.journal.ack import no_writer
@@ -27,6 +27,7 @@ from ngramstore.store.layers.merge import is_in
 from ngramstore.store.layers.suffixes import suffixes_are_stored
 from ngramstore.store.progress import over_rows
 from ngramstore.store.repair.raw_file import Fault, damage_of, list_files
+from ngramstore.store.repair.runs import Run, RunLines
 from ngramstore.store.repair.worn import WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
 from ngramstore.store.repair.worn_manifest import open_manifest
@@ -93,7 +94,7 @@ def _examine_headers(directory: Path, report: Report) -> None:
     for name in sorted(os.listdir(directory)):
         path = directory / name
         if path.suffix in (".index", ".rows", ".tokens") and path.is_file():
-            with clear_errors(path), open(path, "rb") as file:
+            with our_errors(path), open(path, "rb") as file:
                 page = file.read(PAGE_BYTES)
             if page[: len(MAGIC)] != MAGIC:
                 report.faults.append(Fault(name, 0, "does not begin like a file of a store"))
@@ -210,17 +211,15 @@ class _Examination:
     def _read_base_in_place(self, base: Layer | str, overlay_ids: np.ndarray) -> tuple[int, int]:
         """As `_read_base`, of rows that are read in the files of others; reading proves what can be proved."""
         num_rows = self._manifest.base.num_rows
-        bad: list[int] = []
+        lines: RunLines[None, Fault] = RunLines(self._report.faults, _fault_in_place)
         try:
             if isinstance(base, str):
                 raise DamagedStore(base)
             step = max(BLOCK_ROWS, _CHUNK_BYTES // self._spec.codec.row_bytes)
             for first in tqdm(range(0, num_rows, step), desc="verify", disable=not self._progress):
-                base.read_encoded(first, min(step, num_rows - first), bad=bad)
+                _check_in_place(base, first, min(step, num_rows - first), lines)
         except (FormatError, OSError) as error:
             self._fault(f"its rows cannot be read in place: {str(error).splitlines()[0]}")
-        for row in bad:
-            self._fault(f"row {row}, read in place, fails its checksum")
         self._report.num_rows += num_rows
         return num_rows - len(overlay_ids), 0
 
@@ -281,3 +280,19 @@ class _Examination:
         known = {entry.name for entry in self._manifest.files} | {MANIFEST_NAME, LOCK_NAME, self._manifest.journal}
         for name in sorted(set(os.listdir(self._directory)) - known):
             self._report.notes.append(f"{name} is not part of the store")
+
+
+def _check_in_place(base: Layer, first: int, count: int, lines: RunLines[None, Fault]) -> None:
+    bad: list[int] = []
+    try:
+        base.read_encoded(first, count, bad=bad)
+    finally:  # what was found before an error counts too
+        is_bad = np.zeros(count, bool)
+        is_bad[np.array(bad, np.int64) - first] = True
+        lines.add(first, is_bad, lambda _: None)
+
+
+def _fault_in_place(run: Run[None]) -> Fault:
+    one, several = "fails its checksum", "fail their checksums"
+    rows = f"row {run.first}" if run.num_rows == 1 else f"rows {run.first} to {run.last}"
+    return Fault(MANIFEST_NAME, None, f"{rows}, read in place, {one if run.num_rows == 1 else several}")

@@ -15,10 +15,10 @@ import numpy as np
 
 from ngramstore.errors import DamagedJournal, DiskFull, UnsupportedVersion, UsageError
 from ngramstore.file_writer import FileWriter
-from ngramstore.files import clear_errors, remove, remove_if_possible, require_space
+from ngramstore.files import our_errors, remove, remove_if_possible, require_space
 from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.journal.guard import check_rocksdb_files, find_wrong_type
-from ngramstore.store.journal.rocks import Rdict, is_disk_full, is_kept_from_us, salvage_options
+from ngramstore.store.journal.rocks import Rdict, is_disk_full, is_kept_from_us, rocksdb_path, salvage_options
 from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec
 from ngramstore.store.repair.raw_file import damage_of, list_files
 
@@ -57,7 +57,7 @@ def salvage(
         _COPIES * sum(file.stat().st_size for file in list_files(path) if file.is_file()),
         "reading a damaged journal",
     )
-    with clear_errors(room):
+    with our_errors(room):
         copy = Path(tempfile.mkdtemp(dir=room, prefix=path.name + ".salvage-"))
     try:
         faults += _copy_files(path, copy)
@@ -121,16 +121,16 @@ def _salvage_pairs(path: Path, copy: Path, faults: list[str]) -> dict[bytes, byt
     is_repaired = False
     try:
         check_rocksdb_files(copy)
-        db = Rdict(str(copy), options, column_families=families)
+        db = Rdict(rocksdb_path(copy), options, column_families=families)
     except Exception as error:
         faults.append(_fault(error, path, copy))
         is_repaired = True
     try:
         if is_repaired:
             _make_logs_readable(copy)
-            Rdict.repair(str(copy), options)
+            Rdict.repair(rocksdb_path(copy), options)
             _refuse_half_a_repair(path, copy)
-            db = Rdict(str(copy), options, column_families=families)
+            db = Rdict(rocksdb_path(copy), options, column_families=families)
     except Exception as error:
         faults.append(_fault(error, path, copy))
         return pairs

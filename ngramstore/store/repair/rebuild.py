@@ -1,4 +1,4 @@
-"""A new base of all that is good in a damaged store, and a line for each row and change that is not.
+"""A new base of all that is good in a damaged store, and lines for the rows and changes that are not.
 
 Shapes: M rows of a chunk, B bytes of an encoded row.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ngramstore.store.changes.compaction import is_suffix_closed
 from ngramstore.store.journal.ack import AckFile
 from ngramstore.store.journal.journal import Changes
 from ngramstore.store.journal.left import name_aside, set_aside
+from ngramstore.store.journal.values import ValueCodec
 from ngramstore.store.layers.layer import Batch
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.layer_writer import LayerWriter, layer_bytes
@@ -29,6 +31,7 @@ from ngramstore.store.layers.merge import is_in, merged, without
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.progress import over_rows
 from ngramstore.store.repair.journal import salvage
+from ngramstore.store.repair.lost import LostRows, line_of_changes, line_of_ngrams, line_of_numbers
 from ngramstore.store.repair.raw_file import list_files
 from ngramstore.store.repair.replaced import Replaced
 from ngramstore.store.repair.report import RepairReport
@@ -79,14 +82,14 @@ class Rebuild:
         self._changed = np.unique(np.concatenate([self._overlay_ids, tombstones, self._journal.ids]))
         self._replaced = Replaced(self._target, self._spec.codec.row_bytes)
 
-    def count(self) -> int:
-        """Rows that will be kept; writes down what is lost."""
+    def survey(self) -> int:
+        """Rows that will be kept. Fills the report, and gathers what replaced rows of a row-addressed base."""
         spec, report = self._spec, self._report
         if not spec.is_ngram:
             self._collect_replaced()
+            lost = LostRows(report, line_of_numbers)
             for chunk in self._base.chunks(all_rows=True):
-                for number in chunk.ids[~chunk.is_good & ~self._has_other(chunk.ids)].tolist():
-                    report.lost.append(f"row {number}: now zeros")
+                lost.add(chunk, ~chunk.is_good & ~self._has_other(chunk.ids))
             report.num_rows = self._base.num_rows
             return report.num_rows
         num = 0
@@ -95,21 +98,24 @@ class Rebuild:
             where = "base" if layer is self._base else "overlay"
             if layer is not None and layer.num_told < layer.num_rows:
                 report.lost.append(f"rows {layer.num_told} to {layer.num_rows - 1} of the {where}")
+                report.num_lost += layer.num_rows - layer.num_told
+            lost = LostRows(report, partial(line_of_ngrams, where))
             for chunk in layer.chunks() if layer is not None else ():
                 keep = self._is_kept(chunk, last) & ~is_in(chunk.ids, superseded)
-                last = max([last, *chunk.ids[keep].tolist()[-1:]])
+                last = max([last, *chunk.ids[keep][-1:].tolist()])
                 num += int(keep.sum())
-                wrong = np.flatnonzero(~keep & ~(chunk.has_id & is_in(chunk.ids, superseded))).tolist()
-                report.lost += [self._name(chunk, row, where) for row in wrong]
+                is_lost = ~keep & ~(chunk.has_id & is_in(chunk.ids, superseded))
+                lost.add(chunk, is_lost)
                 if self._new_spec.has_tokens:
-                    report.num_without_tokens += int((chunk.is_good & chunk.has_id & ~chunk.has_tokens)[wrong].sum())
+                    is_without = is_lost & chunk.is_good & chunk.has_id & ~chunk.has_tokens
+                    report.num_without_tokens += int(is_without.sum())
         report.num_rows = num + int((~self._journal.is_delete).sum())
         return report.num_rows
 
     def write(self) -> None:
         """Write the new base and publish it."""
         spec, manifest, target = self._spec, self._manifest, self._target
-        num_rows = self.count()
+        num_rows = self.survey()
         is_compressed = self._base.is_compressed
         packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
         require_space(
@@ -182,13 +188,7 @@ class Rebuild:
         spec = self._spec
         width, row_bytes = spec.journal_width, spec.codec.row_bytes
         path = self._source / self._manifest.journal
-        nothing = Changes(
-            np.empty(0, np.uint64),
-            np.empty(0, bool),
-            np.empty((0, width), np.uint32),
-            np.empty(0, np.uint8),
-            np.empty((0, row_bytes), np.uint8),
-        )
+        nothing = ValueCodec(width=width, row_bytes=row_bytes).empty(0)
         if not path.is_dir() or not list_files(path):
             return nothing
         state = self._manifest.state_digest
@@ -206,6 +206,7 @@ class Rebuild:
             is_right = changes.ids == row_ids(changes.tokens.astype("<u4").view("<u8").reshape(-1))
         for identity in changes.ids[~is_right].tolist():
             self._report.lost.append(f"unpublished change of ID 0x{identity:016x}: its tokens do not hash to it")
+        self._report.num_lost += int((~is_right).sum())
         columns = (changes.ids, changes.is_delete, changes.tokens, changes.lengths, changes.rows)
         return Changes(*(column[is_right] for column in columns))
 
@@ -240,14 +241,6 @@ class Rebuild:
             keep[at[~rising]] = False
         return keep
 
-    def _name(self, chunk: Chunk, row: int, where: str) -> str:
-        at = f"row {chunk.first + row} of the {where}"
-        if chunk.has_tokens[row]:
-            return f"n-gram {tuple(chunk.tokens[row, : chunk.lengths[row]].tolist())} ({at})"
-        if chunk.has_id[row]:
-            return f"ID 0x{int(chunk.ids[row]):016x}{', its tokens are lost' if chunk.is_good[row] else ''} ({at})"
-        return f"{at}, of an unknown n-gram"
-
     def _good(self, layer: WornLayer) -> Iterator[Batch]:
         last = -1
         for chunk in layer.chunks():
@@ -280,11 +273,11 @@ class Rebuild:
     def _collect_replaced(self) -> None:
         """Rows of the overlay and the journal by ID; a lost one becomes zeros."""
         zeros = self._spec.codec.encode(np.zeros((1, self._spec.dim), np.float32))
+        lost = LostRows(self._report, line_of_changes)
         for chunk in self._overlay.chunks() if self._overlay is not None else ():
             rows = chunk.rows.copy()
             rows[~chunk.is_good] = zeros
-            lost = chunk.has_id & ~chunk.is_good & ~is_in(chunk.ids, self._journal.ids)
-            self._report.lost += [f"a changed row (ID 0x{i:016x}): now zeros" for i in chunk.ids[lost].tolist()]
+            lost.add(chunk, chunk.has_id & ~chunk.is_good & ~is_in(chunk.ids, self._journal.ids))
             self._replaced.add(chunk.ids[chunk.has_id], rows[chunk.has_id])
         self._replaced.add(self._journal.ids, self._journal.rows)
 

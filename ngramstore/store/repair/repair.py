@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngramstore.errors import DamagedStore, NgramStoreError, StaleStore, WriterLocked
-from ngramstore.files import clear_errors, fsync_directory, remove_if_possible
+from ngramstore.files import fsync_directory, our_errors, remove_if_possible
 from ngramstore.store.building.copying import copy_into
 from ngramstore.store.changes.writer import Writer
 from ngramstore.store.journal.left import clear_left_journals, refuse_later_journals
@@ -51,7 +51,7 @@ def repair(
     """
     directory = Path(path)
     target = directory if out is None else Path(out)
-    report = RepairReport(str(target), dry_run)
+    report = RepairReport(str(target))
     in_place = out is None and not dry_run
     report.faults, found = _examined(directory, in_place, progress)
     if found is None:
@@ -61,7 +61,7 @@ def repair(
         return report
     if dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            Rebuild(directory, found, Path(scratch), report, drop_tokens, progress).count()
+            Rebuild(directory, found, Path(scratch), report, drop_tokens, progress).survey()
         return report
     if out is not None:
         with copy_into(directory, target, "repair"):
@@ -73,7 +73,7 @@ def repair(
         is_same = open_manifest(directory, []) == found
         if is_same:
             refuse_later_journals(directory, found)
-            with _cleaned_after_failure(directory, found), clear_errors(directory):
+            with _cleaned_after_failure(directory, found), our_errors(directory):
                 work = Rebuild(directory, found, directory, report, drop_tokens, progress)
                 clear_left_journals(directory, found, set())
                 work.write()

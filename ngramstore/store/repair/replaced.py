@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.files import clear_errors, fsync, write_all
+from ngramstore.files import fsync, our_errors, write_all
 from ngramstore.store.layers.merge import is_in
 
 
@@ -19,7 +19,7 @@ class Replaced:
 
     def __init__(self, directory: Path, row_bytes: int) -> None:
         self._directory = directory
-        with clear_errors(directory):
+        with our_errors(directory):
             self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - lives as long as this object
         self._row_bytes = row_bytes
         self._layers: list[tuple[np.ndarray, int]] = []

@@ -30,6 +30,7 @@ from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.repair.mending import mended_crc
 from ngramstore.store.repair.raw_file import RawFile, find_length
+from ngramstore.store.repair.row_faults import RowFaults
 from ngramstore.store.repair.worn_index import WornIndex
 from ngramstore.store.repair.worn_tokens import WornTokens
 
@@ -157,6 +158,7 @@ class WornLayer:
         """All rows in order, some megabytes at a time; those of which no file tells anything only with `all_rows`."""
         self._end = self.data_at
         self._content, self._is_whole = content_digest(), True
+        self._row_faults = RowFaults(self._file.entry.name, self.faults, is_keyed=self._is_keyed)
         step = max(BLOCK_ROWS, _CHUNK_BYTES // self.row_bytes // BLOCK_ROWS * BLOCK_ROWS)
         num_rows = self.num_rows if all_rows else self.num_told
         for first in range(0, num_rows, step):
@@ -253,16 +255,7 @@ class WornLayer:
             self._content.update(sums.data)
             self._unpack(first, data, starts - begin, sizes, rows, is_good)
         self._is_whole &= bool(is_good.all())
-        for row in np.flatnonzero(~is_good & has_id).tolist():
-            where = int(starts[row]) if is_placed[row] else None
-            key = f" (ID 0x{int(ids[row]):016x})" if self._is_keyed else ""
-            if where is None:
-                what = "cannot be found"
-            elif not inside[row]:
-                what = "is cut off"
-            else:
-                what = "fails its checksum"
-            self._file.fault(where, f"row {first + row}{key} {what}")
+        self._row_faults.add(first, ids, starts, is_wrong=~is_good & has_id, is_placed=is_placed, is_inside=inside)
         return rows, is_good
 
     def _unpack(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngramstore.files import clear_errors
+from ngramstore.files import our_errors
 from ngramstore.kernels.native import probe
 from ngramstore.layout import (
     BLOCK_ROWS,
@@ -26,7 +26,7 @@ from ngramstore.layout import (
 )
 from ngramstore.store.layers.datafile import NO_CONTENT, FileEntry, FileStamp
 from ngramstore.store.layers.index import Index
-from ngramstore.store.layers.index_plan import GROUP_BITS, IndexPlan, index_content, page_checksums
+from ngramstore.store.layers.index_plan import GROUP_BITS, SPARE_BYTES, IndexPlan, index_content, page_checksums
 from ngramstore.store.repair.mending import mended_piece
 from ngramstore.store.repair.raw_file import Fault, RawFile
 
@@ -74,7 +74,7 @@ class WornIndex:
         """Mapped where every byte can be read, so that the memory of an index of gigabytes can be given back; else a copy."""
         size = self.plan.file_bytes
         if self.file.size == size and self.file.is_readable():
-            with clear_errors(self.file.path):
+            with our_errors(self.file.path):
                 return np.frombuffer(mmap.mmap(self.file.fd, size, access=mmap.ACCESS_COPY), np.uint8)
         return self.file.array(0, size)
 
@@ -108,7 +108,7 @@ class WornIndex:
 
     def _check_padding(self) -> None:
         for name, (position, size) in self._sections.items():
-            used = size - (8 if name == "low_bits" and size else 0)
+            used = size - (SPARE_BYTES if name == "low_bits" and size else 0)
             if name != "checksums":
                 self.file.check_zeros(position + used, position + -(-size // PAGE_BYTES) * PAGE_BYTES)
 

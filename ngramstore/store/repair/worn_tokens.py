@@ -8,6 +8,7 @@ Shapes: M rows of a chunk, K longest n-gram.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ngramstore.store.layers.datafile import NO_CONTENT, FileEntry, FileStamp, c
 from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.repair.mending import mended_piece
 from ngramstore.store.repair.raw_file import Fault, RawFile, find_length
+from ngramstore.store.repair.runs import Run, RunLines
 
 _MAX_VARINT = 5
 _MOST_MENDED = 64  # blocks: trying every bit of one takes some hundredths of a second
@@ -31,6 +33,8 @@ class WornTokens:
         self, directory: Path, entry: FileEntry, stamp: FileStamp, spec: Spec, num_rows: int, faults: list[Fault]
     ) -> None:
         self._file = RawFile(directory, entry, faults)
+        self._bad_blocks: RunLines[int, Fault] = RunLines(faults, partial(_fault_of_blocks, entry.name))
+        self._foreign_rows: RunLines[str, Fault] = RunLines(faults, partial(_fault_of_rows, entry.name))
         self._max_n, self._seed, self._num_rows = spec.max_n, spec.seed, num_rows
         blocks = -(-num_rows // BLOCK_ROWS)
         self._table_at = entry.file_bytes - 8 * (blocks + 1)
@@ -73,13 +77,13 @@ class WornTokens:
             self._check_end()
         token_ids = np.zeros(count, np.uint64)
         token_ids[is_read] = ngram_ids(tokens[is_read], lengths[is_read], self._seed)
-        wrong = np.flatnonzero(is_read & has_id & (token_ids != ids))
-        for row in wrong.tolist():
-            ngram = tuple(tokens[row, : lengths[row]].tolist())
-            self._file.fault(
-                None, f"row {first + row}: the n-gram {ngram} does not hash to its ID 0x{int(ids[row]):016x}"
-            )
-        is_read[wrong] = False
+        is_wrong = is_read & has_id & (token_ids != ids)
+        self._foreign_rows.add(
+            first,
+            is_wrong,
+            lambda m: f"{tuple(tokens[m, : lengths[m]].tolist())} does not hash to its ID 0x{int(ids[m]):016x}",
+        )
+        is_read[is_wrong] = False
         return tokens, lengths, is_read, token_ids
 
     def close(self) -> None:
@@ -134,15 +138,17 @@ class WornTokens:
                 is_read[:] = True
                 return
         start = begin if is_possible else self._end
-        self._file.fault(start, f"block {block} (rows {block * BLOCK_ROWS} and on) fails its checksum")
-        stop = end if is_possible else start + self._most
-        data = self._file.read(start, min(stop, self._table_at) - start)
+        self._bad_blocks.add(block, np.ones(1, bool), lambda _: start)
+        stop = min(end if is_possible else start + self._most, self._table_at)
+        data = self._file.read(start, stop - start)
         if is_possible and self._num_mended < _MOST_MENDED:
             self._num_mended += 1
             body = np.frombuffer(data[:-CHECKSUM_BYTES], np.uint8)
             right = mended_piece(body, block, int.from_bytes(data[-CHECKSUM_BYTES:], "little"))
             data = data if right is None else right.tobytes()
-        self._search(data, ids, tokens, lengths, is_read)
+        self._search(
+            data[: max(0, self._file.size - start)], ids, tokens, lengths, is_read
+        )  # behind its end it is zeros
         self._end = end if is_possible else start
 
     def _decode(self, block: int, start: int, size: int, tokens: np.ndarray, lengths: np.ndarray) -> bool:
@@ -187,6 +193,18 @@ class WornTokens:
         self._file.check_zeros(min(self._end, self._table_at), self._table_at)
         if self._is_whole and self._file.entry.content not in (NO_CONTENT, self._content.digest()):
             self._file.fault(PAGE_BYTES, "these are not the n-grams that the manifest names")
+
+
+def _fault_of_blocks(file: str, run: Run[int]) -> Fault:
+    blocks = f"block {run.first}" if run.num_rows == 1 else f"blocks {run.first} to {run.last}"
+    what = "fails its checksum" if run.num_rows == 1 else "fail their checksums"
+    return Fault(file, run.names[0], f"{blocks} (rows {run.first * BLOCK_ROWS} and on) {what}")
+
+
+def _fault_of_rows(file: str, run: Run[str]) -> Fault:
+    if run.num_rows == 1:
+        return Fault(file, None, f"row {run.first}: the n-gram {run.names[0]}")
+    return Fault(file, None, f"rows {run.first} to {run.last}: the n-grams do not hash to their IDs")
 
 
 def _ngram_at(data: bytes, at: int, max_n: int) -> list[int] | None:

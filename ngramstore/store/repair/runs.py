@@ -1,0 +1,57 @@
+"""Neighbouring rows of which the same is to be said share a line: to tell of a large loss takes no memory by the row.
+
+Shapes: M rows of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Generic, TypeVar
+
+import numpy as np
+
+_MOST_NAMED = 8
+
+Name = TypeVar("Name")
+Line = TypeVar("Line")
+
+
+@dataclass
+class Run(Generic[Name]):
+    """Rows `first` to `last`, all with one verdict; `names` are those of the first few."""
+
+    verdict: int
+    first: int
+    last: int
+    names: list[Name]
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows these are."""
+        return self.last - self.first + 1
+
+
+class RunLines(Generic[Name, Line]):
+    """Puts a line for each run of rows into a list, and puts it anew where the next chunk goes on with that run."""
+
+    def __init__(self, lines: list[Line], line_of: Callable[[Run[Name]], Line]) -> None:
+        self._lines, self._line_of = lines, line_of
+        self._run: Run[Name] | None = None
+        self._at = 0
+
+    def add(self, first: int, verdicts_M: np.ndarray, name_of: Callable[[int], Name]) -> None:
+        """Rows `first` to `first` + M - 1; those of verdict 0 need no line. name_of: the name of the m-th of them."""
+        edges = np.flatnonzero(np.diff(np.pad(verdicts_M.astype(np.int8), 1)))
+        for begin, end in pairwise(edges.tolist()):
+            verdict = int(verdicts_M[begin])
+            if not verdict:
+                continue
+            run = self._run
+            if run is None or (run.verdict, run.last + 1) != (verdict, first + begin):
+                run = self._run = Run(verdict, first + begin, first + begin, [])
+                self._at = len(self._lines)
+            run.last = first + end - 1
+            run.names += [name_of(m) for m in range(begin, min(end, begin + _MOST_NAMED - len(run.names)))]
+            self._lines[self._at : self._at + 1] = [self._line_of(run)]
