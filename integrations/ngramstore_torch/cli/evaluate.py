@@ -11,6 +11,7 @@ import click
 from ngramstore.cli.common import emit, json_option, quiet_option, say
 from ngramstore.errors import UsageError
 from ngramstore_torch.cli.device import choose_device, device_option
+from ngramstore_torch.cli.stores import require_exported_from
 from ngramstore_torch.cli.text import Text, open_text, text_options
 from ngramstore_torch.data.identities import require_tokenizer
 
@@ -153,17 +154,7 @@ def _require_store(path: Path, store: ngramstore.Store, scone: Checkpoint, text:
     identity = text.identity()["vocabulary_id"]
     if metadata.get("vocabulary_id", identity) != identity:
         say(f"note: {path} holds the f-grams of another vocabulary than {vocab}, which the live line uses")
-    if metadata.get("checkpoint_id") is None:
-        say(
-            f"note: {path} does not say which checkpoint its rows were computed from; whether they fit this one is not known"
-        )
-    origin, dim = metadata.get("checkpoint_id"), scone.model.decoder.config.dim
-    if origin not in (None, scone.identity) or store.dim != dim:
-        raise UsageError(
-            f"{path} holds rows of {store.dim} numbers of the checkpoint {str(origin)[:16]}, not of this one "
-            f"({dim} numbers, {scone.identity[:16]})",
-            hint="export again from the checkpoint as it is now",
-        )
+    require_exported_from(store, scone, hint="export again from the checkpoint as it is now")
 
 
 def _require_fit(name: str, saved: Checkpoint, text: Text) -> None:

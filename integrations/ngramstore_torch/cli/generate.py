@@ -11,16 +11,15 @@ import click
 from ngramstore.cli.common import ByteSize, emit, say
 from ngramstore.errors import UsageError
 from ngramstore_torch.cli.device import choose_device, device_option
+from ngramstore_torch.cli.stores import require_exported_from
 from ngramstore_torch.data.identities import require_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
 
-    import ngramstore
     from ngramstore.mine import Tokenizer
     from ngramstore_torch.model.decoder import Decoder
     from ngramstore_torch.serving.embedding import NGramEmbedding
-    from ngramstore_torch.training.checkpoint import Checkpoint
 
 _LOADING_S = 60.0
 
@@ -105,7 +104,8 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
     tokens = words.encode(prompt)
     decoder = saved.model.decoder.to(choose_device(o["device"])).eval()
     with ngramstore.open(path, cache_bytes=o["cache_bytes"]) as store:
-        _require_source(store, saved, o["any_store"])
+        again = "export the table again, or give --any-store"
+        require_exported_from(store, saved, hint=again, may_be_other=o["any_store"])
         require_tokenizer(str(store.path), store.metadata, words.id)
         require_ids(tokens, decoder.config.vocab_size, "the tokens of the prompt")
         embedding = NGramEmbedding(store, decoder.tokens, timeout_s=o["timeout"])
@@ -166,20 +166,6 @@ class _Answer:
             "rows_read": store["rows_read"],
             "bytes_read": store["bytes_read"],
         }
-
-
-def _require_source(store: ngramstore.Store, saved: Checkpoint, any_store: bool) -> None:
-    """UsageError for a store that says it came from another checkpoint; a note where it says nothing of one."""
-    source = store.metadata.get("checkpoint_id")
-    if source is None:
-        say(
-            f"note: {store.path} does not say which checkpoint its rows were computed from; whether they fit this one is not known"
-        )
-    if source is not None and source != saved.identity and not any_store:
-        raise UsageError(
-            f"{store.path} was exported from checkpoint {str(source)[:12]}.., this is {saved.identity[:12]}..",
-            hint="export the table again, or give --any-store",
-        )
 
 
 def _load_kernels(path: Path, decoder: Decoder, tokens: np.ndarray, timeout_s: float | None) -> None:

@@ -21,8 +21,12 @@ from torch import Tensor
 
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
+from ngramstore.windows import as_tokens
 
 IGNORE = -100  # the target that cross_entropy leaves out
+MAX_FGRAMS = 2**31 - 1  # TaggedTokens.rows_P is int32
+_OF_CORPORA = (np.uint8, np.uint16, np.uint32)
+"""Types of which every number is a token id: nothing is read or copied to check them."""
 
 
 class VocabularyLike(Protocol):
@@ -167,6 +171,16 @@ def require_lengths(lengths_N: np.ndarray, max_n: int) -> None:
         )
 
 
+def require_numbers(vocabulary: VocabularyLike) -> None:
+    """UsageError where a vocabulary has more n-grams than tags have numbers for: they would wrap without a word."""
+    num_ngrams = len(vocabulary.ngrams[1])
+    if num_ngrams > MAX_FGRAMS:
+        raise UsageError(
+            f"the vocabulary has {num_ngrams:,} n-grams, tags have numbers for {MAX_FGRAMS:,}",
+            hint="mine with a smaller size (`--size`)",
+        )
+
+
 def document_windows(starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """[begin, end) of the input windows that cover every document's tokens but its last, which has no target."""
     first_D, last_D = starts[:-1].astype(np.int64), starts[1:].astype(np.int64) - 1
@@ -207,8 +221,11 @@ class TrainingBatches:
 def tag(tokens_P: np.ndarray, starts: np.ndarray, vocabulary: VocabularyLike | None) -> TaggedTokens:
     """Tokens (P,) and document offsets (first 0, last P) with their tags; without a vocabulary nothing matches.
 
-    Raises UsageError for other offsets: without the last one, the last document would never be evaluated.
+    Raises UsageError for what is no token id, more n-grams than MAX_FGRAMS, and other offsets: without the last one, the last document
+    would never be evaluated.
     """
+    if getattr(tokens_P, "dtype", None) not in _OF_CORPORA:
+        tokens_P = as_tokens(tokens_P)
     starts = np.asarray(starts)
     if (
         starts.ndim != 1
@@ -224,6 +241,7 @@ def tag(tokens_P: np.ndarray, starts: np.ndarray, vocabulary: VocabularyLike | N
     if vocabulary is None:
         no_rows = np.broadcast_to(np.int32(-1), (len(tokens_P),))
         return TaggedTokens(tokens_P, starts, no_rows, np.zeros((0, 2), np.uint32), np.zeros(0, np.uint8))
+    require_numbers(vocabulary)
     fgrams_NK, lengths_N = vocabulary.ngrams
     _, rows_P = vocabulary.tag(tokens_P, starts)
     return TaggedTokens(tokens_P, starts, rows_P.astype(np.int32), fgrams_NK, lengths_N)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.mine import Shard, TokenShards, Vocabulary, held_out_spans
-from ngramstore_torch.data.batches import TaggedTokens, tag
+from ngramstore_torch.data.batches import TaggedTokens, require_numbers, tag
 
 _PIECE_TOKENS = 1 << 22
 
@@ -27,7 +27,7 @@ def tag_corpus(
     tens of bytes a document, and 100 MB.
     held_out: fraction to hold out; the one the vocabulary was mined with, where it is to be honest.
     folder: keep the arrays in memory-mapped files there instead of in memory.
-    Raises UsageError where corpus and vocabulary come from different tokenizers.
+    Raises UsageError where corpus and vocabulary come from different tokenizers, and for more n-grams than tags have numbers for.
     """
     spans = held_out_spans(corpus, held_out)
     train = _tag_part(corpus, vocabulary, spans, is_held=False, folder=folder)
@@ -55,6 +55,7 @@ def _tag_part(
     """The tokens inside the spans of each shard, or those outside."""
     if vocabulary is not None:
         vocabulary.require_tokenizer(corpus.tokenizer_id)
+        require_numbers(vocabulary)
     name = "held-out" if is_held else "train"
     cuts = [_cut(*both) for both in zip(corpus.shards, spans, strict=True)]
     lengths = [lengths_D[is_held_D == is_held] for lengths_D, is_held_D in cuts]

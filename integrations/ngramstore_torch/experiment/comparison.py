@@ -6,7 +6,6 @@ Every model sees the same tokens in the same order and is measured on the same h
 from __future__ import annotations
 
 import shutil
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -191,20 +190,6 @@ def fgram_load(train: TaggedTokens, config: TrainConfig, *, num_batches: int = 4
         "fgrams_per_token": len(lengths) / (num_batches * config.batch_size * config.seq_len),
         "mean_length": float(lengths.mean()) if len(lengths) else 0.0,
     }
-
-
-def python_sources(max_bytes: int = 0) -> list[Path]:
-    """The Python files of the running interpreter's standard library: a corpus that everybody has.
-
-    max_bytes: stop at about that much, taken evenly from the whole; 0 takes all.
-    """
-    root = Path(sysconfig.get_paths()["stdlib"])
-    files = [p for p in sorted(root.rglob("*.py")) if "site-packages" not in p.parts and p.stat().st_size > 200]
-    if not max_bytes:
-        return files
-    total = sum(path.stat().st_size for path in files)
-    keep = min(1.0, max_bytes / total)
-    return [path for i, path in enumerate(files) if int((i + 1) * keep) > int(i * keep)]
 
 
 def load_model(folder: str | Path) -> LanguageModel:

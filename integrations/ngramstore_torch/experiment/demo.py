@@ -19,10 +19,10 @@ import torch
 import ngramstore
 from ngramstore.errors import UsageError
 from ngramstore.files import publish
-from ngramstore.mine import TokenShards, Vocabulary, mine_ngrams, open_corpus, report
+from ngramstore.mine import TokenShards, Vocabulary, mine_ngrams, open_corpus, python_sources, report
 from ngramstore_torch.data.batches import TaggedTokens
 from ngramstore_torch.data.corpus import tag_corpus
-from ngramstore_torch.experiment.comparison import Experiment, python_sources, table
+from ngramstore_torch.experiment.comparison import Experiment, table
 from ngramstore_torch.experiment.demo_report import plot_demo, verdict
 from ngramstore_torch.experiment.presets import DEMO, QUICK, Preset
 from ngramstore_torch.model.scone import SconeModel

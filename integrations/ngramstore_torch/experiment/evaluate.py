@@ -69,19 +69,21 @@ def evaluate_model(
     was_training = model.training
     model.eval()
     total, num_tokens, num_matched = 0.0, 0, 0
-    for batch in data.evaluation_batches(
-        seq_len or model.decoder.config.max_positions, batch_size, history=model.history, max_windows=max_windows
-    ):
-        batch = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            inputs_BTD, found_BT = look_up(batch)
-            logits_BTV = model.decoder(inputs_BTD=inputs_BTD)
-        losses = F.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.targets_BT.flatten(), reduction="none")
-        scored_BT = batch.targets_BT != IGNORE
-        total += float(losses.double().sum())
-        num_tokens += int(scored_BT.sum())
-        num_matched += int((found_BT & scored_BT).sum())
-    model.train(was_training)
+    try:
+        for batch in data.evaluation_batches(
+            seq_len or model.decoder.config.max_positions, batch_size, history=model.history, max_windows=max_windows
+        ):
+            batch = batch.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                inputs_BTD, found_BT = look_up(batch)
+                logits_BTV = model.decoder(inputs_BTD=inputs_BTD)
+            losses = F.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.targets_BT.flatten(), reduction="none")
+            scored_BT = batch.targets_BT != IGNORE
+            total += float(losses.double().sum())
+            num_tokens += int(scored_BT.sum())
+            num_matched += int((found_BT & scored_BT).sum())
+    finally:
+        model.train(was_training)
     if num_tokens == 0:
         raise UsageError("there is nothing to evaluate: no held-out document has two tokens")
     return Evaluation(total / num_tokens, num_tokens, num_matched / num_tokens, time.perf_counter() - started)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ngramstore.errors import FormatError, UnsupportedVersion, UsageError, WriterLocked
-from ngramstore.files import clear_errors, remove, write_all
+from ngramstore.files import our_errors, remove, write_all
 
 MAGIC, VERSION = b"NGXPT\0\r\n", 1
 _HEADER = struct.Struct("<8sIII")
@@ -105,7 +105,7 @@ def discard_spool(store: str | os.PathLike[str]) -> None:
 
 def _locked(path: Path, flags: int) -> BinaryIO:
     """The file, open and locked for this process until it is closed. Raises WriterLocked, FileNotFoundError."""
-    with clear_errors(path):
+    with our_errors(path):
         while True:
             file = open(os.open(path, flags | os.O_CLOEXEC, 0o644), "r+b", buffering=0)  # noqa: SIM115
             try:
@@ -130,7 +130,7 @@ def spool_path(store: str | os.PathLike[str]) -> Path:
 
 def _require_same_job(file: BinaryIO, path: Path, job: Mapping[str, Any]) -> int:
     """Offset of the first record, the header read and compared."""
-    with clear_errors(path):
+    with our_errors(path):
         file.seek(0)
         head = file.read(_HEADER.size)
         if len(head) < _HEADER.size or head[: len(MAGIC)] != MAGIC:

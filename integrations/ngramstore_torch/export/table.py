@@ -233,6 +233,11 @@ def _fill(
                 rows_MD = source.rows(tokens_MK, lengths_M)
             with clock.part("quantize"):
                 encoded_MB = encoder.encode(rows_MD, first_row=first)
+            if len(encoded_MB) != len(lengths_M):  # in the spool they would go to other n-grams when the export goes on
+                raise UsageError(
+                    f"the source gave {len(encoded_MB)} rows for {len(lengths_M)} n-grams",
+                    hint="a RowSource gives one row for each n-gram",
+                )
             if spool is not None:
                 with clock.part("spool"):
                     spool.add(encoded_MB)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
 from ngramstore_torch.model.decoder import RMSNorm, SwiGLU, block_weights, initialize
 
 
@@ -38,8 +39,8 @@ class FgramConfig:
     """False starts from noise; only measurements want that."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.max_n <= 16:
-            raise UsageError(f"max_n must be 2..16, got {self.max_n}")
+        if not 2 <= self.max_n <= MAX_N:
+            raise UsageError(f"max_n must be 2..{MAX_N}, got {self.max_n}")
         if self.num_layers < 1:
             raise UsageError(f"num_layers must be at least 1, got {self.num_layers}")
         if self.own_width < 1 or self.num_heads < 1 or self.own_width % self.num_heads:

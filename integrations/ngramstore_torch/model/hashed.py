@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
 from ngramstore_torch.data.batches import Batch
 from ngramstore_torch.model.decoder import Decoder, DecoderConfig
 
@@ -28,8 +29,8 @@ class HashedConfig:
     max_n: int = 5
 
     def __post_init__(self) -> None:
-        if not 2 <= self.max_n <= 16:
-            raise UsageError(f"max_n must be 2..16, got {self.max_n}")
+        if not 2 <= self.max_n <= MAX_N:
+            raise UsageError(f"max_n must be 2..{MAX_N}, got {self.max_n}")
         if self.rows_per_table < 1:
             raise UsageError(f"{self.num_rows} rows do not fill {self.max_n - 1} tables")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ngramstore.errors import UsageError
+from ngramstore.windows import as_tokens
 from ngramstore_torch.data.batches import VocabularyLike, require_ids, require_lengths, tag
 from ngramstore_torch.model.decoder import Decoder, KVCache
 from ngramstore_torch.model.kinds import LanguageModel
@@ -38,15 +39,12 @@ def generate(
 
     embed: where input embeddings come from, such as `live_embedding`; `generate_served` is the loop for a store.
 
-    Raises UsageError where prompt and answer do not fit into the decoder's max_positions.
+    Raises UsageError for a prompt of other things than the decoder's token ids, fewer than one new token, and where prompt and answer do
+    not fit into the decoder's max_positions.
     """
-    tokens = [int(token) for token in prompt]
-    room = decoder.config.max_positions
-    if not tokens:
-        raise UsageError("a prompt has at least one token")
-    require_room(len(tokens), max_new_tokens, room)
+    tokens = prompt_tokens(prompt, decoder.config.vocab_size).tolist()
+    require_room(len(tokens), max_new_tokens, decoder.config.max_positions)
     check_sampling(temperature, top_k)
-    require_ids(np.array(tokens), decoder.config.vocab_size, "the tokens of the prompt")
     device = decoder.tokens.weight.device
     cache = KVCache(decoder.config, 1, device=device)
     random = torch.Generator().manual_seed(seed)
@@ -59,8 +57,19 @@ def generate(
         yield tokens[-1]
 
 
+def prompt_tokens(prompt: np.ndarray, vocab_size: int) -> np.ndarray:
+    """A prompt (T,) u32. UsageError for another shape, and for what is no token id of the decoder."""
+    tokens_T = as_tokens(prompt, "the tokens of the prompt")
+    if tokens_T.ndim != 1:
+        raise UsageError(f"a prompt has shape {tokens_T.shape}", hint="give one line of token ids, (T,)")
+    require_ids(tokens_T, vocab_size, "the tokens of the prompt")
+    return tokens_T
+
+
 def require_room(num_prompt: int, num_new: int, room: int) -> None:
-    """UsageError where prompt and answer do not fit into the decoder's positions."""
+    """UsageError where prompt or answer has no token, or both do not fit into the decoder's positions."""
+    if num_prompt < 1 or num_new < 1:
+        raise UsageError(f"{num_prompt} prompt tokens and {num_new} new ones", hint="both are at least 1")
     if num_prompt + num_new > room:
         raise UsageError(
             f"{num_prompt} prompt tokens and {num_new} new ones do not fit into {room} positions",

@@ -13,11 +13,13 @@ Shapes: B sequences, T new positions, C tokens held, K longest n-gram, S = K - 1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
 from ngramstore.windows import as_tokens
 
 _SPARE = 256
@@ -42,7 +44,7 @@ class NGramHistory:
     """
 
     def __init__(self, batch_size: int, max_n: int, *, max_rollback: int = 64) -> None:
-        if batch_size < 0 or not 1 <= max_n <= 16 or max_rollback < 0:
+        if batch_size < 0 or not 1 <= max_n <= MAX_N or max_rollback < 0:
             raise UsageError(f"a history of {batch_size} sequences, max_n {max_n}, max_rollback {max_rollback}")
         self.max_n = max_n
         self.max_rollback = max_rollback
@@ -114,7 +116,7 @@ class NGramHistory:
     def next_one(self, token: int) -> tuple[np.ndarray, int, int]:
         """What `Store.lookup_one` needs for one token more of one sequence: tokens (S,) u32, where they end, and room."""
         if type(token) is not int or not 0 <= token < 1 << 32:
-            raise UsageError(f"token {token!r}", hint="token ids are integers 0 .. 2**32 - 1")
+            token = _as_token(token)
         end, line = self._end, self._line
         if line is None or end == len(line[0]):
             if end == self._wide_room.shape[1]:
@@ -268,6 +270,13 @@ class NGramHistory:
         if mask_BT is not None:
             room_BT[~mask_BT] = 0
         return room_BT
+
+
+def _as_token(token: Any) -> int:
+    """An integer of any type, such as numpy's; UsageError for what is no token id."""
+    if not isinstance(token, Integral) or isinstance(token, bool) or not 0 <= int(token) < 1 << 32:
+        raise UsageError(f"token {token!r}", hint="token ids are integers 0 .. 2**32 - 1")
+    return int(token)
 
 
 def _beside(width: int, keys_BT: np.ndarray) -> np.ndarray:

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from ngramstore.errors import UsageError
-from ngramstore_torch.data.batches import require_ids
 from ngramstore_torch.model.decoder import Decoder, KVCache
 from ngramstore_torch.serving.embedding import NGramEmbedding
-from ngramstore_torch.serving.generation import check_sampling, choose, require_room, require_width
+from ngramstore_torch.serving.generation import check_sampling, choose, prompt_tokens, require_room, require_width
 
 
 @torch.inference_mode()
@@ -38,21 +37,18 @@ def generate_served(
     candidates: while a token is drawn, fetch the rows that the C likeliest next tokens would need. chunk: prompt tokens
     per step; the next chunk's rows are fetched while a chunk runs. The same seed gives the tokens of `generate` with
     `live_embedding`, up to what the store's codec rounds. Look-ups of the prompt and of each token have the embedding's timeout_s.
-    Raises UsageError where prompt and answer do not fit, LookupTimeout, and the store's errors.
+    Raises UsageError as `generate`, LookupTimeout, and the store's errors.
     """
-    room = decoder.config.max_positions
-    if not len(prompt) or max_new_tokens < 1:
-        raise UsageError(f"{len(prompt)} prompt tokens and {max_new_tokens} new ones: both are at least 1")
+    prompt = prompt_tokens(prompt, decoder.config.vocab_size)
     if chunk < 1 or candidates < 0:
         raise UsageError(f"chunk={chunk}, candidates={candidates}", hint="chunk is at least 1, candidates at least 0")
     require_width(embedding.store, decoder)
-    require_room(len(prompt), max_new_tokens, room)
+    require_room(len(prompt), max_new_tokens, decoder.config.max_positions)
     check_sampling(temperature, top_k)
-    require_ids(np.asarray(prompt), decoder.config.vocab_size, "the tokens of the prompt")
     device = decoder.tokens.weight.device
     cache, history = KVCache(decoder.config, 1, device=device), embedding.new_history(1, max_rollback=0)
     random = torch.Generator().manual_seed(seed)
-    chunks = torch.from_numpy(np.asarray(prompt).astype(np.int64))[None].split(chunk, dim=1)
+    chunks = torch.from_numpy(prompt.astype(np.int64))[None].split(chunk, dim=1)
     limit = embedding.timeout_s
     ticket = embedding.prefetch(chunks[0], history=history, timeout_s=limit)
     try:

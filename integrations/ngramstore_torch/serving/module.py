@@ -50,7 +50,7 @@ class StoreModule(nn.Module, ABC):
         self.dim, self.max_n, self.row_bytes = store.dim, max_n, store.spec.codec.row_bytes
         self.stats = ServingStats()
         self._candidates: Ticket | None = None
-        self.register_buffer("_like", torch.empty(0), persistent=False)
+        self.register_buffer("_like", torch.empty(0, dtype=torch.float32, device="cpu"), persistent=False)
 
     @property
     def store(self) -> Any:

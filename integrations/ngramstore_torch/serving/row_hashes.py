@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
 from ngramstore.keys import NOTHING, Keys
 from ngramstore_torch.serving.history import Windows
 
@@ -41,8 +42,8 @@ class OverEncodingHash:
     def __init__(self, vocab_size: int, sizes: Sequence[int], *, per_length: int = 1) -> None:
         if not sizes or len(sizes) % per_length or min(sizes) < 1 or max(sizes) >= 1 << 31 or vocab_size < 1:
             raise UsageError(f"sizes {list(sizes)!r:.100} with {per_length} tables a length, vocabulary {vocab_size}")
-        if len(sizes) // per_length > 15 or vocab_size > 1 << 32:
-            raise UsageError(f"{len(sizes) // per_length} lengths, vocabulary {vocab_size}", hint="n is 2 to 16")
+        if len(sizes) // per_length > MAX_N - 1 or vocab_size > 1 << 32:
+            raise UsageError(f"{len(sizes) // per_length} lengths, vocabulary {vocab_size}", hint=f"n is 2 to {MAX_N}")
         self.vocab_size = vocab_size
         self.sizes = tuple(int(size) for size in sizes)
         self.per_length = per_length
@@ -86,7 +87,7 @@ class TrainedTableHash:
     """The hash of `ngramstore_torch.HashedModel`: one table for each n = 2..K, all of `rows_per_table` rows."""
 
     def __init__(self, rows_per_table: int, max_n: int) -> None:
-        if rows_per_table < 1 or not 2 <= max_n <= 16:
+        if rows_per_table < 1 or not 2 <= max_n <= MAX_N:
             raise UsageError(f"rows_per_table {rows_per_table}, max_n {max_n}")
         self.rows_per_table = rows_per_table
         self.max_n = max_n
@@ -131,8 +132,8 @@ class KeysHash:
         self.max_n = keys.reach + 1
         self.rows_per_token = keys.num_heads
         self.num_rows = keys.num_rows
-        if self.max_n > 16:
-            raise UsageError(f"{keys.model} looks {keys.reach} tokens back", hint="a history holds up to 15")
+        if self.max_n > MAX_N:
+            raise UsageError(f"{keys.model} looks {keys.reach} tokens back", hint=f"a history holds up to {MAX_N - 1}")
 
     def spec(self) -> dict[str, Any]:
         """What the numbers depend on, for JSON."""

@@ -157,9 +157,13 @@ def _text(directory: Path) -> bytes:
 def _load(directory: Path, text: bytes, with_optimizer: bool) -> Checkpoint:
     """The checkpoint that this text of checkpoint.json describes."""
     description = _parse(text)
-    with torch.device("cpu"):  # where `Checkpoint` says it is, whatever the default device
-        model = build(description["model"], where=FILE_NAME)
-    load_weights(model, _read(directory, description, "model"))
+    weights = _read(directory, description, "model")
+    try:
+        with torch.device("cpu"):  # where `Checkpoint` says it is, whatever the default device
+            model = build(description["model"], where=FILE_NAME)
+        load_weights(model, weights)
+    except UsageError as error:  # nobody gave these sizes: they were read
+        raise FormatError(f"{directory / FILE_NAME} does not describe its weights: {error.message}") from error
     optimizer = _read(directory, description, "optimizer") if with_optimizer else {}
     return Checkpoint(model, int(description["step"]), description, optimizer)
 

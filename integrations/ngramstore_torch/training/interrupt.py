@@ -10,13 +10,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupt_flag() -> Iterator[list[int]]:
-    """A list that the first Ctrl-C or SIGTERM makes non-empty; a second one interrupts as usual. Main thread only."""
+    """A list that the first Ctrl-C or SIGTERM makes non-empty; a second one interrupts as usual. Main thread only.
+
+    A signal that is ignored stays ignored, as Ctrl-C is for what a script started in the background.
+    """
     flag: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in before.items() if handler is not None}  # None: not Python's
+    not_ours = (None, signal.SIG_IGN)  # None: not Python's
+    before = {number: handler for number, handler in before.items() if handler not in not_ours}
 
     def restore() -> None:
         for number, handler in before.items():
