@@ -5,7 +5,7 @@ What was not measured yet says so, and so does what was measured with a subject 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench import saved
 from bench.saved import Found
@@ -16,7 +16,7 @@ Cases = dict[tuple[str, str], Found]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the files say of a claim; value None: not measured."""
+    """What the files say of a claim, under the name that fits them; value None: not measured."""
 
     claim: Claim
     value: float | None
@@ -48,7 +48,8 @@ def _answer(claim: Claim, cases: Cases, folder) -> Answer:
     try:
         if source is None:
             return Answer(claim, None, file)
-        return Answer(claim, claim.read(source), file, claim.rounds(source) if claim.rounds else [])
+        named = replace(claim, what=claim.named(source)) if claim.named else claim
+        return Answer(named, claim.read(source), file, claim.rounds(source) if claim.rounds else [])
     except (KeyError, ValueError):
         return Answer(claim, None, file)
 

@@ -14,6 +14,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +25,11 @@ import ngramstore
 from bench import codecs_report, machine
 from bench.codec_ways import ways
 from bench.codecs_plot import plot
-from bench.trained import Trained, trained
+from bench.trained import Trained, opened, trained
 from ngramstore.cli.common import Count
 from ngramstore.codec import SecondOrderInt4, codec_from_spec, compress
 from ngramstore.files import publish
-from ngramstore_torch.experiment.comparison import python_sources
+from ngramstore.mine import python_sources
 from ngramstore_torch.experiment.presets import DEMO, QUICK, Preset
 
 RESULT = Path(__file__).parent / "results" / "codecs.json"
@@ -64,7 +65,10 @@ def main(
     page_only: bool,
     path: Path | None,
 ) -> None:
-    """Train small models and measure every codec on their tables; a table that the JSON has already is not measured again."""
+    """Train small models and measure every codec on their tables; a table that the JSON has already is not measured again.
+
+    A JSON of other settings or of another text is refused.
+    """
     path = path or RESULT.with_stem("codecs_quick" if quick else "codecs")
     if page_only:
         _publish_page(path)
@@ -80,13 +84,20 @@ def main(
         raise click.UsageError(f"{path.name} was made with other settings; give another --json")
     with tempfile.TemporaryDirectory(prefix="ngramstore-bench-") as temporary:
         work = folder or Path(temporary)
+        require_texts(saved["tables"])
+        about_texts = {name: about_text(work, files, preset) for name, files in corpora.items()}
+        for name, found in about_texts.items():
+            require_same_text(saved["tables"], name, found)
         for seed in seeds:
             for name, files in corpora.items():
                 if (key := f"{name} seed={seed}") in saved["tables"]:
                     continue
                 print(f"{key}: train", file=sys.stderr, flush=True)
                 table = trained(work, files, preset, seed)
-                saved["tables"][key] = measured(table, preset, not codecs_only and not quick)
+                saved["tables"][key] = about_texts[name] | {
+                    "files": [file.resolve().name for file in files] if name == "text" else [],
+                    **measured(table, preset, not codecs_only and not quick),
+                }
                 about = machine.describe()
                 whole = {
                     "workload": "codecs",
@@ -100,6 +111,29 @@ def main(
     print(codecs_report.table(codecs_report.summary(saved["tables"])))
     _publish_page(path)
     print(f"\nsaved {path.name} and its plot")
+
+
+def about_text(work: Path, files: Sequence[Path], preset: Preset) -> dict[str, str | int]:
+    """What a table is of, as JSON values: the identities of corpus and tokenizer, and the size."""
+    corpus = opened(work, files, preset)
+    return {"corpus_id": corpus.identity, "tokenizer_id": corpus.tokenizer_id, "tokens": corpus.num_tokens}
+
+
+def require_texts(tables: Mapping[str, Mapping]) -> None:
+    """Raises UsageError where a table does not say which text it is of: seeds of two texts could be averaged under one name."""
+    for key, table in tables.items():
+        if "corpus_id" not in table:
+            raise click.UsageError(f"{key!r} does not say which text it is of; give another --json, or remove the file")
+
+
+def require_same_text(tables: Mapping[str, Mapping], name: str, text: Mapping[str, str | int]) -> None:
+    """Raises UsageError where a table "NAME seed=.." of this name is of another text, as `about_text` tells it."""
+    for key, table in tables.items():
+        if key.rpartition(" seed=")[0] != name:
+            continue
+        found = {field: table.get(field) for field in text}
+        if found != text:
+            raise click.UsageError(f"{key!r} is of another text: it has {found}, now {dict(text)}; give another --json")
 
 
 def _publish_page(path: Path) -> None:

@@ -15,7 +15,7 @@ _LEGEND = """\
 From `bench/results/codecs.json`. *zstd*: frames of one row with a dictionary, as in a store. *zstd, wide rows*: frames of at least 1,024
 values, as rows of that width would take; at 192 values, the 8 to 9 bytes that a frame adds are 0.4 bits per value. *Entropy*: that of single
 bytes, which an ideal coder would reach. Checksums, 4 bytes per row, are not included: 0.03 bits per value at D = 1024, 0.17 at 192. *±*: the
-standard error over the tables; smaller differences in cost mean nothing.
+standard error of the mean over {tables}, which are not independent; smaller differences in cost mean nothing.
 """
 _IMAGE = "![Held-out perplexity against bits per value](images/codecs.png)"
 
@@ -67,7 +67,16 @@ def write_page(result: dict[str, Any]) -> None:
 
 def section(result: dict[str, Any]) -> str:
     """What stands between the marks of docs/codecs.md, with them."""
-    return f"{BEGIN}\n{_LEGEND}\n{text(result, is_page=True)}\n\n{_IMAGE}\n{END}"
+    legend = _LEGEND.format(tables=_counted(list(result["tables"])))
+    return f"{BEGIN}\n{legend}\n{text(result, is_page=True)}\n\n{_IMAGE}\n{END}"
+
+
+def _counted(keys: list[str]) -> str:
+    """Tables of the names "TEXT seed=SEED", by text and seed where each text has each seed."""
+    texts, seeds = ({key.rpartition(" seed=")[at] for key in keys} for at in (0, 2))
+    if len(texts) * len(seeds) != len(keys):
+        return f"{len(keys)} tables"
+    return f"{len(texts)} text{'s' * (len(texts) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
 
 def section_of(path: Path) -> str:
@@ -86,5 +95,14 @@ def text(result: dict[str, Any], *, is_page: bool = False) -> str:
     lines += [f"warning: {warning}" for warning in result["warnings"] if not is_page]
     for name, found in result["tables"].items():
         facts = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in found["statistics"].items())
-        lines.append(f"{name}: {found['rows']:,} rows, {found['f32_nats']:.4f} nats with f32 rows; {facts}.")
+        size = f"{found['rows']:,} rows, {found['f32_nats']:.4f} nats with f32 rows"
+        lines.append(f"{name}{_corpus(found)}: {size}; {facts}.")
     return ("\n- " if is_page else "\n").join(lines) + "\n\n" + table(result["summary"])
+
+
+def _corpus(found: dict[str, Any]) -> str:
+    """Which text a table is of, in parentheses; nothing where the JSON does not say it."""
+    if "corpus_id" not in found:
+        return ""
+    parts = [*found["files"], f"corpus {found['corpus_id'][:16]}", f"{found['tokens']:,} tokens"]
+    return f" ({', '.join(parts)})"

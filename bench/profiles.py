@@ -195,8 +195,7 @@ def _training(folder: Path, _num_rows: int) -> tuple[Step, bool]:
 
 def _corpus(folder: Path, max_bytes: int) -> TokenShards:
     """Python's standard library, tokenised."""
-    from ngramstore.mine import open_corpus
-    from ngramstore_torch.experiment.comparison import python_sources
+    from ngramstore.mine import open_corpus, python_sources
 
     tokenizer = f"train:{_VOCABULARY}"
     return open_corpus(python_sources(max_bytes), tokenizer=tokenizer, cache=folder / "cache", errors="replace")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import codec_page, saved
+from bench import codec_page, saved, scale_prose
 from bench.readme import between
 from bench.targets import two_threads
 
@@ -105,4 +105,5 @@ PAGES: dict[Path, dict[str, Callable[[Path], str]]] = {
     _DOCS / "mining.md": {"mining": _mining},
     _DOCS / "tables.md": {"tables": _tables},
     _DOCS / "operating.md": {"resident rows": _floors, "threads": _threads},
+    _DOCS / "scale.md": scale_prose.SENTENCES,
 }

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench import machine
-from ngramstore.mine import TokenShards, Vocabulary, mine_ngrams, open_corpus
+from ngramstore.mine import TokenShards, Vocabulary, mine_ngrams, open_corpus, python_sources
 from ngramstore_torch.data.batches import TaggedTokens
 from ngramstore_torch.data.corpus import tag_corpus
-from ngramstore_torch.experiment.comparison import fgram_load, python_sources
+from ngramstore_torch.experiment.comparison import fgram_load
 from ngramstore_torch.experiment.evaluate import evaluate_model
 from ngramstore_torch.experiment.presets import Preset
 from ngramstore_torch.model.costs import cost_of
@@ -88,12 +89,16 @@ class Data:
             ).save(path)
         return Vocabulary.load(path)
 
-    def _tagged(self, text: str, tokenizer: int, num_fgrams: int) -> tuple[TaggedTokens, TaggedTokens, int]:
-        """Training tokens, held-out tokens, and the number of token types."""
+    def _tagged(self, text: str, tokenizer: int, num_fgrams: int) -> tuple[TaggedTokens, TaggedTokens, int, float]:
+        """Training tokens, held-out tokens, the number of token types, and the processor seconds that tagging a token took."""
         corpus = self.corpus(text, tokenizer)
         vocabulary = self._vocabulary(corpus, num_fgrams) if num_fgrams else None
         assert corpus.tokenizer is not None
-        return *tag_corpus(corpus, vocabulary, held_out=self.preset.held_out), corpus.tokenizer.vocab_size
+        if vocabulary is not None:
+            vocabulary.tag(np.arange(9), np.zeros(1, np.int64))  # compiles
+        cpu = time.process_time()
+        train, held = tag_corpus(corpus, vocabulary, held_out=self.preset.held_out)
+        return train, held, corpus.tokenizer.vocab_size, (time.process_time() - cpu) / corpus.num_tokens
 
 
 def make(cell: Cell, preset: Preset, vocab_size: int) -> LanguageModel:
@@ -127,11 +132,16 @@ def num_parameters(cell: Cell, preset: Preset, data: Data) -> int:
 def measure(cell: Cell, preset: Preset, data: Data) -> dict:
     """Train and measure one cell. CPU seconds are of all threads: they say the cost where others share the machine.
 
+    `tag_s` are the CPU seconds of tagging as many tokens as were trained on, and not part of `cpu_s`: all of the corpus is tagged once, for
+    all the runs that train on it.
+
     "equal" is the plain decoder trained on more tokens, until it has cost what SCONE costs with all its f-grams.
     Raises KeyboardInterrupt where training was interrupted.
     """
     uses_fgrams = cell.model in ("scone", "equal")
-    train, held, vocab_size = data.tagged(cell.text, cell.tokenizer, cell.num_fgrams if uses_fgrams else 0)
+    train, held, vocab_size, tag_s_per_token = data.tagged(
+        cell.text, cell.tokenizer, cell.num_fgrams if uses_fgrams else 0
+    )
     model = make(cell, preset, vocab_size)
     config = replace(preset.train, tokens=cell.tokens, seed=cell.seed, fgram_lr=cell.fgram_lr or preset.train.fgram_lr)
     load = fgram_load(train, config) if uses_fgrams else {}
@@ -159,6 +169,7 @@ def measure(cell: Cell, preset: Preset, data: Data) -> dict:
         "flops_per_token": cost.flops_per_token,
         "train_flops": cost.train_flops_per_token * result.tokens,
         "cpu_s": cpu,
+        "tag_s": tag_s_per_token * result.tokens,
         "batch_s": result.batch_seconds,
         "threads": torch.get_num_threads(),
         "load": machine.describe()["load"][0],

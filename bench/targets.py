@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.quality_report import is_usual
+from bench import target_numbers as numbers
 from bench.saved import Found
 
 
@@ -27,6 +27,8 @@ class Claim:
     """What `read` is the median of, where it is one."""
     at_least: bool = False
     unit: str = "x"
+    named: Callable[[Any], str] | None = None
+    """What stands in place of `what`, where that depends on what the file has."""
     plainly: str = ""
     """For a reader who has a minute: a clause with {} where the number goes; claims with the same one are told together."""
 
@@ -73,18 +75,6 @@ def _disk(codec: str, dim: int, limit: float) -> Claim:
     )
 
 
-def _demo_gain(result: dict) -> float:
-    return result["gain_nats"]
-
-
-def _perplexity_off(store: str) -> Callable[[dict], float]:
-    return lambda result: 100 * abs(result["perplexity"][store] / result["perplexity"]["scone_live"] - 1)
-
-
-def _mining(result: dict) -> dict:
-    return result["corpora"]["python-stdlib"]["subjects"]
-
-
 def two_threads(found: Found) -> float:
     """What two threads gain in the rounds in which two that only compute gain 1.9; not measured where those are fewer than three."""
     valid = _valid_gains(found)
@@ -118,34 +108,8 @@ def _scale_rounds(found: Found, metric: str) -> list[float]:
     return found.ratios(_LARGE, _SMALL, metric)
 
 
-def _half_a_byte(result: dict) -> float:
-    """Perplexity that the best codec of at most 4.5 bits costs, mean of the tables; bits in wide rows, zstd where it pays."""
-    small = [line for line in result["summary"] if line["is_codec"] and min(line["raw_bits"], line["wide_bits"]) <= 4.5]
-    return min(line["perplexity_percent"] for line in small)
-
-
 def _build_memory(found: Found) -> float:
     return found.value(_LARGE, "anon_mib") / found.case["subjects"][_LARGE]["facts"]["memory_mib"]
-
-
-def _quality_gain(result: dict, text: str) -> float:
-    """Mean over the seeds at the number of tokens with the most seeds, the largest of these; as in `bench.quality`, 100,000 f-grams."""
-    (curve,) = (
-        curve for curve in result["differences"]
-        if (curve["text"], curve["model"], curve["tokenizer"]) == (text, "scone", 4096) and is_usual(curve)
-    )  # fmt: skip
-    points = curve["difference"]
-    tokens = max(points, key=lambda at: (len(points[at]["seeds"]), int(at)))
-    return -points[tokens]["mean"]
-
-
-def _matching_share(result: dict) -> float:
-    """Worst cell of SCONE."""
-    return max(cell["batch_s"] / cell["cpu_s"] for cell in result["cells"].values() if cell["model"] == "scone")
-
-
-def _export_share(result: dict) -> float:
-    return max(shape["store_over_model"] for shape in result["shapes"])
 
 
 _WAYS = (("in_place", "read in place"), ("checksums", "in place with checksums"), ("packed", "packed"))
@@ -255,31 +219,33 @@ CLAIMS: tuple[Claim, ...] = (
             ("the same hot rows, 1,024 keys per call", "hot", "us_per_key@1024"),
         )
     ),
-    Claim(what="demo: SCONE vs the plain decoder", limit=0.10, at_least=True, file_of="demo", read=_demo_gain, unit="nats"),
-    Claim(what="demo --quick: SCONE vs the plain decoder", limit=0.05, at_least=True, file_of="demo_quick", read=_demo_gain, unit="nats"),
+    Claim(what="demo: SCONE vs the plain decoder", limit=0.10, at_least=True, file_of="demo", read=numbers.demo_gain, unit="nats"),
+    Claim(what="demo --quick: SCONE vs the plain decoder", limit=0.05, at_least=True, file_of="demo_quick", read=numbers.demo_gain, unit="nats"),
     *(
         Claim(
             what=f"SCONE vs the plain decoder, {text}, vocabulary of 4,096, mean of seeds", limit=0.05, at_least=True, file_of="quality",
-            read=lambda r, text=text: _quality_gain(r, text), unit="nats",
+            read=lambda r, text=text: numbers.quality_gain(r, text), unit="nats",
         )
         for text in ("code", "english")
     ),
-    Claim(what="matching and batches, share of a training run", limit=0.02, file_of="quality", read=_matching_share),
-    Claim(what="export: the store's time vs A_f's, worst shape", limit=1.0, file_of="export", read=_export_share),
-    Claim(what="int8 store vs the live model, perplexity", limit=0.05, file_of="demo", read=_perplexity_off("store_int8"), unit="% off"),
-    Claim(what="int4 store vs the live model, perplexity", limit=0.5, file_of="demo", read=_perplexity_off("store_int4"), unit="% off"),
+    Claim(
+        what=numbers.MATCHING, limit=0.02, file_of="quality", read=numbers.matching_share, named=numbers.matching_name,
+    ),
+    Claim(what="export: the store's processor time vs A_f's, worst shape", limit=1.0, file_of="export", read=numbers.export_share),
+    Claim(what="int8 store vs the live model, perplexity", limit=0.05, file_of="demo", read=numbers.perplexity_off("store_int8"), unit="% off"),
+    Claim(what="int4 store vs the live model, perplexity", limit=0.5, file_of="demo", read=numbers.perplexity_off("store_int4"), unit="% off"),
     Claim(
         what="best codec of 4.5 bits per value or fewer, trained tables, perplexity", limit=0.2, file_of="codecs",
-        read=_half_a_byte, unit="% more",
+        read=numbers.half_a_byte, unit="% more",
     ),
     Claim(
         what="mining, K = 5, one process", limit=5.0, at_least=True, file_of="mine", unit="M tokens/s",
-        read=lambda r: _mining(r)["ngramstore"]["million_tokens_per_s"],
+        read=lambda r: numbers.mining(r)["ngramstore"]["million_tokens_per_s"],
     ),
     *(
         Claim(
             what=f"mining vs {name}", limit=0.5, file_of="mine",
-            read=lambda r, name=name: 1 / _mining(r)[name.lower()]["wall_over_ngramstore"],
+            read=lambda r, name=name: 1 / numbers.mining(r)[name.lower()]["wall_over_ngramstore"],
         )
         for name in ("DuckDB", "Polars")
     ),

@@ -76,15 +76,20 @@ class _Table(SconeModel):
         return self._rows_ND[torch.from_numpy(at_U)]
 
 
-def trained(folder: Path, texts: Sequence[Path], preset: Preset, seed: int, *, progress: bool = True) -> Trained:
-    """The model of this text and seed: read from `folder`, or trained there first."""
-    corpus = open_corpus(
+def opened(folder: Path, texts: Sequence[Path], preset: Preset, *, progress: bool = True) -> TokenShards:
+    """The tokens of this text: read from `folder`, or made there first, their tokenizer too."""
+    return open_corpus(
         list(texts),
         tokenizer=f"train:{preset.tokenizer_size}",
         cache=folder / "cache",
         errors="replace",
         progress=progress,
     )
+
+
+def trained(folder: Path, texts: Sequence[Path], preset: Preset, seed: int, *, progress: bool = True) -> Trained:
+    """The model of this text and seed: read from `folder`, or trained there first."""
+    corpus = opened(folder, texts, preset, progress=progress)
     vocabulary = _vocabulary(folder, corpus, preset)
     train, held = tag_corpus(corpus, vocabulary, held_out=preset.held_out)
     out = folder / f"{corpus.identity[:16]}-{preset.train.tokens}-seed{seed}"

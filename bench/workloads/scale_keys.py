@@ -14,6 +14,8 @@ VOCABULARY = 50_257
 ORDER = 3
 STEP = 1_640_531_527  # a prime, so coprime to the modulus; times 2**32 it is below 2**63
 ABSENT = 1 << 31
+ABSENT_SHARE = 0.2
+"""Of the keys of every mix but `absent`."""
 HOT_KEYS = 100_000
 """The working set of the mix `hot`: the same number of keys for every size of store."""
 
@@ -56,6 +58,6 @@ def draw(mix: str, num_keys: int, count: int, rng: np.random.Generator) -> np.nd
     else:
         numbers_M = (draw_M * min(HOT_KEYS, num_keys)).astype(np.int64)
     numbers_M = np.minimum(numbers_M, num_keys - 1)
-    absent_M = np.ones(count, bool) if mix == "absent" else rng.random(count) < 0.2
+    absent_M = np.ones(count, bool) if mix == "absent" else rng.random(count) < ABSENT_SHARE
     numbers_M[absent_M] = ABSENT + rng.integers(0, ABSENT, int(absent_M.sum()))
     return numbers_M

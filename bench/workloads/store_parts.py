@@ -150,7 +150,11 @@ def _verify_rows(name: str, origin: data.Dataset, asked: list[data.Batch], out_B
 def _cached_rows(origin: data.Dataset, batches: list[data.Batch]) -> Part:
     store = _opened(origin, batches)
     out = np.zeros((len(batches[0]), origin.dim), np.float32)
-    cache, plan, keys = store._cache, store.spec.codec.plan("f"), [store._view.find(batch.ids_B) for batch in batches]
+    cache, plan, keys = (
+        store._source.cache,
+        store.spec.codec.plan("f"),
+        [store._view.find(batch.ids_B) for batch in batches],
+    )
     verify = _verify_rows("cached_rows", origin, batches, out)
     return lambda i: cache.serve(plan, keys[i], out.view(np.uint8)), len(out), verify
 
