@@ -68,14 +68,17 @@ def table(folder=saved.RESULTS) -> str:
 
 def misses(folder=saved.RESULTS) -> str:
     """How many targets are met, and a list of those that are not."""
-    found = [answer for answer in answers(folder) if answer.value is not None]
+    every = answers(folder)
+    found = [answer for answer in every if answer.value is not None]
     missed: dict[str, list[Answer]] = {}
     for answer in found:
         if not answer.is_met:
             clause = answer.claim.plainly or f"{answer.claim.what}: {{}} {answer.claim.unit}"
             missed.setdefault(clause, []).append(answer)
     num_missed = sum(map(len, missed.values()))
-    head = f"The project set itself {len(found)} targets ([all of them](docs/results.md#targets)); {len(found) - num_missed} are met."
+    head = f"The project set itself {len(every)} targets ([all of them](docs/results.md#targets)); {len(found) - num_missed} are met."
+    if len(found) < len(every):
+        head += f" Void or not measured here: {len(every) - len(found)}."
     if not missed:
         return head
     told = [

@@ -57,12 +57,11 @@ def _floors(folder: Path) -> str:
 def _threads(folder: Path) -> str:
     found = saved.cases(folder)["store", "threads"]
     try:
-        both = f"{two_threads(found):.2f} times the"
-    except ValueError:
-        both = "(not measured: this machine had no two free cores) times the"
+        both = f"two callers together get {two_threads(found):.2f} times the throughput of one"
+    except ValueError:  # what two callers get is void then
+        both = "what two callers get was not measured: the machine had no two free cores"
     return (
-        f"  With two threads, one call of 8,192 cached keys is {found.value('ngramstore', 'speedup_of_one_call'):.2f} times as fast; two callers "
-        f"together get {both}\n  throughput of one (`bench/results/{found.file}`). How much depends on the machine, since both wait\n  for the same "
+        f"  With two threads, one call of 8,192 cached keys is {found.value('ngramstore', 'speedup_of_one_call'):.2f} times as fast;\n  {both} (`bench/results/{found.file}`). How much depends on the machine, since both wait\n  for the same "
         "memory: earlier runs had 1.72, 1.64 and 1.60 (that file in commits c4e9c7f, c4324b3 and 712877a)."
     )
 
