@@ -55,7 +55,7 @@ def command(store: Path, dry_run: bool, out: Path | None, drop_tokens: bool, qui
             click.echo(f"{store}: all is well, nothing to repair")
         else:
             verb = "would be kept" if dry_run else f"are in {report.out}"
-            lost = f"{report.num_lost:,} rows lost ({len(report.lost):,} lines)"
+            lost = f"{report.num_lost:,} rows lost ({len(report.lost):,} line{'s' * (len(report.lost) != 1)})"
             say(f"{len(report.faults):,} faults; {report.num_rows:,} rows {verb}, {lost}")
             if report.num_without_tokens:
                 say(f"{report.num_without_tokens:,} of the lost rows only lack their tokens: --drop-tokens keeps them")

@@ -294,5 +294,4 @@ def _check_in_place(base: Layer, first: int, count: int, lines: RunLines[None, F
 
 def _fault_in_place(run: Run[None]) -> Fault:
     one, several = "fails its checksum", "fail their checksums"
-    rows = f"row {run.first}" if run.num_rows == 1 else f"rows {run.first} to {run.last}"
-    return Fault(MANIFEST_NAME, None, f"{rows}, read in place, {one if run.num_rows == 1 else several}")
+    return Fault(MANIFEST_NAME, None, f"{run.rows}, read in place, {one if run.num_rows == 1 else several}")

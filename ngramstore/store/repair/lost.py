@@ -35,7 +35,7 @@ class LostRows:
 def line_of_ngrams(where: str, run: Run[str]) -> str:
     """N-grams of the layer `where`."""
     s, an, their = ("", "an ", "its") if run.num_rows == 1 else ("s", "", "their")
-    at = f"{_rows(run)} of the {where}"
+    at = f"{run.rows} of the {where}"
     if run.verdict == _UNKNOWN:
         return f"{at}, of {an}unknown n-gram{s}"
     if run.verdict == _HAS_TOKENS:
@@ -46,16 +46,12 @@ def line_of_ngrams(where: str, run: Run[str]) -> str:
 
 def line_of_numbers(run: Run[str]) -> str:
     """Rows of a row-addressed base."""
-    return f"{_rows(run)}: now zeros"
+    return f"{run.rows}: now zeros"
 
 
 def line_of_changes(run: Run[str]) -> str:
     """Rows of a row-addressed store that were changed since; their numbers are known by their IDs only."""
     return f"{'a changed row (ID' if run.num_rows == 1 else 'changed rows (IDs'} {_names(run)}): now zeros"
-
-
-def _rows(run: Run[str]) -> str:
-    return f"row {run.first}" if run.num_rows == 1 else f"rows {run.first} to {run.last}"
 
 
 def _names(run: Run[str]) -> str:

@@ -45,5 +45,5 @@ class RowFaults:
         place, identity = run.names[0]
         one, several = _WHAT[run.verdict]
         key = f" (ID 0x{identity:016x})" if self._is_keyed else ""
-        what = f"row {run.first}{key} {one}" if run.num_rows == 1 else f"rows {run.first} to {run.last} {several}"
+        what = f"{run.rows}{key} {one}" if run.num_rows == 1 else f"{run.rows} {several}"
         return Fault(self._file_name, place, what)

@@ -32,6 +32,11 @@ class Run(Generic[Name]):
         """How many rows these are."""
         return self.last - self.first + 1
 
+    @property
+    def rows(self) -> str:
+        """Which rows, in words."""
+        return f"row {self.first}" if self.num_rows == 1 else f"rows {self.first} to {self.last}"
+
 
 class RunLines(Generic[Name, Line]):
     """Puts a line for each run of rows into a list, and puts it anew where the next chunk goes on with that run."""

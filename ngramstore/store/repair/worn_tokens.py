@@ -202,9 +202,8 @@ def _fault_of_blocks(file: str, run: Run[int]) -> Fault:
 
 
 def _fault_of_rows(file: str, run: Run[str]) -> Fault:
-    if run.num_rows == 1:
-        return Fault(file, None, f"row {run.first}: the n-gram {run.names[0]}")
-    return Fault(file, None, f"rows {run.first} to {run.last}: the n-grams do not hash to their IDs")
+    what = f"the n-gram {run.names[0]}" if run.num_rows == 1 else "the n-grams do not hash to their IDs"
+    return Fault(file, None, f"{run.rows}: {what}")
 
 
 def _ngram_at(data: bytes, at: int, max_n: int) -> list[int] | None:
