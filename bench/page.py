@@ -15,8 +15,8 @@ _RESULTS_INTRO = """\
 
 Made by `python -m bench.page` from the JSON files in `bench/results/`, which `python -m bench all` writes in about two hours (what trains
 for longer: `python -m bench.quality` and `python -m bench codecs`). Every table of every file is in [measurements](measurements.md).
-Machines are shared: trust ratios, not microseconds, and compare within a file only. Files are of different commits, and of different
-machines, some twice as fast as others; each names its own. A `+` behind a commit: it had uncommitted changes.
+Machines are shared: trust ratios, not microseconds, and compare within a file only. Files that name one
+commit are of one run; the others are older, and of other machines. A `+` behind a commit: it had uncommitted changes.
 
 - *Floor*: a gather of rows in memory that is told the row numbers; nothing is searched for. *A gather by our own prefetching kernel*: the
   same with the fastest gather there is here.
