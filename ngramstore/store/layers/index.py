@@ -9,7 +9,9 @@ Shapes: N rows of the index, M rows of a chunk.
 from __future__ import annotations
 
 import mmap
+import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from ngramstore.store.layers.index_builder import IndexBuilder
 from ngramstore.store.layers.index_plan import IndexPlan, index_content, page_checksums
 
 _MAX_PLACE = 1 << 62
+_LEAST_SHARE = 4
+"""An index is asked for in huge pages where the machine's memory holds so many of it: a page of 2 MiB is read and kept whole."""
 
 
 class Index:
@@ -90,8 +94,7 @@ class Index:
         if lock:
             data = file.array(0, entry.file_bytes)
         else:
-            with our_errors(file.path):
-                data = np.frombuffer(mmap.mmap(file.fd, entry.file_bytes, prot=mmap.PROT_READ), np.uint8)
+            data = _mapped(file, entry.file_bytes)
         index = cls(plan, data, is_verified=False, name=str(file.path))
         if lock:
             index.verify_all()
@@ -154,3 +157,14 @@ class Index:
                 raise self.damaged(int(unknown[np.flatnonzero(got != wanted)[0]]))
             self._page_ok[unknown] = 1
         return self._data[begin:end].view(dtype)
+
+
+def _mapped(file: DataFile, size: int) -> np.ndarray:
+    """A file as read-only memory, in huge pages where the system has them for files: fewer reads while it is cold, fewer
+    misses of the processor's page table once it is warm (docs/design.md, Decisions)."""
+    with our_errors(file.path):
+        mapped = mmap.mmap(file.fd, size, prot=mmap.PROT_READ)
+    if hasattr(mmap, "MADV_HUGEPAGE") and _LEAST_SHARE * size <= os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE:
+        with suppress(OSError):  # a kernel built without huge pages
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(mapped, np.uint8)
