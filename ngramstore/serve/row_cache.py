@@ -8,8 +8,6 @@ Shapes: M wanted rows, U rows read, C slots.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ngramstore.kernels.native import cache as native
@@ -19,16 +17,12 @@ from ngramstore.kernels.native.dequantize import NUM_PLAN
 
 SLOT_OVERHEAD_BYTES = native.SLOT_OVERHEAD_BYTES
 _LEAST_OLDEST = 64
-_NO_WRITER: np.ndarray = np.zeros(NUM_PLAN, np.int64)  # a plan that copies nothing
-_NOWHERE = np.empty((0, 1), np.uint8)
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """U rows read for a batch: row u begins at data[at[u]]; at -1: it could not be read."""
-
-    data: np.ndarray
-    at: np.ndarray
+NO_CACHE = np.empty(0, np.int64)
+"""The state of no cache: rows are kept nowhere."""
+NO_WRITER: np.ndarray = np.zeros(NUM_PLAN, np.int64)
+"""A plan that copies nothing."""
+NOWHERE = np.empty((0, 1), np.uint8)
+"""Where it copies that to."""
 
 
 class RowCache:
@@ -65,11 +59,7 @@ class RowCache:
 
     def absent(self, keys_M: np.ndarray) -> np.ndarray:
         """Positions of the keys that are not here; the others are used last from now on. Counts neither hits nor misses."""
-        return self.serve(_NO_WRITER, keys_M, _NOWHERE)
-
-    def insert(self, fetched: Fetched, keys_U: np.ndarray) -> None:
-        """Keep U rows that were read, as most recently used."""
-        native.insert(self.state, fetched.data, fetched.at, keys_U)
+        return self.serve(NO_WRITER, keys_M, NOWHERE)
 
     def stats(self) -> dict[str, int]:
         """Counters since the cache was made, of this moment: look-ups that hit and missed, rows inserted, evicted, not kept; rows and bytes held.

@@ -5,21 +5,22 @@ Shapes: M wanted rows, U unique rows to read, D row width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ngramstore.codec.compress import RowDecompressor
 from ngramstore.errors import DamagedRows, DamagedStore, FormatError
-from ngramstore.kernels.native import distinct as native_distinct
 from ngramstore.kernels.native import rows as native
+from ngramstore.kernels.native.arrivals import keep_and_write
 from ngramstore.kernels.native.dequantize import scatter
+from ngramstore.kernels.native.distinct import distinct
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.serve.counts import Counts
 from ngramstore.serve.resident import Resident
-from ngramstore.serve.row_cache import Fetched, RowCache
+from ngramstore.serve.row_cache import NO_CACHE, NO_WRITER, NOWHERE, RowCache
 from ngramstore.serve.split import Workers
 from ngramstore.store.layers.external import IN_PLACE_HINT
 from ngramstore.store.view import PENDING_SERIAL, View
@@ -34,6 +35,14 @@ _FAULT = {
 _IN_ORDER = np.empty(0, np.int64)
 PendingRows = Callable[[np.ndarray], np.ndarray]
 """Encoded rows (U, B) u8 of the IDs (U,) u64 of unpublished puts."""
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """U rows read for a batch: row u begins at data[at[u]]; at -1: it could not be read."""
+
+    data: np.ndarray
+    at: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class RowSource:
         self._workers = workers
         self.view = view
         self.cache = cache
+        self._state = NO_CACHE if cache is None else cache.state
         self.resident = resident
         self._pending = pending
         self._codec = view.manifest.spec.codec
@@ -90,12 +100,9 @@ class RowSource:
         Rows that are not published yet are left out. Returns what is wrong with damaged rows, by position.
         """
         assert self.cache is not None
-        damage: dict[int, str] = {}
         in_files = np.flatnonzero((keys_M >= 0) & (keys_M >> RANK_BITS < PENDING_SERIAL))
         places = in_files[self.cache.absent(keys_M[in_files])]
-        for _ in self._batches(places, keys_M, seeds_M, counts, damage):
-            pass
-        return damage
+        return self._read(places, keys_M, seeds_M, NOWHERE, counts, NO_WRITER)
 
     def read_absent(
         self, places: np.ndarray, keys_M: np.ndarray, seeds_M: np.ndarray, out_MD: np.ndarray, counts: Counts
@@ -139,39 +146,29 @@ class RowSource:
         counts: Counts,
         plan: np.ndarray,
     ) -> dict[int, str]:
-        """Rows of some positions from the files, copied out from where they were read."""
-        damage: dict[int, str] = {}
-        for fetched, to, of in self._batches(places, keys_M, seeds_M, counts, damage):
-            scatter(plan, fetched.data, fetched.at[of], to, out_MB)
-        return damage
-
-    def _batches(
-        self, places: np.ndarray, keys_M: np.ndarray, seeds_M: np.ndarray, counts: Counts, damage: dict[int, str]
-    ) -> Iterator[tuple[Fetched, np.ndarray, np.ndarray]]:
-        """Read the rows of some positions, each key once, and keep them in the cache, if there is one.
-
-        Yields what was read, the positions that want it, and which of its rows each of them wants. What is wrong goes to `damage`, by position.
+        """Rows of some positions from the files: each key is read once, kept in the cache, if there is one, and written out from
+        where it was read. A plan without a row writer writes nothing. Returns what is wrong, by position.
         """
         count = len(places)
-        waits_X, keys_U, seeds_U = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.uint64)
+        which_X, keys_U, seeds_U = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.uint64)
         seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
-        num_keys = native_distinct.distinct(seen, keys_M[places], seeds_M[places], waits_X, keys_U, seeds_U)
+        num_keys = distinct(seen, keys_M[places], seeds_M[places], which_X, keys_U, seeds_U)
+        damage: dict[int, str] = {}
         for first in range(0, num_keys, self._chunk):
             last = min(num_keys, first + self._chunk)
+            if num_keys <= self._chunk:
+                to, which = places, which_X
+            else:
+                is_here = (which_X >= first) & (which_X < last)
+                to, which = places[is_here], which_X[is_here] - first
             faults: dict[int, str] = {}
             fetched = self._fetch(keys_U[first:last], seeds_U[first:last], faults, counts)
-            if self.cache is not None:
-                self.cache.insert(fetched, keys_U[first:last])
-            if num_keys <= self._chunk:
-                to, of = places, waits_X
-            else:
-                is_here = (waits_X >= first) & (waits_X < last)
-                to, of = places[is_here], waits_X[is_here] - first
+            keep_and_write(self._state, fetched.data, fetched.at, keys_U[first:last], plan, which, to, out_MB)
             if faults:
                 damage |= {
                     m: faults[key] for m, key in zip(to.tolist(), keys_M[to].tolist(), strict=True) if key in faults
                 }
-            yield fetched, to, of
+        return damage
 
     def _fill_from_memory(self, keys_M: np.ndarray, out_MB: np.ndarray, plan: np.ndarray) -> np.ndarray:
         """Rows that need no file; returns the positions that do."""
@@ -202,21 +199,16 @@ class RowSource:
                     copy(rows, (keys_M[places] & RANK_MASK) * row_bytes, places)
         return np.flatnonzero(~done)
 
-    def _fetch(self, keys_U: np.ndarray, seeds_U: np.ndarray, faults: dict[int, str], counts: Counts) -> Fetched:
+    def _fetch(self, keys_U: np.ndarray, seeds_U: np.ndarray, faults: dict[int, str], counts: Counts) -> _Fetched:
         """Read, check and decompress U rows; damaged ones go to `faults` by key and get place -1."""
         count, slot_bytes = len(keys_U), self._slot_bytes
-        serials_U = keys_U >> RANK_BITS
-        known = self.view.file_serials  # one or two; for any other key the kernel would search without end
-        is_known_U = serials_U == known[0]
-        for serial in known[1:]:
-            is_known_U |= serials_U == serial
-        if not is_known_U.all():
-            raise AssertionError(f"rows of layers {np.unique(serials_U)} asked of a source of layers {known}")
         staging = np.empty(count * slot_bytes, np.uint8)
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
         num_bad, num_frames, num_bytes = native.read_rows(
             self.view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status
         )
+        if num_bad < 0:
+            raise AssertionError(f"rows of layers {np.unique(keys_U >> RANK_BITS)} asked of {self.view.file_serials}")
         self.view.base.check_unchanged()
         counts.add_read(count, num_bytes)
         at = np.arange(0, len(staging), slot_bytes)
@@ -224,11 +216,11 @@ class RowSource:
             for u in np.flatnonzero(status).tolist():
                 faults[int(keys_U[u])] = _FAULT[int(status[u])]
                 at[u] = -1
-        fetched = Fetched(staging, at)
+        fetched = _Fetched(staging, at)
         if num_frames == count and len(self._compressed) == 1:  # usual: nothing is copied back to where it was read
             try:
                 rows = self._compressed[0].decompressor.decompress(staging, at, lengths)
-                return Fetched(rows.reshape(-1), np.arange(0, rows.size, self._codec.row_bytes))
+                return _Fetched(rows.reshape(-1), np.arange(0, rows.size, self._codec.row_bytes))
             except FormatError:
                 pass  # which of them it is, below
         if num_frames:
@@ -236,7 +228,7 @@ class RowSource:
         return fetched
 
     def _unpack_in_place(
-        self, fetched: Fetched, lengths_U: np.ndarray, keys_U: np.ndarray, faults: dict[int, str]
+        self, fetched: _Fetched, lengths_U: np.ndarray, keys_U: np.ndarray, faults: dict[int, str]
     ) -> None:
         """Rows where there were frames; `lengths` are those of the files. What is no frame goes to `faults` and gets place -1."""
         is_frame = (lengths_U < self._codec.row_bytes) & (fetched.at >= 0)
@@ -270,7 +262,7 @@ class RowSource:
 
 
 def _decompress(
-    decompressor: RowDecompressor, fetched: Fetched, lengths_U: np.ndarray, frames: np.ndarray, slots: np.ndarray
+    decompressor: RowDecompressor, fetched: _Fetched, lengths_U: np.ndarray, frames: np.ndarray, slots: np.ndarray
 ) -> dict[int, str]:
     """Frames -> rows in their own slots; what is wrong with those that are no frames, by place in the batch."""
     try:

@@ -79,6 +79,7 @@ def test_native_and_reference_have_the_same_kernels_with_the_same_parameters(top
     spelled_out = {
         "xxh64",
         "memory",
+        "put_out",
         "read",
         "check_pages",
         "seed_of",

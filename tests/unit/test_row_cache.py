@@ -15,9 +15,11 @@ from store_cases import build, some_ngrams, some_rows
 import ngramstore as ngs
 from ngramstore.errors import UsageError
 from ngramstore.kernels.native import cache_table as parts
-from ngramstore.kernels.native.dequantize import row_writer, scatter
+from ngramstore.kernels.native.arrivals import keep_and_write
+from ngramstore.kernels.native.cache import insert as keep
+from ngramstore.kernels.native.dequantize import row_writer
 from ngramstore.serve import lookups
-from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, Fetched, RowCache
+from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, RowCache
 
 ROW = 5
 
@@ -34,11 +36,11 @@ class Source:
         self.lost = lost
         self.read: list[int] = []
 
-    def fetch(self, keys_U: np.ndarray) -> Fetched:
+    def fetch(self, keys_U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.read += keys_U.tolist()
         at = np.arange(len(keys_U)) * ROW
         at[np.isin(keys_U, list(self.lost))] = -1
-        return Fetched(rows_of(keys_U).reshape(-1), at)
+        return rows_of(keys_U).reshape(-1), at
 
     def ask(self, cache: RowCache, keys: list[int]) -> np.ndarray:
         """Rows of those keys, zeros for -1 and for lost ones: (M, 5) u8."""
@@ -48,10 +50,9 @@ class Source:
         misses = cache.serve(plan, keys_M, out)
         if len(misses):
             keys_U = np.array(list(dict.fromkeys(keys_M[misses].tolist())))
-            fetched = self.fetch(keys_U)
-            cache.insert(fetched, keys_U)
-            places = [keys_U.tolist().index(key) for key in keys_M[misses].tolist()]
-            scatter(plan, fetched.data, fetched.at[places], misses, out)
+            rows, at = self.fetch(keys_U)
+            which = np.array([keys_U.tolist().index(key) for key in keys_M[misses].tolist()])
+            keep_and_write(cache.state, rows, at, keys_U, plan, which, misses, out)
         return out
 
 
@@ -251,7 +252,7 @@ def check_rows_while_others_insert(num_inserting: int, seconds: float) -> None:
     def insert(first: int) -> None:
         for begin in range(first, first + (1 << 40), 16):
             keys = np.arange(begin, begin + 16)
-            cache.insert(Fetched(np.repeat((keys % 251).astype(np.uint8), row_bytes), np.arange(16) * row_bytes), keys)
+            keep(cache.state, np.repeat((keys % 251).astype(np.uint8), row_bytes), np.arange(16) * row_bytes, keys)
             if time.monotonic() > end:
                 return
 
@@ -289,10 +290,10 @@ def test_threads_that_read_the_same_rows_keep_them_once():
     """As for a prompt that several requests begin with: whoever comes second finds the rows there."""
     num_keys, turns, row_bytes = 8192, 6, 4096
     cache = RowCache(num_keys * turns * (row_bytes + SLOT_OVERHEAD_BYTES), row_bytes, num_keys * turns)
-    fetched = Fetched(np.zeros(row_bytes, np.uint8), np.zeros(num_keys, np.int64))
+    rows, at = np.zeros(row_bytes, np.uint8), np.zeros(num_keys, np.int64)
     for turn in range(turns):
         keys = np.arange(turn * num_keys, (turn + 1) * num_keys)
-        threads = [threading.Thread(target=cache.insert, args=(fetched, keys)) for _ in range(3)]
+        threads = [threading.Thread(target=keep, args=(cache.state, rows, at, keys)) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -86,8 +86,15 @@ else:
 
 @inline
 def _line_from(layers, key, line):
-    """The line of a row key: of its serial, and in a layer of segments of its rank. `line`: that of a smaller key, or 0."""
+    """The line of a row key: of its serial, and in a layer of segments of its rank; -1: no line has it.
+
+    `line`: that of a smaller key, or 0.
+    """
+    left = layers.shape[0]
     while layers[line, SERIAL] != key >> RANK_BITS:
+        left -= 1
+        if left == 0:
+            return -1
         line = line + 1 if line + 1 < layers.shape[0] else 0
     rank = key & RANK_MASK
     while layers[line, FIRST_BYTES] > 0 and rank >= layers[line, FIRST_RANK] + layers[line, NUM_ROWS]:
@@ -160,7 +167,7 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
     be waited for, ask for all of them first.
     lengths[u] = stored bytes; status[u] = GOOD or what is wrong. Rows read in place without checksums are not checked.
     Returns how many are not good, how many of the others are compressed, and the bytes of all whose place is known, with their
-    checksums.
+    checksums. -1 bad: a key is of no layer here, and nothing was read.
     """
     base = np.int64(staging.ctypes.data)
     count = keys_U.shape[0]
@@ -178,6 +185,8 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
         u = order[i]
         status_U[u] = GOOD
         line = _line_from(layers, keys_U[u], line)
+        if line < 0:
+            return -1, 0, np.int64(0)
         lines[u] = line
         rank = keys_U[u] & RANK_MASK
         if layers[line, FIRST_BYTES] > 0:

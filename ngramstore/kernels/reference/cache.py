@@ -108,7 +108,7 @@ def serve(state: np.ndarray, plan: np.ndarray, keys_M: np.ndarray, out: np.ndarr
             miss_M[absent] = m
             absent += 1
         elif is_wanted:
-            _put_out(plan, source, out.ctypes.data + m * int(plan[OUT_BYTES]))
+            put_out(plan, source, out.ctypes.data + m * int(plan[OUT_BYTES]))
     if is_wanted:
         state[HITS] += np.count_nonzero(keys_M >= 0) - absent
         state[MISSES] += absent
@@ -127,7 +127,7 @@ def serve_if_all_are_here(state: int, plan: np.ndarray, keys: np.ndarray, num_ke
     for m, key in enumerate(wanted):
         source = cache.use(cache.find(key)) if key >= 0 else 0
         cache.state[HITS] += key >= 0
-        _put_out(plan, source, target + m * int(plan[OUT_BYTES]))
+        put_out(plan, source, target + m * int(plan[OUT_BYTES]))
     return True
 
 
@@ -135,7 +135,7 @@ def _state_at(address: int) -> Any:
     return memory(address, 8 * NUM_STATE).view(np.int64)
 
 
-def _put_out(plan: np.ndarray, source: int, target: int) -> None:
+def put_out(plan: np.ndarray, source: int, target: int) -> None:
     """The row at an address (0: zeros) to an address."""
     if source == 0:
         memory(target, int(plan[OUT_BYTES]))[:] = 0

@@ -43,11 +43,13 @@ def read_rows(
     """Stored bytes of U rows -> staging[u * slot_bytes :], with the checksum behind each.
 
     Returns how many are not good, how many of the others are compressed, and the bytes of all whose place is known, with their
-    checksums.
+    checksums. -1 bad: a key is of no layer here, and nothing was read.
 
     lengths[u] = stored bytes without the checksum; status[u] = GOOD or what is wrong. A row whose place is not known
     leaves its length alone. Rows read in place without checksums are not checked. `hint` changes no result.
     """
+    if not np.isin(keys_U >> RANK_BITS, layers[:, SERIAL]).all():
+        return -1, 0, 0
     num_packed = num_bytes = 0
     for u, key in enumerate(keys_U.tolist()):
         rank = key & RANK_MASK
