@@ -20,7 +20,7 @@ import click
 
 from bench import harness, machine, report
 from bench.forked import Server
-from bench.setup import Setup
+from bench.setup import PREFIX, Refused, Setup
 from bench.workloads import WORKLOADS
 from ngramstore.files import publish
 
@@ -52,8 +52,10 @@ ALONE = {"all": "bench.suite", "codecs": "bench.codecs", "profiles": "bench.prof
 @click.option("--seed", default=0, show_default=True, help="Of data, queries and the order of the subjects.")
 @click.option("--only", "cases", multiple=True, help="A case to run; repeat for more (default: all).")
 @click.option("--subject", "subjects", multiple=True, help="A subject to run; repeat for more (default: all).")
-@click.option("--keys", "num_keys", type=click.IntRange(64), help="Another number of keys.")
-@click.option("--dim", type=click.IntRange(4), help="Another row width.")
+@click.option(
+    "--keys", "num_keys", type=click.IntRange(64), help="Another number of keys, where every case chosen takes one."
+)
+@click.option("--dim", type=click.IntRange(4), help="Another row width, likewise.")
 @click.option("--warmup", type=float, help="Seconds of warm-up of each process (default 4, quick 0.1).")
 def main(
     workload: str,
@@ -78,7 +80,7 @@ def main(
         )
     rounds = rounds or (1 if quick else 5)
     harness.forked = Server(harness.ONE_THREAD) if quick and workload == "store" else None
-    with tempfile.TemporaryDirectory(prefix="ngramstore-bench-") as temporary:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as temporary:
         setup = Setup(
             root=root or Path(temporary),
             quick=quick,
@@ -111,8 +113,8 @@ def run(workload: str, setup: Setup, rounds: int, path: Path | None = None) -> d
     module = importlib.import_module(WORKLOADS[workload])
     try:
         cases = module.cases(setup)
-    except KeyError as error:
-        raise click.UsageError(str(error.args[0])) from error
+    except Refused as error:
+        raise click.UsageError(str(error)) from error
     result = {
         "bench": workload,
         "machine": about,

@@ -1,7 +1,8 @@
 """Where a peer is faster or smaller than ngramstore, computed from the JSON files; the reasons are in bench/exceptions.json.
 
 A peer counts as faster where ours takes over 5 % more, by the median of the ratios within the rounds. Subjects that are told the
-row numbers (floor, flat_*) bound what is possible and are no peers. memory is left out: it compares budgets.
+row numbers (floor, flat_*) bound what is possible and are no peers. A column with values of 0 or less has no ratio: what memory
+exceeds a budget by, or how far an estimate is off.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from bench.saved import Found
 REASONS = Path(__file__).parent / "exceptions.json"
 WORKLOADS = ("store", "paper")
 BOUNDS = ("floor", "flat_", "ngramstore")
-LEFT_OUT = ("memory", "space")
 ROOM = 1.05
 
 
@@ -37,7 +37,7 @@ def found(folder: Path = saved.RESULTS) -> list[FasterPeer]:
     """Every one of them, case by case, in the order of the case's columns."""
     result = []
     for (workload, name), case in saved.cases(folder).items():
-        if workload in WORKLOADS and name not in LEFT_OUT:
+        if workload in WORKLOADS:
             result += _of_case(f"{workload}/{name}", case.sound())
     return result
 
@@ -52,7 +52,7 @@ def _of_case(where: str, case: Found) -> list[FasterPeer]:
             ours = [s for s in case.subjects if s.startswith("ngramstore") and s.partition(" ")[2] == suffix]
             ours = [s for s in ours if case.has(s, metric) and not s.startswith("ngramstore_exact")]
             default = next((s for s in ours if s.split(" ")[0] == "ngramstore"), None)
-            if default is None:
+            if default is None or any(value <= 0 for s in (*ours, peer) for value in case.rounds(s, metric)):
                 continue
             ratio = case.ratio(default, peer, metric)
             if ratio > ROOM:

@@ -18,7 +18,8 @@ def head(folder: Path = saved.RESULTS) -> str:
             claims.table(folder),
             "\n## Where a peer is faster\n",
             "Every column of the workloads `store` and `paper` in which a peer needs over 5 % less than `ngramstore` with default options. "
-            "`floor` and `flat_*` are told the row numbers: they are bounds, not peers.\n",
+            "`floor` and `flat_*` are told the row numbers: they are bounds, not peers. A column with values of 0 or less, such as what memory exceeds "
+            "a budget by, has no ratio.\n",
             exceptions.table(folder),
             "\n## Plots\n",
             *(f"![{caption}](images/{name})\n" for name, caption in plots.names(folder)),

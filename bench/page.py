@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import codecs_report, front, plots, prose, quality_report, readme, report, serving_page
+from bench import codecs_report, front, plots, prose, quality_report, readme, report, saved, serving_page
 
 RESULTS = Path(__file__).parent / "results"
 _DOCS = Path(__file__).parent.parent / "docs"
@@ -15,13 +15,14 @@ _RESULTS_INTRO = """\
 
 Made by `python -m bench.page` from the JSON files in `bench/results/`, which `python -m bench all` writes in about two hours (what trains
 for longer: `python -m bench.quality` and `python -m bench codecs`). Every table of every file is in [measurements](measurements.md).
-Machines are shared: trust ratios, not microseconds, and compare within a file only. Files that name one
-commit are of one run; the others are older, and of other machines. A `+` behind a commit: it had uncommitted changes.
+Machines are shared: trust ratios, not microseconds, and compare within a file only.
+{commits} A `+` behind a commit: it had uncommitted changes.
 
 - *Floor*: a gather of rows in memory that is told the row numbers; nothing is searched for. *A gather by our own prefetching kernel*: the
   same with the fastest gather there is here.
 - *Cached*: in the subject's own cache or memory, the page cache warm. *Cold*: pages dropped before the call, checked with mincore.
-- *Tuned RocksDB*: hash index in blocks of 4 KiB, bloom filter, a block cache as large as our row cache; each peer's settings are in the JSON.
+- *Tuned RocksDB*: hash index in blocks of 4 KiB, bloom filter, a cache of as many bytes as our row cache: of blocks, or where measured
+  (`rocks_tuned_rows`) nine tenths of it of rows, whichever is faster. Each peer's settings are in the JSON.
 """
 _MEASUREMENTS_INTRO = """\
 # Measurements
@@ -29,7 +30,7 @@ _MEASUREMENTS_INTRO = """\
 Made by `python -m bench.page`: every table of the JSON files in `bench/results/`, each section with its file and the command that wrote it.
 What they say of the targets, and where peers are faster: [results](results.md). Times are medians of interleaved rounds; brackets hold the
 quartiles, parentheses the median of the ratios to the baseline in the same round. The machine is shared: trust ratios, not microseconds,
-and read the warnings above each table. Each file names its commit, and they differ. Left out are `bench/results/store_quick.json` (a quick run shows that
+and read the warnings above each table. Each file names its commit. Left out are `bench/results/store_quick.json` (a quick run shows that
 everything works; its times claim nothing), `profiles.json` ([profiles](profiles.md)), and `quality_rate.json`, `quality_search.json` and
 `quality_start.json` ([SCONE](scone.md)). Losses and perplexities are of held-out text; a tokenizer made by `train:SIZE` has seen all of the text.
 """
@@ -44,7 +45,9 @@ def pages() -> dict[Path, str]:
         if text:
             sections.append(text)
     return {
-        _DOCS / "results.md": "\n".join([_RESULTS_INTRO, front.head(RESULTS)]),
+        _DOCS / "results.md": "\n".join(
+            [_RESULTS_INTRO.format(commits=saved.of_commits(saved.commits(RESULTS))), front.head(RESULTS)]
+        ),
         _DOCS / "measurements.md": "\n".join(sections),
     }
 

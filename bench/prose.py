@@ -57,12 +57,27 @@ def _floors(folder: Path) -> str:
 def _threads(folder: Path) -> str:
     found = saved.cases(folder)["store", "threads"]
     try:
-        both = f"two callers together get {two_threads(found):.2f} times the throughput of one"
-    except ValueError:  # what two callers get is void then
-        both = "what two callers get was not measured: the machine had no two free cores"
+        gains = (
+            f"With two threads, one call of 8,192 cached keys is {two_threads(found, 'speedup_of_one_call'):.2f} times as fast;\n"
+            f"  two callers together get {two_threads(found):.2f} times the throughput of one"
+        )
+    except ValueError:  # void, both of them
+        gains = "What two threads gain was not measured: the machine had no two free cores"
     return (
-        f"  With two threads, one call of 8,192 cached keys is {found.value('ngramstore', 'speedup_of_one_call'):.2f} times as fast;\n  {both} (`bench/results/{found.file}`). How much depends on the machine, since both wait\n  for the same "
+        f"  {gains} (`bench/results/{found.file}`). How much two callers gain depends on the machine,\n  since both wait for the same "
         "memory: earlier runs had 1.72, 1.64 and 1.60 (that file in commits c4e9c7f, c4324b3 and 712877a)."
+    )
+
+
+def _writing(folder: Path) -> str:
+    result = saved.plain("writing", folder)
+    assert result is not None
+    ways = [result["ways"][name] for name in ("dropped", "cached", "direct")]
+    seconds, cpu = ([way[metric]["median"] for way in ways] for metric in ("seconds", "cpu_s"))
+    rounds = len(ways[0]["seconds"]["values"])
+    return (
+        f"  {result['mib'] / 1024:.3g} GiB in pieces of 4 MiB and one `fsync` took {seconds[0]:.1f} s with `RWF_DONTCACHE`, {seconds[1]:.1f} through the page cache "
+        f"and {seconds[2]:.1f} by direct writes\n  (`bench/results/writing.json`: medians of {rounds} rounds; CPU time {cpu[0]:.1f}, {cpu[1]:.1f} and {cpu[2]:.1f} s)."
     )
 
 
@@ -70,6 +85,11 @@ def _tables(folder: Path) -> str:
     cases = saved.cases(folder)
     prefill, decode, imports = (cases["tables", name] for name in ("prefill", "decode", "import"))
     fetch = cases["tables", "engramdb_fetch_264"]
+    theirs_cached = (
+        f"{fetch.value('engramdb_cached', 'us_1'):.1f} cached"
+        if fetch.has("engramdb_cached", "us_1")
+        else "not measured cached"
+    )
     ways = ("in_place", "checksums", "packed")
 
     def line(what: str, found: saved.Found, metric: str, unit: str, digits: int = 1, scale: float = 1.0) -> str:
@@ -94,13 +114,14 @@ def _tables(folder: Path) -> str:
             f"took {floors[0]:.2f} to {floors[-1]:.2f} times as long as bare hinted reads of\nthe same pages. So start `prefetch` early, and size the "
             "cache by a trace of your own traffic: evenly drawn keys are the worst case for it. Beside\n`engramdb-python`, rows as stored bytes, files in the page cache, "
             f"one token a call: {fetch.value('ngramstore_uncached', 'us_1'):.1f} us without a row cache and {fetch.value('ngramstore', 'us_1'):.1f} us "
-            f"cached, where its `fetch` takes {fetch.value('engramdb', 'us_1'):.1f} (its `Store` has no cache; its torch modules have one).",
+            f"cached; `engramdb-python` {fetch.value('engramdb', 'us_1'):.1f} without a cache (`Store.fetch`) and {theirs_cached} (its torch module).",
         )
     )
 
 
 PAGES: dict[Path, dict[str, Callable[[Path], str]]] = {
     _DOCS / "codecs.md": codec_page.TABLES,
+    _DOCS / "design.md": {"writing": _writing},
     _DOCS / "mining.md": {"mining": _mining},
     _DOCS / "tables.md": {"tables": _tables},
     _DOCS / "operating.md": {"resident rows": _floors, "threads": _threads},

@@ -8,13 +8,18 @@ from pathlib import Path
 
 from bench import claims, saved
 from bench.saved import Found
-from bench.targets import fastest_rocks
+from bench.targets import TUNED_ROCKS, fastest_rocks
 from bench.workloads import scale
 
 README = Path(__file__).parent.parent / "README.md"
 _BEGIN, _END = "<!-- figures: made by `python -m bench.page` -->", "<!-- figures end -->"
 _DEMO_BEGIN, _DEMO_END = "<!-- demo: made by `python -m bench.page` -->", "<!-- demo end -->"
-_ROCKS = {"rocks_tuned": "tuned", "rocks_default": "default", "rocks_zstd": "zstd, with a row cache"}
+_ROCKS = {
+    "rocks_tuned": "RocksDB (tuned)",
+    "rocks_tuned_rows": "RocksDB (tuned, with a row cache)",
+    "rocks_default": "RocksDB (default)",
+    "rocks_zstd": "RocksDB (zstd, with a row cache)",
+}
 Cases = dict[tuple[str, str], Found]
 
 
@@ -50,9 +55,10 @@ def demo(folder: Path = saved.RESULTS) -> str:
 
 
 def table(folder: Path = saved.RESULTS) -> str:
-    """One line a case that was measured."""
+    """One line a case that was measured, and which commits their files are of."""
     cases = saved.cases(folder)
     lines = ["| case | ngramstore | others |", "|---|---|---|"]
+    commits = {}
     for workload, case, line in _LINES:
         found = cases.get((workload, case))
         if found is not None:
@@ -61,11 +67,14 @@ def table(folder: Path = saved.RESULTS) -> str:
             except KeyError:  # what a warning makes void, or was not measured
                 continue
             lines.append(f"| {what} (`{found.file}`) | {ours} | {beside} |")
-    return "\n".join(lines)
+            commits[found.file] = found.commit
+    return "\n".join([*lines, "", saved.of_commits(commits)] if commits else lines)
 
 
 def _others(found: Found, metric: str, names: dict[str, str]) -> str:
-    return ", ".join(f"{label} {_short(found.value(s, metric))}" for s, label in names.items() if found.has(s, metric))
+    """Number and name of each subject that was measured, the least first."""
+    there = sorted((found.value(s, metric), label) for s, label in names.items() if found.has(s, metric))
+    return "; ".join(f"{_short(value)} {label}" for value, label in there)
 
 
 def _warm(found: Found) -> tuple[str, str, str]:
@@ -76,7 +85,9 @@ def _warm(found: Found) -> tuple[str, str, str]:
     }
     metric = "us_per_key@1024"
     rocks = fastest_rocks(found, metric)
-    others |= {"lmdb": "LMDB", "sqlite": "SQLite", rocks: f"RocksDB ({_ROCKS[rocks]})", "redis": "Redis"}
+    others |= {"lmdb": "LMDB", "sqlite": "SQLite", rocks: _ROCKS[rocks]}
+    if found.has("redis", metric):
+        others["redis"] = saved.label("Redis", found.case["subjects"]["redis"]["facts"])
     return (
         "warm, cached, 1,024 keys per call",
         f"{_short(found.value('ngramstore', metric))} us per key",
@@ -102,7 +113,8 @@ def _match(found: Found) -> tuple[str, str, str]:
 
 def _small(found: Found) -> tuple[str, str, str]:
     metric = "mean_us_per_key@1024"
-    others = {"rocks_tuned": "tuned RocksDB with a cache of the same bytes", "rocks_zstd": "RocksDB with zstd"}
+    tuned = fastest_rocks(found, metric, TUNED_ROCKS)
+    others = {tuned: f"{_ROCKS[tuned]}, a cache of the same bytes", "rocks_zstd": _ROCKS["rocks_zstd"]}
     return (
         "cache of 10 % of the rows, the rest in the page cache, mean",
         f"{_short(found.value('ngramstore', metric))} us per key, zstd {_short(found.value('ngramstore_zstd', metric))}",
@@ -115,9 +127,9 @@ def _cold(found: Found) -> tuple[str, str, str]:
     rocks = fastest_rocks(found, metric)
     others = {
         "flat_hint_pread_numba": "the same bytes from a flat file, all reads hinted, row numbers known",
-        rocks: f"RocksDB ({_ROCKS[rocks]})",
+        rocks: _ROCKS[rocks],
     }
-    others |= {"memmap": "memory map, its IDs read at opening,", "lmdb": "LMDB"}
+    others |= {"memmap": "memory map, its IDs read at opening", "lmdb": "LMDB"}
     return (
         "1,024 random rows, all pages dropped, those of the index too; what opening reads is warm",
         f"{_short(found.value('ngramstore', metric))} us per row",
@@ -126,12 +138,17 @@ def _cold(found: Found) -> tuple[str, str, str]:
 
 
 def _build(found: Found) -> tuple[str, str, str]:
-    others = {"rocks_tuned": "tuned RocksDB", "memmap": "memory map", "lmdb": "LMDB"}
+    others = {
+        "rocks_tuned": _ROCKS["rocks_tuned"],
+        "rocks_zstd1": "RocksDB's ingest with zstd",
+        "memmap": "memory map",
+        "lmdb": "LMDB",
+    }
     copied, zstd = (_short(found.value(f"ngramstore_{kind}", "seconds")) for kind in ("copied", "zstd"))
     return (
-        "build from quantized rows, on both cores",
+        "build from quantized rows, ngramstore and RocksDB on both cores",
         f"{_short(found.value('ngramstore', 'seconds'))} s from a read-only map, {copied} where rows are copied, {zstd} with zstd",
-        f"{_others(found, 'seconds', others)}, RocksDB's ingest with zstd {_short(found.value('rocks_zstd1', 'seconds'))}",
+        _others(found, "seconds", others),
     )
 
 
@@ -140,7 +157,7 @@ def _disk(found: Found) -> tuple[str, str, str]:
     return (
         f"disk, {found.case['subjects']['ngramstore f16 D=2048']['facts']['num_keys']:,} keys of 2,048 values of 16 bits",
         f"{ours:,.0f} B per key",
-        f"LMDB {found.value('lmdb f16 D=2048', 'bytes_per_key'):,.0f}",
+        _others(found, "bytes_per_key", {"lmdb f16 D=2048": "LMDB"}),
     )
 
 
@@ -152,7 +169,14 @@ def _rows(found: Found) -> tuple[str, str, str]:
     return (
         "48 rows of 264 B by number, as bytes, one token per call, files in the page cache",
         f"{_short(found.value('ngramstore_uncached', 'us_1'))} us, all rows in our cache {_short(found.value('ngramstore', 'us_1'))}",
-        _others(found, "us_1", {"engramdb": "engramdb-python's `fetch`, which has no cache,"}),
+        _others(
+            found,
+            "us_1",
+            {
+                "engramdb": "engramdb-python's `fetch`, which has no cache",
+                "engramdb_cached": "engramdb-python's torch module, all rows in its cache",
+            },
+        ),
     )
 
 
@@ -162,7 +186,7 @@ def _hot(found: Found) -> tuple[str, str, str]:
     return (
         f"hot rows of {scale.DIM} values among {large}, 1,024 per call",
         f"{_short(found.value(large, metric))} us per key",
-        f"among {small} {_short(found.value(small, metric))}",
+        _others(found, metric, {small: f"among {small}"}),
     )
 
 
@@ -170,7 +194,7 @@ def _step(found: Found) -> tuple[str, str, str]:
     return (
         f"decoding step of a 50M decoder on a CPU, batch 1, {found.case['subjects']['batch_1']['facts']['cached']['rows']:,} rows of 512 values",
         f"{found.value('batch_1', 'longer_cached'):.2f} x cached, {found.value('batch_1', 'longer_cold'):.2f} x cold",
-        "the same decoder with `nn.Embedding` 1",
+        "1 the same decoder with `nn.Embedding`",
     )
 
 
@@ -179,7 +203,7 @@ def _call(found: Found) -> tuple[str, str, str]:
     return (
         "one call of `NGramEmbedding` in a loop of its own, one token, rows of 512 values",
         f"{_short(found.value(dim, 'call_us'))} us",
-        f"`nn.Embedding` {_short(found.value(dim, 'nn_embedding_us'))}",
+        _others(found, "nn_embedding_us", {dim: "`nn.Embedding`"}),
     )
 
 

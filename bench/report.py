@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from bench import saved
+
+_CLIENTS = {"redis": "redis-py"}
+"""Packages that are named after the server they talk to."""
+
 
 def header(result: dict) -> str:
     """Machine, versions and warnings, before any number."""
     machine = result["machine"]
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    packages = ", ".join(f"{_CLIENTS.get(name, name)} {version}" for name, version in machine["packages"].items())
     lines = [
         f"{result['bench']}, {machine['time']}, commit {machine['commit']}",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB RAM, kernel {machine['kernel']}, "
@@ -25,7 +30,8 @@ def table(case: dict) -> str:
     columns = [metric for metric in case["headline"] if any(metric in s["metrics"] for s in case["subjects"].values())]
     cells = [["subject", *columns]]
     for name, subject in case["subjects"].items():
-        cells.append([name, *(_cell(subject["metrics"].get(metric)) for metric in columns)])
+        label = saved.label(name, subject["facts"])
+        cells.append([label, *(_cell(subject["metrics"].get(metric)) for metric in columns)])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines += [
         "  "

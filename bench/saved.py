@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ class Found:
     bench: str
     is_quick: bool
     case: dict[str, Any]
+    commit: str | None
+    """Of the file; None where it does not say."""
 
     @property
     def subjects(self) -> list[str]:
@@ -72,12 +75,41 @@ def cases(folder: Path = RESULTS) -> dict[tuple[str, str], Found]:
         is_quick = bool(result["options"]["quick"])
         for case in result["cases"]:
             ranked.append(
-                ((not is_quick, result["machine"]["time"]), Found(path.name, result["bench"], is_quick, case))
+                (
+                    (not is_quick, result["machine"]["time"]),
+                    Found(path.name, result["bench"], is_quick, case, result["machine"].get("commit")),
+                )
             )
     newest = {}
     for _, found in sorted(ranked, key=lambda item: item[0]):
         newest[found.bench, found.case["name"]] = found
     return newest
+
+
+def commits(folder: Path = RESULTS) -> dict[str, str | None]:
+    """File name -> the commit that it says it is of."""
+    return {path.name: _read(path).get("machine", {}).get("commit") for path in sorted(folder.glob("*.json"))}
+
+
+def of_commits(files: Mapping[str, str | None]) -> str:
+    """Which commits these files are of, in a sentence: file name -> commit. Most of them first, the others by name."""
+    by_commit: dict[str | None, list[str]] = {}
+    for name, commit in files.items():
+        by_commit.setdefault(commit, []).append(f"`{name}`")
+    first, *others = sorted(by_commit.items(), key=lambda item: -len(item[1]))
+    if not others:
+        return f"{f'All {len(files)} files are' if len(files) > 1 else 'The file is'} of {_commit(first[0])}."
+    told = "; ".join(f"{', '.join(names)} of {_commit(commit)}" for commit, names in others)
+    return f"{len(first[1])} of {len(files)} files are of {_commit(first[0])}; {told}."
+
+
+def _commit(commit: str | None) -> str:
+    return f"commit {commit}" if commit else "a commit that they do not name"
+
+
+def label(name: str, facts: Mapping[str, Any]) -> str:
+    """A subject, with the version of its server where it has one: versions of packages are those of clients."""
+    return f"{name} (server {facts['redis_version']})" if "redis_version" in facts else name
 
 
 def plain(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:

@@ -85,10 +85,14 @@ _LINES = (
         for mix in _MIXES
         for metric, label in (
             ("us_per_key@1", "one key, us"),
+            ("mean_us_per_key@1", "one key, mean, us"),
             ("p99_us_per_call@1", "one key, p99, us"),
             ("us_per_key@1024", "1,024 keys, us per key"),
+            ("mean_us_per_key@1024", "1,024 keys, mean, us per key"),
             ("p99_us_per_call@1024", "1,024 keys, p99 of a call, us"),
+            ("hit_rate@1024", "1,024 keys, hit rate of the row cache"),
         )
+        if (mix, metric) != ("absent", "hit_rate@1024")
     ),
     ("changes", "put_us_per_row", "put, us per row"),
     ("changes", "flush_s", "flush, s"),
@@ -149,7 +153,7 @@ def _sizes(codec: str, dim: int, num: int) -> Sizes:
 
 def _cell(metric: dict[str, Any] | None) -> str:
     if metric is None:
-        return "-"
+        return "not measured"
     value = metric["median"]
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 

@@ -32,9 +32,14 @@ def misses(folder: Path) -> str:
     largest = uniform.subjects[-1]
     lost_us = ABSENT_SHARE * absent.value(largest, _MANY)
     miss, hit = ((found.value(largest, _MANY) - lost_us) / (1 - ABSENT_SHARE) for found in (uniform, hot))
+    hits = ", ".join(
+        _hits(name, found) for name, found in (("zipf", zipf), ("uniform", uniform), ("zipf_quarter", quarter))
+    )
     return (
         f"  In a call of 1,024 among {largest}, a stored key takes about {miss:.2g} us where hardly any row is cached (*uniform*, without its\n"
-        f"  absent keys), and {hit:.2g} us where every row is (*hot*, likewise). {_multiple_of(zipf)}, in\n"
+        f"  absent keys), and {hit:.2g} us where every row is (*hot*, likewise). Row requests that the row cache answers, by size:\n"
+        f"  {hits}.\n"
+        f"  {_multiple_of(zipf)}, in\n"
         f"  such calls: {_change('zipf', zipf, _MANY)}, {_change('uniform', uniform, _MANY)}; with caches for the same share of the\n"
         f"  rows, {_change('zipf_quarter', quarter, _MANY)}."
     )
@@ -78,6 +83,14 @@ def _change(name: str, found: Found, metric: str) -> str:
     times = [found.value(size, metric) for size in found.subjects]
     ratio = found.ratio(found.subjects[-1], found.subjects[0], metric)  # within each round, as the targets have it
     return f"*{name}* {ratio:.2f} ({trend(times)})"
+
+
+def _hits(name: str, found: Found) -> str:
+    """Percent at each size."""
+    rates = [found.case["subjects"][size]["facts"].get("hit_rate") for size in found.subjects]
+    if any(rate is None for rate in rates):
+        return f"not measured (*{name}*)"
+    return f"{_listed([f'{100 * rate:.0f}' for rate in rates])} % (*{name}*)"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from bench import machine
 from bench.saved import RESULTS
+from bench.setup import PREFIX
 from ngramstore.errors import DiskFull
 from ngramstore.files import publish, require_space
 
@@ -39,11 +40,15 @@ class Job:
     def arguments(self, folder: Path, fresh: str = "FRESH") -> list[str]:
         """Of the Python interpreter; in a command `{dir}` is the folder that its group shares, `{fresh}` one of this run alone."""
         command = [part.format(dir=self.shared(folder), fresh=fresh) for part in self.command]
-        return command if self.prints else [*command, "--json", str(folder / f"{self.name}.json")]
+        return command if self.prints else [*command, "--json", str(self.file(folder, "json"))]
 
     def shared(self, folder: Path) -> Path:
-        """The folder of its group's sources and stores."""
-        return folder / (self.group or self.name)
+        """The folder of its group's sources and stores, which is removed behind it: of a name that is nobody else's."""
+        return folder / f"{PREFIX}{self.group or self.name}"
+
+    def file(self, folder: Path, suffix: str) -> Path:
+        """Its JSON before that goes where the results are, or its log."""
+        return folder / f"{PREFIX}{self.name}.{suffix}"
 
     @property
     def prints(self) -> bool:
@@ -64,7 +69,7 @@ def _cases(
 
 
 JOBS = (
-    _cases("scale", "scale", minutes=13),
+    _cases("scale", "scale", minutes=16),
     _cases("decode_10M", "decode", "step_10M", "sharing", minutes=4, group="decode"),
     _cases("decode", "decode", "step_50M", "step_120M", "overhead", "hit_rate", minutes=9, group="decode"),
     _cases("decode_prefill", "decode", "prefill", minutes=4, group="decode"),
@@ -77,11 +82,11 @@ JOBS = (
     _cases("store", "store", "disk", "index", "open", "build", minutes=10, group="store"),
     _cases("store_cold", "store", "cold_rows", "cold_all", minutes=8, group="store"),
     _cases("store_traces", "store", "traces", minutes=10, options=("--rounds", "1", "--warmup", "1"), group="store"),
-    _cases("store_traces_small", "store", "traces_small", minutes=3, options=("--rounds", "1", "--warmup", "1"), group="store"),
-    _cases("store_match", "store", "match", "parts", "small_cache", "memory", minutes=5, group="store"),
+    _cases("store_traces_small", "store", "traces_small", minutes=9, options=("--rounds", "1", "--warmup", "1"), group="store"),
+    _cases("store_match", "store", "match", "parts", "small_cache", "memory", minutes=6, group="store"),
     _cases("store_threads", "store", "threads", minutes=2, options=("--rounds", "5", "--warmup", "1"), group="store"),
     _cases("store_warm_floors", "store", "warm_floors", minutes=4, options=("--rounds", "5", "--warmup", "1"), group="store"),
-    _cases("store_warm", "store", "warm", minutes=15, group="store"),
+    _cases("store_warm", "store", "warm", minutes=16, group="store"),
     Job("mine", ("-m", "bench.mine"), 2),
     Job("export", ("-m", "bench.export", "--dir", "{dir}"), 4),
     Job("writing", ("-m", "bench.writing", "--dir", "{dir}"), 2),
@@ -172,15 +177,15 @@ def _held(folder: Path) -> int:
 def _run(job: Job, folder: Path, results: Path) -> bool:
     """Run one job, its log in the folder; whether it ended well. Only a whole result goes where the results are."""
     about = machine.describe()
-    written = folder / f"{job.name}.json"
+    written = job.file(folder, "json")
     job.shared(folder).mkdir(exist_ok=True)
-    with (folder / f"{job.name}.log").open("w") as log, ExitStack() as stack:
+    with job.file(folder, "log").open("w") as log, ExitStack() as stack:
         printed = stack.enter_context(written.open("w")) if job.prints else log
         fresh = stack.enter_context(TemporaryDirectory(dir=folder))
         done = subprocess.run([sys.executable, *job.arguments(folder, fresh)], stdout=printed, stderr=log, check=False)
     if done.returncode == 0:
         result = {"machine": about, **json.loads(written.read_text())}
-        publish(results / written.name, (json.dumps(result, indent=1) + "\n").encode())
+        publish(results / f"{job.name}.json", (json.dumps(result, indent=1) + "\n").encode())
     return done.returncode == 0
 
 

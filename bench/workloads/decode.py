@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from bench import traces
 from bench.harness import Case
-from bench.setup import Setup
+from bench.setup import Offer, Setup
 from bench.workloads.decode_model import SIZES
 
 STEP_MODES = ("cached", "tenth", "cold", "candidates")
 BATCHES = (1, 8, 64)
+KEYS = ("--keys",)
+"""What every case takes: n-grams of a trace. The widths of its rows are those of the decoders."""
 STEP_NOTES = (
     "`longer`: median step with the store / with nn.Embedding, one thread, the two timed in turn; `added`: what the look-up",
     "takes more than nn.Embedding there, as a share of the plain step. Targets at batch 1: 1.02 cached, 1.05 with a tenth cached.",
@@ -20,13 +23,20 @@ STEP_NOTES = (
 
 def cases(setup: Setup) -> list[Case]:
     """The cases that were asked for; writes the traces and their stores first."""
-    makers = {f"step_{size}": lambda s, size=size: _step(s, size) for size in setup.pick(tuple(SIZES), ("10M",))}
-    makers |= {"prefill": _prefill, "overhead": _overhead, "hit_rate": _hit_rate, "sharing": _sharing}
-    return [make(setup) for make in setup.choose(makers).values()]
+    offers = {
+        f"step_{size}": Offer(partial(_step, size=size), _batch_names(setup), KEYS)
+        for size in setup.pick(tuple(SIZES), ("10M",))
+    }
+    others = {"prefill": _prefill, "overhead": _overhead, "hit_rate": _hit_rate, "sharing": _sharing}
+    return setup.cases(offers | {name: Offer(make, takes=KEYS) for name, make in others.items()})
 
 
 def clean(setup: Setup) -> None:
     """Traces stay for the next run."""
+
+
+def _batch_names(setup: Setup) -> tuple[str, ...]:
+    return tuple(f"batch_{batch}" for batch in setup.pick(BATCHES, BATCHES[:1]))
 
 
 def _trace(setup: Setup, dim: int, name: str = "code") -> Path:
@@ -44,7 +54,7 @@ def _step(setup: Setup, size: str) -> Case:
         "threads": 1,
         "modes": list(STEP_MODES),
     }
-    batches = _chosen(setup, [f"batch_{batch}" for batch in setup.pick(BATCHES, BATCHES[:1])])
+    batches = setup.asked(_batch_names(setup))
     return Case(
         name=f"step_{size}",
         title=f"one-token steps of the {size} decoder behind 128 tokens",
@@ -79,7 +89,7 @@ def _prefill(setup: Setup) -> Case:
     return Case(
         name="prefill",
         title=f"prompts of {shape} tokens, {size} decoder on two threads",
-        function="bench.workloads.decode_model:prefill",
+        function="bench.workloads.decode_calls:prefill",
         subjects={shape.replace(" ", ""): arguments},
         baseline="the decoder's pass",
         headline=(
@@ -101,7 +111,7 @@ def _overhead(setup: Setup) -> Case:
     return Case(
         name="overhead",
         title="one call of NGramEmbedding, batch 1, one token, all rows cached",
-        function="bench.workloads.decode_model:overhead",
+        function="bench.workloads.decode_calls:overhead",
         subjects={f"dim_{dim}": {"dim_trace": str(_trace(setup, dim)), **arguments} for dim in dims},
         baseline=f"dim_{dims[0]}",
         headline=("call_us", "call_found_us", "call_not_found_us", "fastest_tenth_us", "p99_us", "nn_embedding_us"),
@@ -113,7 +123,7 @@ def _overhead(setup: Setup) -> Case:
 def _hit_rate(setup: Setup) -> Case:
     names = traces.available()
     if len(names) < 3:
-        setup.warnings.append("traces english and mixed left out: NGRAMSTORE_DATA names no folder with English text")
+        setup.warn("traces english and mixed left out: NGRAMSTORE_DATA names no folder with English text")
     return Case(
         name="hit_rate",
         title="row requests of held-out text that miss a cache of so much of the rows",
@@ -160,7 +170,3 @@ def _sharing(setup: Setup) -> Case:
         ),
         rounds=2,
     )
-
-
-def _chosen(setup: Setup, names: list[str]) -> list[str]:
-    return [name for name in names if not setup.only_subjects or name in setup.only_subjects]

@@ -1,4 +1,4 @@
-"""Decoders with a store in front, beside the same decoder with a plain nn.Embedding. Worker functions.
+"""Decoders with a store in front, beside the same decoder with a plain nn.Embedding: one-token steps. Worker function.
 
 Steps of the two are timed in turn, one right after the other, so that a busy machine slows both alike.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +75,55 @@ def step(*, size: str, trace: str, batch: int, seconds: float, threads: int, mod
     return {"metrics": metrics, "facts": facts}
 
 
+class _Sides:
+    """The same decoder behind a store and behind its own nn.Embedding, on the same tokens; each side has a key-value cache of its own."""
+
+    def __init__(
+        self, mode: str, store: ngramstore.Store, decoder: Decoder, caches: list[KVCache], tokens_BS: torch.Tensor
+    ) -> None:
+        self._has_candidates = mode == "candidates"
+        self._decoder, self._tokens_BS = decoder, tokens_BS
+        self._served_cache, self._plain_cache = caches
+        self._rng = np.random.default_rng(0)
+        self.embedding = NGramEmbedding(store, decoder.tokens)
+        self._history = self.embedding.new_history(len(tokens_BS))
+        self.embedding(tokens_BS[:, :CONTEXT], history=self._history)
+
+    def both(self, s: int) -> tuple[int, int, int, int]:
+        """Step s on both sides, the other one first each time: nanoseconds served and plain, and of making the inputs of either."""
+        if s % 2:
+            (served, call), (plain, own) = self._served(s), self._plain(s)
+        else:
+            (plain, own), (served, call) = self._plain(s), self._served(s)
+        return served, plain, call, own
+
+    def wait(self) -> None:
+        """Until the candidates of the step before are fetched."""
+        if self.embedding._candidates is not None:
+            self.embedding._candidates.wait()
+
+    def _served(self, s: int) -> tuple[int, int]:
+        token_B1 = self._tokens_BS[:, CONTEXT + s : CONTEXT + s + 1]
+        self._served_cache.length = CONTEXT  # every step at the same length
+        start = time.perf_counter_ns()
+        inputs = self.embedding(token_B1, history=self._history)
+        made = time.perf_counter_ns()
+        if self._has_candidates:
+            likely = _candidates(self._tokens_BS[:, CONTEXT + s + 1], self._rng)
+            self.embedding.prefetch_candidates(likely, self._history)
+        self._decoder(inputs_BTD=inputs, cache=self._served_cache)
+        return time.perf_counter_ns() - start, made - start
+
+    def _plain(self, s: int) -> tuple[int, int]:
+        token_B1 = self._tokens_BS[:, CONTEXT + s : CONTEXT + s + 1]
+        self._plain_cache.length = CONTEXT
+        start = time.perf_counter_ns()
+        inputs = self._decoder.tokens(token_B1)
+        made = time.perf_counter_ns()
+        self._decoder(inputs_BTD=inputs, cache=self._plain_cache)
+        return time.perf_counter_ns() - start, made - start
+
+
 def _steps(
     mode: str,
     store: ngramstore.Store,
@@ -85,21 +133,15 @@ def _steps(
     held_X: np.ndarray,
     seconds: float,
 ) -> dict:
-    """One mode. Both sides make their inputs first and run the same decoder on them; each has a key-value cache of its own."""
-    embedding = NGramEmbedding(store, decoder.tokens)
-    history = embedding.new_history(len(tokens_BS))
-    embedding(tokens_BS[:, :CONTEXT], history=history)
-    rng = np.random.default_rng(0)
+    """One mode: metrics and facts. The first fifth of the steps is not counted."""
+    sides = _Sides(mode, store, decoder, caches, tokens_BS)
     row_files = [path for path in store.files if path.suffix == ".rows"]
     pages.warm(store.files)
     is_cold = mode in ("cold", "candidates")
-    if not is_cold:  # the cache as it is after long use: other text of the same kind went through it
-        for at in range(0, min(len(held_X), 1 << 17) - 1024, 1024):
-            store.lookup(held_X[at : at + 1024])
-        if mode == "cached":
-            store.lookup(tokens_BS.numpy())
+    if not is_cold:
+        _use(store, mode, held_X, tokens_BS)
     times, pages_left, is_read = [], [], []
-    embedding.stats.reset()
+    sides.embedding.stats.reset()
     before = store.stats()
     rows_read = before["rows_read"]
     gc.collect()
@@ -108,37 +150,43 @@ def _steps(
     for s in range(MOST_STEPS - 1):
         if len(times) >= FEWEST_STEPS and time.perf_counter() > end:
             break
-        token_B1 = tokens_BS[:, CONTEXT + s : CONTEXT + s + 1]
-        took = [0, 0, 0, 0]
         if is_cold:
-            if embedding._candidates is not None:
-                embedding._candidates.wait()
+            sides.wait()
             pages.drop(row_files)
             pages_left.append(pages.resident_share(row_files))
-        for which in (0, 1) if s % 2 else (1, 0):
-            cache = caches[which]
-            cache.length = CONTEXT  # every step at the same length
-            start = time.perf_counter_ns()
-            if which == 0:
-                inputs = embedding(token_B1, history=history)
-                made = time.perf_counter_ns()
-                if mode == "candidates":
-                    embedding.prefetch_candidates(_candidates(tokens_BS[:, CONTEXT + s + 1], rng), history)
-            else:
-                inputs = decoder.tokens(token_B1)
-                made = time.perf_counter_ns()
-            decoder(inputs_BTD=inputs, cache=cache)
-            took[which], took[2 + which] = time.perf_counter_ns() - start, made - start
-        times.append(took)
-        is_read.append(store.stats()["rows_read"] > rows_read)
-        rows_read = store.stats()["rows_read"]
+        times.append(sides.both(s))
+        was, rows_read = rows_read, store.stats()["rows_read"]
+        is_read.append(rows_read > was)
     gc.enable()
-    warmed = np.array(times[len(times) // 5 :]) / 1e3
-    read = np.array(is_read[len(times) // 5 :])
-    served, plain, call, own = warmed.T
-    stats, after = embedding.stats.as_dict(), store.stats()
-    hits = after.get("cache_hits", 0) - before.get("cache_hits", 0)
-    asked = hits + after.get("cache_misses", 0) - before.get("cache_misses", 0)
+    stats, after = sides.embedding.stats.as_dict(), store.stats()
+    first = len(times) // 5
+    metrics = _step_metrics(np.array(times[first:]) / 1e3, np.array(is_read[first:]) if is_cold else None)
+    hits, misses = (after.get(name, 0) - before.get(name, 0) for name in ("cache_hits", "cache_misses"))
+    return {
+        "metrics": metrics | {name: float(stats[name]) for name in ("wait_p50_us", "wait_p99_us")},
+        "facts": {
+            "steps": len(times) - first,
+            "found_share": stats["found_share"],
+            "hit_rate": hits / (hits + misses) if hits + misses else None,
+            "rows_read_a_step": (after["rows_read"] - before["rows_read"]) / len(times),
+            "rows": after["rows"],
+            "row_bytes": after["row_bytes"],
+            "rows_pages_left": float(np.mean(pages_left)) if pages_left else None,
+        },
+    }
+
+
+def _use(store: ngramstore.Store, mode: str, held_X: np.ndarray, tokens_BS: torch.Tensor) -> None:
+    """Leave the row cache as it is after long use: other text of the same kind went through it, and in mode "cached" this one too."""
+    for at in range(0, min(len(held_X), 1 << 17) - 1024, 1024):
+        store.lookup(held_X[at : at + 1024])
+    if mode == "cached":
+        store.lookup(tokens_BS.numpy())
+
+
+def _step_metrics(micros_S4: np.ndarray, is_read_S: np.ndarray | None) -> dict[str, float]:
+    """Medians of the steps (S, 4): served, plain, making the inputs of either. is_read: which steps read rows, where they are cold."""
+    served, plain, call, own = micros_S4.T
     metrics = {
         "step_us": np.median(served),
         "plain_us": np.median(plain),
@@ -148,102 +196,10 @@ def _steps(
         "call_us": np.median(call),
         "own_us": np.median(own),
         "p99_step_us": np.percentile(served, 99),
-        "wait_p50_us": stats["wait_p50_us"],
-        "wait_p99_us": stats["wait_p99_us"],
     }
-    if is_cold and read.any():
-        metrics["call_us_that_read"] = np.median(call[read])
-    return {
-        "metrics": {name: float(value) for name, value in metrics.items()},
-        "facts": {
-            "steps": len(warmed),
-            "found_share": stats["found_share"],
-            "hit_rate": hits / asked if asked else None,
-            "rows_read_a_step": (after["rows_read"] - before["rows_read"]) / len(times),
-            "rows": after["rows"],
-            "row_bytes": after["row_bytes"],
-            "rows_pages_left": float(np.mean(pages_left)) if pages_left else None,
-        },
-    }
-
-
-def prefill(*, size: str, trace: str, batch: int, length: int, turns: int, threads: int, seed: int) -> dict:
-    """Prompts of `batch` x `length` tokens: look-ups beside the decoder's pass; `share` = look-up / decoder.
-
-    The row cache holds all rows, or a tenth with the rest in the page cache; each turn's prompts are other text.
-    """
-    torch.set_num_threads(threads)
-    held_X = np.load(Path(trace) / "held_out.npy")
-    decoder = decoder_of(size, seed, length)
-    stores = {mode: opened(trace, mode) for mode in ("cached", "tenth")}
-    embeddings = {mode: NGramEmbedding(store, decoder.tokens) for mode, store in stores.items()}
-    rng = np.random.default_rng(seed)
-    lookups: dict[str, list[int]] = {mode: [] for mode in stores}
-    passes, plain = [], []
-    pages.warm(stores["cached"].files)
-    with torch.inference_mode():
-        some_BT = torch.from_numpy(held_X[:length].astype(np.int64))[None]
-        checked = sum(must_be_the_traces(NGramEmbedding(s, decoder.tokens), trace, some_BT) for s in stores.values())
-        for turn in range(turns + 1):  # the first one loads kernels and fills caches
-            begin_B = rng.integers(0, len(held_X) - length, batch)
-            tokens_BT = torch.from_numpy(held_X[begin_B[:, None] + np.arange(length)].astype(np.int64))
-            embeddings["cached"](tokens_BT)
-            for mode, embedding in embeddings.items():
-                lookups[mode].append(_timed(lambda embed=embedding, tokens=tokens_BT: embed(tokens)))
-            plain.append(_timed(lambda tokens=tokens_BT: decoder.tokens(tokens)))
-            if turn:
-                inputs = embeddings["cached"](tokens_BT)
-                passes.append(_timed(lambda x=inputs: decoder(inputs_BTD=x)))
-    whole = float(np.median(passes))
-    metrics = {"decoder_ms": whole / 1e6, "plain_embedding_ms": float(np.median(plain[1:])) / 1e6}
-    for mode, times in lookups.items():
-        metrics[f"lookup_ms_{mode}"] = float(np.median(times[1:])) / 1e6
-        metrics[f"share_{mode}"] = float(np.median(times[1:])) / whole
-    found = {mode: embedding.stats.as_dict()["found_share"] for mode, embedding in embeddings.items()}
-    for store in stores.values():
-        store.close()
-    return {
-        "metrics": metrics,
-        "facts": {"found_share": found["cached"], "turns": turns, "threads": threads, "vectors_checked": checked},
-    }
-
-
-def overhead(*, dim_trace: str, calls: int, threads: int, seed: int) -> dict:
-    """One call of the module at batch 1, one token, everything cached, everything included; and of nn.Embedding."""
-    torch.set_num_threads(threads)
-    held_X = np.load(Path(dim_trace) / "held_out.npy")
-    store = opened(dim_trace, "cached")
-    own = torch.nn.Embedding(VOCAB, store.dim)
-    embedding = NGramEmbedding(store, own)
-    begin = int(np.random.default_rng(seed).integers(0, len(held_X) - calls))
-    tokens = [torch.tensor([[int(token)]]) for token in held_X[begin : begin + calls]]
-    lengths = store.match(held_X[begin : begin + calls])
-    times = np.zeros((calls, 2), np.int64)
-    with torch.inference_mode():
-        checked = must_be_the_traces(NGramEmbedding(store, own), dim_trace, torch.cat(tokens[:CONTEXT], dim=1))
-        for turn in range(2):
-            history = embedding.new_history(1)
-            gc.collect()
-            gc.disable()
-            for i, token in enumerate(tokens):
-                times[i, 0] = _timed(lambda token=token, history=history: embedding(token, history=history))
-                times[i, 1] = _timed(lambda token=token: own(token))
-            gc.enable()
-            del turn
-    module, plain = times[:, 0] / 1e3, times[:, 1] / 1e3
-    found = lengths >= 2
-    store.close()
-    return {
-        "metrics": {
-            "call_us": float(np.median(module)),
-            "call_found_us": float(np.median(module[found])),
-            "call_not_found_us": float(np.median(module[~found])),
-            "fastest_tenth_us": float(np.percentile(module, 10)),
-            "p99_us": float(np.percentile(module, 99)),
-            "nn_embedding_us": float(np.median(plain)),
-        },
-        "facts": {"found_share": float(found.mean()), "dim": store.dim, "calls": calls, "vectors_checked": checked},
-    }
+    if is_read_S is not None and is_read_S.any():
+        metrics["call_us_that_read"] = np.median(call[is_read_S])
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def must_be_the_traces(embedding: NGramEmbedding, trace: str | Path, tokens_BT: torch.Tensor) -> int:
@@ -274,9 +230,3 @@ def _candidates(next_B: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     drawn = torch.from_numpy(rng.integers(0, VOCAB, (len(next_B), CANDIDATES)))
     drawn[:, 0] = next_B
     return drawn
-
-
-def _timed(work: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
-    work()
-    return time.perf_counter_ns() - start

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.harness import Case
-from bench.setup import Setup
+from bench.setup import PREFIX, Offer, Setup
 from ngramstore.hashing import ngram_ids
 from ngramstore.store.journal.journal import Journal
 from ngramstore.store.journal.values import Changes
@@ -27,7 +27,7 @@ APPENDS = (1, 64, 1024)
 
 def cases(setup: Setup) -> list[Case]:
     """The cases that were asked for."""
-    return [make(setup) for make in setup.choose({"append": _append, "read": _read}).values()]
+    return setup.cases({"append": Offer(_append), "read": Offer(_read)})
 
 
 def clean(setup: Setup) -> None:
@@ -64,7 +64,7 @@ def _read(setup: Setup) -> Case:
 def append(*, size: int, root: str, total: int, seed: int) -> dict:
     """Median and fastest time of appends of `size` changes, until `total` changes are in."""
     changes = _changes(total, seed)
-    path = _empty(Path(root) / f"journal-append-{size}")
+    path = _empty(Path(root) / f"{PREFIX}journal-append-{size}")
     times = []
     with Journal.open(path, row_bytes=ROW_BYTES, width=WIDTH) as journal:
         pieces = [_sorted(changes, start, start + size) for start in range(0, total, size)][:2000]
@@ -90,7 +90,7 @@ def append(*, size: int, root: str, total: int, seed: int) -> dict:
 def read(*, count: int, root: str, seed: int, repeats: int = 5) -> dict:
     """Medians of opening, scanning and getting; the journal was closed properly, and once more killed."""
     changes = _changes(count, seed)
-    path = _empty(Path(root) / f"journal-read-{count}")
+    path = _empty(Path(root) / f"{PREFIX}journal-read-{count}")
     child = multiprocessing.get_context("spawn").Process(target=_fill_and_die, args=(str(path), count, seed))
     child.start()
     child.join()

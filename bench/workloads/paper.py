@@ -6,11 +6,12 @@ n-gram, so every one costs its probes and a row. Theirs end on the GPU, ours in 
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from bench import data, text
 from bench.harness import Case
-from bench.setup import Setup
+from bench.setup import SIZES, Offer, Setup
 
 DIM = 2048
 BATCHES = (1, 2, 4, 8, 16)
@@ -28,12 +29,17 @@ SPACE = (
 
 def cases(setup: Setup) -> list[Case]:
     """The cases that were asked for; writes the source data and the files of the subjects first."""
-    makers = {"space": _space, "latency_ram": _latency_ram, "latency_disk": _latency_disk}
-    return [make(setup) for make in setup.choose(makers).values()]
+    offers = {
+        "space": Offer(_space, tuple(dict.fromkeys(subject for subject, _ in SPACE)), SIZES),
+        "latency_ram": Offer(_latency_ram, RAM, SIZES),
+        "latency_disk": Offer(_latency_disk, DISK, SIZES),
+    }
+    return setup.cases(offers)
 
 
 def clean(setup: Setup) -> None:
-    """Sources and built files stay for the next run."""
+    """Remove what only a run needs; sources and built files stay for the next one."""
+    shutil.rmtree(setup.scratch, ignore_errors=True)
 
 
 def _text_source(setup: Setup) -> Path:
@@ -48,7 +54,7 @@ def _space(setup: Setup) -> Case:
     for subject, codec in SPACE:
         if subject in available:
             source = data.prepare(setup.root, num, dim, setup.seed, codec)
-            arguments = {"subject": subject, "source": str(source), "root": str(setup.root), "fgrams": list(FGRAMS)}
+            arguments = {"subject": subject, "source": str(source), "root": str(setup.scratch), "fgrams": list(FGRAMS)}
             subjects[f"{subject} {codec}"] = arguments
     return Case(
         name="space",

@@ -38,7 +38,7 @@ def space(*, subject: str, source: str, root: str, fgrams: list[int], seed: int)
     del seed
     origin = data.load(source)
     peer = peers.create(subject)
-    folder = Path(root) / "scratch" / f"space-{subject}-{origin.codec}"
+    folder = Path(root) / f"space-{subject}-{origin.codec}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     peer.build(origin, folder)

@@ -6,10 +6,11 @@ Needs 20 GB of disk in --dir at the default size: the store, and while it is bui
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from bench.harness import Case
-from bench.setup import Setup
+from bench.setup import SIZES, Offer, Setup
 
 DIM = 64
 MEMORY_BYTES = 768 << 20
@@ -28,7 +29,7 @@ def cases(setup: Setup) -> list[Case]:
     """Build first; the cases behind it need its stores, which stay in --dir for a later run."""
     makers = {"build": _build, "open": _open} | dict.fromkeys((*MIXES, QUARTER), _lookups)
     makers |= {"changes": _changes, "verify": _verify}
-    return [make(setup, name) for name, make in setup.choose(makers).items()]
+    return setup.cases({name: Offer(partial(make, name=name), takes=SIZES) for name, make in makers.items()})
 
 
 def clean(setup: Setup) -> None:
@@ -59,7 +60,7 @@ def _case(setup: Setup, name: str, title: str, function: str, headline: tuple[st
     return Case(
         name=name,
         title=title,
-        function=f"bench.workloads.scale_store:{function}",
+        function=f"bench.workloads.{function}",
         subjects=_subjects(setup, **arguments),  # type: ignore[arg-type]
         baseline=f"{_sizes(setup)[0]:,} keys",
         headline=headline,
@@ -73,7 +74,7 @@ def _build(setup: Setup, name: str) -> Case:
         setup,
         name,
         f"build from rows in random order, memory_bytes = {memory_bytes / 2**20:.0f} MiB, int8, D = {setup.dim or DIM}",
-        "build",
+        "scale_store:build",
         ("us_per_row", "seconds", "add_s", "finish_s", "cpu_s", "anon_mib", "bytes_per_key", "index_bytes_per_key"),
         arguments={"memory_bytes": memory_bytes},
         notes=(
@@ -88,7 +89,7 @@ def _build(setup: Setup, name: str) -> Case:
 
 def _open(setup: Setup, name: str) -> Case:
     return _case(
-        setup, name, "open and ask once, in a fresh process", "opening", ("open_ms", "first_get_ms"),
+        setup, name, "open and ask once, in a fresh process", "scale_store:opening", ("open_ms", "first_get_ms"),
         notes=("the files are read once before: facts say what share the page cache kept",),
     )  # fmt: skip
 
@@ -96,13 +97,17 @@ def _open(setup: Setup, name: str) -> Case:
 def _lookups(setup: Setup, name: str) -> Case:
     is_quarter = name == QUARTER
     mix = "zipf" if is_quarter else name
-    cache = "a quarter of the rows, warmed with the most frequent" if is_quarter else "the default 256 MiB"
+    cache = "a quarter of the rows" if is_quarter else "the default 256 MiB"
     return _case(
         setup,
         name,
         f"exact look-ups: {MIXES[mix]}",
-        "lookups",
-        ("us_per_key@1", "p99_us_per_call@1", "us_per_key@1024", "p99_us_per_call@1024"),
+        "scale_lookups:lookups",
+        tuple(
+            f"{metric}@{size}"
+            for size in (1, 1024)
+            for metric in ("us_per_key", "mean_us_per_key", "p99_us_per_call", "hit_rate")
+        ),
         arguments={
             "mix": mix,
             "cache_share": 0.25 if is_quarter else None,
@@ -110,7 +115,10 @@ def _lookups(setup: Setup, name: str) -> Case:
             "calls": setup.pick(4000, 1000),
             "warmup_s": setup.warmup_s,
         },
-        notes=(f"row cache: {cache}; page cache warm as far as it fits (facts: page_cache_share, hit_rate)",),
+        notes=(
+            f"row cache: {cache}, holding what an endless run of this mix would leave in it, checked by a hit rate that is steady;",
+            "page cache warm as far as it fits (facts: page_cache_share, hit_rate, cache_rows, cache_slots)",
+        ),
     )
 
 
@@ -119,7 +127,7 @@ def _changes(setup: Setup, name: str) -> Case:
         setup,
         name,
         f"put {SHARE_CHANGED:.0%} of the keys, half of them new, in calls of 16,384; flush; compact",
-        "changes",
+        "scale_store:changes",
         (
             "put_us_per_row",
             "flush_s",
@@ -139,6 +147,6 @@ def _changes(setup: Setup, name: str) -> Case:
 
 def _verify(setup: Setup, name: str) -> Case:
     return _case(
-        setup, name, "verify: every byte read and checked", "verification", ("seconds", "cpu_s", "mb_per_s", "anon_mib"),
+        setup, name, "verify: every byte read and checked", "scale_store:verification", ("seconds", "cpu_s", "mb_per_s", "anon_mib"),
         rounds=1, timeout_s=4 * 3600,
     )  # fmt: skip

@@ -61,3 +61,19 @@ def draw(mix: str, num_keys: int, count: int, rng: np.random.Generator) -> np.nd
     absent_M = np.ones(count, bool) if mix == "absent" else rng.random(count) < ABSENT_SHARE
     numbers_M[absent_M] = ABSENT + rng.integers(0, ABSENT, int(absent_M.sum()))
     return numbers_M
+
+
+def recently_used(mix: str, num_keys: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The stored keys that an endless run of a mix used last, `count` at most, the one used last at the end: (M,) i64.
+
+    What a cache that evicts the least recently used of so many rows holds. The time since a key was used last is exponential, with the
+    key's chance as its rate. To get there by look-ups would take several times as many as the cache has rows.
+    """
+    num = {"hot": min(HOT_KEYS, num_keys), "absent": 0}.get(mix, num_keys)
+    since_N = rng.standard_exponential(num, np.float32)
+    if mix == "zipf":
+        since_N /= np.log1p(
+            1 / np.arange(1, num + 1, dtype=np.float32)
+        )  # a number's chance in `draw`, but for a factor
+    numbers_M = np.argpartition(since_N, count)[:count] if count < num else np.arange(num)
+    return numbers_M[np.argsort(-since_N[numbers_M])]

@@ -1,11 +1,10 @@
-"""One store of many small rows: build, open, look-ups, changes, verification. Worker functions of workload `scale`.
+"""One store of many small rows: build, open, changes, verification. Worker functions of workload `scale`.
 
-Shapes: M keys of a call, B batch, D row width.
+Shapes: M keys of a call, D row width.
 """
 
 from __future__ import annotations
 
-import gc
 import resource
 import shutil
 import tempfile
@@ -15,17 +14,13 @@ from pathlib import Path
 import numpy as np
 
 import ngramstore
-from bench import check, pages, spread
-from bench.rows import row_bytes
+from bench import check, pages
 from bench.sampler import Sampler, folder_bytes
 from bench.workloads import scale_keys as keys
-from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 
-_CALL_ROWS = 1 << 16
+CALL_ROWS = 1 << 16
 _PUT_ROWS = 1 << 14
 _CHECKED = 4096
-_MOST_KEYS = 1 << 19
-"""Of a batch size, looked up in all."""
 
 
 def build(*, path: str, num_keys: int, dim: int, memory_bytes: int, seed: int) -> dict:
@@ -40,9 +35,9 @@ def build(*, path: str, num_keys: int, dim: int, memory_bytes: int, seed: int) -
     with Sampler(Path(path)) as sampler, ngramstore.build(
         path, dim=dim, max_n=keys.ORDER, codec="int8", memory_bytes=memory_bytes
     ) as builder:  # fmt: skip
-        for first in range(0, num_keys, _CALL_ROWS):
+        for first in range(0, num_keys, CALL_ROWS):
             before = time.perf_counter()
-            numbers_M = np.arange(first, min(first + _CALL_ROWS, num_keys))
+            numbers_M = np.arange(first, min(first + CALL_ROWS, num_keys))
             tokens_MK, rows_MD = keys.ngrams(numbers_M), keys.rows(numbers_M, dim)
             between = time.perf_counter()
             builder.add(tokens_MK, rows_MD)
@@ -92,61 +87,11 @@ def opening(*, path: str, num_keys: int, dim: int, seed: int) -> dict:
     answered = time.perf_counter()
     resident = pages.resident_share(files)
     _must_be(store, numbers_M, answer_MD, found_M)
-    checked = _check(store, "uniform", num_keys, dim, rng)
+    checked = check_answers(store, "uniform", num_keys, dim, rng)
     store.close()
     return {
         "metrics": {"open_ms": 1e3 * (opened - started), "first_get_ms": 1e3 * (answered - opened)},
         "facts": {"page_cache_share": resident, "rows_checked": checked + 1},
-    }
-
-
-def lookups(
-    *,
-    path: str,
-    num_keys: int,
-    dim: int,
-    mix: str,
-    batch_sizes: list[int],
-    calls: int,
-    warmup_s: float,
-    seed: int,
-    cache_share: float | None = None,
-) -> dict:
-    """Exact look-ups of one mix of keys through a row cache, which fills in the warm-up.
-
-    cache_share: of the rows that fits the cache, which gets the most frequent keys of zipf first; None: a cache of the
-    default size.
-    """
-    files = sorted(Path(path).glob("base-*"))
-    pages.warm(files)
-    rng = np.random.default_rng(seed)
-    metrics: dict[str, float] = {}
-    num_cached = int((cache_share or 0) * num_keys)
-    options = {"cache_bytes": num_cached * (row_bytes(dim) + SLOT_OVERHEAD_BYTES)} if cache_share else {}
-    with ngramstore.open(path, **options) as store:
-        for first in range(0, num_cached, _CALL_ROWS):
-            store.warm(keys.ngrams(np.arange(first, min(first + _CALL_ROWS, num_cached))))
-        checked = _check(store, mix, num_keys, dim, rng)
-        end = time.perf_counter() + warmup_s
-        out_BD = np.empty((1024, dim), np.float32)
-        while time.perf_counter() < end:
-            store.get(keys.ngrams(keys.draw(mix, num_keys, 1024, rng)), out=out_BD)
-        before = store.stats()
-        for size in batch_sizes:
-            count = max(1, min(calls, _MOST_KEYS // size))
-            batches = keys.ngrams(keys.draw(mix, num_keys, size * count, rng)).reshape(count, size, keys.ORDER)
-            metrics |= {
-                f"{name}@{size}": value for name, value in spread.of_calls(_times(store, batches), size).items()
-            }
-        after = store.stats()
-    hits, misses = (after[name] - before[name] for name in ("cache_hits", "cache_misses"))
-    return {
-        "metrics": metrics,
-        "facts": {
-            "rows_checked": checked,
-            "hit_rate": hits / (hits + misses) if hits + misses else None,
-            "page_cache_share": pages.resident_share(files),
-        },
     }
 
 
@@ -206,24 +151,8 @@ def verification(*, path: str, num_keys: int, dim: int, seed: int) -> dict:
     }
 
 
-def _times(store, batches: np.ndarray) -> np.ndarray:
-    """Nanoseconds of each `get`: n-grams (C, B, K) -> (C,)."""
-    clock, get = time.perf_counter_ns, store.get
-    out_BD = np.empty((batches.shape[1], store.dim), np.float32)
-    times = np.empty(len(batches), np.int64)
-    gc.collect()
-    gc.disable()
-    try:
-        for i, batch in enumerate(batches):
-            start = clock()
-            get(batch, out=out_BD)
-            times[i] = clock() - start
-    finally:
-        gc.enable()
-    return times
-
-
-def _check(store, mix: str, num_keys: int, dim: int, rng: np.random.Generator) -> int:
+def check_answers(store, mix: str, num_keys: int, dim: int, rng: np.random.Generator) -> int:
+    """Compare some look-ups of a mix with what their numbers say; how many. Raises WrongAnswer."""
     numbers_M = keys.draw(mix, num_keys, _CHECKED, rng)
     out_MD = np.full((len(numbers_M), dim), np.nan, np.float32)
     _, found_M = store.get(keys.ngrams(numbers_M), out=out_MD)

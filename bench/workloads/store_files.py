@@ -1,4 +1,4 @@
-"""What a store costs besides look-ups: bytes on disk, time to open, time to build. Worker functions."""
+"""What a store costs besides look-ups: bytes on disk, time to open, time to build. Worker functions and cases."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import dataclasses
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from bench import check, data, pages, peers
+from bench.harness import Case
 from bench.sampler import Sampler
+from bench.setup import SIZES, Offer, Setup
+from bench.workloads import store_source as shared
+
+OPEN = ("ngramstore", "ngramstore_zstd", "memmap", "lmdb", "rocks_tuned", "sqlite")
+OPEN_LARGE = ("ngramstore", "memmap", "lmdb", "rocks_tuned")
+BUILD = ("ngramstore", "ngramstore_zstd", "ngramstore_copied", "rocks_zstd1", "rocks_tuned", "lmdb", "memmap")
+DISK = ("ngramstore", "ngramstore_zstd", "lmdb")
+DISK_ROWS = (("f16", 2048), ("int8", 1024), ("int4", 1024))
+INDEX = (("ngramstore", "int8", 64), ("ngramstore_zstd", "f16", 256))
+"""The index does not depend on the width of the rows, so narrow ones will do, of all the keys."""
 
 
 def disk(*, subject: str, num_keys: int, dim: int, codec: str, root: str, seed: int) -> dict:
@@ -147,3 +159,111 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _disk_case(setup: Setup) -> Case:
+    num = setup.num_keys or setup.pick(200_000, 5000)
+    wanted = [(subject, codec, dim) for codec, dim in DISK_ROWS for subject in DISK]
+    return _sizes(
+        setup, "disk", f"bytes on disk a key, {num:,} 3-grams", num, wanted,
+        baseline="lmdb f16 D=2048",
+        headline=("bytes_per_key", "index_per_key", "tokens_per_key", "rows_per_key", "other_per_key"),
+        note="LMDB stores the same encoded rows under 8-byte keys, and no tokens",
+    )  # fmt: skip
+
+
+def _index_case(setup: Setup) -> Case:
+    num = shared.num_keys(setup)
+    return _sizes(
+        setup, "index", f"index on disk, {num:,} 3-grams", num, INDEX,
+        baseline="ngramstore int8 D=64",
+        headline=("index_per_key", "tokens_per_key", "rows_per_key"),
+        note="ngramstore_zstd keeps the offsets of compressed rows in its index",
+    )  # fmt: skip
+
+
+def _sizes(
+    setup: Setup,
+    name: str,
+    title: str,
+    num: int,
+    wanted: Iterable[tuple[str, str, int]],
+    *,
+    baseline: str,
+    headline: tuple[str, ...],
+    note: str,
+) -> Case:
+    """Bytes by part of (subject, codec, width); once, as nothing in them varies."""
+    wanted, root = list(wanted), str(setup.scratch)
+    available = setup.available(tuple(dict.fromkeys(subject for subject, _, _ in wanted)))
+    return Case(
+        name=name,
+        title=title,
+        function="bench.workloads.store_files:disk",
+        subjects={
+            f"{subject} {codec} D={dim}": {
+                "subject": subject, "num_keys": num, "dim": dim, "codec": codec, "root": root,
+            }
+            for subject, codec, dim in wanted
+            if subject in available
+        },
+        baseline=baseline,
+        headline=headline,
+        notes=(note,),
+        rounds=1,
+    )  # fmt: skip
+
+
+def _open_case(setup: Setup) -> Case:
+    return _opening(setup, "open", shared.source(setup), OPEN)
+
+
+def _open_large_case(setup: Setup) -> Case:
+    source = data.prepare(setup.root, 20_000_000, 16, setup.seed)
+    return _opening(setup, "open_large", source, OPEN_LARGE)
+
+
+def _opening(setup: Setup, name: str, source: Path, subjects: tuple[str, ...]) -> Case:
+    origin = data.load(source)
+    tiny = shared.tiny(setup, origin.dim)
+    arguments = {"source": str(source), "tiny_source": str(tiny)}
+    setup.build(subjects, tiny)
+    return Case(
+        name=name,
+        title=f"open {origin.num_keys:,} keys of {origin.dim} dimensions, files in the page cache",
+        function="bench.workloads.store_files:opening",
+        subjects=setup.subjects(subjects, source, arguments),
+        baseline="memmap",
+        headline=("open_ms", "first_get_ms"),
+        notes=("imports and compilation are done; memmap loads all IDs into RAM here",),
+    )
+
+
+def _build_case(setup: Setup) -> Case:
+    arguments = {"source": str(shared.source(setup)), "root": str(setup.scratch)}
+    return Case(
+        name="build",
+        title=f"write {shared.num_keys(setup):,} rows that are int8 already, from random order, synced",
+        function="bench.workloads.store_files:build",
+        subjects={name: {"subject": name, **arguments} for name in setup.available(BUILD)},
+        baseline="rocks_zstd1",
+        headline=("seconds", "cpu_s", "bytes_per_key", "peak_anon_mib"),
+        notes=(
+            "ngramstore also hashes and keeps the tokens; peers get IDs and sort them",
+            "ngramstore keeps rows out of the page cache and does not copy rows of a read-only map; ngramstore_copied gets them in a",
+            "buffer that is filled again; facts: budget_mib of the build, and seconds by stage (pack: of all threads together)",
+            "RocksDB: SST files written by one process a core, then ingested; rocks_zstd1: zstd level 1; lmdb, memmap: one thread",
+        ),
+        rounds=3,
+        environment={},
+    )
+
+
+SIZE_OFFERS = {
+    "disk": Offer(_disk_case, DISK, ("--keys",)),
+    "index": Offer(_index_case, tuple(subject for subject, _, _ in INDEX), ("--keys",)),
+    "open": Offer(_open_case, OPEN, SIZES),
+    "open_large": Offer(_open_large_case, OPEN_LARGE, is_large=True),
+    "build": Offer(_build_case, BUILD, SIZES),
+}
+"""Case -> how it is asked for."""

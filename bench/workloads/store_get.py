@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 import zlib
-from pathlib import Path
 
 import numpy as np
 
@@ -32,8 +31,9 @@ def warm(
     """Zipf look-ups with the page cache warm: `us_per_key@B` and `p99_us_per_call@B` for each batch size B.
 
     cache_bytes None: the budget holds every row, and every row is asked for once before the timing. Otherwise the cache
-    settles on `settling` look-ups of the same distribution, none of them asked for again: as it would in service. Each batch size is
-    timed on draws of its own. budget_s: a slow subject's calls of one size are as many as take so long, 20 at least.
+    settles on `settling` look-ups of the same distribution, none of them asked for again: as it would in service, and the same for a
+    slow subject as for a fast one. Each batch size is timed on draws of its own. budget_s: a slow subject's calls of one size are as
+    many as take so long, 20 at least.
     """
     origin = data.load(source)
     peer = peers.opened(subject, origin, cache_bytes)
@@ -42,21 +42,22 @@ def warm(
     checked = sum(check_answers(peer, origin, size, seed) for size in batch_sizes)
     if cache_bytes is None and peer.has_cache:
         ask_for_every_row(peer, origin, max(batch_sizes))
-    elif settling:
-        look_all_up(peer, data.queries(origin, settling, seed + 800_000), max(batch_sizes), origin.dim)
     size = max(64, batch_sizes[0])
     others = data.queries(origin, max(100 * size, 20_000), seed + 700_000)
     run_for(warmup_s, peer, data.split(others, size), origin.dim)
+    if settling:  # last: the look-ups above came over and over
+        size = max(batch_sizes)
+        look_all_up(peer, data.split(data.queries(origin, settling, seed + 800_000), size), origin.dim)
     pages.warm(files)  # again: a kernel that reclaims idle pages may have taken some meanwhile
 
     metrics: dict[str, float] = {}
     for number, size in enumerate(batch_sizes):
         out_BD = np.zeros((size, origin.dim), np.float32)
         pool = data.queries(origin, lookups, seed + 10_000 * number)
-        before = _row_requests(peer)
+        before = row_requests(peer)
         times = time_calls(peer, affordable(peer, data.split(pool, size, max_calls), out_BD, budget_s), out_BD)
         metrics |= {f"{name}@{size}": value for name, value in spread.of_calls(times, size).items()}
-        hits, misses = (after - earlier for after, earlier in zip(_row_requests(peer), before, strict=True))
+        hits, misses = (after - earlier for after, earlier in zip(row_requests(peer), before, strict=True))
         if hits + misses:
             metrics[f"hit_rate@{size}"] = hits / (hits + misses)
     resident = pages.resident_share(files)
@@ -171,14 +172,14 @@ def ask_for_every_row(peer: Peer, origin: data.Dataset, size: int) -> None:
             raise check.WrongAnswer(f"{peer.name}: {int((~found_B).sum())} of its own keys were not found")
 
 
-def look_all_up(peer: Peer, queries: data.Batch, size: int, dim: int) -> None:
-    """Every query once, in calls of `size`."""
-    out_BD = np.empty((size, dim), np.float32)
-    for batch in data.split(queries, size):
+def look_all_up(peer: Peer, batches: list[data.Batch], dim: int) -> None:
+    """Every batch once; all of one size."""
+    out_BD = np.empty((len(batches[0]) if batches else 0, dim), np.float32)
+    for batch in batches:
         peer.get(batch, out_BD)
 
 
-def _row_requests(peer: Peer) -> tuple[int, int]:
+def row_requests(peer: Peer) -> tuple[int, int]:
     """Hits and misses of the subject's row cache so far; zeros where it does not count them."""
     stats = peer.facts().get("stats", {})
     return stats.get("cache_hits", 0), stats.get("cache_misses", 0)
@@ -213,9 +214,3 @@ def _index_state(peer: Peer, drop_index: bool) -> str:
     if not peer.index_apart:
         return "in the same files as the rows: cold, but for what opening reads"
     return "dropped; what opening reads is warm" if drop_index else "warm"
-
-
-def files_of(subject: str, source: str) -> list[Path]:
-    """The subject's files for a dataset."""
-    peer = peers.create(subject)
-    return peer.files(peers.files_folder(peer, Path(source)))

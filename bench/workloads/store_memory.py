@@ -1,13 +1,43 @@
-"""Memory of look-ups on a store ten times its cache: growth over a baseline after import and compilation. Worker function."""
+"""Memory of look-ups on a store ten times its cache: growth over a baseline after import and compilation. Worker function and case."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bench import data, pages, peers
+from bench.harness import Case
 from bench.process import resident_mib
 from bench.sampler import OFTEN_S, Sampler
+from bench.setup import Setup
+from bench.workloads import store_source as shared
 from bench.workloads.store_get import check_answers
+
+MEMORY = ("ngramstore", "ngramstore_zstd", "rocks_zstd")
+
+
+def memory_case(setup: Setup) -> Case:
+    """A cache for a tenth of the rows."""
+    source = shared.source(setup)
+    tiny = shared.tiny(setup, shared.dim(setup))
+    setup.build(MEMORY, tiny)
+    arguments = {
+        "source": str(source),
+        "tiny_source": str(tiny),
+        "cache_bytes": shared.tenth_bytes(setup),
+        "lookups": setup.pick(409_600, 40_960),
+        "batch": min(1024, shared.num_keys(setup)),
+    }
+    return Case(
+        name="memory",
+        title="anonymous memory above the baseline after import, store ten times the cache budget",
+        function="bench.workloads.store_memory:memory",
+        subjects=setup.subjects(MEMORY, source, arguments),
+        baseline="rocks_zstd",
+        headline=("anon_mib", "over_budget_mib", "open_mib"),
+        notes=("facts: cache_mib is the budget, file_mib is shared page cache",),
+        is_forkable=False,
+        rounds=3,
+    )
 
 
 def memory(

@@ -11,6 +11,7 @@ import ngramstore as ngs
 from bench import check, data, peers, rows
 from bench.harness import Case
 from bench.setup import Setup
+from bench.workloads import store_source as shared
 from ngramstore.hashing import checksums, ngram_ids
 from ngramstore.kernels.reference.hashing import checksum_pieces
 from ngramstore.store.layers.index import Index
@@ -21,17 +22,14 @@ _BATCH = 1024
 
 def parts_case(setup: Setup) -> Case:
     """Each part as a subject: nanoseconds a key, a call or a KiB."""
-    num = setup.num_keys or setup.pick(1_000_000, 40_000)
-    source = data.prepare(setup.root, num, setup.dim or 1024, setup.seed)
-    setup.build(["ngramstore"], source)
+    num, source = shared.num_keys(setup), shared.source(setup)
+    setup.build_unasked(["ngramstore"], source)  # --subject names parts here, of which several ask a store
     return Case(
         name="parts",
         title=f"parts of a look-up by themselves, {num:,} keys, batches of {min(_BATCH, num):,}, Zipf(1.0), 20 % absent, one thread",
         function="bench.workloads.store_parts:part",
         subjects={
-            name: {"name": name, "source": str(source), "repeats": setup.pick(400, 60)}
-            for name in PARTS
-            if not setup.only_subjects or name in setup.only_subjects
+            name: {"name": name, "source": str(source), "repeats": setup.pick(400, 60)} for name in setup.asked(PARTS)
         },
         baseline="probe",
         headline=("ns", "p90_ns"),
@@ -84,7 +82,7 @@ def _finder(origin: data.Dataset) -> Callable[[np.ndarray, np.ndarray], int]:
     from ngramstore.kernels.native.probe import find
 
     index = Index.from_ids(np.sort(origin.ids_N))
-    layers = index.layer[None].copy()
+    layers = index.line[None].copy()
     return lambda ids, keys, index=index: find(layers, ids, keys)  # the layers point into the index
 
 

@@ -18,6 +18,7 @@ from bench import data, pages, peers, rows
 from bench.harness import Case
 from bench.setup import Setup
 from bench.workloads import store_get
+from bench.workloads import store_source as shared
 from ngramstore.kernels.jit import kernel
 
 SUBJECTS = ("ngramstore", "ngramstore_resident", "floor")
@@ -28,8 +29,7 @@ _BATCH = 8192
 
 def threads_case(setup: Setup) -> Case:
     """Throughput of two threads by that of one, everything cached."""
-    num = setup.num_keys or setup.pick(1_000_000, 40_000)
-    source = data.prepare(setup.root, num, setup.dim or 1024, setup.seed)
+    num, source = shared.num_keys(setup), shared.source(setup)
     arguments = {
         "source": str(source),
         "batch": min(_BATCH, num),

@@ -13,17 +13,20 @@ import numpy as np
 from bench import check, data, pages, peers, spread, text
 from bench.harness import Case
 from bench.peers.base import Peer
-from bench.rows import row_bytes
 from bench.setup import Setup
 from bench.workloads import store_get
+from bench.workloads import store_source as shared
 
 SUBJECTS = (
     "ngramstore", "ngramstore_resident", "floor", "memmap", "memmap_numba", "dict", "nn_embedding", "lmdb", "rocks_tuned",
     "rocks_default", "sqlite", "redis", "safetensors", "lance",
 )  # fmt: skip
-SMALL_SUBJECTS = ("ngramstore", "ngramstore_zstd", "memmap", "lmdb", "rocks_tuned", "rocks_zstd")
+SMALL_SUBJECTS = ("ngramstore", "ngramstore_zstd", "memmap", "lmdb", "rocks_tuned", "rocks_tuned_rows", "rocks_zstd")
 SYNTHETIC = ("zipf", "uniform", "misses", "unique")
-DIM = 1024
+SMALL_SHARE = 0.1
+"""Of a source's rows: what fits the caches of traces_small."""
+_PIECE = 256
+"""Batches made at a time while a cache settles."""
 _NOTES = (
     "peers get ready-made u64 keys; ngramstore hashes token ids inside the timed call; one thread; page cache warm",
     "zipf and uniform: 20 % absent; misses: every key absent; unique: present keys, none twice in the trace",
@@ -37,23 +40,17 @@ def traces_case(setup: Setup) -> Case:
 
 
 def traces_small_case(setup: Setup) -> Case:
-    """Caches of 10 % of the rows: what a trace without locality does to them."""
-    num, dim = _num_keys(setup), setup.dim or DIM
-    return _case(setup, "traces_small", SMALL_SUBJECTS, num * row_bytes(dim) // 10)
+    """Caches of 10 % of the rows of each source: what a trace without locality does to them."""
+    return _case(setup, "traces_small", SMALL_SUBJECTS, SMALL_SHARE)
 
 
-def _num_keys(setup: Setup) -> int:
-    return setup.num_keys or setup.pick(1_000_000, 40_000)
-
-
-def _case(setup: Setup, name: str, subjects: tuple[str, ...], cache_bytes: int | None) -> Case:
-    num, dim = _num_keys(setup), setup.dim or DIM
-    sources = {"": data.prepare(setup.root, num, dim, setup.seed)}
+def _case(setup: Setup, name: str, subjects: tuple[str, ...], cache_share: float | None) -> Case:
+    num, dim = shared.num_keys(setup), shared.dim(setup)
+    sources = {"": shared.source(setup)}
     for origin in text.origins():
         sources[origin] = text.prepare(setup.root, num, dim, setup.seed, setup.pick(None, 60), origin)
     if "wikitext" not in sources:
-        left_out = "trace wikitext left out: NGRAMSTORE_DATA names no folder with wikitext2-valid.txt"
-        setup.warnings += [left_out] * (left_out not in setup.warnings)
+        setup.warn("trace wikitext left out: NGRAMSTORE_DATA names no folder with wikitext2-valid.txt")
     usable = list(subjects)
     for source in sources.values():
         usable = [subject for subject in setup.build(usable, source) if subject in usable]
@@ -63,9 +60,12 @@ def _case(setup: Setup, name: str, subjects: tuple[str, ...], cache_bytes: int |
         "calls": setup.pick(400, 20),
         "warmup_s": setup.warmup_s / 4,
         "budget_s": setup.pick(2.0, 0.05),
-        "cache_bytes": cache_bytes,
+        "cache_share": cache_share,
     }
-    room = "every row" if cache_bytes is None else f"{cache_bytes / 2**20:.0f} MiB, 10 % of the rows"
+    room = "every row" if cache_share is None else f"{100 * cache_share:.0f} % of the rows of each source"
+    settled = (
+        "a cache has served twice as many look-ups of a trace as the source has rows before those that are timed; hit_rate: of these",
+    )
     columns = [*SYNTHETIC, *(origin for origin in sources if origin)]
     return Case(
         name=name,
@@ -74,7 +74,7 @@ def _case(setup: Setup, name: str, subjects: tuple[str, ...], cache_bytes: int |
         subjects={subject: {"subject": subject, **arguments} for subject in usable},
         baseline="memmap",
         headline=tuple(f"us_per_key@{column}" for column in columns),
-        notes=_NOTES,
+        notes=_NOTES if cache_share is None else _NOTES + settled,
     )
 
 
@@ -87,32 +87,40 @@ def traces(
     warmup_s: float,
     budget_s: float,
     seed: int,
-    cache_bytes: int | None = None,
+    cache_share: float | None = None,
 ) -> dict:
     """`us_per_key@TRACE` and `p99_us_per_call@TRACE` of each trace; answers are checked before anything is timed.
 
-    sources: "" is the dataset of random keys, the others are named after their text. cache_bytes None: the caches hold
-    every row. A slow subject gets as many calls as fit into `budget_s`, at least 20.
+    sources: "" is the dataset of random keys, the others are named after their text. cache_share: of the bytes of a source's rows, for
+    a cache that settles on other look-ups of the trace; None: the caches hold every row. A slow subject gets as many calls as
+    fit into `budget_s`, at least 20.
     """
     metrics: dict[str, float] = {}
-    checked, warnings, facts = 0, [], {}
+    checked, warnings, facts, budgets = 0, [], {}, {}
     for origin, folder in sources.items():
         source = data.load(folder)
+        budgets[origin or "random keys"] = cache_bytes = _budget(source, cache_share)
         peer = peers.opened(subject, source, cache_bytes)
         files = peer.files(peers.files_folder(peer, source.folder))
         pages.warm(files)
         for name in SYNTHETIC if not origin else (origin,):
             checked += _check(peer, source, _batches(name, source, batch, 2, seed + 500_000))
-            if cache_bytes is None and peer.has_cache and name != "misses":
+            if cache_share is None and peer.has_cache and name != "misses":
                 store_get.ask_for_every_row(peer, source, 1024)
-            store_get.run_for(
-                warmup_s, peer, _batches(name, source, batch, max(1, calls // 4), seed + 700_000), source.dim
-            )
+            others = _batches(name, source, batch, max(1, calls // 4), seed + 700_000)
+            store_get.run_for(warmup_s, peer, others, source.dim)
+            if cache_share is not None and peer.has_cache and name != "misses":  # last: the others came over and over
+                _settle(peer, name, source, batch, seed + 800_000)
             wanted = _batches(name, source, batch, calls, seed)
+            pages.warm(files)  # again: a kernel that reclaims idle pages may have taken some meanwhile
+            before = store_get.row_requests(peer)
             out_BD = np.zeros((batch, source.dim), np.float32)
             times = store_get.time_calls(peer, store_get.affordable(peer, wanted, out_BD, budget_s), out_BD)
             found = spread.of_calls(times, batch)
             metrics |= {f"{metric}@{name}": value for metric, value in found.items()}
+            hits, misses = (after - b for after, b in zip(store_get.row_requests(peer), before, strict=True))
+            if hits + misses:
+                metrics[f"hit_rate@{name}"] = hits / (hits + misses)
         resident = pages.resident_share(files)
         if resident <= 0.999:
             warnings.append(
@@ -124,9 +132,24 @@ def traces(
         "metrics": metrics,
         "facts": {
             "settings": peer.settings, "rows_checked": checked, "warnings": warnings,
-            "cache_bytes": cache_bytes, **facts,
+            "cache_bytes": budgets, **facts,
         },
     }  # fmt: skip
+
+
+def _budget(source: data.Dataset, share: float | None) -> int | None:
+    """Bytes of a cache for a share of the rows of this source, which may have fewer than were asked for."""
+    return None if share is None else int(share * source.stored_NR.nbytes)
+
+
+def _settle(peer: Peer, name: str, source: data.Dataset, batch: int, seed: int) -> None:
+    """Twice as many look-ups of the trace as there are rows, other ones than those that are timed: by count, so that the cache of a
+    slow subject has served as much as that of a fast one.
+    """
+    count = -(-2 * source.num_keys // batch)
+    for first in range(0, count, _PIECE):
+        piece = _batches(name, source, batch, min(_PIECE, count - first), seed + first)
+        store_get.look_all_up(peer, piece, source.dim)
 
 
 def _batches(name: str, source: data.Dataset, batch: int, count: int, seed: int) -> list[data.Batch]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from operator import truediv
 from pathlib import Path
 from statistics import median
@@ -21,72 +20,82 @@ from bench import pages
 from bench.harness import Case
 from bench.process import disk_bytes
 from bench.sampler import OFTEN_S, Sampler
-from bench.setup import Setup
-from bench.workloads import tables_engramdb
+from bench.setup import Offer, Setup
+from bench.workloads import tables_engramdb, tables_floor
 from bench.workloads.tables_checkpoint import must_be_the_checkpoint_s, write_layer
-from ngramstore.kernels.jit import kernel
-from ngramstore.kernels.native.memory import WILLNEED, posix_fadvise, pread
 from ngramstore.keys import EngramKeys
 
 SUBJECTS = ("in_place", "checksums", "packed")
 _VOCABULARY = 129_280
 _COMPRESSED = 99_092
-_PAGE = 4096
 _CHECKED = 1024
 """Rows of a round whose bytes are compared with the checkpoint's before a prompt is timed."""
 
 
 def cases(setup: Setup) -> list[Case]:
     """The cases that were asked for; writes the checkpoint and its stores first."""
+    ours = {"prefill": _prefill_case, "decode": _decode_case, "memory": _memory_case, "import": _import_case}
+    offers = {name: Offer(make, SUBJECTS, ("--keys",)) for name, make in ours.items()}
+    return setup.cases(offers | tables_engramdb.offers())
+
+
+def _subjects(setup: Setup, **arguments: int) -> dict[str, dict]:
+    """Subject -> arguments of a worker; the checkpoint and its stores are written."""
     base = setup.num_keys or setup.pick(395_000, 20_000)  # 5 GB
     folder = setup.root / f"tables-{base}"
-    wanted = [name for name in SUBJECTS if not setup.only_subjects or name in setup.only_subjects]
-    ours = ("prefill", "decode", "memory", "import")
-    if not setup.only_cases or any(name in setup.only_cases for name in ours):
-        _make(folder, base, setup)
-    makers = {
-        "prefill": Case(
-            name="prefill",
-            title="cold: 48 rows of each of 2,048 tokens in one call, after the files left the page cache",
-            function="bench.workloads.tables:prefill",
-            subjects={name: {"subject": name, "folder": str(folder), "drops": setup.pick(6, 2)} for name in wanted},
-            baseline="in_place",
-            headline=("ms", "floor_ms", "over_floor", "disk_bytes_per_row"),
-            notes=(
-                "floor_ms: each page of the call hinted, then read once, in file order, those of the sidecar of checksums too;",
-                "it is measured in turn with the store's call, and over_floor is the median ratio of neighbours",
-                "every drop is checked with mincore (fact page_cache_share_after_drop); a host may still cache",
-            ),
+    _make(folder, base, setup)
+    return {name: {"subject": name, "folder": str(folder), **arguments} for name in setup.asked(SUBJECTS)}
+
+
+def _prefill_case(setup: Setup) -> Case:
+    return Case(
+        name="prefill",
+        title="cold: 48 rows of each of 2,048 tokens in one call, after the files left the page cache",
+        function="bench.workloads.tables:prefill",
+        subjects=_subjects(setup, drops=setup.pick(6, 2)),
+        baseline="in_place",
+        headline=("ms", "floor_ms", "over_floor", "disk_bytes_per_row"),
+        notes=(
+            "floor_ms: each page of the call hinted, then read once, in file order, those of the sidecar of checksums too;",
+            "it is measured in turn with the store's call, and over_floor is the median ratio of neighbours",
+            "every drop is checked with mincore (fact page_cache_share_after_drop); a host may still cache",
         ),
-        "decode": Case(
-            name="decode",
-            title="cached: 48 rows of one token a call, keys included in keys_us only",
-            function="bench.workloads.tables:decode",
-            subjects={name: {"subject": name, "folder": str(folder)} for name in wanted},
-            baseline="in_place",
-            headline=("us", "keys_us"),
-        ),
-        "memory": Case(
-            name="memory",
-            title="anonymous memory beyond the cache budget of 256 MiB, over prompts of 2,048 tokens and single tokens",
-            function="bench.workloads.tables:memory",
-            subjects={name: {"subject": name, "folder": str(folder), "prompts": setup.pick(24, 3)} for name in wanted},
-            baseline="in_place",
-            headline=("over_budget_mib", "grown_mib"),
-            rounds=2,
-        ),
-        "import": Case(
-            name="import",
-            title="import of the checkpoint, its files out of the page cache",
-            function="bench.workloads.tables:import_time",
-            subjects={name: {"subject": name, "folder": str(folder)} for name in wanted},
-            baseline="in_place",
-            headline=("seconds",),
-            rounds=2,
-        ),
-        **tables_engramdb.cases(setup),
-    }
-    return list(setup.choose(makers).values())
+    )
+
+
+def _decode_case(setup: Setup) -> Case:
+    return Case(
+        name="decode",
+        title="cached: 48 rows of one token a call, keys included in keys_us only",
+        function="bench.workloads.tables:decode",
+        subjects=_subjects(setup),
+        baseline="in_place",
+        headline=("us", "keys_us"),
+    )
+
+
+def _memory_case(setup: Setup) -> Case:
+    return Case(
+        name="memory",
+        title="anonymous memory beyond the cache budget of 256 MiB, over prompts of 2,048 tokens and single tokens",
+        function="bench.workloads.tables:memory",
+        subjects=_subjects(setup, prompts=setup.pick(24, 3)),
+        baseline="in_place",
+        headline=("over_budget_mib", "grown_mib"),
+        rounds=2,
+    )
+
+
+def _import_case(setup: Setup) -> Case:
+    return Case(
+        name="import",
+        title="import of the checkpoint, its files out of the page cache",
+        function="bench.workloads.tables:import_time",
+        subjects=_subjects(setup),
+        baseline="in_place",
+        headline=("seconds",),
+        rounds=2,
+    )
 
 
 def clean(setup: Setup) -> None:
@@ -108,8 +117,8 @@ def prefill(*, subject: str, folder: str, drops: int, seed: int) -> dict:
         checked = must_be_the_checkpoint_s(store, root / "checkpoint", some)
         out = np.empty((*numbers.shape, store.dim), np.float32)
         files = [*(root / "checkpoint").glob("*.safetensors"), *store.files]
-    places = _places(root, subject, distinct)
-    read_floor, row_files = _page_reader(places), sorted({path for path, _ in places})
+    places = tables_floor.places(root, subject, distinct)
+    read_floor, row_files = tables_floor.page_reader(places), sorted({path for path, _ in places})
     ms: dict[str, list[float]] = {"floor": [], "store": []}
     read: dict[str, list[float]] = {"floor": [], "store": []}
     residents = []
@@ -245,46 +254,6 @@ def _make(folder: Path, base: int, setup: Setup) -> None:
         if not (folder / name / "MANIFEST").exists():
             setup.say(f"store: {name}")
             ngs.import_checkpoint(checkpoint, folder / name, restart=(folder / name).exists(), **choice)
-
-
-def _places(root: Path, name: str, distinct: np.ndarray) -> list[tuple[Path, int]]:
-    """Each page that rows of a store lie in, once, in file order: what any reader must fetch."""
-    base = json.loads((root / name / "MANIFEST").read_bytes().partition(b"\n")[2])["base"]
-    found: list[tuple[Path, int]] = []
-    if name == "packed":
-        _add_pages(found, root / name / base["rows"]["name"], _PAGE + distinct * 268, 268)
-        return found
-    first, sources = 0, [Path(source["path"]) for source in base["external"]["sources"]]
-    for num_rows, pieces in base["external"]["segments"]:
-        inside = distinct[(distinct >= first) & (distinct < first + num_rows)] - first
-        for source, offset, width in pieces:
-            _add_pages(found, sources[source], offset + inside * width, width)
-        first += num_rows
-    if base["external"]["sums"]:
-        _add_pages(found, root / name / base["external"]["sums"]["name"], _PAGE + distinct * 4, 4)
-    return found
-
-
-def _add_pages(found: list[tuple[Path, int]], path: Path, begins: np.ndarray, width: int) -> None:
-    numbers = np.unique(np.concatenate([begins // _PAGE, (begins + width - 1) // _PAGE]))
-    found += [(path, int(number)) for number in numbers]
-
-
-def _page_reader(places: list[tuple[Path, int]]) -> Callable[[], None]:
-    """A compiled call that hints all these pages, then reads them one after the other."""
-    opened = {path: os.open(path, os.O_RDONLY) for path in {path for path, _ in places}}
-    fds = np.array([opened[path] for path, _ in places], np.int32)
-    numbers, page = np.array([number for _, number in places]), np.empty(_PAGE, np.uint8)
-    _hint_and_read(fds[:1], numbers[:1], page)
-    return lambda: _hint_and_read(fds, numbers, page)
-
-
-@kernel
-def _hint_and_read(fds, numbers, page):
-    for i in range(numbers.shape[0]):
-        posix_fadvise(np.int32(fds[i]), numbers[i] * 4096, 4096, np.int32(WILLNEED))
-    for i in range(numbers.shape[0]):
-        pread(np.int32(fds[i]), np.int64(page.ctypes.data), np.uint64(4096), numbers[i] * 4096)
 
 
 def _median_us(call, calls: int) -> float:

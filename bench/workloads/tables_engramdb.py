@@ -2,13 +2,14 @@
 
 Rows are those of shipped models: 160 bytes, 16 rows a token (E4M3 with one scale for the table), and 264 bytes, 48 rows a token
 (256 E4M3 codes and 8 scales; its torch helper has no scales of blocks, so bytes only). Every answer is compared with the source
-before it is timed; files are in the page cache. `ngramstore_uncached` has no row cache either, as engramdb's Store has none;
-`engramdb_cached` is its torch module for serving, whose cache of rows is as large as the table here, as ours is.
+before it is timed; files are in the page cache. Cached are `ngramstore` and `engramdb_cached`, its torch module for serving, which keeps rows as
+bytes: either has room for every row. Not cached are `ngramstore_uncached` and `engramdb`, its Store, which has no cache.
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,46 +18,56 @@ import numpy as np
 import ngramstore as ngs
 from bench import pages
 from bench.harness import Case
-from bench.setup import Setup
+from bench.setup import Offer, Setup
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
 
-SUBJECTS = ("engramdb", "ngramstore", "ngramstore_uncached")
-TENSOR_SUBJECTS = (*SUBJECTS, "engramdb_cached")
+SUBJECTS = ("engramdb", "engramdb_cached", "ngramstore", "ngramstore_uncached")
 _SCALE = 0.00019931793212890625
 _WIDTHS = {160: 16, 264: 48}
 """Bytes of a row -> rows a token."""
 _TOKENS = (1, 512)
 
 
-def cases(setup: Setup) -> dict[str, Case]:
-    """A case for each width and way; none, and a warning, where engramdb is not installed. Writes the files first."""
-    if find_spec("engramdb") is None:
-        setup.warnings.append("engramdb left out: it is not installed (pip install engramdb-python)")
-        return {}
+def offers() -> dict[str, Offer]:
+    """A case for each width and way. Neither number of keys nor width can be chosen: rows are those of shipped models."""
+    ways = ((160, "fetch"), (160, "tensor"), (264, "fetch"))
+    return {f"engramdb_{way}_{width}": Offer(partial(_case, width=width, way=way), SUBJECTS) for width, way in ways}
+
+
+def _case(setup: Setup, width: int, way: str) -> Case:
+    """Writes the files first; no subjects, and a warning, where engramdb is not installed."""
     num_rows = setup.pick(2_000_000, 100_000)
-    made = {}
-    for width, heads in _WIDTHS.items():
-        folder = setup.root / f"engramdb-{width}-{num_rows}"
-        ways = ("fetch", "tensor") if width == 160 and find_spec("torch") is not None else ("fetch",)
-        for way in ways:
-            subjects = SUBJECTS if way == "fetch" else TENSOR_SUBJECTS
-            wanted = [name for name in subjects if not setup.only_subjects or name in setup.only_subjects]
-            name = f"engramdb_{way}_{width}"
-            made[name] = Case(
-                name=name,
-                title=f"{heads} rows of {width} bytes a token, as {'bytes' if way == 'fetch' else 'a float32 tensor'}",
-                function="bench.workloads.tables_engramdb:fetch",
-                subjects={
-                    subject: {"subject": subject, "folder": str(folder), "width": width, "way": way, "rows": num_rows}
-                    for subject in wanted
-                },
-                baseline="engramdb",
-                headline=tuple(f"us_{tokens}" for tokens in _TOKENS),
-                notes=("microseconds a call of so many tokens; all answers compared with the source",),
-            )
-        if not setup.only_cases or any(name in setup.only_cases for name in made):
-            _make(folder, num_rows, width, setup)
-    return made
+    folder = setup.root / f"engramdb-{width}-{num_rows}"
+    subjects = setup.asked(SUBJECTS) if _is_installed(setup, way) else []
+    if find_spec("torch") is None:
+        subjects = [name for name in subjects if name != "engramdb_cached"]
+    if subjects:
+        _make(folder, num_rows, width, setup)
+    return Case(
+        name=f"engramdb_{way}_{width}",
+        title=f"{_WIDTHS[width]} rows of {width} bytes a token, as {'bytes' if way == 'fetch' else 'a float32 tensor'}",
+        function="bench.workloads.tables_engramdb:fetch",
+        subjects={
+            name: {"subject": name, "folder": str(folder), "width": width, "way": way, "rows": num_rows}
+            for name in subjects
+        },
+        baseline="engramdb",
+        headline=tuple(f"us_{tokens}" for tokens in _TOKENS),
+        notes=(
+            "microseconds a call of so many tokens; all answers compared with the source; files in the page cache",
+            "ngramstore, engramdb_cached: every row asked for is in the subject's own cache; the others have none",
+        ),
+    )
+
+
+def _is_installed(setup: Setup, way: str) -> bool:
+    if find_spec("engramdb") is None:
+        setup.warn("engramdb left out: it is not installed (pip install engramdb-python)")
+        return False
+    if find_spec("torch") is None:
+        setup.warn("engramdb's modules left out: torch is not installed")
+        return way == "fetch"
+    return True
 
 
 def fetch(*, subject: str, folder: str, width: int, way: str, rows: int, seed: int) -> dict:
@@ -97,7 +108,7 @@ def _opened(subject: str, root: Path, width: int, way: str, rows: int):
             theirs.close,
         )
     if subject == "engramdb_cached":
-        return _cached_module(root, width, rows)
+        return _cached_module(root, width, way, rows)
     cache_bytes = 0 if subject == "ngramstore_uncached" else rows * (width + SLOT_OVERHEAD_BYTES)
     ours = ngs.open(root / "store", cache_bytes=cache_bytes)
     if way == "fetch":
@@ -107,19 +118,22 @@ def _opened(subject: str, root: Path, width: int, way: str, rows: int):
     return lambda line: torch.from_numpy(ours.rows(line)), ours.close
 
 
-def _cached_module(root: Path, width: int, rows: int):
-    """engramdb's `DiskPleEmbedding` with room for every row, and the scale of the table behind it."""
+def _cached_module(root: Path, width: int, way: str, rows: int):
+    """engramdb's `DiskPleEmbedding` with room for every row: its bytes as they are, or its values and the scale of the table."""
     import engramdb
     import torch
     from engramdb.vllm_plugin import DiskPleEmbedding
 
     theirs = engramdb.Store(str(root / "raw"), 1, rows, width)
-    module = DiskPleEmbedding(theirs, rows, width, dtype=torch.float8_e4m3fn, cache_size=rows)
+    dtype = torch.uint8 if way == "fetch" else torch.float8_e4m3fn
+    module = DiskPleEmbedding(theirs, rows, width, dtype=dtype, cache_size=rows)
 
     def close() -> None:
         module.close()
         theirs.close()
 
+    if way == "fetch":
+        return lambda line: module(torch.from_numpy(line)).numpy(), close
     return lambda line: module(torch.from_numpy(line)).float() * _SCALE, close
 
 

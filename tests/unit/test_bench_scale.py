@@ -12,7 +12,7 @@ from bench import profiles, scale_plan, scale_prose
 from bench.check import WrongAnswer
 from bench.sampler import Sampler
 from bench.setup import Setup
-from bench.workloads import scale, scale_keys, scale_store
+from bench.workloads import scale, scale_keys, scale_lookups, scale_store
 
 
 def test_numbers_make_distinct_ngrams_of_tokens_in_the_vocabulary():
@@ -49,18 +49,99 @@ def test_a_mix_asks_for_a_fifth_absent_keys_or_for_nothing_else(mix):
         assert present.max() < scale_keys.HOT_KEYS
 
 
-def test_every_worker_runs_in_turn_on_one_store(tmp_path):
+def _used_last(drawn, count):
+    """The last `count` different stored keys of some draws, by looking at each: what an LRU cache holds."""
+    found: list[int] = []
+    seen = set()
+    for number in drawn[drawn < scale_keys.ABSENT][::-1].tolist():
+        if number not in seen:
+            seen.add(number)
+            found.append(number)
+        if len(found) == count:
+            break
+    return np.array(found[::-1])
+
+
+@pytest.mark.parametrize("mix", ["zipf", "uniform"])
+def test_the_keys_used_last_are_as_good_a_cache_as_after_many_draws(mix):
+    """And in the same order: of the older half, fewer are asked for again."""
+    num, count, rng = 2000, 200, np.random.default_rng(0)
+    asked = scale_keys.draw(mix, num, 40_000, rng)
+    asked = asked[asked < scale_keys.ABSENT]
+    rates = []
+    for keys in (
+        scale_keys.recently_used(mix, num, count, rng),
+        _used_last(scale_keys.draw(mix, num, 20_000, rng), count),
+    ):
+        assert len(np.unique(keys)) == count and ((keys >= 0) & (keys < num)).all()
+        rates.append([np.isin(asked, part).mean() for part in (keys[: count // 2], keys[count // 2 :])])
+    np.testing.assert_allclose(*rates, atol=0.08)
+    assert sum(rates[0]) == pytest.approx(0.1 if mix == "uniform" else 0.58, abs=0.08)
+
+
+def test_a_cache_for_more_keys_than_a_mix_asks_for_gets_all_of_them(monkeypatch):
+    monkeypatch.setattr(scale_keys, "HOT_KEYS", 50)
+    for mix, num in (("zipf", 300), ("uniform", 300), ("hot", 50), ("absent", 0)):
+        keys = scale_keys.recently_used(mix, 300, 10**6, np.random.default_rng(0))
+        assert sorted(keys.tolist()) == list(range(num)), mix
+
+
+@pytest.mark.parametrize(
+    ("rates", "evicted", "is_steady"),
+    [
+        ([None], 0, True),  # absent keys: no row is asked for
+        ([1.0], 0, True),
+        ([0.5], 9, False),
+        ([0.50, 0.505], 0, False),  # still filling
+        ([0.50, 0.505], 9, True),
+        ([0.50, 0.52], 9, False),
+    ],
+)
+def test_a_cache_has_settled_when_it_misses_nothing_or_evicts_at_a_steady_rate(rates, evicted, is_steady):
+    assert scale_lookups._is_steady(rates, evicted) == is_steady
+
+
+def test_a_cache_that_does_not_settle_leaves_a_warning(tmp_path, monkeypatch):
+    numbers = np.arange(500)
+    with ngramstore.build(tmp_path / "store", dim=16, max_n=3, codec="int8") as build:
+        build.add(scale_keys.ngrams(numbers), scale_keys.rows(numbers, 16))
+    monkeypatch.setattr(scale_lookups, "_WINDOW", 1024)
+    monkeypatch.setattr(scale_lookups, "_is_steady", lambda rates, evicted: False)
+    found = scale_lookups.lookups(
+        path=str(tmp_path / "store"),
+        num_keys=500,
+        dim=16,
+        seed=1,
+        mix="uniform",
+        batch_sizes=[8],
+        calls=2,
+        warmup_s=0.0,
+    )
+    assert found["facts"]["settled_by_lookups"] == scale_lookups._MOST_WINDOWS * 1024
+    assert "was not steady yet" in found["facts"]["warnings"][0]
+
+
+def test_every_worker_runs_in_turn_on_one_store(tmp_path, monkeypatch):
     store = {"path": str(tmp_path / "store"), "num_keys": 3000, "dim": 16, "seed": 1}
     built = scale_store.build(**store, memory_bytes=1 << 17)
     assert built["metrics"]["bytes_per_key"] > 16
     assert built["facts"]["peak_disk_bytes"] >= 3000 * 20
     assert scale_store.opening(**store)["metrics"]["open_ms"] > 0
+    monkeypatch.setattr(scale_lookups, "_WINDOW", 1 << 14)
     for mix in scale.MIXES:
-        found = scale_store.lookups(**store, mix=mix, batch_sizes=[1, 8], calls=5, warmup_s=0.01)
+        found = scale_lookups.lookups(**store, mix=mix, batch_sizes=[1, 8], calls=5, warmup_s=0.01)
         assert found["metrics"]["calls@8"] == 5
+        assert found["metrics"]["mean_us_per_key@8"] > 0
         assert found["facts"]["rows_checked"] == 4096
-    found = scale_store.lookups(**store, mix="zipf", batch_sizes=[8], calls=50, warmup_s=0.01, cache_share=0.25)
-    assert 0.5 < found["facts"]["hit_rate"] < 1  # about log(750) / log(3000), less after a short warm-up
+        assert found["facts"]["hit_rate"] == (None if mix == "absent" else 1.0)  # all rows fit, and are there
+        assert found["facts"]["warnings"] == []
+    for mix, low, high in (
+        ("zipf", 0.7, 0.95),
+        ("uniform", 0.15, 0.35),
+    ):  # log(750) / log(3000) = 0.83 at best, and a quarter
+        found = scale_lookups.lookups(**store, mix=mix, batch_sizes=[8], calls=200, warmup_s=0.01, cache_share=0.25)
+        assert low < found["facts"]["hit_rate"] < high
+        assert found["facts"]["cache_rows"] == found["facts"]["cache_slots"] == 750
     changed = scale_store.changes(**store, share=0.1)
     assert changed["facts"]["num_puts"] == 300
     with ngramstore.open(store["path"]) as after:
@@ -74,7 +155,7 @@ def test_a_store_with_other_rows_is_noticed_before_it_is_timed(tmp_path):
         build.add(scale_keys.ngrams(numbers), scale_keys.rows(numbers + 1, 16))
     store = {"path": str(tmp_path / "store"), "num_keys": 500, "dim": 16, "seed": 1}
     with pytest.raises(WrongAnswer):
-        scale_store.lookups(**store, mix="uniform", batch_sizes=[1], calls=2, warmup_s=0.01)
+        scale_lookups.lookups(**store, mix="uniform", batch_sizes=[1], calls=2, warmup_s=0.01)
     with pytest.raises(WrongAnswer):
         scale_store.opening(**store)
 
@@ -130,7 +211,7 @@ def test_the_plan_multiplies_what_was_measured():
 SIZES = ("1,000 keys", "10,000 keys", "100,000 keys")
 
 
-def saved_run(folder, memory_mib: float = 700.0, **cases: dict[str, list[float]]):
+def saved_run(folder, memory_mib: float = 700.0, hit_rates=(None, None, None), **cases: dict[str, list[float]]):
     """A folder with a run of three sizes; cases: name -> metric -> its value at each size."""
     content = [
         {
@@ -140,7 +221,7 @@ def saved_run(folder, memory_mib: float = 700.0, **cases: dict[str, list[float]]
                     "metrics": {
                         metric: {"median": values[i], "values": [values[i]]} for metric, values in metrics.items()
                     },
-                    "facts": {"memory_mib": memory_mib},
+                    "facts": {"memory_mib": memory_mib, "hit_rate": hit_rates[i]},
                 }
                 for i, size in enumerate(SIZES)
             },
@@ -192,6 +273,16 @@ def test_a_miss_costs_what_the_uniform_keys_take_without_the_absent_ones(tmp_pat
     assert "and 0.5 us where every row is (*hot*, likewise)" in said
     assert "*zipf* 4.00 (slower with size), *uniform* 3.00 (slower with size);" in said
     assert said.endswith("*zipf_quarter* 1.00 (no trend).")
+
+
+@pytest.mark.parametrize(
+    ("hit_rates", "told"),
+    [((1.0, 0.87, 0.727), "100, 87 and 73 % (*zipf*)"), ((1.0, None, 0.7), "not measured (*zipf*)")],
+)
+def test_what_the_cache_answers_stands_beside_the_times(tmp_path, hit_rates, told):
+    mixes = ("uniform", "hot", "absent", "zipf", "zipf_quarter")
+    folder = saved_run(tmp_path, hit_rates=hit_rates, **{name: {"us_per_key@1024": [1.0, 2.0, 3.0]} for name in mixes})
+    assert f"answers, by size: {told}, " in one_line(scale_prose.misses(folder))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import machine, suite
+from bench.setup import PREFIX
 from bench.targets import CLAIMS
 
 TRAINS_FOR_HOURS = {"quality", "codecs"}
@@ -54,7 +55,7 @@ def test_a_job_that_fails_is_named_and_leaves_the_old_result_and_the_other_jobs(
     assert "1 of 2 failed: fails" in output
     assert result("fails") == {"value": 0}
     assert result("after")["value"] == 1
-    assert "the reason" in (tmp_path / "kept" / "fails.log").read_text()
+    assert "the reason" in (tmp_path / "kept" / f"{PREFIX}fails.log").read_text()
 
 
 def test_a_disk_that_cannot_hold_all_is_told_before_anything_runs(run):
@@ -92,7 +93,20 @@ def test_what_a_group_shares_goes_with_its_last_job(run, tmp_path):
     for options, left in (("", []), ("--keep", ["both", "three"])):
         _, _, result = run(jobs, *options.split())
         assert [result(name)["was"] for name in ("one", "two", "three")] == [[], ["left"], []]
-        assert sorted(path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()) == left
+        folders = sorted(path.name for path in (tmp_path / "kept").iterdir() if path.is_dir())
+        assert folders == [f"{PREFIX}{name}" for name in left]
+
+
+def test_what_others_have_in_the_folder_stays(run, tmp_path):
+    """The README's example builds `store/`, and `--dir .` is a natural thing to say."""
+    kept = tmp_path / "kept"
+    for path in (kept / "store" / "MANIFEST", kept / "store.json", kept / "store.log"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    status, _, result = run([_job("store", SAVES.format(1), group="store")])
+    assert status == 0 and result("store")["value"] == 1
+    assert [(kept / name).read_text() for name in ("store/MANIFEST", "store.json", "store.log")] == ["mine"] * 3
+    assert [path.name for path in kept.iterdir() if path.is_dir()] == ["store"]
 
 
 def test_groups_are_together():

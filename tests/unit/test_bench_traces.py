@@ -65,12 +65,45 @@ def _run(sources, subject, **changes):
 
 
 @needs_linux
-@pytest.mark.parametrize(("subject", "cache_bytes"), [("ngramstore", None), ("ngramstore", 200), ("dict", None)])
-def test_every_trace_is_checked_and_timed(sources, subject, cache_bytes):
-    found = _run(sources, subject, cache_bytes=cache_bytes)
+@pytest.mark.parametrize(("subject", "cache_share"), [("ngramstore", None), ("ngramstore", 0.1), ("dict", None)])
+def test_every_trace_is_checked_and_timed(sources, subject, cache_share):
+    found = _run(sources, subject, cache_share=cache_share)
     names = (*store_traces.SYNTHETIC, "python")
     assert found["facts"]["rows_checked"] == len(names) * 2 * 50
     assert all(found["metrics"][f"us_per_key@{name}"] > 0 for name in names)
+
+
+@needs_linux
+def test_a_small_cache_is_a_share_of_the_rows_of_each_source(sources):
+    """Text has fewer n-grams than were asked for: a tenth of these would hold most of its rows."""
+    found = _run(sources, "ngramstore", cache_share=0.1)
+    row_bytes = 8 + 4
+    assert found["facts"]["cache_bytes"] == {"random keys": 600 * row_bytes // 10, "python": 150 * row_bytes // 10}
+    assert 0 <= found["metrics"]["hit_rate@python"] < 1
+
+
+@needs_linux
+def test_a_small_cache_settles_by_count_and_files_are_warm_before_each_timing(sources, monkeypatch):
+    """By time a slow subject would be timed with an emptier cache than a fast one."""
+    for subject in ("ngramstore", "memmap"):
+        for folder in sources.values():
+            peers.ensure_built(subject, folder)
+    settled, warmed = [], []
+    monkeypatch.setattr(
+        store_traces.store_get, "look_all_up", lambda peer, batches, dim: settled.append(sum(map(len, batches)))
+    )
+    monkeypatch.setattr(store_traces.pages, "warm", lambda files: warmed.append(len(files)))
+    _run(sources, "ngramstore", cache_share=0.1)
+    assert settled == [
+        1200,
+        1200,
+        600,
+        300,
+    ]  # zipf, uniform, unique (each key once), text: twice the rows; none for misses
+    warmed.clear()
+    settled.clear()
+    _run(sources, "memmap", cache_share=0.1)
+    assert settled == [] and len(warmed) == len(sources) + len(store_traces.SYNTHETIC) + 1
 
 
 @needs_linux

@@ -136,6 +136,97 @@ def test_tagging_counts_with_batches_once_every_cell_says_what_it_took(tmp_path,
     assert (answer.claim.what in claims.misses(tmp_path)) != answer.is_met
 
 
+def test_tuned_rocksdb_is_the_faster_of_its_caches(tmp_path):
+    what = "cache of 10 % of the rows, 64 keys, not compressed, vs tuned RocksDB"
+    mean = "mean_us_per_key@64"
+    subjects = {"ngramstore": {mean: [1.0]}, "rocks_tuned": {mean: [4.0]}, "rocks_zstd": {mean: [0.5]}}
+    _write(tmp_path, "a", small_cache=subjects)
+    assert _claimed(tmp_path, what) == 0.25
+    (later := tmp_path / "later").mkdir()
+    _write(later, "a", small_cache=subjects | {"rocks_tuned_rows": {mean: [2.0]}})
+    assert _claimed(later, what) == 0.5
+
+
+def test_a_cache_is_compared_with_a_cache_and_none_with_none(tmp_path):
+    times = {"ngramstore": 1.0, "ngramstore_uncached": 10.0, "engramdb": 20.0, "engramdb_cached": 4.0}
+    subjects = {name: {"us_1": [time]} for name, time in times.items()}
+    _write(tmp_path, "a", bench="tables", engramdb_fetch_160=subjects)
+    found = {a.claim.what: a for a in claims.answers(tmp_path) if "160 B x 16, as bytes, 1 token" in a.claim.what}
+    assert {answer.value for answer in found.values()} == {0.25, 0.5}
+    for what, answer in found.items():
+        assert (answer.value == 0.5) == ("no cache on either side" in what)
+        assert answer.claim.limit == pytest.approx(1 / 3) and answer.is_met == (answer.value == 0.25)
+    (older := tmp_path / "older").mkdir()
+    del subjects["engramdb_cached"]
+    _write(older, "a", bench="tables", engramdb_fetch_160=subjects)
+    assert sorted(a.value or 0 for a in claims.answers(older) if a.claim.what in found) == [0, 0.5]
+
+
+def test_the_target_of_one_call_is_that_of_the_slowest_width(tmp_path):
+    widths = {"dim_128": {"call_us": [40.0, 41.0, 39.0]}, "dim_512": {"call_us": [22.0, 23.0, 21.0]}}
+    _write(tmp_path, "a", bench="decode", overhead=widths)
+    (answer,) = [a for a in claims.answers(tmp_path) if a.claim.what.startswith("one call of NGramEmbedding")]
+    assert (answer.value, answer.is_met, min(answer.rounds)) == (40.0, False, 39.0)
+
+
+@pytest.mark.parametrize(("control", "is_void"), [(1.95, False), (1.5, True)])
+def test_neither_gain_of_two_threads_is_told_where_the_machine_had_no_two_cores(tmp_path, control, is_void):
+    gains = {"speedup": [1.6] * 3, "speedup_of_one_call": [1.4] * 3, "control_speedup": [control] * 3}
+    _write(tmp_path, "a", threads={"ngramstore": gains})
+    said = prose._threads(tmp_path)
+    assert ("1.40 times as fast" in said, "1.60 times the throughput" in said) == (not is_void, not is_void)
+    assert ("was not measured" in said) == is_void
+
+
+def test_what_is_said_of_writing_is_what_was_measured(tmp_path):
+    def way(seconds, cpu_s):
+        return {
+            "seconds": {"median": seconds, "values": [seconds] * 3},
+            "cpu_s": {"median": cpu_s, "values": [cpu_s] * 3},
+        }
+
+    ways = {"dropped": way(2.02, 0.49), "cached": way(2.32, 0.52), "direct": way(3.17, 0.16)}
+    (tmp_path / "writing.json").write_text(json.dumps({"mib": 1024, "ways": ways}))
+    said = " ".join(prose._writing(tmp_path).split())
+    assert said.startswith(
+        "1 GiB in pieces of 4 MiB and one `fsync` took 2.0 s with `RWF_DONTCACHE`, 2.3 through the page cache and 3.2 by"
+    )
+    assert said.endswith("medians of 3 rounds; CPU time 0.5, 0.5 and 0.2 s).")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a.json": "x", "b.json": "x"}, "All 2 files are of commit x."),
+        ({"a.json": "x"}, "The file is of commit x."),
+        (
+            {"a.json": "y", "b.json": "x", "c.json": "x", "d.json": None},
+            "2 of 4 files are of commit x; `a.json` of commit y; `d.json` of a commit that they do not name.",
+        ),
+    ],
+)
+def test_which_commits_files_are_of_is_said(files, said):
+    assert saved.of_commits(files) == said
+
+
+def test_a_cell_of_the_readme_has_number_and_name_the_least_first(tmp_path):
+    """Names hold commas and numbers, so neither is between two entries."""
+    times = {"memmap": {"us": [3.0]}, "dict": {"us": [1.5]}}
+    _write(tmp_path, "a", warm=times)
+    names = {"memmap": "memory map, its IDs read at opening", "dict": "a dict", "lmdb": "not measured"}
+    found = saved.cases(tmp_path)["store", "warm"]
+    assert readme._others(found, "us", names) == "1.50 a dict; 3.00 memory map, its IDs read at opening"
+
+
+def test_the_readme_s_table_says_which_commits_its_files_are_of(tmp_path):
+    metric = "us_per_key@1"
+    _write(tmp_path, "a", warm={"ngramstore": {metric: [1.0]}, "lmdb": {metric: [2.0]}})
+    result = json.loads((tmp_path / "a.json").read_text())
+    result["machine"]["commit"] = "abc"
+    (tmp_path / "a.json").write_text(json.dumps(result))
+    assert readme.table(tmp_path).endswith("| 1.00 us | 2.00 LMDB |\n\nThe file is of commit abc.")
+
+
 def test_the_target_of_exports_names_the_time_that_it_reads(tmp_path):
     shapes = [{"store_over_model": share, "store_over_model_wall": 2.0} for share in (0.25, 0.5)]
     (tmp_path / "export.json").write_text(json.dumps({"shapes": shapes}))
@@ -178,6 +269,21 @@ def test_faster_peers_are_found_and_bounds_and_equals_are_not(tmp_path):
     assert exception.ratio == pytest.approx(1 / 0.9)
     assert exception.best == pytest.approx(0.8 / 0.9)
     assert "no reason written" in exceptions.table(tmp_path) or exceptions.reason(exception)
+
+
+def test_every_column_counts_but_those_that_have_no_ratio(tmp_path):
+    """What memory exceeds a budget by may be below 0: then half of it is not better."""
+    memory = {
+        "ngramstore": {"anon_mib": [93.0], "over_budget_mib": [-5.0]},
+        "rocks_zstd": {"anon_mib": [80.0], "over_budget_mib": [-18.0]},
+    }
+    space = {"ngramstore f16": {"bytes_per_key": [4.0]}, "lmdb f16": {"bytes_per_key": [2.0]}}
+    _write(tmp_path, "a", memory=memory)
+    _write(tmp_path, "b", bench="paper", space=space)
+    assert {(e.where, e.metric, e.peer) for e in exceptions.found(tmp_path)} == {
+        ("store/memory", "anon_mib", "rocks_zstd"),
+        ("paper/space", "bytes_per_key", "lmdb f16"),
+    }
 
 
 def test_a_reason_is_found_by_its_patterns_and_nothing_else(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 import ngramstore
 from bench import pages, traces
 from bench.check import WrongAnswer
-from bench.workloads import decode_cache, decode_model
+from bench.workloads import decode_cache, decode_calls, decode_model
 from ngramstore_torch import NGramEmbedding
 
 TEXT = np.random.default_rng(0).zipf(1.5, 6000).astype(np.uint32) % 50
@@ -91,7 +91,7 @@ def test_candidates_hold_the_token_that_comes_next(trace):
 def test_prompts_are_looked_up_beside_the_decoders_pass(trace, monkeypatch):
     monkeypatch.setattr(decode_model, "VOCAB", 60)
     monkeypatch.setitem(decode_model.SIZES, "tiny", {"dim": 128, "num_layers": 1, "num_heads": 2})
-    found = decode_model.prefill(size="tiny", trace=str(trace), batch=2, length=64, turns=2, threads=1, seed=0)
+    found = decode_calls.prefill(size="tiny", trace=str(trace), batch=2, length=64, turns=2, threads=1, seed=0)
     for mode in ("cached", "tenth"):
         share = found["metrics"][f"lookup_ms_{mode}"] / found["metrics"]["decoder_ms"]
         assert found["metrics"][f"share_{mode}"] == pytest.approx(share)

@@ -7,7 +7,7 @@ import pytest
 
 import ngramstore as ngs
 from bench.check import WrongAnswer
-from bench.setup import Setup
+from bench.setup import Refused, Setup
 from bench.workloads import tables, tables_checkpoint, tables_engramdb
 
 
@@ -29,16 +29,28 @@ def test_every_subject_answers_with_the_source_s_rows(tmp_path, width, way):
     tables_engramdb._make(tmp_path, 500, width, Setup(root=tmp_path))
     source = np.fromfile(tmp_path / "raw" / "shard_000.bin", np.uint8).reshape(500, width)
     numbers = np.random.default_rng(1).integers(0, 500, 3 * tables_engramdb._WIDTHS[width])
-    for subject in tables_engramdb.SUBJECTS if way == "fetch" else tables_engramdb.TENSOR_SUBJECTS:
+    for subject in tables_engramdb.SUBJECTS:
         ask, close = tables_engramdb._opened(subject, tmp_path, width, way, 500)
-        tables_engramdb._compare(ask(numbers), source[numbers], way)
+        for _ in range(2):  # from the files, then from a cache where there is one
+            tables_engramdb._compare(ask(numbers), source[numbers], way)
         close()
 
 
-def test_without_engramdb_there_is_a_warning_and_no_case(tmp_path, monkeypatch):
+def test_without_engramdb_there_is_no_case_and_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(tables_engramdb, "find_spec", lambda name: None)
+    with pytest.raises(Refused, match="pip install engramdb-python"):
+        Setup(root=tmp_path).cases(tables_engramdb.offers())
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_torch_only_what_needs_it_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables_engramdb, "find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr(tables_engramdb, "_make", lambda *args: None)
     setup = Setup(root=tmp_path)
-    assert tables_engramdb.cases(setup) == {} and "pip install engramdb-python" in setup.warnings[0]
+    made = {case.name: set(case.subjects) for case in setup.cases(tables_engramdb.offers())}
+    left = {"engramdb", "ngramstore", "ngramstore_uncached"}
+    assert made == {"engramdb_fetch_160": left, "engramdb_fetch_264": left}
+    assert "engramdb's modules left out: torch is not installed" in setup.warnings
 
 
 def test_rows_that_are_not_the_checkpoint_s_are_noticed(tmp_path):
