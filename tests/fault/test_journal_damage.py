@@ -24,6 +24,7 @@ from ngramstore.store.journal.journal import Changes, Journal
 from ngramstore.store.repair.journal import salvage
 
 WIDTH, ROW_BYTES = 3, 10
+OF_STORE = {"row_bytes": ROW_BYTES, "width": WIDTH, "store_state": bytes(16)}
 TIMEOUT_S = 20
 SEED = 20250101
 VARIANTS = ("log", "log synced", "table and log")
@@ -43,7 +44,7 @@ def make_changes(start: int) -> Changes:
 def make_journal(path: Path, variant: str) -> None:
     """Ends without closing: closing would write what the log holds to a table."""
     for start in (0, 3, 6):
-        journal = Journal.open(path, row_bytes=ROW_BYTES, width=WIDTH)
+        journal = Journal.open(path, **OF_STORE)
         journal.append(make_changes(start))
         if variant == "table and log" and start < 6:
             journal.close()
@@ -86,7 +87,7 @@ def run_case(good: Path, work: Path, name: str, how: str, place: int, *, is_open
     expected = (good.parent / (good.name + ".json")).read_text()
     try:
         if is_open:
-            with Journal.open(work, row_bytes=ROW_BYTES, width=WIDTH, create=False) as journal:
+            with Journal.open(work, **OF_STORE, create=False) as journal:
                 if not (work / name).exists():
                     return "same"
                 damage(work / name, how, place)
@@ -95,7 +96,7 @@ def run_case(good: Path, work: Path, name: str, how: str, place: int, *, is_open
         else:
             damage(work / name, how, place)
         for when in ("at first opening", "at second opening"):
-            with Journal.open(work, row_bytes=ROW_BYTES, width=WIDTH, create=False) as journal:
+            with Journal.open(work, **OF_STORE, create=False) as journal:
                 if contents(journal) != expected:
                     return f"other contents {when}"
         return "same"
@@ -110,7 +111,7 @@ def run_case(good: Path, work: Path, name: str, how: str, place: int, *, is_open
 def try_salvage(work: Path) -> str:
     """'refused' where salvage finds faults, and only values that were once written."""
     written = [dict(zip(c.ids.tolist(), c.rows.tolist(), strict=True)) for c in map(make_changes, (0, 3, 6))]
-    chunks, faults = salvage(work, row_bytes=ROW_BYTES, width=WIDTH)
+    chunks, faults = salvage(work, **OF_STORE)
     if not faults:
         return "salvage finds no fault"
     for chunk in chunks:
@@ -176,7 +177,7 @@ def goods():
             subprocess.run([sys.executable, __file__, str(path), variant], check=True, env=child_environment())
             copy = Path(folder) / "copy"
             shutil.copytree(path, copy)  # opening changes the files
-            with Journal.open(copy, row_bytes=ROW_BYTES, width=WIDTH, create=False) as journal:
+            with Journal.open(copy, **OF_STORE, create=False) as journal:
                 (Path(folder) / f"good{number}.json").write_text(contents(journal))
             shutil.rmtree(copy)
             paths[variant] = path

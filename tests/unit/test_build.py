@@ -33,6 +33,7 @@ from ngramstore.store.building import packing, runs
 from ngramstore.store.building.build import Builder
 from ngramstore.store.layers import rows_writer
 from ngramstore.store.layers.manifest import read_manifest
+from ngramstore.writer_lock import WriterLock
 
 
 def contents(path) -> dict:
@@ -251,7 +252,7 @@ def test_rows_by_number_in_any_order_give_the_same_bytes(tmp_path):
         ([1, 2, 3], UsageError, "row 0 was never added"),
         ([0, 1, 1], DuplicateKey, "row 1 was added twice"),
         ([0, -1, 1], UsageError, "integers from 0 up"),
-        ([0.0, 1.0, 2.0], UsageError, "integers from 0 up"),
+        ([0.0, 1.0, 2.0], UsageError, "must be integers"),
         ([0, 1], UsageError, "must be 3 integers"),
     ],
 )
@@ -436,6 +437,21 @@ def test_an_unfinished_build_cannot_be_opened_and_one_at_a_time_runs(tmp_path):
         with pytest.raises(WriterLocked):
             Builder(tmp_path / "store", dim=6, max_n=3, restart=True)
     assert len(contents(tmp_path / "store")) == 1
+
+
+def test_a_store_that_another_build_finishes_before_this_one_has_the_lock_is_refused_and_stays(tmp_path, monkeypatch):
+    path = tmp_path / "store"
+
+    def lock_late(lock_path) -> WriterLock:
+        monkeypatch.setattr(build_module, "WriterLock", WriterLock)
+        build(path, some_ngrams(40), some_rows(40))
+        return WriterLock(lock_path)
+
+    monkeypatch.setattr(build_module, "WriterLock", lock_late)
+    with pytest.raises(UsageError, match="already holds a store"):
+        Builder(path, dim=6, max_n=3)
+    assert files_of(path) == files_of(build(tmp_path / "alone", some_ngrams(40), some_rows(40)))
+    ngs.open(path, mode="rw").close()  # the lock was given back
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 1 << 20])

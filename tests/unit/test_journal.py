@@ -28,6 +28,8 @@ from ngramstore.store.journal.values import STATE, STATE_KEY, VALUE_HEAD, VALUE_
 from ngramstore.store.repair.journal import salvage
 
 WIDTH, ROW_BYTES = 3, 10
+OF_STORE = {"row_bytes": ROW_BYTES, "width": WIDTH, "store_state": bytes(16)}
+"""What a store says of its journal."""
 
 
 def make_changes(ids, *, deletes=(), salt=0, row_bytes=ROW_BYTES) -> Changes:
@@ -67,7 +69,7 @@ def contents(journal: Journal, max_bytes: int = 64 << 20) -> dict[int, tuple]:
 
 
 def open_journal(path: Path, **kwargs) -> Journal:
-    return Journal.open(path, row_bytes=ROW_BYTES, width=WIDTH, **kwargs)
+    return Journal.open(path, **{**OF_STORE, **kwargs})
 
 
 ID = st.one_of(st.integers(0, 12), st.sampled_from([2**64 - 1, 2**63, 2**32, 255, 256]))
@@ -144,12 +146,23 @@ def test_an_append_with_unsorted_ids_or_wrong_shapes_is_refused(tmp_path):
         assert len(journal) == 0
 
 
+def test_an_append_larger_than_a_batch_may_be_is_refused_and_a_smaller_one_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("ngramstore.store.journal.journal.MAX_APPEND_BYTES", 100)  # three puts take 84 bytes
+    with open_journal(tmp_path / "j") as journal:
+        with pytest.raises(UsageError, match="9 changes, 252 bytes; the limit is 100") as caught:
+            journal.append(make_changes(range(9)))
+        assert "split it" in caught.value.hint
+        journal.append(make_changes(range(3)))
+        assert len(journal) == 3
+        assert contents(journal) == as_dict(make_changes(range(3)))
+
+
 def test_a_journal_of_another_width_or_row_size_is_refused(tmp_path):
     open_journal(tmp_path / "j").close()
     with pytest.raises(DamagedJournal, match="10 row bytes"):
-        Journal.open(tmp_path / "j", row_bytes=ROW_BYTES + 1, width=WIDTH)
+        open_journal(tmp_path / "j", row_bytes=ROW_BYTES + 1)
     with pytest.raises(DamagedJournal, match="3 tokens"):
-        Journal.open(tmp_path / "j", row_bytes=ROW_BYTES, width=WIDTH + 1)
+        open_journal(tmp_path / "j", width=WIDTH + 1)
 
 
 def test_opening_twice_is_writer_locked_and_a_missing_journal_says_so(tmp_path):
@@ -374,6 +387,7 @@ def test_a_full_disk_is_disk_full_and_what_was_there_stays(tmp_path):
             journal.append(make_changes(range(1000), salt=1))
         except DiskFull as error:
             print("full", error.message.startswith(sys.argv[1]))
+        print(journal.is_behind, contents(journal) == as_dict(make_changes(range(10))))
         for use in (journal.sync, lambda: journal.append(make_changes([1]))):
             try:
                 use()
@@ -383,8 +397,8 @@ def test_a_full_disk_is_disk_full_and_what_was_there_stays(tmp_path):
     """
     result = in_child(program, tmp_path / "j")
     lines = result.stdout.splitlines()
-    assert lines[0] == "full True", result
-    assert len(lines) == 3 and all("an earlier write failed" in line for line in lines[1:])
+    assert lines[:2] == ["full True", "False True"], result  # and it can be read while the disk is full
+    assert len(lines) == 4 and all("an earlier write failed" in line for line in lines[2:])
     with open_journal(tmp_path / "j") as journal:
         assert contents(journal) == as_dict(make_changes(range(10)))
 
@@ -401,7 +415,7 @@ def test_a_damaged_journal_that_there_is_no_room_to_read_is_disk_full_and_not_a_
         for limit in range(size - 1000, size + 5000, 500):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             try:
-                print(sum(map(len, salvage(path, row_bytes=ROW_BYTES, width=WIDTH)[0])))
+                print(sum(map(len, salvage(path, **OF_STORE)[0])))
             except DiskFull as error:
                 print("full", str(path) in error.message, error.message)
     """
@@ -432,7 +446,7 @@ def test_a_damaged_journal_is_not_read_where_its_copy_has_no_room(tmp_path, monk
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2000))
     with pytest.raises(DiskFull, match=r"reading a damaged journal needs about [0-9,]+ bytes in .*, 2,000 are free"):
-        salvage(tmp_path / "j", row_bytes=ROW_BYTES, width=WIDTH)
+        salvage(tmp_path / "j", **OF_STORE)
 
 
 def test_a_fork_of_the_writer_gets_clear_errors_and_leaves_the_journal_alone(tmp_path):
@@ -483,7 +497,7 @@ def test_salvage_of_a_good_journal_is_all_of_it_without_a_fault(tmp_path):
         journal.append(make_changes(range(20), deletes=[3]))
         expected = contents(journal)
     before = {file.name: file.read_bytes() for file in (tmp_path / "j").iterdir()}
-    chunks, faults = salvage(tmp_path / "j", row_bytes=ROW_BYTES, width=WIDTH)
+    chunks, faults = salvage(tmp_path / "j", **OF_STORE)
     assert faults == []
     assert {k: v for chunk in chunks for k, v in as_dict(chunk).items()} == expected
     assert {file.name: file.read_bytes() for file in (tmp_path / "j").iterdir()} == before
@@ -509,7 +523,7 @@ def test_salvage_keeps_what_is_good_and_names_the_faults(tmp_path, name):
         file.write_bytes(b"?" + file.read_bytes()[1:100])
     with pytest.raises(DamagedJournal):
         open_journal(path)
-    chunks, faults = salvage(path, row_bytes=ROW_BYTES, width=WIDTH)
+    chunks, faults = salvage(path, **OF_STORE)
     got = {k: v for chunk in chunks for k, v in as_dict(chunk).items()}
     assert faults and all(str(path) in fault for fault in faults)
     assert all(got[id_] in [state.get(id_) for state in states] for id_ in got)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from helpers import build_ngrams, published, rows_of
+from helpers import build_ngrams, published, rows_of, stamps_of
 
 import ngramstore as ngs
 from ngramstore.store.journal.known import KnownIds, Tier
@@ -71,6 +71,23 @@ def test_all_ids_are_known_after_an_addition_to_them_was_interrupted(monkeypatch
     with failing_merge(monkeypatch, nth, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         note(known, range(2000), 4)
     assert facts(known) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("ask", ["get", "len"])
+def test_a_put_whose_ids_were_not_merged_is_seen_whole(quick_path, monkeypatch, error, ask):
+    """RocksDB has all of it by then: of the first key the new row, and the second one too."""
+    build_ngrams(quick_path / "store", {(1,): 1})
+    with ngs.open(quick_path / "store", mode="rw") as store:
+        store.put([(2,)], rows_of([2], 4))
+        with failing_merge(monkeypatch, 0, error), pytest.raises(error):
+            store.put([(2,), (3,)], rows_of([20, 30], 4))
+        if ask == "len":
+            assert len(store) == 3
+        assert stamps_of(store.get([(2,), (3,)])[0]) == [20, 30]
+        assert store.stats()["unpublished_changes"] == 2
+        assert len(store) == 3
+    assert published(quick_path / "store") == {(1,): 1, (2,): 20, (3,): 30}
 
 
 @pytest.mark.parametrize("call", ["flush", "len"])

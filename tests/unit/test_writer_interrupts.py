@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import assert_verifies, build_ngrams, copy_of_one_moment, published, rows_of
+from helpers import assert_verifies, build_ngrams, copy_of_one_moment, published, rows_of, stamps_of
+from interrupts import each_interrupt
 
 import ngramstore as ngs
 from ngramstore import files
@@ -147,3 +148,39 @@ def test_rows_are_counted_anew_after_an_append_that_was_not_noted(path, monkeypa
         assert len(store) == 4 + (1 if is_put else -1)
         store.put([(5,)], rows_of([50], 4))
         assert len(store) == 5 + (1 if is_put else -1)
+
+
+@pytest.mark.parametrize("change", ["put", "delete"])
+def test_a_change_that_the_journal_was_told_of_at_ctrl_c_is_seen_whole_or_not_at_all(path, change):
+    """By the same handle, before any other change: RocksDB may have what the IDs in memory do not tell of."""
+    turn, model = 0, dict(MODEL)
+
+    def changed() -> list:
+        return [(3,), (4, turn)]
+
+    with ngs.open(path, mode="rw") as store:
+
+        def prepare() -> None:
+            """Of the next two keys the first is pending, and the second too if it will be deleted."""
+            nonlocal turn
+            turn += 1
+            pending = changed()[: 1 if change == "put" else 2]
+            store.put(pending, rows_of([turn] * len(pending), 4))
+            model.update(dict.fromkeys(pending, turn))
+
+        def act() -> None:
+            store.put(changed(), rows_of([1000 + turn] * 2, 4)) if change == "put" else store.delete(changed())
+
+        def check() -> None:
+            rows, found = store.get(changed())
+            there = [ngram for ngram, is_there in zip(changed(), found, strict=True) if is_there]
+            seen = dict(zip(there, stamps_of(rows[found]), strict=True))
+            before = {ngram: model.pop(ngram) for ngram in changed() if ngram in model}
+            assert seen in (before, dict.fromkeys(changed(), 1000 + turn) if change == "put" else {})
+            model.update(seen)
+            assert len(store) == len(model)
+            prepare()
+
+        prepare()
+        assert each_interrupt(act, check, "ngramstore/store/journal/") > 20
+    assert published(path) == model

@@ -121,7 +121,8 @@ class Builder:
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
         """M n-grams (a list of tuples, an array (M, n), or (array (M, max_n), lengths)) and their rows (M, D), any float type.
 
-        Raises UsageError: wrong shapes, NaN or infinite values (row and column named), tokens that are not u32.
+        Raises UsageError: wrong shapes, NaN or infinite values (row and column named), tokens that are not u32. DiskFull: some of the
+        rows may be in by then, so the build takes no more (StoreClosed): begin it again.
         """
         tokens, lengths = self._ngrams(ngrams)
         self._take(tokens, lengths, self._encode(rows, len(lengths)), is_ours=True)
@@ -226,6 +227,11 @@ class Builder:
                 f"the build of {self.path} belongs to process {self._pid}, this is {os.getpid()}",
                 hint="add rows in the process that began the build",
             )
+        if self._sorter.is_torn:
+            raise StoreClosed(
+                f"{self.path}: an earlier add failed part way, and some of its rows may be in the build",
+                hint="begin the build again",
+            )
 
     def _ngrams(self, ngrams: Ngrams) -> NgramArrays:
         self._check_open()
@@ -264,7 +270,7 @@ class Builder:
     def _take(self, tokens: np.ndarray, lengths: np.ndarray, pieces: list[np.ndarray], *, is_ours: bool) -> None:
         with self._stages.timed("hash"):
             ids = ngram_ids(tokens, lengths, self.spec.seed)
-        self._hold(ids, tokens, lengths, pieces, is_ours=is_ours)
+        self._sorter.add_pieces(ids, pieces, tokens, lengths, is_ours=is_ours)
 
     def _take_numbered(self, numbers: ArrayLike | None, pieces: list[np.ndarray], *, is_ours: bool) -> None:
         if self.spec.is_ngram:
@@ -277,19 +283,9 @@ class Builder:
             if ids.shape != (count,) or (count and (ids.dtype.kind not in "iu" or ids.min() < 0)):
                 raise UsageError(f"row numbers must be {count} integers from 0 up, got {ids.dtype} {ids.shape}")
             ids = ids.astype(np.uint64)
-        self._next_row += count
-        self._hold(
-            ids, np.zeros((count, self.spec.max_n), np.uint32), np.zeros(count, np.uint8), pieces, is_ours=is_ours
-        )
-
-    def _hold(
-        self, ids: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, pieces: list[np.ndarray], *, is_ours: bool
-    ) -> None:
-        at = 0
-        for rows in pieces:
-            part = slice(at, at + len(rows))
-            self._sorter.add(ids[part], rows, tokens[part], lengths[part], is_ours=is_ours)
-            at += len(rows)
+        tokens, lengths = np.zeros((count, self.spec.max_n), np.uint32), np.zeros(count, np.uint8)
+        self._sorter.add_pieces(ids, pieces, tokens, lengths, is_ours=is_ours)
+        self._next_row += count  # last: what was not taken has no number
 
     def _release(self) -> None:
         if self._encoders is not None:

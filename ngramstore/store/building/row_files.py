@@ -22,6 +22,7 @@ from ngramstore.safetensors_header import STORED, read_safetensors_header, types
 
 _NAMES = {np.dtype(stored): name for name, stored in reversed(STORED.items()) if name[:2] not in ("BF", "F8")}
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
+_ONE_ARRAY = "leave out --tensor; codes and the tensor of their --scales lie in one .safetensors or PyTorch file"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def open_table(path: str | os.PathLike[str], tensor: str | None = None, *, may_b
         )
     if path.suffix == ".npy":
         if tensor is not None:
-            raise UsageError(f"{path} holds one array, not a tensor {tensor!r}", hint="leave out --tensor")
+            raise UsageError(f"{path} holds one array, not a tensor {tensor!r}", hint=_ONE_ARRAY)
         array = map_npy(path)
         if array.dtype not in _NAMES:
             raise UsageError(f"{path} holds {array.dtype}", hint="rows are float16, float32 or float64")

@@ -57,6 +57,8 @@ class RunSorter:
         self._capacity = capacity
         self._runs: list[_Run] = []
         self._stages = stages or Stages()
+        self.is_torn = False
+        """Whether an `add_pieces` ended part way: how many of its rows are here is not known."""
         self.num_rows = 0
         self.num_copied = 0
         """Rows that had to be copied, because their arrays could have changed."""
@@ -65,6 +67,24 @@ class RunSorter:
         """Disk that the runs of `num_rows` rows take, until the build ends."""
         row = np.dtype(np.uint64).itemsize + self._row_bytes + 4 * self._max_n + 1
         return num_rows * row if num_rows >= self._capacity else 0
+
+    def add_pieces(
+        self,
+        ids_M: np.ndarray,
+        pieces: list[np.ndarray],
+        tokens_MN: np.ndarray,
+        lengths_M: np.ndarray,
+        *,
+        is_ours: bool,
+    ) -> None:
+        """As `add`, with the rows in several arrays, one behind the other. Where it raises, `is_torn` stays true."""
+        self.is_torn = True  # until all are held: the disk may be full, Ctrl-C may come
+        at = 0
+        for rows in pieces:
+            part = slice(at, at + len(rows))
+            self.add(ids_M[part], rows, tokens_MN[part], lengths_M[part], is_ours=is_ours)
+            at += len(rows)
+        self.is_torn = False
 
     def add(
         self, ids_M: np.ndarray, rows_MB: np.ndarray, tokens_MN: np.ndarray, lengths_M: np.ndarray, *, is_ours: bool

@@ -23,6 +23,17 @@ def last_of_each(ids_M: np.ndarray, ngrams: NgramArrays, seed: int) -> np.ndarra
     return order[np.append(~is_equal, np.ones(min(1, len(ids_M)), bool))]
 
 
+def state_of(view: View, journal: Journal | None, ids_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row keys of published rows that are not deleted since (M,) i64, and which were put since (M,) bool."""
+    keys_M = view.find(ids_M)
+    is_put_M = np.zeros(len(ids_M), bool)
+    if journal is not None:
+        is_put_M, is_delete_M = journal.find(ids_M)
+        keys_M[is_delete_M] = -1  # its ID is free
+        is_put_M = is_put_M & ~is_delete_M
+    return keys_M, is_put_M
+
+
 def refuse_collisions(
     view: View,
     journal: Journal | None,
@@ -31,7 +42,7 @@ def refuse_collisions(
     is_put_M: np.ndarray,
     ngrams: NgramArrays,
 ) -> None:
-    """HashCollision if an n-gram with one of these IDs has other tokens: published, row keys (M,) i64, or put since (M,) bool."""
+    """HashCollision if an n-gram with one of these IDs has other tokens; keys, is_put: what `state_of` says of them."""
     seed = view.manifest.spec.seed
     where = np.flatnonzero((keys_M >= 0) & ~is_put_M)
     refuse_different(published_ngrams(view, keys_M[where]), _take(ngrams, where), seed)

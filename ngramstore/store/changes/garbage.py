@@ -14,15 +14,12 @@ _LEFT_OVER = {RUNS_NAME: RUN_FILE, BUILDING_NAME: None, "MANIFEST.tmp": None}
 """Journals apart; of a directory, the names that are ours."""
 
 
-def remove_unnamed(directory: Path, manifest: Manifest) -> list[str]:
-    """Remove data files that the current manifest does not name, unless a reader still holds them. Returns what had to stay."""
+def remove_unnamed(directory: Path, manifest: Manifest) -> None:
+    """Remove data files that the current manifest does not name, unless a reader still holds them, and what builds have left."""
     named = {entry.name for entry in manifest.files}
-    kept = []
     for name in sorted(os.listdir(directory)):
         path = directory / name
         if DATA_FILE.fullmatch(name) and name not in named:
-            if not remove_unless_read(path):
-                kept.append(name)
-        elif name in _LEFT_OVER and not remove_if_possible(path, only=_LEFT_OVER[name]):
-            kept.append(name)
-    return kept
+            remove_unless_read(path)
+        elif name in _LEFT_OVER:
+            remove_if_possible(path, only=_LEFT_OVER[name])

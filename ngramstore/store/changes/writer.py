@@ -19,7 +19,7 @@ import numpy as np
 from ngramstore.errors import NgramStoreError, UsageError
 from ngramstore.files import fsync_directory, our_errors
 from ngramstore.hashing import ngram_ids, row_ids
-from ngramstore.store.changes.collisions import last_of_each, refuse_collisions
+from ngramstore.store.changes.collisions import last_of_each, refuse_collisions, state_of
 from ngramstore.store.changes.compaction import compacted
 from ngramstore.store.changes.garbage import remove_unnamed
 from ngramstore.store.changes.overlay import write_overlay
@@ -36,6 +36,12 @@ class Writer:
     """Holds the writer lock from construction to `close`. Not safe for threads: the store's handle serialises.
 
     Where the directory was moved or replaced since, changes are refused (StaleStore) before they touch what is there now.
+
+    What a failure leaves undecided is marked, and `_recover` decides it before the next change:
+    - `_may_be_behind`: the manifest was perhaps renamed. Nothing may be removed or written over before it is read again.
+    - `_journal_failed`: its last append is there whole or not at all. It takes no other one before it is opened again.
+    - `_is_published`: the open journal is one whose changes are published. It is dropped.
+    - `_num_moved` is None: rows that came and went are counted when somebody asks.
     """
 
     def __init__(self, directory: Path, *, lock_index: bool = False, trust_external: bool = False) -> None:
@@ -52,8 +58,7 @@ class Writer:
             self.view = View.open(directory, lock_index=lock_index, trust_external=trust_external)
             refuse_later_journals(directory, self.manifest)
             self.collect_garbage()
-            if self._journal_path.exists():
-                self._journal = self._open_journal()
+            self._journal = self._found_journal()
         except BaseException:
             self._lock.release()
             raise
@@ -65,14 +70,13 @@ class Writer:
 
     @property
     def num_pending(self) -> int:
-        """Changes not yet published. After a failure the journal is opened again here, which may fail: DiskFull."""
-        if self._journal is None and self._journal_failed:
-            self._recover()
+        """Changes not yet published."""
         return len(self._journal) if self._journal is not None and not self._is_published else 0
 
     @property
     def num_rows(self) -> int:
-        """Rows that a look-up can find, unpublished changes included."""
+        """Rows that a look-up can find, unpublished changes included. Begins with `recover_for_reading`, and raises as it does."""
+        self.recover_for_reading()
         if self.num_pending == 0 or not self.manifest.spec.is_ngram:
             return self.manifest.num_rows
         if self._num_moved is None:
@@ -81,11 +85,18 @@ class Writer:
             self._num_moved = int((~is_delete).sum()) - int((self.view.find(ids) >= 0).sum())
         return self.manifest.num_rows + self._num_moved
 
-    def pending_view(self) -> View:
-        """The published state with the unpublished changes on top."""
-        if self.num_pending == 0:
-            return self.view
-        assert self._journal is not None
+    def recover_for_reading(self) -> None:
+        """Before it is asked what is pending: a journal that failed is opened again if it cannot tell all that it holds.
+
+        One that can tell stays as it is: a full disk has no room to open it again. Raises DiskFull, DamagedJournal, StaleStore.
+        """
+        if self._journal_failed and (self._journal is None or self._journal.is_behind):
+            self._recover()
+
+    def pending_view(self) -> View | None:
+        """The published state with the unpublished changes on top; None where there are none."""
+        if self._journal is None or self.num_pending == 0:
+            return None
         return self.view.with_pending(self._journal.tiers)
 
     def pending_rows(self, ids: np.ndarray) -> np.ndarray:
@@ -96,7 +107,7 @@ class Writer:
     def put(self, tokens_MN: np.ndarray, lengths_M: np.ndarray, rows_MB: np.ndarray) -> None:
         """Insert or replace M n-grams, all or nothing; of equal ones the last wins. HashCollision, DiskFull."""
         ids, wide, kept = self._distinct(tokens_MN, lengths_M)
-        keys, is_put = self._state_of(ids)
+        keys, is_put = state_of(self.view, self._journal, ids)
         if self.manifest.spec.has_tokens:
             refuse_collisions(self.view, self._journal, ids, keys, is_put, (wide, lengths_M[kept]))
         self._append(Changes(ids, np.zeros(len(ids), bool), wide, lengths_M[kept], rows_MB[kept]), (keys, is_put))
@@ -104,7 +115,7 @@ class Writer:
     def delete(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> int:
         """Remove M n-grams; absent ones are fine. Returns how many were there."""
         ids, wide, kept = self._distinct(tokens_MN, lengths_M)
-        keys, is_put = self._state_of(ids)
+        keys, is_put = state_of(self.view, self._journal, ids)
         live = np.flatnonzero((keys >= 0) | is_put)
         ids, wide, lengths, keys, is_put = ids[live], wide[live], lengths_M[kept[live]], keys[live], is_put[live]
         if self.manifest.spec.has_tokens:
@@ -140,29 +151,28 @@ class Writer:
         self._drop_journal()
         return True
 
-    def compact(self, *, progress: bool = False) -> bool:
-        """Merge the overlay, and rows in place, into a new base. True if anything is new. progress: a bar on stderr."""
+    def compact(self, *, progress: bool = False) -> None:
+        """Merge the overlay, and rows in place, into a new base, if anything is new then. progress: a bar on stderr."""
         self.flush()
         self._lock.require_in_place()
         with self._cleaned_after_failure():
             self.collect_garbage()
             manifest = compacted(self.view, progress=progress)
             if manifest is None:
-                return False
+                return
             self._publish(manifest)
         self._drop_journal()  # an empty one, after an append that failed
-        return True
 
-    def collect_garbage(self) -> list[str]:
-        """Remove files that no manifest names, unless a reader still holds them. Returns what had to stay.
+    def collect_garbage(self) -> None:
+        """Remove files that no manifest names, unless a reader still holds them.
 
         A journal with changes that are not published is renamed instead, with a warning.
         """
         if self._may_be_behind:
-            return []  # a newer manifest may name what ours does not
+            return  # a newer manifest may name what ours does not
         self._lock.require_in_place()
-        kept = remove_unnamed(self._directory, self.manifest)
-        return kept + clear_left_journals(self._directory, self.manifest, self._published_journals)
+        remove_unnamed(self._directory, self.manifest)
+        clear_left_journals(self._directory, self.manifest, self._published_journals)
 
     def close(self) -> None:
         """Close the journal (unpublished changes stay in it) and let another writer in."""
@@ -191,6 +201,9 @@ class Writer:
             self._journal_path, row_bytes=spec.codec.row_bytes, width=spec.journal_width, store_state=state
         )
 
+    def _found_journal(self) -> Journal | None:
+        return self._open_journal() if self._journal_path.exists() else None
+
     def _distinct(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ascending IDs of what is left when of equal n-grams the last stays, their tokens (M, K) and positions."""
         self._recover()
@@ -201,18 +214,8 @@ class Writer:
         kept = last_of_each(ids, (wide, lengths_M), spec.seed)
         return ids[kept], wide[kept], kept
 
-    def _state_of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row keys of published rows that are not deleted since (M,) i64, and which were put since (M,) bool."""
-        keys = self.view.find(ids)
-        is_put = np.zeros(len(ids), bool)
-        if self._journal is not None:
-            is_put, is_delete = self._journal.find(ids)
-            keys[is_delete] = -1  # its ID is free
-            is_put = is_put & ~is_delete
-        return keys, is_put
-
     def _append(self, changes: Changes, state: tuple[np.ndarray, np.ndarray] | None = None) -> None:
-        """Write changes to the journal; state: what `_state_of` says of n-grams."""
+        """Write changes to the journal; state: what `state_of` says of n-grams."""
         if len(changes.ids) == 0:
             return
         self._lock.require_in_place()
@@ -261,16 +264,15 @@ class Writer:
                 except NgramStoreError as error:  # the failure that we know of already
                     _log.info("%s: closing the failed journal: %s", self._directory, str(error))
             self._num_moved = None
-            self._journal = self._open_journal() if self._journal_path.exists() else None
+            self._journal = self._found_journal()
             self._journal_failed = False
 
     @contextmanager
     def _journal_watched(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._journal_failed = True
-            raise
+        """Around each write to the journal."""
+        self._journal_failed = True  # unless the end is reached: a second Ctrl-C must not come before the mark
+        yield
+        self._journal_failed = False
 
     @contextmanager
     def _cleaned_after_failure(self) -> Iterator[None]:

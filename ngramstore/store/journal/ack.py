@@ -72,11 +72,10 @@ class Ack:
         return self.boot == boot_id() != bytes(16)
 
     def pack(self) -> bytes:
-        fields = vars(self) | {"magic": ACK_MAGIC, "version": ACK_VERSION, "checksum": 0}
+        fields = vars(self) | {"magic": ACK_MAGIC, "version": ACK_VERSION}
         published_as = fields.pop("published_as")
-        data = ACK_SLOT.pack(**fields)[:-4]
-        data += zlib.crc32(data).to_bytes(4, "little") + published_as
-        return (data + zlib.crc32(data).to_bytes(4, "little")).ljust(ACK_SLOT_BYTES, b"\0")
+        slot = ACK_SLOT.sealed(**fields)
+        return (slot + ACK_PUBLISHED.sealed(zlib.crc32(slot), published_as=published_as)).ljust(ACK_SLOT_BYTES, b"\0")
 
     @classmethod
     def unpack(cls, slot: bytes) -> Ack | None:

@@ -13,12 +13,13 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from ngramstore.errors import DamagedJournal, NgramStoreError, StoreClosed, UsageError, WrongProcess
+from ngramstore.errors import DamagedJournal, DiskFull, NgramStoreError, StoreClosed, UsageError, WrongProcess
 from ngramstore.files import fsync_directory, remove
 from ngramstore.store.journal.ack import ACK_NAME, AckFile, boot_id
 from ngramstore.store.journal.known import KnownIds, Tier
@@ -49,6 +50,7 @@ class Journal:
         self._known = known
         self._pid = os.getpid()
         self._failure: str | None = None
+        self.is_behind = False  # True: RocksDB may have an append that `ids` and `find` do not tell of
         _open_journals.add(self)
 
     @classmethod
@@ -118,35 +120,28 @@ class Journal:
             num_keys=self._state.num_keys + int(len(changes) - is_old_M.sum()),
             fingerprint=self._state.fingerprint ^ fingerprint,
         )
-        try:
+        with self._failure_noted():
+            self.is_behind = True  # until it is known whole: Ctrl-C may come once RocksDB has it, memory may run out
             with RocksErrors(self.path):
                 write_values(db, [*keys, STATE_KEY], [*values, state.pack()])
             self._state = state  # it is there, whatever becomes of its acknowledgement
             self._known.add(changes.ids, changes.is_delete, checksums)
+            self.is_behind = False
             self._ack_file.write(acknowledged=state.batch, num_changes=state.num_changes)
-        except BaseException as error:
-            self._note_failure(error)
-            raise
 
     def sync(self) -> None:
         """Make every append so far safe from a power cut. Raises DiskFull."""
         db = self._writable_db()
-        try:
+        with self._failure_noted():
             with RocksErrors(self.path):
                 db.flush_wal(True)
             self._ack_file.write(synced=self._state.batch, sync=True)
-        except BaseException as error:
-            self._note_failure(error)
-            raise
 
     def mark_published_as(self, store_state: bytes) -> None:
         """Note, durable, that all changes will be in that published state; the next append takes it back. Raises DiskFull."""
         self._writable_db()
-        try:
+        with self._failure_noted():
             self._ack_file.write(published_as=store_state, sync=True)
-        except BaseException as error:
-            self._note_failure(error)
-            raise
 
     def get(self, ids: np.ndarray) -> Changes:
         """The latest change of each of M IDs, in their order: (M,) u64. Raises DamagedJournal for one that is absent."""
@@ -236,8 +231,16 @@ class Journal:
             raise StoreClosed(f"{self.path}: an earlier write failed ({self._failure})")
         return db
 
-    def _note_failure(self, error: BaseException) -> None:
-        self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+    @contextmanager
+    def _failure_noted(self) -> Iterator[None]:
+        """Around each write: after one that fails there are no others."""
+        try:
+            yield
+        except BaseException as error:
+            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, DiskFull):
+                self.is_behind = False  # RocksDB shows nothing of an append that it had no room for
+            raise
 
     def _get(self, ids: np.ndarray) -> tuple[Changes, np.ndarray]:
         db = self._open_db()

@@ -26,26 +26,21 @@ _BEFORE_ACK = re.compile(
 """What a journal may hold that was being made, or removed."""
 
 
-def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) -> list[str]:
-    """Remove what the manifest does not name; set aside what holds changes that are not published. Returns what had to stay.
+def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) -> None:
+    """Remove what the manifest does not name; set aside what holds changes that are not published. A warning names what had to stay.
 
     `known`: names of journals that are published for certain and not gone; grows, as later states do not tell any more.
     """
-    kept = []
     for name in sorted(os.listdir(directory)):
         path = directory / name
         if name == manifest.journal or not (name in known or is_journal(path) or _SALVAGED.fullmatch(name)):
             continue
         if name in known or _SALVAGED.fullmatch(name) or not _may_be_unpublished(path, manifest.state_digest):
             known.add(name)
-            is_gone = remove_if_possible(path)
-            if is_gone:
+            if remove_if_possible(path):
                 known.discard(name)
         else:
-            is_gone = _set_aside_if_possible(path)
-        if not is_gone:
-            kept.append(name)
-    return kept
+            _set_aside_if_possible(path)
 
 
 def is_journal(path: Path) -> bool:
@@ -110,17 +105,16 @@ def _may_be_unpublished(path: Path, state: bytes) -> bool:
     return ack.num_changes > 0 and ack.published_as != state
 
 
-def _set_aside_if_possible(path: Path) -> bool:
+def _set_aside_if_possible(path: Path) -> None:
     target = name_aside(path)
     try:
         set_aside(path, target)
     except (OSError, NgramStoreError) as error:
         _log.warning("%s holds changes to another state of the store and cannot be renamed: %s", path, str(error))
-        return False
+        return
     _log.warning(
         "%s held changes that are not in this state of the store: they are kept as %s. Put the files of their state back and "
         "rename it, or delete it",
         path,
         target.name,
     )
-    return True

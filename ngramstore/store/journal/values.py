@@ -7,7 +7,6 @@ Shapes: M changes.
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,8 +70,7 @@ class State:
     fingerprint: int = 0
 
     def pack(self) -> bytes:
-        head = STATE.pack(**vars(self), checksum=0)[:-4]
-        return head + struct.pack("<I", zlib.crc32(head, zlib.crc32(STATE_KEY)))
+        return STATE.sealed(zlib.crc32(STATE_KEY), **vars(self))
 
     @classmethod
     def unpack(cls, value: bytes, where: object) -> State:
