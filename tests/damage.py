@@ -15,14 +15,15 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import zstandard
-from helpers import QUICK, all_ngrams, build_ngrams, rows_of, start_python
+from helpers import QUICK, NGram, all_ngrams, build_ngrams, rows_of, start_python
 
 import ngramstore as ngs
 from ngramstore.codec import compress
@@ -90,35 +91,56 @@ FILES: dict[str, tuple[str, ...]] = {
 """What each kind is made of, to have a test for each file."""
 
 
-def _questions() -> tuple[np.ndarray, np.ndarray]:
-    keys = [*all_ngrams(2, (0, 1, 2, 3, 9, 300, 70_000, 2**32 - 1)), (5, 5), (3, 2)]
-    keys += [(i, i % 7) for i in range(NUM_ROWS + 5)]
-    tokens = np.zeros((len(keys), 2), np.uint32)
-    for line, key in zip(tokens, keys, strict=True):
-        line[: len(key)] = key
-    return tokens, np.array([len(key) for key in keys])
+NGRAMS: list[NGram] = [
+    *all_ngrams(2, (0, 1, 2, 3, 9, 300, 70_000, 2**32 - 1)),
+    *((i, i % 7) for i in range(NUM_ROWS + 5)),
+]
+TEXT = [0, 1, 2, 3, 300, 70_000, 2**32 - 1, 1, 2, 3, 9, 9, 9, 7, 0, 5, 5, 1, 9, 2]
+"""What STORES are asked: n-grams, stored and absent ones, and a text in which some of theirs occur."""
 
 
-_NGRAMS = _questions()
-_TEXT = np.array([0, 1, 2, 3, 300, 70_000, 2**32 - 1, 1, 2, 3, 9, 9, 9, 7, 0, 5, 5, 1, 9, 2], np.uint32)
-Answers = tuple[tuple[object, ...], list[bytes]]
+class Questions:
+    """What a store addressed by n-gram is asked: exact n-grams, and the longest matches in a text."""
+
+    def __init__(self, ngrams: Sequence[Sequence[int]] = NGRAMS, text: Sequence[int] = TEXT) -> None:
+        self.lengths = np.array([len(ngram) for ngram in ngrams], np.int64)
+        self.tokens = np.zeros((len(ngrams), self.lengths.max(initial=1)), np.uint32)
+        for line, ngram in zip(self.tokens, ngrams, strict=True):
+            line[: len(ngram)] = ngram
+        self.text = np.array(text, np.uint32)
 
 
-def answers(path: Path) -> Answers:
-    """All that a store says: its numbers; stored keys, absent keys, longest matches or all rows; the listing."""
+_OF_STORES = Questions()
+
+
+@dataclass
+class Answers:
+    """All that a store says, to be compared; and how many n-grams and matches, or rows by number, it found."""
+
+    said: tuple[object, ...]
+    arrays: list[bytes]
+    num_found: int
+    num_matched: int
+
+
+def answers(path: Path, questions: Questions = _OF_STORES) -> Answers:
+    """A store's numbers; stored n-grams, absent ones and longest matches, or all rows; the listing."""
     with ngs.open(path, cache_bytes=0, trust_external=True) as store:
         manifest = store._manifest
         said = (store.dim, store.max_n, len(store), store.spec, store.identity, manifest)
         if store.spec.is_ngram:
-            rows, found = store.get([ngram for ngram in _NGRAMS if len(ngram) <= store.max_n])
-            hit = store.lookup(_TEXT)
+            fits = questions.lengths <= store.max_n
+            rows, found = store.get((questions.tokens[fits], questions.lengths[fits]))
+            hit = store.lookup(questions.text)
             arrays = [rows, found, hit.rows, hit.length]
+            num_found, num_matched = int(found.sum()), int(hit.found.sum())
         else:
             arrays = [store.rows(np.arange(len(store)))]
+            num_found = num_matched = len(store)
         if store.spec.has_tokens or not store.spec.is_ngram:
             for batch in store.batches():
                 arrays += batch
-    return said, [array.tobytes() for array in arrays]
+    return Answers(said, [array.tobytes() for array in arrays], num_found, num_matched)
 
 
 @dataclass
@@ -138,9 +160,9 @@ class Outcome:
 class _Series:
     """In the child: one file, damaged again and again."""
 
-    def __init__(self, path: Path, name: str, noted: mmap.mmap) -> None:
-        self.path, self.file, self.noted = path, path / name, noted
-        self.good = answers(path)
+    def __init__(self, path: Path, name: str, questions: Questions, noted: mmap.mmap) -> None:
+        self.path, self.file, self.questions, self.noted = path, path / name, questions, noted
+        self.good = answers(path, questions)
         self.outcome = Outcome()
         self.kinds: Counter[str] = Counter()
 
@@ -149,7 +171,7 @@ class _Series:
         self.noted[:8] = (number + 1).to_bytes(8, "little")
         outcome = self.outcome
         try:
-            is_same = answers(self.path) == self.good
+            is_same = answers(self.path, self.questions) == self.good
         except ngs.errors.NgramStoreError as error:
             outcome.refused += 1
             self.kinds[type(error).__name__] += 1
@@ -185,7 +207,7 @@ class _Series:
 
     def end(self) -> Outcome:
         """The file is whole again, and so is the store."""
-        if answers(self.path) != self.good:
+        if answers(self.path, self.questions) != self.good:
             self.outcome.wrong.append("the store is not what it was before")
         self.outcome.kinds = dict(self.kinds)
         del self.outcome.wrong[20:]
@@ -201,16 +223,21 @@ def serve(place: str) -> None:
     with open(place, "r+b") as file:
         noted = mmap.mmap(file.fileno(), 8)
     for line in iter(input, ""):
-        asked = json.loads(line)
-        try:
-            series = _Series(Path(asked["path"]), asked["name"], noted)
-        except ngs.errors.NgramStoreError as error:
-            outcome = Outcome(wrong=[f"the store cannot be read before it is damaged: {error}"])
-            print(json.dumps(vars(outcome)), flush=True)
-            continue
-        series.flips(asked["flips"])
-        series.cuts(asked["cuts"])
-        print(json.dumps(vars(series.end())), flush=True)
+        print(json.dumps(vars(_damage(json.loads(line), noted))), flush=True)
+
+
+def _damage(asked: dict[str, Any], noted: mmap.mmap) -> Outcome:
+    try:
+        series = _Series(Path(asked["path"]), asked["name"], Questions(asked["ngrams"], asked["text"]), noted)
+    except ngs.errors.NgramStoreError as error:
+        return Outcome(wrong=[f"the store cannot be read before it is damaged: {error}"])
+    if not series.good.num_found or not series.good.num_matched:
+        return Outcome(
+            wrong=["none of the n-grams is stored, or none is in the text: damage to rows would not be seen"]
+        )
+    series.flips(asked["flips"])
+    series.cuts(asked["cuts"])
+    return series.end()
 
 
 class Damager:
@@ -222,14 +249,30 @@ class Damager:
         self._place.write(bytes(8))
         self._place.flush()
 
-    def damage(self, path: Path, name: str, *, flips: Ranges, cuts: Ranges) -> Outcome:
-        """Flip these bits and cut to these lengths one at a time, and make it a byte longer."""
+    def damage(
+        self,
+        path: Path,
+        name: str,
+        *,
+        flips: Ranges,
+        cuts: Ranges,
+        ngrams: Iterable[Iterable[int]] = NGRAMS,
+        text: Iterable[int] = TEXT,
+    ) -> Outcome:
+        """Flip these bits and cut to these lengths one at a time, and make it a byte longer.
+
+        ngrams, text: what to ask of a store that is none of STORES; some of the n-grams must be stored, and be in the text.
+        """
         if self._process is None:
             code = f"import sys\nfrom damage import serve\nserve({self._place.name!r})"
             self._process = start_python(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         process = self._process
         os.pwrite(self._place.fileno(), bytes(8), 0)
         asked = {"path": str(path), "name": name, "flips": flips, "cuts": cuts}
+        asked |= {
+            "ngrams": [[int(token) for token in ngram] for ngram in ngrams],
+            "text": [int(token) for token in text],
+        }
         process.stdin.write(json.dumps(asked).encode() + b"\n")
         process.stdin.flush()
         last, since = -1, time.monotonic()

@@ -18,7 +18,7 @@ import ngramstore as ngs
 from ngramstore import files
 from ngramstore.errors import DamagedStore
 from ngramstore.layout import PAGE_BYTES
-from ngramstore.store.imports import importing
+from ngramstore.store.imports import job
 from ngramstore.store.imports.importing import import_checkpoint
 from ngramstore.store.repair.check import verify
 from ngramstore.store.repair.repair import repair
@@ -180,7 +180,7 @@ def test_unreadable_rows_in_a_checkpoint_are_named_and_no_others(quick_path, bad
 
 
 def test_an_unreadable_page_of_an_unfinished_pack_is_written_anew(quick_path, bad_sectors, monkeypatch):
-    monkeypatch.setattr(importing, "_CHUNK_BYTES", 100 * 512)
+    monkeypatch.setattr(job, "_CHUNK_BYTES", 100 * 512)
     write_longcat(quick_path / "checkpoint")
     given = {"pack": True, "compression": "none"}
     import_checkpoint(quick_path / "checkpoint", quick_path / "clean", **given)

@@ -41,6 +41,14 @@ def some_cuts(size: int, every: int) -> Ranges:
 
 
 @pytest.mark.parametrize("kind", STORES)
+def test_what_a_damaged_store_is_asked_has_answers(quick_path, kind):
+    """Else no flip could change one."""
+    STORES[kind](quick_path / "store")
+    good = answers(quick_path / "store")
+    assert good.num_found > 40 and good.num_matched >= 3
+
+
+@pytest.mark.parametrize("kind", STORES)
 def test_flips_and_cuts_of_any_file_are_errors_or_change_nothing(quick_path, damager, kind):
     """A sample: small files nearly whole, of large ones every 401st byte and what stands at both ends."""
     path = quick_path / "store"
@@ -76,10 +84,15 @@ def test_every_flip_and_every_cut_of_a_file_is_an_error_or_changes_nothing(quick
 
 @pytest.mark.parametrize("options", [{"tokens": False}, {"max_n": 1}], ids=str)
 def test_stores_of_other_kinds_can_be_damaged_so_too(quick_path, damager, options):
-    path = quick_path / "store"
-    build_ngrams(path, {(i,): i for i in range(50)}, dim=4, **options)
-    outcome = damager.damage(path, "base-000001.rows", flips=[(8 * 4096, 8 * 4096 + 64, 1)], cuts=[(4096, 4100, 1)])
-    assert outcome.wrong == [] and outcome.refused > 0
+    """Told what to ask: of a store without tokens no row is read that nobody asks for."""
+    path, stored = quick_path / "store", {(1000 + i,): i for i in range(50)}
+    build_ngrams(path, stored, dim=4, compression="none", **options)
+    damage = {"flips": [(8 * 4096, 8 * 4096 + 64, 1)], "cuts": [(4096, 4100, 1)]}
+    outcome = damager.damage(path, "base-000001.rows", **damage, ngrams=stored, text=range(1010, 1020))
+    assert (outcome.wrong, outcome.refused, outcome.same) == ([], 64 + 4 + 1, 0)
+    for asked in ({}, {"ngrams": stored}, {"text": range(1010, 1020)}):
+        outcome = damager.damage(path, "base-000001.rows", **damage, **asked)
+        assert "damage to rows would not be seen" in outcome.wrong[0]
     (path / "MANIFEST").write_bytes(b"nothing")
     outcome = damager.damage(path, "base-000001.rows", flips=[], cuts=[])
     assert "cannot be read before it is damaged" in outcome.wrong[0]

@@ -51,6 +51,25 @@ print(looks, flush=True)
 """
 
 
+def publish_many_states(writer: ngs.Store) -> None:
+    """For some seconds, each with one stamp for all keys; the last stamp is 999."""
+    extra, stamp = [(5, 5), (6, 6)], 0
+    end = time.monotonic() + 3
+    while time.monotonic() < end or stamp < 20:
+        stamp += 1
+        writer.put(KEYS, rows_of([stamp] * len(KEYS), 4))
+        if stamp % 2:
+            writer.put(extra, rows_of([stamp] * 2, 4))
+        else:
+            writer.delete(extra)
+        writer.flush()
+        if stamp % 3 == 0:
+            writer.compact()
+    writer.put(KEYS, rows_of([999] * len(KEYS), 4))
+    writer.put(extra, rows_of([999] * 2, 4))
+    writer.flush()
+
+
 def test_readers_always_see_a_published_state(quick_path):
     path = quick_path / "store"
     build_ngrams(path, dict.fromkeys(KEYS, 0), compression="none")
@@ -58,33 +77,23 @@ def test_readers_always_see_a_published_state(quick_path):
         start_python(READER, path, options, stdout=subprocess.PIPE)
         for options in ('{"cache_bytes": 400}', '{"resident": true}')
     ]
-    for reader in readers:
-        assert reader.stdout.readline() == b"ready\n"
-    stamp = 0
-    with ngs.open(path, mode="rw") as writer:
-        end = time.monotonic() + 3
-        while time.monotonic() < end or stamp < 20:
-            stamp += 1
-            extra = [(5, 5), (6, 6)]
-            writer.put(KEYS, rows_of([stamp] * len(KEYS), 4))
-            if stamp % 2:
-                writer.put(extra, rows_of([stamp] * 2, 4))
-            else:
-                writer.delete(extra)
-            writer.flush()
-            if stamp % 3 == 0:
-                writer.compact()
-        writer.put(KEYS, rows_of([999] * len(KEYS), 4))
-        writer.put([(5, 5), (6, 6)], rows_of([999] * 2, 4))
-        writer.flush()
+    try:
         for reader in readers:
-            assert reader.wait(timeout=60) == 0
-            assert int(reader.stdout.readline()) >= 5
+            assert reader.stdout.readline() == b"ready\n"
+        with ngs.open(path, mode="rw") as writer:
+            publish_many_states(writer)
+            for reader in readers:
+                assert reader.wait(timeout=60) == 0
+                assert int(reader.stdout.readline()) >= 5
+            writer.put([(0,)], rows_of([999], 4))
+            writer.flush()
+            left = {file.name for file in path.iterdir() if file.suffix}
+            assert left == {file.name for file in writer.files}, "superseded files go once no reader holds them"
+    finally:
+        for reader in readers:  # they look until they see the last stamp, which a failure above keeps from them
+            reader.kill()
+            reader.wait()
             reader.stdout.close()
-        writer.put([(0,)], rows_of([999], 4))
-        writer.flush()
-        left = {file.name for file in path.iterdir() if file.suffix}
-        assert left == {file.name for file in writer.files}, "superseded files go once no reader holds them"
 
 
 def test_superseded_files_stay_while_a_reader_holds_them(quick_path):

@@ -13,7 +13,7 @@ from ngramstore.errors import DamagedStore, StaleStore
 from ngramstore.store.journal.ack import no_writer
 from ngramstore.store.layers.manifest import Manifest, read_manifest
 from ngramstore.store.repair.check import examine, verify
-from ngramstore.store.repair.rebuild import Rebuild
+from ngramstore.store.repair.rebuild_journal import RebuildJournal
 from ngramstore.store.repair.repair import repair
 from ngramstore.store.repair.worn import WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
@@ -212,13 +212,13 @@ def test_a_journal_that_is_published_while_verify_reads_it_is_not_damaged(publis
 def test_a_repair_elsewhere_under_which_a_writer_publishes_brings_back_nothing_deleted(publisher, monkeypatch):
     delete_and_flush(publisher)
     flip(publisher.path / "base-000001.index", 100)  # in the header: costs nothing
-    real = Rebuild._salvaged_journal
+    real = RebuildJournal._salvaged
 
-    def publish_first(rebuild):
+    def publish_first(*args):
         delete_and_flush(publisher)
-        return real(rebuild)
+        return real(*args)
 
-    monkeypatch.setattr(Rebuild, "_salvaged_journal", publish_first)
+    monkeypatch.setattr(RebuildJournal, "_salvaged", publish_first)
     out = publisher.path.with_name("out")
     assert repair(publisher.path, out).lost == []
     assert (1, 2) not in published(out)

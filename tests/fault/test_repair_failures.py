@@ -70,3 +70,29 @@ def test_what_replaces_rows_is_written_where_a_test_can_let_it_fail(tmp_path, mo
     found = np.zeros((4, 8), np.uint8)
     replaced.into(np.arange(1, 5, dtype=np.uint64), found)
     assert found[:, 0].tolist() == [1, 1, 0, 0]  # what came before the failure
+
+
+def test_what_replaces_rows_is_not_used_before_the_disk_has_it(tmp_path, monkeypatch):
+    """Only a sync tells of writes that failed."""
+    replaced = Replaced(tmp_path, 8)
+    ids, rows = np.arange(3, dtype=np.uint64), np.ones((3, 8), np.uint8)
+    replaced.add(ids, rows)
+    failing = Failing(0, errno.EIO, for_good=True)
+    monkeypatch.setattr(files, "observe", failing)
+    found = np.zeros((3, 8), np.uint8)
+    for _ in range(2):
+        with pytest.raises(OSError, match="injected"):
+            replaced.into(ids, found)
+    assert failing.log == [("fsync", tmp_path.name)] * 2 and not found.any()
+    monkeypatch.undo()
+    replaced.into(ids, found)
+    assert (found == rows).all()
+
+
+def test_rows_by_id_are_found_in_whatever_order_they_came(tmp_path):
+    """The IDs of an index that lies do not ascend."""
+    replaced = Replaced(tmp_path, 8)
+    replaced.add(np.array([7, 2, 5], np.uint64), np.repeat(np.array([[7], [2], [5]], np.uint8), 8, axis=1))
+    found = np.zeros((4, 8), np.uint8)
+    replaced.into(np.array([2, 3, 5, 7], np.uint64), found)
+    assert found[:, 0].tolist() == [2, 0, 5, 7]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import STORES
 from helpers import all_ngrams, build_ngrams, flip, published, reboot, rows_of, stamps_of
 from store_cases import build_rows
 
@@ -29,9 +30,9 @@ from ngramstore.errors import (
     UsageError,
     WriterLocked,
 )
+from ngramstore.hashing import checksum
 from ngramstore.store.journal import reading as journal_reading
 from ngramstore.store.layers.manifest import read_manifest
-from ngramstore.store.repair import check as check_module
 from ngramstore.store.repair import journal as journal_salvage
 from ngramstore.store.repair import repair as repair_module
 from ngramstore.store.repair import worn
@@ -253,6 +254,21 @@ def test_a_lost_change_takes_the_older_value_with_it(copy):
     assert len(report.lost) == 1 and str(lost) in report.lost[0]
 
 
+@pytest.mark.parametrize(("lost", "lengths", "is_closed"), [((2,), [0, 1, 3], False), ((3, 1, 2), [0, 1, 2], True)])
+def test_a_repair_that_loses_an_ending_lets_no_match_stop_there(quick_path, lost, lengths, is_closed):
+    path = quick_path / "store"
+    build_ngrams(path, {(1,): 1, (2,): 2, (1, 2): 3, (3, 1, 2): 4}, compression="none")
+    with ngs.open(path) as store:
+        assert store.stats()["suffix_closed"]
+        rank = [ngram for ngram, _ in store.items()].index(lost)
+    flip(path / "base-000001.rows", 4096 + 20 * rank)
+    assert repair(path).num_lost == 1
+    with ngs.open(path) as store:
+        assert store.lookup([3, 1, 2]).length.tolist() == lengths
+        assert store.stats()["suffix_closed"] == is_closed
+    assert verify(path) == []
+
+
 def test_a_dry_run_says_the_same_and_writes_nothing(copy):
     path = copy("plain")
     flip(path / "base-000001.rows", 4096 + 20 * 30)
@@ -276,6 +292,57 @@ def test_lost_rows_of_a_row_addressed_store_become_zeros(copy):
         wanted[7] = 0
         np.testing.assert_array_equal(store.rows(np.arange(200)), wanted)
     assert verify(path) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        ("untold", ["5 changes of unknown n-grams: these may show an older value", "rows 0 to 4 of the overlay"]),
+        ("rows", ["2 changes of unknown rows: these may show an older value"]),
+    ],
+)
+def test_that_older_values_are_back_is_told_where_nothing_is_left_of_an_overlay(copy, kind, lost):
+    path = copy(kind)
+    for name in ("overlay-000002.index", "overlay-000002.rows"):
+        (path / name).unlink()
+    report = repair(path)
+    assert (report.lost, report.num_lost) == (lost, 5 if kind == "untold" else 2)
+    with ngs.open(path) as store:
+        rows = store.rows([3, 4]) if kind == "rows" else store.get(NGRAMS[3:5])[0]
+        assert stamps_of(rows) == [3, 4]
+    assert verify(path) == []
+
+
+def test_rows_that_are_cut_off_between_two_are_not_called_those_of_another_file(copy):
+    path = copy("rows")
+    os.truncate(path / "base-000001.rows", 4096 + 20 * 50)
+    assert [fault.what for fault in verify(path)] == [
+        "the file has 5096 bytes, the manifest says 8096",
+        "rows 50 to 199 are in none of the layer's files",
+    ]
+
+
+def test_a_row_that_passes_its_checksum_and_is_no_frame_is_not_said_to_fail_it(quick_path):
+    path = quick_path / "store"
+    build_ngrams(path, {(i,): i for i in range(200)}, dim=64, compression="zstd")
+    with ngs.open(path) as store:
+        base = store._view.base
+        (place,), (size,) = (values.tolist() for values in base.places(5, 1))
+        seed = int(base.seeds(5, 1)[0])
+    overwrite(path / "base-000001.rows", place, bytes(size) + checksum(bytes(size), seed).to_bytes(4, "little"))
+    (fault,) = verify(path)
+    assert fault.what.startswith("row 5 passes its checksum and does not decompress")
+    assert repair(path).num_lost == 1
+
+
+def test_a_dictionary_beyond_mending_is_one_fault_and_its_rows_do_not_fail_their_checksums(quick_path):
+    path = quick_path / "store"
+    STORES["dictionary"](path)
+    overwrite(path / "base-000001.rows", 4096 + 20, b"\xff" * 8)
+    assert [str(fault) for fault in verify(path)] == [
+        "base-000001.rows at byte 4096: the zstd dictionary is damaged beyond mending: compressed rows are lost"
+    ]
+    assert repair(path, dry_run=True).num_lost > 0
 
 
 @pytest.mark.parametrize("kind", ["plain", "rows"])
@@ -749,6 +816,50 @@ def test_a_journal_of_which_nothing_can_be_read_is_set_aside_and_a_dry_run_says_
     assert content_of(path / f"set-aside-{journal.name}") == wanted
 
 
+def test_a_journal_whose_list_of_files_is_lost_is_a_fault_and_is_set_aside(copy, monkeypatch):
+    path = copy("plain")
+    journal = leave_journal(path)
+    real = Path.iterdir
+
+    def iterdir(folder):
+        if folder == journal:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+        return real(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", iterdir)
+        (fault,) = verify(path)
+        assert fault.file == journal.name and "cannot be read: Input/output error" in fault.what
+        lost = repair(path).lost
+    assert lost == [
+        f"unpublished changes: {journal.name}: cannot be read: Input/output error",
+        f"unpublished changes: {journal.name} is kept as set-aside-{journal.name}",
+    ]
+    assert (path / f"set-aside-{journal.name}").is_dir() and verify(path) == []
+
+
+def test_what_is_no_directory_in_the_place_of_a_journal_is_a_fault_and_is_kept(copy):
+    path = copy("plain")
+    journal = path / read_manifest(path).journal
+    journal.write_bytes(b"mine")
+    (fault,) = verify(path)
+    assert fault.file == journal.name and "is not a directory" in fault.what
+    assert repair(path).lost[-1] == f"unpublished changes: {journal.name} is kept as set-aside-{journal.name}"
+    assert (path / f"set-aside-{journal.name}").read_bytes() == b"mine"
+    assert verify(path) == []
+
+
+def test_a_journal_that_was_being_made_holds_nothing_that_a_repair_could_lose(copy):
+    path = copy("plain")
+    journal = path / read_manifest(path).journal
+    journal.mkdir()
+    (journal / "ACK.tmp").write_bytes(b"half of it")
+    assert examine(path).faults == []
+    flip(path / "base-000001.rows", 4096 + 20 * 30)
+    assert len(repair(path).lost) == 1
+    assert list(path.glob("*journal*")) == []
+
+
 def test_a_manifest_that_the_disk_does_not_give_is_a_fault(copy, monkeypatch):
     path = copy("plain")
     refuse_to_open(monkeypatch, "MANIFEST", errno.EIO)
@@ -846,7 +957,7 @@ def test_a_journal_that_may_not_be_listed_is_a_note(copy, monkeypatch):
     def refuse(folder):
         raise UsageError(f"{folder} may not be listed")
 
-    monkeypatch.setattr(check_module, "list_files", refuse)
+    monkeypatch.setattr(journal_salvage, "list_files", refuse)
     report = examine(path)
     assert report.faults == [] and [note for note in report.notes if "was not checked" in note]
 

@@ -538,7 +538,7 @@ def test_the_command_imports_and_reports(paths):
 
 
 def test_checksums_made_and_verified_in_many_chunks_are_those_of_the_rows(paths, monkeypatch):
-    monkeypatch.setattr("ngramstore.store.imports.importing._CHUNK_BYTES", 1)  # 64 rows
+    monkeypatch.setattr("ngramstore.store.imports.job._CHUNK_BYTES", 1)  # 64 rows
     monkeypatch.setattr("ngramstore.store.repair.check._CHUNK_BYTES", 1)
     wanted = write_longcat(paths[0])
     import_checkpoint(*paths, checksums=True)
@@ -570,6 +570,15 @@ def test_a_checkpoint_that_may_not_be_opened_is_not_taken_for_damage(paths, monk
 
 def opened_store(path) -> None:
     ngs.open(path, trust_external=True)
+
+
+def test_a_changed_row_that_a_table_in_place_does_not_have_is_a_fault(paths):
+    wanted = write_longcat(paths[0])
+    import_checkpoint(*paths)
+    with opened(paths[1], mode="rw") as store:
+        store._writer.put_rows(np.array([len(wanted)]), store.rows_encoded([0]))
+        store.flush()
+    assert [fault.what for fault in verify(paths[1])] == ["the overlay holds rows that the base does not have"]
 
 
 def test_damage_of_rows_in_place_leads_to_what_can_be_done(paths):

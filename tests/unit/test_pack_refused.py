@@ -14,7 +14,7 @@ import ngramstore as ngs
 from ngramstore import files
 from ngramstore.cli.main import cli
 from ngramstore.errors import IncompleteStore
-from ngramstore.store.imports import importing
+from ngramstore.store.imports import importing, job
 
 HOW = {"codec": "int8", "compression": "none"}
 
@@ -22,7 +22,7 @@ HOW = {"codec": "int8", "compression": "none"}
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
     """A checkpoint, and a directory in which a pack of it ended behind 300 rows."""
-    monkeypatch.setattr(importing, "_CHUNK_BYTES", 100 * 512)
+    monkeypatch.setattr(job, "_CHUNK_BYTES", 100 * 512)
     checkpoint, out = tmp_path / "checkpoint", tmp_path / "out"
     write_longcat(checkpoint)
     writes = 0

@@ -18,7 +18,7 @@ from store_cases import files_of
 import ngramstore as ngs
 from ngramstore import files
 from ngramstore.errors import FormatError, IncompleteStore, NgramStoreError, UsageError
-from ngramstore.store.imports import importing, resumable
+from ngramstore.store.imports import importing, job, resumable
 from ngramstore.store.imports.resumable import ResumableRows
 from ngramstore.store.layers.datafile import FileStamp
 
@@ -31,7 +31,7 @@ HOWS = {
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "_CHUNK_BYTES", 100 * 512)
+    monkeypatch.setattr(job, "_CHUNK_BYTES", 100 * 512)
     write_longcat(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
@@ -173,8 +173,8 @@ def test_a_conversion_that_was_killed_goes_on(checkpoint, tmp_path):
 import os, signal, sys
 from pathlib import Path
 from ngramstore import files
-from ngramstore.store.imports import importing
-importing._CHUNK_BYTES = 100 * 512
+from ngramstore.store.imports import importing, job
+job._CHUNK_BYTES = 100 * 512
 seen = 0
 def die(operation, path):
     global seen
@@ -279,6 +279,26 @@ def test_lengths_that_are_damaged_end_what_is_found(tmp_path):
         rows = rows_begun(path, b"D" * 50)
         assert rows.num_rows == row
         rows.close()
+
+
+@pytest.mark.parametrize("name", ["base-000001.rows", "lengths"])
+def test_rows_stay_where_what_follows_them_cannot_be_cut_off(tmp_path, monkeypatch, name):
+    path = tmp_path / "base-000001.rows"
+    rows_begun(path, b"D" * 50, num_rows=30).close()
+    with open(path, "ab") as file:
+        file.write(b"torn")
+
+    def fail(operation: str, place: Path) -> None:
+        if (operation, place.name) == ("truncate", name):
+            raise OSError(errno.EIO, "injected", str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "observe", fail)
+        with pytest.raises(OSError, match=f"injected.*{name}"):
+            rows_begun(path, b"D" * 50)
+    rows = rows_begun(path, b"D" * 50)
+    assert rows.num_rows == 30 and path.stat().st_size == rows.position
+    rows.close()
 
 
 def test_a_row_wider_than_a_chunk_is_found_again(tmp_path, monkeypatch):

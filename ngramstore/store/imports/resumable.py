@@ -21,7 +21,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ngramstore.files import fsync, make_directory, our_errors, publish, read_around_holes, remove, write_all
+from ngramstore.files import (
+    fsync,
+    make_directory,
+    our_errors,
+    publish,
+    read_around_holes,
+    remove,
+    truncate,
+    write_all,
+)
 from ngramstore.hashing import checksums
 from ngramstore.layout import CHECKSUM_BYTES, PAGE_BYTES
 from ngramstore.store.layers.datafile import FileEntry, FileStamp, content_digest, finish_rows
@@ -153,9 +162,8 @@ class ResumableRows:
                 good = self._take_good(lengths)
                 is_whole = good == len(lengths)
                 bar.update(good)
-        with our_errors(self.path):
-            os.ftruncate(self._fd, self.position)
-            os.ftruncate(self._lengths_fd, 2 * self.num_rows if known is not None else 0)
+        truncate(self._fd, self.position, self.path)
+        truncate(self._lengths_fd, 2 * self.num_rows if known is not None else 0, self._runs / _LENGTHS)
         os.lseek(self._fd, 0, os.SEEK_END)
         os.lseek(self._lengths_fd, 0, os.SEEK_END)
 

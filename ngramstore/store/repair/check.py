@@ -24,10 +24,11 @@ from ngramstore.store.layers.layer import Layer
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import LOCK_NAME, MANIFEST_NAME, Manifest, read_manifest
 from ngramstore.store.layers.merge import is_in
-from ngramstore.store.layers.suffixes import suffixes_are_stored
 from ngramstore.store.progress import over_rows
-from ngramstore.store.repair.raw_file import Fault, damage_of, list_files
-from ngramstore.store.repair.runs import Run, RunLines
+from ngramstore.store.repair.agreement import Agreement
+from ngramstore.store.repair.journal import is_there
+from ngramstore.store.repair.raw_file import Fault, damage_of
+from ngramstore.store.repair.stretches import Stretch, StretchLines
 from ngramstore.store.repair.worn import WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
 from ngramstore.store.repair.worn_manifest import open_manifest
@@ -110,7 +111,6 @@ class _Examination:
         self._manifest = manifest
         self._spec = manifest.spec
         self._report = report
-        self._counts = np.zeros(self._spec.max_n + 1, np.int64)
         changed = manifest.stamp(manifest.overlay_generation)
         self._overlay = self._open(manifest.overlay, changed, is_keyed=True) if manifest.overlay else None
         self._tombstones = (
@@ -124,6 +124,7 @@ class _Examination:
             if isinstance(manifest.base, LayerEntry)
             else self._open_in_place()
         )
+        self._agreement = Agreement(manifest, self._base, self._overlay, self._tombstones)
 
     def _open(self, entry: LayerEntry, stamp: FileStamp, *, is_keyed: bool) -> WornLayer:
         return WornLayer(self._directory, entry, stamp, self._spec, is_keyed=is_keyed)
@@ -146,7 +147,7 @@ class _Examination:
 
     def run(self) -> None:
         """Fill the report."""
-        manifest, report = self._manifest, self._report
+        report = self._report
         before = len(report.faults)
         overlay_ids = self._overlay_ids()
         tombstones = self._deleted_ids()
@@ -155,10 +156,11 @@ class _Examination:
             self._fault(f"ID 0x{int(both[0]):016x} is among the tombstones and in the overlay")
         num_live, num_dead = self._read_base(overlay_ids, tombstones)
         if len(report.faults) == before:
-            self._check_counts(overlay_ids, tombstones, num_live, num_dead)
+            for what in self._agreement.faults(overlay_ids, tombstones, num_live, num_dead):
+                self._fault(what)
         self._journal()
         self._strangers()
-        report.num_bytes = sum(entry.file_bytes for entry in manifest.files)
+        report.num_bytes = sum(entry.file_bytes for entry in self._manifest.files)
 
     def _fault(self, what: str) -> None:
         self._report.faults.append(Fault(MANIFEST_NAME, None, what))
@@ -170,7 +172,7 @@ class _Examination:
         ids = [np.empty(0, np.uint64)]
         for chunk in layer.chunks():
             ids.append(chunk.ids[chunk.has_id])
-            self._add_lengths(chunk.lengths)
+            self._agreement.add(chunk, np.ones(len(chunk.ids), bool))
         self._report.num_rows += layer.num_rows
         layer.index.check_order()
         self._report.faults += layer.faults
@@ -186,32 +188,27 @@ class _Examination:
 
     def _read_base(self, overlay_ids: np.ndarray, tombstones: np.ndarray) -> tuple[int, int]:
         """Read the base; returns its rows that neither overlay nor tombstones change, and those that the latter do."""
-        manifest, spec, layer = self._manifest, self._spec, self._base
+        layer = self._base
         if not isinstance(layer, WornLayer):
-            return self._read_base_in_place(layer, overlay_ids)
+            self._read_base_in_place(layer)
+            return 0, 0
         changed = np.sort(np.concatenate([overlay_ids, tombstones]))
         num_live = num_dead = 0
-        is_closed = True
-        shortest = next((n for n, count in enumerate(manifest.length_counts) if count), 0)
         for chunk in over_rows(layer.chunks(), layer.num_rows, "verify", self._progress):
-            ids = chunk.ids if spec.is_ngram else row_ids(chunk.ids)
+            ids = chunk.ids if self._spec.is_ngram else row_ids(chunk.ids)
             live = ~is_in(ids, changed)
             num_live += int(live.sum())
             num_dead += int(is_in(ids, tombstones).sum())
-            self._add_lengths(chunk.lengths[live])
-            if manifest.suffix_closed and is_closed and not layer.faults and chunk.has_tokens.all() and len(ids):
-                is_closed = suffixes_are_stored(layer.index.index, chunk.tokens, chunk.lengths, shortest, spec.seed)
+            self._agreement.add(chunk, live)
         self._report.num_rows += layer.num_rows
         layer.index.check_order()
-        if manifest.suffix_closed and not is_closed and not layer.faults:
-            self._fault("it says that the n-grams are closed under suffixes, and they are not")
         self._report.faults += layer.faults
         return num_live, num_dead
 
-    def _read_base_in_place(self, base: Layer | str, overlay_ids: np.ndarray) -> tuple[int, int]:
-        """As `_read_base`, of rows that are read in the files of others; reading proves what can be proved."""
+    def _read_base_in_place(self, base: Layer | str) -> None:
+        """Rows in the files of others: reading proves what can be proved."""
         num_rows = self._manifest.base.num_rows
-        lines: RunLines[None, Fault] = RunLines(self._report.faults, _fault_in_place)
+        lines: StretchLines[None, Fault] = StretchLines(self._report.faults, _fault_in_place)
         try:
             if isinstance(base, str):
                 raise DamagedStore(base)
@@ -221,37 +218,13 @@ class _Examination:
         except (FormatError, OSError) as error:
             self._fault(f"its rows cannot be read in place: {str(error).splitlines()[0]}")
         self._report.num_rows += num_rows
-        return num_rows - len(overlay_ids), 0
-
-    def _add_lengths(self, lengths: np.ndarray) -> None:
-        if self._spec.is_ngram:
-            self._counts += np.bincount(lengths, minlength=len(self._counts))
-
-    def _check_counts(self, overlay_ids: np.ndarray, tombstones: np.ndarray, num_live: int, num_dead: int) -> None:
-        """Whether layers and manifest agree, when each is well by itself."""
-        manifest = self._manifest
-        if num_dead != len(tombstones):
-            self._fault(f"{len(tombstones) - num_dead} tombstones belong to no row of the base")
-        if not self._spec.is_ngram:
-            if num_live + len(overlay_ids) != manifest.base.num_rows:
-                self._fault("the overlay holds rows that the base does not have")
-            return
-        if num_live + len(overlay_ids) != manifest.num_rows:
-            self._fault(f"it says {manifest.num_rows} rows, there are {num_live + len(overlay_ids)}")
-        if self._spec.has_tokens and tuple(self._counts.tolist()) != manifest.length_counts:
-            self._fault(f"it says {manifest.length_counts} n-grams by length, there are {self._counts.tolist()}")
 
     def _journal(self) -> None:
         manifest, report = self._manifest, self._report
         path = self._directory / manifest.journal
-        if not os.path.lexists(path):
-            return
-        if not path.is_dir():
-            report.faults.append(Fault(manifest.journal, None, "it is not a directory"))
-            return
         try:
-            if {file.name for file in list_files(path)} <= {"ACK.tmp"}:
-                return  # a writer that was killed while it made the journal
+            if not is_there(path):
+                return
             num_changes, lost = self._check_journal(path)
         except FormatError as error:
             if not _has_changed(self._directory, manifest):  # else it is published, and being removed
@@ -282,7 +255,7 @@ class _Examination:
             self._report.notes.append(f"{name} is not part of the store")
 
 
-def _check_in_place(base: Layer, first: int, count: int, lines: RunLines[None, Fault]) -> None:
+def _check_in_place(base: Layer, first: int, count: int, lines: StretchLines[None, Fault]) -> None:
     bad: list[int] = []
     try:
         base.read_encoded(first, count, bad=bad)
@@ -292,6 +265,6 @@ def _check_in_place(base: Layer, first: int, count: int, lines: RunLines[None, F
         lines.add(first, is_bad, lambda _: None)
 
 
-def _fault_in_place(run: Run[None]) -> Fault:
+def _fault_in_place(stretch: Stretch[None]) -> Fault:
     one, several = "fails its checksum", "fail their checksums"
-    return Fault(MANIFEST_NAME, None, f"{run.rows}, read in place, {one if run.num_rows == 1 else several}")
+    return Fault(MANIFEST_NAME, None, f"{stretch.rows}, read in place, {one if stretch.num_rows == 1 else several}")

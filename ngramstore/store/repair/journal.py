@@ -5,6 +5,8 @@ Shapes: M changes.
 
 from __future__ import annotations
 
+import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from functools import reduce
@@ -20,22 +22,48 @@ from ngramstore.store.journal.ack import ACK_NAME, read_ack
 from ngramstore.store.journal.guard import check_rocksdb_files, find_wrong_type
 from ngramstore.store.journal.rocks import Rdict, is_disk_full, is_kept_from_us, rocksdb_path, salvage_options
 from ngramstore.store.journal.values import STATE_KEY, Changes, State, ValueCodec
-from ngramstore.store.repair.raw_file import damage_of, list_files
+from ngramstore.store.repair.raw_file import damage_of
 
 _COPY_BYTES = 1 << 20
 _COPIES = 3
 """What they take at most: the copy, the tables that RocksDB makes of its logs, and its own notes."""
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a journal at `path`. One that a writer was about to make when it was killed holds nothing: False.
+
+    Raises DamagedJournal where something else is there or the disk has lost which files it has, UsageError where it is kept from us.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DamagedJournal(f"{path}: {damage_of(path, error)}") from error
+    if not stat.S_ISDIR(mode) and not path.is_dir():  # a link to one will do
+        raise DamagedJournal(f"{path}: it is not a directory")
+    return not {file.name for file in list_files(path)} <= {"ACK.tmp"}
+
+
+def list_files(path: Path) -> list[Path]:
+    """The files of a journal, sorted; none where it is gone meanwhile. Raises as `is_there`."""
+    try:
+        return sorted(path.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DamagedJournal(f"{path}: {damage_of(path, error)}") from error
+
+
 def salvage(
-    path: Path, *, row_bytes: int, width: int, store_state: bytes = bytes(16), room: Path | None = None
+    path: Path, *, row_bytes: int, width: int, store_state: bytes, room: Path | None = None
 ) -> tuple[list[Changes], list[str]]:
     """What can still be read of a damaged journal, ascending by ID, and a line for each fault. Leaves `path` as it is.
 
     Works on a copy in the directory `room`, or beside it, so it needs some times its space again; the copy has a name that the next
     writer removes. Where the log lost records, an ID may come with an earlier change than its latest: the faults say so.
-    Changes to another state than `store_state` are left out, where ACK still tells. Raises DiskFull, and UsageError where
-    files are there and kept from us.
+    Changes to another state than `store_state` are left out, where ACK still tells. Raises DiskFull, DamagedJournal where the disk
+    has lost which files there are, and UsageError where files are there and kept from us.
     """
     path = Path(path)
     codec = ValueCodec(width=width, row_bytes=row_bytes)

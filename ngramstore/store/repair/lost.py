@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ngramstore.store.repair.report import RepairReport
-from ngramstore.store.repair.runs import Run, RunLines
+from ngramstore.store.repair.stretches import Stretch, StretchLines
 from ngramstore.store.repair.worn import Chunk
 
 _HAS_TOKENS, _LACKS_TOKENS, _HAS_ID, _UNKNOWN = 1, 2, 3, 4
@@ -19,9 +19,9 @@ _HAS_TOKENS, _LACKS_TOKENS, _HAS_ID, _UNKNOWN = 1, 2, 3, 4
 class LostRows:
     """Names and counts in a report the lost rows of a layer, which come in order. `line_of`: one of the functions below."""
 
-    def __init__(self, report: RepairReport, line_of: Callable[[Run[str]], str]) -> None:
+    def __init__(self, report: RepairReport, line_of: Callable[[Stretch[str]], str]) -> None:
         self._report = report
-        self._lines: RunLines[str, str] = RunLines(report.lost, line_of)
+        self._lines: StretchLines[str, str] = StretchLines(report.lost, line_of)
 
     def add(self, chunk: Chunk, is_lost_M: np.ndarray) -> None:
         """The rows of a chunk that are lost."""
@@ -32,31 +32,31 @@ class LostRows:
         self._report.num_lost += int(is_lost_M.sum())
 
 
-def line_of_ngrams(where: str, run: Run[str]) -> str:
+def line_of_ngrams(where: str, stretch: Stretch[str]) -> str:
     """N-grams of the layer `where`."""
-    s, an, their = ("", "an ", "its") if run.num_rows == 1 else ("s", "", "their")
-    at = f"{run.rows} of the {where}"
-    if run.verdict == _UNKNOWN:
+    s, an, their = ("", "an ", "its") if stretch.num_rows == 1 else ("s", "", "their")
+    at = f"{stretch.rows} of the {where}"
+    if stretch.verdict == _UNKNOWN:
         return f"{at}, of {an}unknown n-gram{s}"
-    if run.verdict == _HAS_TOKENS:
-        return f"n-gram{s} {_names(run)} ({at})"
-    tokens = f", {their} tokens are lost" if run.verdict == _LACKS_TOKENS else ""
-    return f"ID{s} {_names(run)}{tokens} ({at})"
+    if stretch.verdict == _HAS_TOKENS:
+        return f"n-gram{s} {_names(stretch)} ({at})"
+    tokens = f", {their} tokens are lost" if stretch.verdict == _LACKS_TOKENS else ""
+    return f"ID{s} {_names(stretch)}{tokens} ({at})"
 
 
-def line_of_numbers(run: Run[str]) -> str:
+def line_of_numbers(stretch: Stretch[str]) -> str:
     """Rows of a row-addressed base."""
-    return f"{run.rows}: now zeros"
+    return f"{stretch.rows}: now zeros"
 
 
-def line_of_changes(run: Run[str]) -> str:
+def line_of_changes(stretch: Stretch[str]) -> str:
     """Rows of a row-addressed store that were changed since; their numbers are known by their IDs only."""
-    return f"{'a changed row (ID' if run.num_rows == 1 else 'changed rows (IDs'} {_names(run)}): now zeros"
+    return f"{'a changed row (ID' if stretch.num_rows == 1 else 'changed rows (IDs'} {_names(stretch)}): now zeros"
 
 
-def _names(run: Run[str]) -> str:
-    more = run.num_rows - len(run.names)
-    return ", ".join(run.names) + (f" and {more} more" if more else "")
+def _names(stretch: Stretch[str]) -> str:
+    more = stretch.num_rows - len(stretch.names)
+    return ", ".join(stretch.names) + (f" and {more} more" if more else "")
 
 
 def _name(chunk: Chunk, m: int) -> str:

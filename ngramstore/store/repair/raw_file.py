@@ -167,15 +167,6 @@ def damage_of(path: Path, error: OSError) -> str:
     return _MISSING if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
 
 
-def list_files(directory: Path) -> list[Path]:
-    """What lies in a directory, sorted; nothing where the disk has lost it. Raises UsageError where it is kept from us."""
-    try:
-        return sorted(directory.iterdir())
-    except OSError as error:
-        damage_of(directory, error)
-        return []
-
-
 def find_length(data: np.ndarray, seed: int) -> int | None:
     """How long the piece at the start of `data` (u8) is whose checksum, seeded with `seed`, stands behind it."""
     most = len(data) - CHECKSUM_BYTES

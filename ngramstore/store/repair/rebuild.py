@@ -5,7 +5,6 @@ Shapes: M rows of a chunk, B bytes of an encoded row.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,15 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.codec.compress import with_window_log
-from ngramstore.errors import NgramStoreError, UsageError
-from ngramstore.files import fsync_directory, remove_if_possible, require_space
-from ngramstore.hashing import ngram_ids, row_ids
+from ngramstore.errors import UsageError
+from ngramstore.files import fsync_directory, require_space
+from ngramstore.hashing import row_ids
 from ngramstore.layout import CHECKSUM_BYTES
 from ngramstore.store.changes.compaction import is_suffix_closed
-from ngramstore.store.journal.ack import AckFile
-from ngramstore.store.journal.journal import Changes
-from ngramstore.store.journal.left import name_aside, set_aside
-from ngramstore.store.journal.values import ValueCodec
 from ngramstore.store.layers.layer import Batch
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.layer_writer import LayerWriter, layer_bytes
@@ -30,15 +25,12 @@ from ngramstore.store.layers.manifest import Manifest
 from ngramstore.store.layers.merge import is_in, merged, without
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.progress import over_rows
-from ngramstore.store.repair.journal import salvage
 from ngramstore.store.repair.lost import LostRows, line_of_changes, line_of_ngrams, line_of_numbers
-from ngramstore.store.repair.raw_file import list_files
+from ngramstore.store.repair.rebuild_journal import RebuildJournal
 from ngramstore.store.repair.replaced import Replaced
 from ngramstore.store.repair.report import RepairReport
 from ngramstore.store.repair.worn import Chunk, WornLayer
 from ngramstore.store.repair.worn_index import WornIndex
-
-_log = logging.getLogger("ngramstore")
 
 
 class Rebuild:
@@ -76,10 +68,9 @@ class Rebuild:
             if manifest.tombstones
             else None
         )
-        self._aside: Path | None = None
-        self._journal = self._salvaged_journal()
-        self._overlay_ids, tombstones = self._changed_before()
-        self._changed = np.unique(np.concatenate([self._overlay_ids, tombstones, self._journal.ids]))
+        self.journal = RebuildJournal(source, manifest, target, report)
+        self._unpublished = self.journal.changes
+        self._changed = np.unique(np.concatenate([*self._changed_before(), self._unpublished.ids]))
         self._replaced = Replaced(self._target, self._spec.codec.row_bytes)
 
     def survey(self) -> int:
@@ -93,7 +84,7 @@ class Rebuild:
             report.num_rows = self._base.num_rows
             return report.num_rows
         num = 0
-        for layer, superseded in ((self._base, self._changed), (self._overlay, self._journal.ids)):
+        for layer, superseded in ((self._base, self._changed), (self._overlay, self._unpublished.ids)):
             last = -1
             where = "base" if layer is self._base else "overlay"
             if layer is not None and layer.num_told < layer.num_rows:
@@ -101,15 +92,16 @@ class Rebuild:
                 report.num_lost += layer.num_rows - layer.num_told
             lost = LostRows(report, partial(line_of_ngrams, where))
             for chunk in layer.chunks() if layer is not None else ():
-                keep = self._is_kept(chunk, last) & ~is_in(chunk.ids, superseded)
+                keep = self._is_kept(chunk, last)
                 last = max([last, *chunk.ids[keep][-1:].tolist()])
+                keep &= ~is_in(chunk.ids, superseded)
                 num += int(keep.sum())
                 is_lost = ~keep & ~(chunk.has_id & is_in(chunk.ids, superseded))
                 lost.add(chunk, is_lost)
                 if self._new_spec.has_tokens:
                     is_without = is_lost & chunk.is_good & chunk.has_id & ~chunk.has_tokens
                     report.num_without_tokens += int(is_without.sum())
-        report.num_rows = num + int((~self._journal.is_delete).sum())
+        report.num_rows = num + int((~self._unpublished.is_delete).sum())
         return report.num_rows
 
     def write(self) -> None:
@@ -143,8 +135,8 @@ class Rebuild:
             counts = writer.length_counts
         finally:
             writer.close()
-        if spec.is_ngram and not self._new_spec.has_tokens:  # the lengths of rows are nowhere else: keep an upper bound
-            counts = np.array(manifest.length_counts) + np.bincount(self._journal.lengths, minlength=spec.max_n + 1)
+        if spec.is_ngram and not self._new_spec.has_tokens:
+            counts = self._most_of_each_length(num_rows)
         published = manifest.with_base(
             base,
             spec=self._new_spec,
@@ -157,73 +149,37 @@ class Rebuild:
         if self._overlay is not None:
             self._overlay.close()
         fsync_directory(target)
-        if self._source == target and self._aside is None:
-            self._mark_journal(published)
+        if self._source == target:
+            self.journal.mark_published(published.state_digest)
         published.write(target)
 
-    def _mark_journal(self, published: Manifest) -> None:
-        """Note in the journal that its changes will be in that state: then it is rubbish, should we end before `clear_journal`."""
-        path = self._source / self._manifest.journal
-        if not path.exists():
-            return
-        try:
-            ack_file = AckFile.open(path)
-            try:
-                ack_file.write(published_as=published.state_digest, sync=True)
-            finally:
-                ack_file.close()
-        except (OSError, NgramStoreError) as error:  # it is kept then, under another name
-            _log.info("%s: cannot note that its changes are published: %s", path, str(error))
-
-    def clear_journal(self) -> None:
-        """After `write` in place: the journal is published as far as it could be read; one of which nothing was taken is kept."""
-        path = self._source / self._manifest.journal
-        if self._aside is not None:
-            set_aside(path, self._aside)
-        else:
-            remove_if_possible(path)
-
-    def _salvaged_journal(self) -> Changes:
-        """The changes that can still be read of the journal."""
-        spec = self._spec
-        width, row_bytes = spec.journal_width, spec.codec.row_bytes
-        path = self._source / self._manifest.journal
-        nothing = ValueCodec(width=width, row_bytes=row_bytes).empty(0)
-        if not path.is_dir() or not list_files(path):
-            return nothing
-        state = self._manifest.state_digest
-        parts, faults = salvage(path, row_bytes=row_bytes, width=width, store_state=state, room=self._target)
-        self._report.lost += [f"unpublished changes: {fault.replace(str(path), path.name)}" for fault in faults]
-        if not parts:
-            if faults and self._report.out == str(self._source):
-                self._aside = name_aside(path)
-                self._report.lost.append(f"unpublished changes: {path.name} is kept as {self._aside.name}")
-            return nothing
-        changes = parts[0]
-        if spec.is_ngram:
-            is_right = changes.ids == ngram_ids(changes.tokens, changes.lengths, spec.seed)
-        else:
-            is_right = changes.ids == row_ids(changes.tokens.astype("<u4").view("<u8").reshape(-1))
-        for identity in changes.ids[~is_right].tolist():
-            self._report.lost.append(f"unpublished change of ID 0x{identity:016x}: its tokens do not hash to it")
-        self._report.num_lost += int((~is_right).sum())
-        columns = (changes.ids, changes.is_delete, changes.tokens, changes.lengths, changes.rows)
-        return Changes(*(column[is_right] for column in columns))
+    def _most_of_each_length(self, num_rows: int) -> np.ndarray:
+        """Upper bounds, (K + 1,), where no tokens are kept: the lengths of rows are nowhere but in the manifest. A manifest
+        that knows of fewer than `num_rows` lies: then there may be some of every length."""
+        counts = np.array(self._manifest.length_counts)
+        counts = counts + np.bincount(self._unpublished.lengths, minlength=len(counts))
+        if counts.sum() < num_rows:
+            counts[1:] = num_rows
+        return counts
 
     def _changed_before(self) -> tuple[np.ndarray, np.ndarray]:
         """IDs in overlay and tombstones, as far as they are certain."""
+        report, layer = self._report, self._overlay
         overlay, tombstones = [np.empty(0, np.uint64)], np.empty(0, np.uint64)
-        unknown = 0
-        for chunk in self._overlay.chunks() if self._overlay is not None else ():
+        unknown = 0 if layer is None else layer.num_rows - layer.num_told
+        for chunk in layer.chunks() if layer is not None else ():
             overlay.append(chunk.ids[chunk.has_id])
             unknown += int((~chunk.has_id).sum())
         if self._tombstones is not None:
             tombstones, num_unknown = self._tombstones.all_ids()
             if num_unknown:
-                self._report.lost.append(f"{num_unknown} deletions: what they deleted may be there again")
+                report.lost.append(f"{num_unknown} deletions: what they deleted may be there again")
             self._tombstones.close()
         if unknown:
-            self._report.lost.append(f"{unknown} changes of unknown n-grams: these may show an older value")
+            what = "n-grams" if self._spec.is_ngram else "rows"
+            report.lost.append(f"{unknown} changes of unknown {what}: these may show an older value")
+            if not self._spec.is_ngram:  # n-grams are counted where their rows are named
+                report.num_lost += unknown
         return np.concatenate(overlay), tombstones
 
     def _is_kept(self, chunk: Chunk, last: int) -> np.ndarray:
@@ -254,7 +210,7 @@ class Rebuild:
         if not self._spec.is_ngram:
             yield from self._numbered()
             return
-        journal = self._journal
+        journal = self._unpublished
         puts = ~journal.is_delete
         width = self._spec.max_n if self._spec.has_tokens else 0
         put = Batch(journal.ids[puts], journal.rows[puts], journal.tokens[puts, :width], journal.lengths[puts])
@@ -277,9 +233,9 @@ class Rebuild:
         for chunk in self._overlay.chunks() if self._overlay is not None else ():
             rows = chunk.rows.copy()
             rows[~chunk.is_good] = zeros
-            lost.add(chunk, chunk.has_id & ~chunk.is_good & ~is_in(chunk.ids, self._journal.ids))
+            lost.add(chunk, chunk.has_id & ~chunk.is_good & ~is_in(chunk.ids, self._unpublished.ids))
             self._replaced.add(chunk.ids[chunk.has_id], rows[chunk.has_id])
-        self._replaced.add(self._journal.ids, self._journal.rows)
+        self._replaced.add(self._unpublished.ids, self._unpublished.rows)
 
     def _has_other(self, numbers: np.ndarray) -> np.ndarray:
         """Which rows have been replaced since the base was packed."""

@@ -77,7 +77,7 @@ def repair(
                 work = Rebuild(directory, found, directory, report, drop_tokens, progress)
                 clear_left_journals(directory, found, set())
                 work.write()
-                work.clear_journal()
+                work.journal.clear()
     finally:
         lock.release()
     if not is_same:  # a writer has published since we looked

@@ -27,12 +27,13 @@ class Replaced:
         self._is_synced = True
 
     def add(self, ids_M: np.ndarray, rows_MB: np.ndarray) -> None:
-        """Rows of M sorted IDs; they go before all rows added earlier."""
+        """Rows of M IDs; they go before all rows added earlier."""
         if len(ids_M) == 0:
             return
-        write_all(self._file.fileno(), np.ascontiguousarray(rows_MB).data, self._directory)
+        order_M = np.argsort(ids_M, kind="stable")  # those of an index that lies do not ascend
+        write_all(self._file.fileno(), np.ascontiguousarray(rows_MB[order_M]).data, self._directory)
         self._is_synced = False
-        self._layers.append((ids_M, self._num_rows))
+        self._layers.append((ids_M[order_M], self._num_rows))
         self._num_rows += len(ids_M)
 
     def into(self, ids_M: np.ndarray, rows_MB: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.store.repair.raw_file import Fault
-from ngramstore.store.repair.runs import Run, RunLines
+from ngramstore.store.repair.stretches import Stretch, StretchLines
 
 _NOT_FOUND, _CUT_OFF, _CHANGED = 1, 2, 3
 _WHAT = {
@@ -24,7 +24,7 @@ class RowFaults:
 
     def __init__(self, file_name: str, faults: list[Fault], *, is_keyed: bool) -> None:
         self._file_name, self._is_keyed = file_name, is_keyed
-        self._lines: RunLines[tuple[int | None, int], Fault] = RunLines(faults, self._fault)
+        self._lines: StretchLines[tuple[int | None, int], Fault] = StretchLines(faults, self._fault)
 
     def add(
         self,
@@ -41,9 +41,9 @@ class RowFaults:
         verdicts_M[~is_wrong] = 0
         self._lines.add(first, verdicts_M, lambda m: (int(starts_M[m]) if is_placed[m] else None, int(ids_M[m])))
 
-    def _fault(self, run: Run[tuple[int | None, int]]) -> Fault:
-        place, identity = run.names[0]
-        one, several = _WHAT[run.verdict]
+    def _fault(self, stretch: Stretch[tuple[int | None, int]]) -> Fault:
+        place, identity = stretch.names[0]
+        one, several = _WHAT[stretch.verdict]
         key = f" (ID 0x{identity:016x})" if self._is_keyed else ""
-        what = f"{run.rows}{key} {one}" if run.num_rows == 1 else f"{run.rows} {several}"
+        what = f"{stretch.rows}{key} {one}" if stretch.num_rows == 1 else f"{stretch.rows} {several}"
         return Fault(self._file_name, place, what)

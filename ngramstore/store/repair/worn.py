@@ -78,10 +78,11 @@ class WornLayer:
         self.num_told = self._num_told()
         if self.num_told < self.num_rows:
             self._file.fault(None, f"rows {self.num_told} to {self.num_rows - 1} are in none of the layer's files")
+        self._is_told = self.num_told == self.num_rows
         if not self._fits:
             self.num_rows = self.num_told
         self._end: int | None = self.data_at
-        self._content, self._is_whole = content_digest(), True
+        self._content, self._is_whole = content_digest(), self._is_told
 
     def _open_rows(self, stamp: FileStamp) -> int:
         """Check the header and the dictionary; returns where the first row is."""
@@ -157,7 +158,7 @@ class WornLayer:
     def chunks(self, *, all_rows: bool = False) -> Iterator[Chunk]:
         """All rows in order, some megabytes at a time; those of which no file tells anything only with `all_rows`."""
         self._end = self.data_at
-        self._content, self._is_whole = content_digest(), True
+        self._content, self._is_whole = content_digest(), self._is_told
         self._row_faults = RowFaults(self._file.entry.name, self.faults, is_keyed=self._is_keyed)
         step = max(BLOCK_ROWS, _CHUNK_BYTES // self.row_bytes // BLOCK_ROWS * BLOCK_ROWS)
         num_rows = self.num_rows if all_rows else self.num_told
@@ -241,21 +242,25 @@ class WornLayer:
     ) -> tuple[np.ndarray, np.ndarray]:
         count = len(ids)
         rows, is_good = np.zeros((count, self.row_bytes), np.uint8), np.zeros(count, bool)
+        is_as_written = is_good.copy()
         inside = is_placed & (starts >= self.data_at) & (starts + sizes + CHECKSUM_BYTES <= self._file.size)
         at = np.flatnonzero(inside)
         if len(at):
             begin, end = int(starts[at].min()), int((starts[at] + sizes[at]).max()) + CHECKSUM_BYTES
             if end - begin > 2 * _CHUNK_BYTES + count * (self.row_bytes + CHECKSUM_BYTES):
                 self._file.fault(begin, f"rows {first} and on lie impossibly far apart")
+                self._is_whole = False
                 return rows, is_good
             data = self._file.array(begin, end - begin)
             inner = starts[at] - begin
             sums = data[(inner + sizes[at])[:, None] + np.arange(CHECKSUM_BYTES)].reshape(-1).view("<u4")
             is_good[at] = sums == checksums(data, inner, sizes[at], ids[at])
             self._content.update(sums.data)
+            is_as_written = is_good.copy()
             self._unpack(first, data, starts - begin, sizes, rows, is_good)
         self._is_whole &= bool(is_good.all())
-        self._row_faults.add(first, ids, starts, is_wrong=~is_good & has_id, is_placed=is_placed, is_inside=inside)
+        is_wrong = ~is_as_written & has_id  # what passes its checksum and is no frame has a line of its own
+        self._row_faults.add(first, ids, starts, is_wrong=is_wrong, is_placed=is_placed, is_inside=inside)
         return rows, is_good
 
     def _unpack(

@@ -178,7 +178,7 @@ class WornIndex:
                 )
                 return
             keys = np.empty(len(ids), np.int64)
-            done = probe.find(self.index.layer[None], ids, keys)
+            done = probe.find(self.index.line[None], ids, keys)
             if done < len(ids) or (keys != np.arange(first, first + len(ids))).any():
                 self.file.fault(
                     self._sections["directory"][0], f"IDs from rank {first} on are not found by the directory"

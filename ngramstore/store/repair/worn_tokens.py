@@ -20,7 +20,7 @@ from ngramstore.store.layers.datafile import NO_CONTENT, FileEntry, FileStamp, c
 from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.repair.mending import mended_piece
 from ngramstore.store.repair.raw_file import Fault, RawFile, find_length
-from ngramstore.store.repair.runs import Run, RunLines
+from ngramstore.store.repair.stretches import Stretch, StretchLines
 
 _MAX_VARINT = 5
 _MOST_MENDED = 64  # blocks: trying every bit of one takes some hundredths of a second
@@ -33,8 +33,8 @@ class WornTokens:
         self, directory: Path, entry: FileEntry, stamp: FileStamp, spec: Spec, num_rows: int, faults: list[Fault]
     ) -> None:
         self._file = RawFile(directory, entry, faults)
-        self._bad_blocks: RunLines[int, Fault] = RunLines(faults, partial(_fault_of_blocks, entry.name))
-        self._foreign_rows: RunLines[str, Fault] = RunLines(faults, partial(_fault_of_rows, entry.name))
+        self._bad_blocks: StretchLines[int, Fault] = StretchLines(faults, partial(_fault_of_blocks, entry.name))
+        self._foreign_rows: StretchLines[str, Fault] = StretchLines(faults, partial(_fault_of_rows, entry.name))
         self._max_n, self._seed, self._num_rows = spec.max_n, spec.seed, num_rows
         blocks = -(-num_rows // BLOCK_ROWS)
         self._table_at = entry.file_bytes - 8 * (blocks + 1)
@@ -132,7 +132,7 @@ class WornTokens:
             if size is not None and self._decode(block, start, size + CHECKSUM_BYTES, tokens, lengths):
                 self._file.fault(
                     self._table_at + 8 * block,
-                    f"block {block} lies at {start} to {start + size}, the table says {begin}",
+                    f"block {block} lies at {start} to {start + size + CHECKSUM_BYTES}, the table says {begin} to {end}",
                 )
                 self._end = start + size + CHECKSUM_BYTES
                 is_read[:] = True
@@ -195,15 +195,15 @@ class WornTokens:
             self._file.fault(PAGE_BYTES, "these are not the n-grams that the manifest names")
 
 
-def _fault_of_blocks(file: str, run: Run[int]) -> Fault:
-    blocks = f"block {run.first}" if run.num_rows == 1 else f"blocks {run.first} to {run.last}"
-    what = "fails its checksum" if run.num_rows == 1 else "fail their checksums"
-    return Fault(file, run.names[0], f"{blocks} (rows {run.first * BLOCK_ROWS} and on) {what}")
+def _fault_of_blocks(file: str, stretch: Stretch[int]) -> Fault:
+    blocks = f"block {stretch.first}" if stretch.num_rows == 1 else f"blocks {stretch.first} to {stretch.last}"
+    what = "fails its checksum" if stretch.num_rows == 1 else "fail their checksums"
+    return Fault(file, stretch.names[0], f"{blocks} (rows {stretch.first * BLOCK_ROWS} and on) {what}")
 
 
-def _fault_of_rows(file: str, run: Run[str]) -> Fault:
-    what = f"the n-gram {run.names[0]}" if run.num_rows == 1 else "the n-grams do not hash to their IDs"
-    return Fault(file, None, f"{run.rows}: {what}")
+def _fault_of_rows(file: str, stretch: Stretch[str]) -> Fault:
+    what = f"the n-gram {stretch.names[0]}" if stretch.num_rows == 1 else "the n-grams do not hash to their IDs"
+    return Fault(file, None, f"{stretch.rows}: {what}")
 
 
 def _ngram_at(data: bytes, at: int, max_n: int) -> list[int] | None:

@@ -19,7 +19,7 @@ Line = TypeVar("Line")
 
 
 @dataclass
-class Run(Generic[Name]):
+class Stretch(Generic[Name]):
     """Rows `first` to `last`, all with one verdict; `names` are those of the first few."""
 
     verdict: int
@@ -38,12 +38,12 @@ class Run(Generic[Name]):
         return f"row {self.first}" if self.num_rows == 1 else f"rows {self.first} to {self.last}"
 
 
-class RunLines(Generic[Name, Line]):
-    """Puts a line for each run of rows into a list, and puts it anew where the next chunk goes on with that run."""
+class StretchLines(Generic[Name, Line]):
+    """Puts a line for each stretch of rows into a list, and puts it anew where the next chunk goes on with that stretch."""
 
-    def __init__(self, lines: list[Line], line_of: Callable[[Run[Name]], Line]) -> None:
+    def __init__(self, lines: list[Line], line_of: Callable[[Stretch[Name]], Line]) -> None:
         self._lines, self._line_of = lines, line_of
-        self._run: Run[Name] | None = None
+        self._stretch: Stretch[Name] | None = None
         self._at = 0
 
     def add(self, first: int, verdicts_M: np.ndarray, name_of: Callable[[int], Name]) -> None:
@@ -53,10 +53,10 @@ class RunLines(Generic[Name, Line]):
             verdict = int(verdicts_M[begin])
             if not verdict:
                 continue
-            run = self._run
-            if run is None or (run.verdict, run.last + 1) != (verdict, first + begin):
-                run = self._run = Run(verdict, first + begin, first + begin, [])
+            stretch = self._stretch
+            if stretch is None or (stretch.verdict, stretch.last + 1) != (verdict, first + begin):
+                stretch = self._stretch = Stretch(verdict, first + begin, first + begin, [])
                 self._at = len(self._lines)
-            run.last = first + end - 1
-            run.names += [name_of(m) for m in range(begin, min(end, begin + _MOST_NAMED - len(run.names)))]
-            self._lines[self._at : self._at + 1] = [self._line_of(run)]
+            stretch.last = first + end - 1
+            stretch.names += [name_of(m) for m in range(begin, min(end, begin + _MOST_NAMED - len(stretch.names)))]
+            self._lines[self._at : self._at + 1] = [self._line_of(stretch)]
