@@ -10,7 +10,7 @@ import weakref
 from pathlib import Path
 
 from ngramstore.errors import StaleStore, WriterLocked
-from ngramstore.files import our_errors
+from ngramstore.files import NO_LOCKS, our_errors, remove_if_possible
 
 _log = logging.getLogger("ngramstore")
 
@@ -83,6 +83,17 @@ class WriterLock:
     def __del__(self) -> None:
         if os is not None:  # as in OwnsFd
             self.release()
+
+
+def lock_where_possible(path: Path) -> WriterLock | None:
+    """A WriterLock; None, and no file, on a filesystem without locks."""
+    try:
+        return WriterLock(path)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        remove_if_possible(path)
+        return None
 
 
 _locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()

@@ -1,6 +1,6 @@
 """A model folder's reference to its store: path and identity in one small JSON file beside the weights.
 
-    ngramstore.json   {"format": "ngramstore-reference", "version": 1, "store": path, "identity": .., "min_length": ..}
+    ngramstore.json   {"format": "ngramstore-reference", "version": 1, "store": path, "identity": .., "min_length": .., "crc32": ..}
 
 `path` is relative to the folder where the store lies inside it, so that folder and store can be moved together.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ngramstore
+from ngramstore.checked_json import CHANGED_HINT, crc_fits, with_crc
 from ngramstore.errors import FormatError, UnsupportedVersion, UsageError
 from ngramstore.files import publish
 from ngramstore_torch import NGramEmbedding
@@ -38,7 +39,7 @@ def save_reference(model: Any, directory: str | os.PathLike[str]) -> None:
         "min_length": embedding.min_length,
     }
     directory.mkdir(parents=True, exist_ok=True)
-    publish(directory / FILE_NAME, (json.dumps(reference, indent=2) + "\n").encode())
+    publish(directory / FILE_NAME, (json.dumps(with_crc(reference), indent=2) + "\n").encode())
 
 
 def load_reference(
@@ -68,10 +69,14 @@ def load_reference(
             raise FormatError(f"{directory / FILE_NAME} is of format {found['format']!r}")
         if found["version"] != VERSION:
             raise UnsupportedVersion(f"{FILE_NAME} of version {found['version']!r}, this release reads {VERSION}")
+        if not crc_fits(found, may_lack=True):
+            raise FormatError(
+                f"{directory / FILE_NAME} is damaged, or was changed: its checksum differs", hint=CHANGED_HINT
+            )
         path, identity, min_length = found["store"], found["identity"], found["min_length"]
         if not isinstance(path, str) or not isinstance(identity, str) or not isinstance(min_length, int):
             raise FormatError(f"{directory / FILE_NAME}: store and identity are strings, min_length is a number")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{directory / FILE_NAME} cannot be read: {error!r}") from None
     opened = ngramstore.open(directory / path if store is None else store, identity=identity, **open_options)
     try:

@@ -74,11 +74,11 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
 
     work = _check(out, plot, options)
     corpus = _open(out, options)
-    vocabulary = _mine(corpus, out, work, options)
     paths = {"vocabulary": str(out)}
-    if corpus.tokenizer is not None:
+    if corpus.tokenizer is not None:  # first: a vocabulary without its tokenizer could not be used, or mined on from
         paths["tokenizer"] = str(out.with_name(out.name + ".tokenizer.json"))
         corpus.tokenizer.save(paths["tokenizer"])
+    vocabulary = _mine(corpus, out, work, options)
     found = report(vocabulary, corpus)
     if plot is not None:
         found.plot(plot)

@@ -1,7 +1,7 @@
 """One level of mining: count the n-grams of a shard that can be frequent, then number the positions of those that are.
 
-Numbers stand for n-grams: `ids` holds, for each position, the number of the frequent (n-1)-gram that ends there (its rank in
-token order) or NO_ID. A key is (number of the prefix) << 32 | token, so a key is counted only where prefix and suffix are
+Numbers stand for n-grams: `numbers` holds, for each position, that of the frequent (n-1)-gram that ends there (its rank in token
+order) or NO_ID. A key is (number of the prefix) << 32 | token, so a key is counted only where prefix and suffix are
 both frequent, and the ascending order of keys is the token order of the n-grams.
 
 Plain functions over files: any machine that sees the files can run one, and a rerun gives the same bytes.
@@ -47,16 +47,16 @@ def mask_shard(shard: Shard, spans: np.ndarray, out_path: Path) -> None:
         at, step = 0, 1 << 20
         while at < shard.num_tokens:
             end = min(at + step, shard.num_tokens)
-            ids_T = shard.read(at, end)
+            numbers_T = shard.read(at, end)
             for begin, stop in spans[(spans[:, 0] < end) & (spans[:, 1] > at)]:
-                ids_T[max(begin - at, 0) : stop - at] = NO_ID
-            file.write(ids_T)
+                numbers_T[max(begin - at, 0) : stop - at] = NO_ID
+            file.write(numbers_T)
             at = end
 
 
 def count_shard(
     shard: Shard,
-    ids: Path | None,
+    numbers: Path | None,
     out_path: Path,
     *,
     min_count: int = 1,
@@ -66,7 +66,7 @@ def count_shard(
 ) -> None:
     """Count every key of a shard into the sorted run out_path, dropping those counted less than min_count times.
 
-    ids: numbers of the frequent (n-1)-grams by position; None for n = 2, where they are the tokens.
+    numbers: of the frequent (n-1)-grams, by position; None for n = 2, where they are the tokens.
     min_count: above 1 only where the shard is the whole corpus.
     Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged. Those are never used after a power cut, so
     they are not synced; sync=False says the same of out_path.
@@ -76,7 +76,7 @@ def count_shard(
     used = 0
     spills: list[Path] = []
     with scratch_runs(out_path, "spill") as new_spill:
-        for keys_T in _keys(shard, ids, memory_bytes, on_progress):
+        for keys_T in _keys(shard, numbers, memory_bytes, on_progress):
             done = 0
             while True:
                 step, used = native.count_keys(keys_T[done:], table_C2, used, int(_FULLEST * len(table_C2)))
@@ -101,7 +101,7 @@ def count_shard(
 
 def assign_ids(
     shards: Sequence[Shard],
-    ids: Sequence[Path | None],
+    numbers: Sequence[Path | None],
     frequent_path: Path,
     out_paths: Sequence[Path],
     *,
@@ -110,7 +110,7 @@ def assign_ids(
 ) -> None:
     """Number the frequent n-gram that ends at each position of some shards: -> out_paths, (T,) u32, NO_ID where there is none.
 
-    ids: of each shard, as for `count_shard`. frequent_path: the level's run; an n-gram's number is its place there.
+    numbers: of each shard, as for `count_shard`. frequent_path: the level's run; an n-gram's number is its place there.
     The run is made into a table once for all the shards. Where it does not fit the memory, there is a table for each part that does,
     every shard is passed once for each, and the files of all the shards are open until the last pass.
     """
@@ -120,7 +120,7 @@ def assign_ids(
         for table_C2, is_last in _number_tables(frequent_path, memory_bytes):
             is_first = not files
             for i, shard in enumerate(shards):
-                keys = _keys(shard, ids[i], memory_bytes, on_progress if is_first else None)
+                keys = _keys(shard, numbers[i], memory_bytes, on_progress if is_first else None)
                 if is_first:
                     files.append(ends[i].enter_context(published(out_paths[i], sync_directory=False)))
                     _write_numbers(files[i], keys, table_C2)
@@ -133,9 +133,9 @@ def assign_ids(
 def _write_numbers(file: FileWriter, keys: Iterator[np.ndarray], table_C2: np.ndarray) -> None:
     """The first pass: a number for each key, NO_ID for those that the table does not have."""
     for keys_T in keys:
-        ids_T = np.full(len(keys_T), NO_ID, np.uint32)
-        native.find_ids(keys_T, table_C2, ids_T)
-        file.write(ids_T)
+        numbers_T = np.full(len(keys_T), NO_ID, np.uint32)
+        native.find_ids(keys_T, table_C2, numbers_T)
+        file.write(numbers_T)
     file.flush()  # so that one file at a time holds a buffer
 
 
@@ -143,9 +143,9 @@ def _add_numbers(file: FileWriter, keys: Iterator[np.ndarray], table_C2: np.ndar
     """A later pass: the numbers that this table has are written over what is there."""
     at = 0
     for keys_T in keys:
-        ids_T = np.frombuffer(bytearray(file.read(4 * at, 4 * len(keys_T))), np.uint32)
-        native.find_ids(keys_T, table_C2, ids_T)
-        file.rewrite(4 * at, ids_T.data)
+        numbers_T = np.frombuffer(bytearray(file.read(4 * at, 4 * len(keys_T))), np.uint32)
+        native.find_ids(keys_T, table_C2, numbers_T)
+        file.rewrite(4 * at, numbers_T.data)
         at += len(keys_T)
 
 
@@ -156,12 +156,12 @@ def _number_tables(frequent_path: Path, memory_bytes: int) -> Iterator[tuple[np.
         raise UsageError(f"{run.num_pairs} frequent n-grams of one length exceed 2**32 - 2", hint="raise min_count")
     if not run.num_pairs:
         yield empty_table(2), True
-    first_id = 0
+    first_number = 0
     for pairs_N2 in run.blocks(_most_numbers(memory_bytes)):
         table_C2 = empty_table(2 * len(pairs_N2))
-        native.fill_ids(pairs_N2[:, 0].copy(), first_id, table_C2)
-        first_id += len(pairs_N2)
-        yield table_C2, first_id == run.num_pairs
+        native.fill_ids(pairs_N2[:, 0].copy(), first_number, table_C2)
+        first_number += len(pairs_N2)
+        yield table_C2, first_number == run.num_pairs
 
 
 def _most_slots(memory_bytes: int) -> int:
@@ -174,21 +174,25 @@ def _most_numbers(memory_bytes: int) -> int:
     return min(max(16, memory_bytes // _BYTES_PER_NUMBER), _MOST_SLOTS // 2)
 
 
-def _keys(shard: Shard, ids: Path | None, memory_bytes: int, on_progress: _ON_PROGRESS | None) -> Iterator[np.ndarray]:
+def _keys(
+    shard: Shard, numbers: Path | None, memory_bytes: int, on_progress: _ON_PROGRESS | None
+) -> Iterator[np.ndarray]:
     """The keys of a shard in order, a chunk at a time; the array is used again for the next chunk."""
     chunk = min(1 << 16, max(16, memory_bytes // 256))
     starts = shard.starts()
     keys_T = np.empty(min(chunk, shard.num_tokens), np.uint64)
     before = NO_ID
-    if ids is not None and (size := os.path.getsize(ids)) != 4 * shard.num_tokens:
-        raise DamagedStore(f"{ids}: {size} bytes for {shard.num_tokens} positions", hint="mine again with restart=True")
+    if numbers is not None and (size := os.path.getsize(numbers)) != 4 * shard.num_tokens:
+        raise DamagedStore(
+            f"{numbers}: {size} bytes for {shard.num_tokens} positions", hint="mine again with restart=True"
+        )
     for begin in range(0, shard.num_tokens, chunk):
         end = min(begin + chunk, shard.num_tokens)
         tokens_T = shard.read(begin, end)
-        ids_T = tokens_T if ids is None else np.fromfile(ids, "<u4", end - begin, offset=4 * begin)
+        numbers_T = tokens_T if numbers is None else np.fromfile(numbers, "<u4", end - begin, offset=4 * begin)
         out_T = keys_T[: end - begin]
-        native.pack_keys(np.uint32(before), ids_T, tokens_T, out_T)
-        before = ids_T[-1]
+        native.pack_keys(np.uint32(before), numbers_T, tokens_T, out_T)
+        before = numbers_T[-1]
         first, last = np.searchsorted(starts, (np.uint64(begin), np.uint64(end)))
         out_T[(starts[first:last] - np.uint64(begin)).astype(np.int64)] = (
             native.EMPTY

@@ -62,8 +62,9 @@ def mine_ngrams(
     workers: threads where the tokens fit the memory; else processes, of which more than there are shards do not help.
     held_out: fraction of the corpus left out, see `held_out_spans`.
     save_to: write the vocabulary file there before the work directory goes, so that nothing is lost in between.
-    Raises UsageError for options out of range and for a work directory begun with others, WriterLocked where another process
-    mines there, DiskFull, DamagedStore where an intermediate file changed, NgramStoreError where a worker was killed.
+    Raises UsageError for options out of range and for a work directory begun with others, or with shards that end elsewhere,
+    WriterLocked where another process mines there, DiskFull, DamagedStore where an intermediate file changed, NgramStoreError
+    where a worker was killed.
     """
     check_options(max_n, size, min_count, memory_bytes, workers, held_out)
     if held_out and num_held_out(corpus, held_out) == corpus.num_tokens:
@@ -76,7 +77,7 @@ def mine_ngrams(
             f"{save_to} lies in the work directory {work}, which is deleted", hint="write it somewhere else"
         )
     options = {"corpus": corpus.identity, "tokenizer": corpus.tokenizer_id, "min_count": min_count}
-    options |= {"held_out": held_out, "num_shards": len(corpus.shards), "num_tokens": corpus.num_tokens}
+    options |= {"held_out": held_out, "shard_tokens": [shard.num_tokens for shard in corpus.shards]}
     in_memory = is_in_reach(corpus.shards, memory_bytes)
     space = WorkDirectory(work, options, restart=restart, sync=not in_memory)
     try:

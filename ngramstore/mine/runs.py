@@ -129,12 +129,4 @@ class RunReader:
 
 
 def _header(data_crc: int, num_pairs: int) -> bytes:
-    fields: dict[str, int | bytes] = {
-        "magic": RUN_MAGIC,
-        "version": RUN_VERSION,
-        "data_crc": data_crc,
-        "num_pairs": num_pairs,
-        "reserved": 0,
-    }
-    body = RUN_HEADER.pack(**fields, header_crc=0)[:-4]
-    return body + zlib.crc32(body).to_bytes(4, "little")
+    return RUN_HEADER.sealed(magic=RUN_MAGIC, version=RUN_VERSION, data_crc=data_crc, num_pairs=num_pairs, reserved=0)

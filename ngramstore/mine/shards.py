@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ngramstore.checked_json import crc_fits, with_crc
 from ngramstore.errors import DamagedStore, FormatError, UnsupportedVersion, UsageError
 from ngramstore.hashing import row_ids
 
@@ -115,7 +116,7 @@ def manifest_bytes(*, identity: str, tokenizer_id: str, tokenizer_name: str, sha
         "tokenizer_name": tokenizer_name,
         "shards": shards,
     }
-    return json.dumps(body | {"crc32": json_crc(body)}, indent=1).encode()
+    return json.dumps(with_crc(body), indent=1).encode()
 
 
 def held_out_spans(corpus: TokenShards, fraction: float) -> list[np.ndarray]:
@@ -163,8 +164,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path} is not a manifest of token shards")
     if manifest.get("version") != FORMAT_VERSION:
         raise UnsupportedVersion(f"{path}: version {manifest.get('version')!r}, this release reads {FORMAT_VERSION}")
-    crc = manifest.pop("crc32", None)
-    if crc != json_crc(manifest):
+    if not crc_fits(manifest):
         raise DamagedStore(f"{path}: the checksum differs", hint=_HINT)
     return manifest
 
@@ -193,11 +193,6 @@ def file_crc(path: Path) -> int:
         while block := file.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc
-
-
-def json_crc(body: dict[str, Any]) -> int:
-    """CRC-32 of a JSON object, whatever the order of its keys."""
-    return zlib.crc32(json.dumps(body, sort_keys=True).encode())
 
 
 def inside(spans_S2: np.ndarray, begin: int, end: int) -> np.ndarray:

@@ -78,5 +78,9 @@ def _bin_header(path: Path, dtype: str | None) -> tuple[str, int, int]:
 def _npy_header(path: Path) -> tuple[str, int, int]:
     array = map_npy(path)
     if not isinstance(array, np.memmap) or array.ndim != 1 or array.dtype.str not in ("<u2", "<u4"):
-        raise UsageError(f"{path}: {array.dtype} of shape {array.shape}, wanted a vector of uint16 or uint32")
+        is_other_type = array.ndim == 1 and array.dtype.kind in "iu"
+        raise UsageError(
+            f"{path}: {array.dtype} of shape {array.shape}, wanted a vector of uint16 or uint32",
+            hint="save `ids.astype(np.uint32)`" if is_other_type else "save one vector of token ids",
+        )
     return array.dtype.str, int(array.offset), len(array)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ngramstore.errors import MissingExtra, UsageError
-from ngramstore.files import publish
+from ngramstore.files import publish_unlocked
 
 _END_OF_TEXT = "<|endoftext|>"
 
@@ -49,8 +49,8 @@ class Tokenizer:
         return str(self._backend.decode([int(token) for token in tokens], skip_special_tokens=False))
 
     def save(self, path: str | Path) -> None:
-        """Write a Hugging Face tokenizer.json, whole or not at all."""
-        publish(Path(path), self._backend.to_str().encode())
+        """Write a Hugging Face tokenizer.json, whole or not at all. Several processes may write one at once: the last one stays."""
+        publish_unlocked(Path(path), self._backend.to_str().encode())
 
 
 def _is_unicode(text: str) -> bool:

@@ -56,9 +56,8 @@ def write_vocab(
     fields: dict[str, int | bytes] = {"magic": VOCAB_MAGIC, "version": VOCAB_VERSION, "max_n": tokens_MK.shape[1]}
     fields |= {"num_ngrams": len(lengths_M), "num_tokens": len(sections[3]) // 4, "facts_bytes": len(sections[0])}
     fields |= dict(zip(("facts_crc", "lengths_crc", "counts_crc", "tokens_crc"), crcs, strict=True))
-    body = VOCAB_HEADER.pack(**fields, header_crc=0)[:-4]
     with published(path) as file:
-        for data in (body, zlib.crc32(body).to_bytes(4, "little"), *sections):
+        for data in (VOCAB_HEADER.sealed(**fields), *sections):
             file.write(data)
 
 

@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ngramstore.checked_json import crc_fits, with_crc
 from ngramstore.errors import DamagedStore, UsageError
 from ngramstore.files import make_directory, remove
 from ngramstore.mine.publish import published
-from ngramstore.mine.shards import json_crc
 from ngramstore.writer_lock import WriterLock
 
 STEP_NAME = "STEP"
@@ -59,7 +59,7 @@ class WorkDirectory:
         """Record that lengths up to n are counted and their positions numbered."""
         body = {"options": self._options, "finished_n": n}
         with published(self.path / STEP_NAME, sync=self.sync) as file:
-            file.write(json.dumps(body | {"crc32": json_crc(body)}, indent=1).encode())
+            file.write(json.dumps(with_crc(body), indent=1).encode())
         self.finished_n = n
 
     def counts(self, n: int, shard: int) -> Path:
@@ -99,16 +99,17 @@ class WorkDirectory:
         hint = "use the same options, or start over with restart=True (`ngramstore mine --restart`)"
         try:
             body = json.loads(step.read_bytes())
-            crc = body.pop("crc32")
-            is_good = crc == json_crc(body)
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            is_good = crc_fits(body)
+        except (ValueError, AttributeError, RecursionError):
             is_good = False
         if not is_good:
             raise DamagedStore(f"{step} is damaged", hint="start over with restart=True (`ngramstore mine --restart`)")
         for name, value in self._options.items():
             there = body["options"].get(name)
             if there != value:
-                raise UsageError(f"{self.path} was begun with {name} = {there!r}, now it is {value!r}", hint=hint)
+                raise UsageError(
+                    f"{self.path} was begun with {name} = {there!r:.80}, now it is {value!r:.80}", hint=hint
+                )
         self.finished_n = body["finished_n"]
 
 

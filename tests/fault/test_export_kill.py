@@ -192,6 +192,40 @@ def test_a_file_in_the_spools_place_is_never_taken_for_one(quick_path, change, e
     assert path.exists()
 
 
+def test_the_head_of_a_spool_is_on_disk_before_the_build_says_that_it_has_begun(quick_path, monkeypatch):
+    """A power cut may else leave the build's file and an empty spool, and with those no export goes on."""
+    log: list[tuple[str, str]] = []
+    monkeypatch.setattr(files, "observe", lambda operation, path: log.append((operation, path.name)))
+    export(quick_path / "s")
+    assert log[:3] == [("write", "s.export"), ("fsync", "s.export"), ("fsync", quick_path.name)]
+    assert ("rename", "BUILDING") in log
+
+
+@pytest.mark.parametrize("is_spool_there", [True, False], ids=["emptied", "gone"])
+def test_a_build_without_the_rows_that_were_spooled_says_how_to_begin_again(quick_path, whole, is_spool_there):
+    """To run the same command again would lead in a circle."""
+    path = quick_path / "s"
+    path.mkdir()
+    (path / "BUILDING").write_text("{}")
+    if is_spool_there:
+        spool_path(path).touch()
+    with pytest.raises(IncompleteStore, match="its build never finished") as refused:
+        export(path)
+    assert "--restart" in refused.value.hint and "same command" not in refused.value.hint
+    done, _ = export(path, restart=True)
+    assert done.num_resumed == 0 and content(path) == whole
+
+
+def test_what_another_command_left_is_not_taken_for_an_export(quick_path):
+    path = quick_path / "s"
+    path.mkdir()
+    (path / "BUILDING").write_text("import\n")
+    with pytest.raises(IncompleteStore, match="its import never finished") as refused:
+        export(path)
+    assert "to export from the beginning" not in refused.value.hint
+    assert not spool_path(path).exists()
+
+
 def test_a_finished_store_is_not_replaced_and_no_spool_is_left(quick_path, whole):
     for restart in (False, True):
         with pytest.raises(UsageError, match="already holds a store"):

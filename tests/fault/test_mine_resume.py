@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from mining_cases import OPTIONS, die_at, mined_bytes, two_shards
+from mining_cases import OPTIONS, die_at, mined_bytes, shard_of, two_shards
 
 from ngramstore.errors import DamagedStore, DiskFull, NgramStoreError, UsageError, WriterLocked
 from ngramstore.mine import Shard, TokenShards, merge_runs, mine_ngrams
@@ -80,6 +82,34 @@ def test_another_corpus_is_refused(corpus, tmp_path):
     mine_ngrams(corpus, work=tmp_path / "work", keep_work=True, **OPTIONS)
     with pytest.raises(UsageError, match="begun with corpus"):
         mined_bytes(TokenShards(corpus.shards, "another"), tmp_path)
+
+
+def cut_at(path: Path, cut: int) -> TokenShards:
+    """One text of 5,000 tokens, in two shards of one file."""
+    whole = shard_of(path, 5000, 0)
+    shards = [
+        replace(
+            whole,
+            header_bytes=2 * begin,
+            num_tokens=end - begin,
+            num_documents=(end - begin) // 100,
+            starts_array=np.arange(0, end - begin + 1, 100, dtype=np.uint64),
+        )
+        for begin, end in ((0, cut), (cut, 5000))
+    ]
+    return TokenShards(shards, "one text")
+
+
+@pytest.mark.parametrize("number", [1, 4, 7, 10])
+def test_shards_that_end_elsewhere_are_refused_until_restart(tmp_path, number):
+    """Kept counts are of a shard: those of documents that moved to the next one would be there twice, or not at all."""
+    before, after = (cut_at(tmp_path / "tokens.bin", cut) for cut in (2000, 3000))
+    whole = mined_bytes(after, tmp_path)
+    assert mined_bytes(before, tmp_path) == whole
+    assert not die_at("replace", before, tmp_path / "work", number, keep_work=True)
+    with pytest.raises(UsageError, match=r"begun with shard_tokens = \[2000, 3000\], now it is \[3000, 2000\]"):
+        mined_bytes(after, tmp_path)
+    assert mined_bytes(after, tmp_path, restart=True) == whole
 
 
 def test_two_processes_cannot_mine_in_one_directory(corpus, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from failures import each_failure
 
+from ngramstore import files
 from ngramstore.errors import DiskFull
 from ngramstore.mine import Shard, TokenShards, Vocabulary, mine_ngrams, open_corpus
 
@@ -63,6 +64,25 @@ def test_mining_that_fails_anywhere_goes_on_to_the_same_vocabulary(
     assert num > 10
 
 
+def test_what_a_resumed_run_goes_on_with_is_on_disk_before_it_has_its_name(corpus, quick_path, monkeypatch):
+    """A power cut may keep a name and lose what was written under it, and a name until its directory is synced."""
+    log: list[tuple[str, str]] = []
+    monkeypatch.setattr("ngramstore.mine.miner.is_in_reach", lambda shards, memory_bytes: False)
+    monkeypatch.setattr(files, "observe", lambda operation, path: log.append((operation, path.name)))
+    mine_ngrams(corpus, work=quick_path / "work", save_to=quick_path / "v", memory_bytes=1 << 24, **MINED)
+    for name, folder in (
+        ("STEP", "work"),
+        ("ids-01-00000.u32", "work"),
+        ("ids-02-00001.u32", "work"),
+        ("v", quick_path.name),
+    ):
+        renamed = [i for i, what in enumerate(log) if what == ("rename", name)]
+        assert renamed, name
+        for i in renamed:
+            assert log[i - 1] == ("fsync", f"{name}.tmp"), name
+            assert ("fsync", folder) in log[i + 1 :], name
+
+
 def test_tokenising_that_fails_anywhere_leaves_no_half_of_a_corpus_in_the_cache(tmp_path, quick_path, monkeypatch):
     pytest.importorskip("tokenizers")
     for i, text in enumerate(TEXTS):
@@ -75,8 +95,8 @@ def test_tokenising_that_fails_anywhere_leaves_no_half_of_a_corpus_in_the_cache(
         return [document.tolist() for document in found.documents()]
 
     def names(cache: Path) -> set[str]:
-        """Of all that is there; a lock that could not be removed is nobody's."""
-        return {str(file.relative_to(cache)) for file in cache.rglob("*") if file.suffix != ".lock"}
+        """Of all that is there, but for half a tokenizer, under a name of its own, that a full disk would not remove."""
+        return {str(file.relative_to(cache)) for file in cache.rglob("*") if file.suffix != ".tmp"}
 
     whole = tokens(tmp_path)
     clean = names(tmp_path / "cache")
@@ -91,6 +111,7 @@ def test_tokenising_that_fails_anywhere_leaves_no_half_of_a_corpus_in_the_cache(
             }
         elif not isinstance(error, DiskFull):  # one failure alone: nothing half stays behind
             assert all(name.startswith("tokenizer-") for name in names(cache))
+            assert not list(cache.glob("*.tmp"))
         assert tokens(path) == whole
         assert names(cache) == clean
 

@@ -17,7 +17,7 @@ from ngramstore.kernels.native import mining as native
 from ngramstore.kernels.reference import mining as reference
 from ngramstore.mine import Shard, TokenShards, Vocabulary, held_out_spans, merge_runs, mine_ngrams
 from ngramstore.mine import count as count_module
-from ngramstore.mine import miner as miner_module
+from ngramstore.mine import merge as merge_module
 from ngramstore.mine.runs import RunReader, run_writer
 from ngramstore.mine.select import select_top
 
@@ -127,7 +127,9 @@ def test_a_cut_among_equal_counts_keeps_shorter_ones_then_token_order(tmp_path):
         assert as_list(mine_ngrams(corpus, work=tmp_path / "w", min_count=1, size=size)) == wanted
 
 
-def test_every_cut_is_the_same_however_small_the_blocks_read(tmp_path):
+@pytest.mark.parametrize("small", [1, 3, 4096], ids=lambda small: f"counts below {small} in an array")
+def test_every_cut_is_the_same_however_small_the_blocks_read(tmp_path, monkeypatch, small):
+    monkeypatch.setattr("ngramstore.mine.select._SMALL_COUNTS", small)
     documents = [np.random.default_rng(8).integers(0, 6, 150).tolist()]
     corpus = corpus_of(tmp_path, [documents])
     mine_ngrams(corpus, work=tmp_path / "w", max_n=3, min_count=2, keep_work=True)
@@ -148,7 +150,12 @@ def test_two_workers_and_other_shards_give_the_same_bytes(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         vocabulary = mine_ngrams(
-            corpus_of(folder, shards), work=folder / "w", workers=workers, max_n=3, memory_bytes=1 << 16
+            corpus_of(folder, shards),
+            work=folder / "w",
+            workers=workers,
+            max_n=3,
+            memory_bytes=1 << 16,
+            held_out=0.25,  # of the same documents, in whatever shard they are
         )
         vocabulary.save(folder / "v")
         files.append((folder / "v").read_bytes())
@@ -314,14 +321,18 @@ def test_a_long_document_is_held_out_in_pieces(tmp_path):
     assert (spans[:, 1] - spans[:, 0]).max() == 8192
 
 
-def test_merged_groups_are_used_when_runs_are_many(tmp_path):
+def test_merged_groups_are_used_when_runs_are_many(tmp_path, monkeypatch):
+    sizes, real = [], merge_module._merge_at_once
+    monkeypatch.setattr(
+        merge_module, "_merge_at_once", lambda paths, *options: sizes.append(len(paths)) or real(paths, *options)
+    )
     paths = []
     for i in range(40):
         paths.append(tmp_path / f"{i}.run")
         with run_writer(paths[-1]) as writer:
             writer.add(np.arange(i, i + 3, dtype=np.uint64), np.ones(3, np.uint64))
     assert merge_runs(paths, tmp_path / "out", 3, memory_bytes=1) == 38
-    assert miner_module.merge_runs is merge_runs
+    assert len(sizes) > 1 and max(sizes) < 40
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from ngramstore import files
 from ngramstore.errors import DamagedStore, FormatError, MissingExtra, UsageError
 from ngramstore.mine import TokenShards, load_tokenizer, open_corpus, python_sources, train_bpe
 from ngramstore.mine import inputs as inputs_module
@@ -220,18 +221,22 @@ def test_every_changed_byte_of_a_cache_entry_is_noticed(tmp_path, tokenizer):
         TokenShards.load(entry)
 
 
+@pytest.mark.parametrize("block", [1, 3, 1 << 20], ids=lambda block: f"{block} tokens a block")
 @pytest.mark.parametrize("suffix", [".bin", ".npy"])
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
-def test_token_files_are_cut_after_each_separator(tmp_path, suffix, dtype):
+def test_token_files_are_cut_after_each_separator(tmp_path, monkeypatch, suffix, dtype, block):
     tokens = np.array([5, 6, 0, 0, 7, 8, 9], dtype)
     path = tmp_path / f"t{suffix}"
     if suffix == ".npy":
         np.save(path, tokens)
     else:
         path.write_bytes(tokens.tobytes())
-    corpus = open_corpus(path, eos_id=0, dtype=dtype)
+    identity = open_corpus(path, eos_id=0, dtype=dtype).identity
+    monkeypatch.setattr("ngramstore.mine.token_files._BLOCK_TOKENS", block)
+    corpus, whole = open_corpus(path, eos_id=0, dtype=dtype), open_corpus(path, dtype=dtype)
     assert [d.tolist() for d in corpus.documents()] == [[5, 6, 0], [0], [7, 8, 9]]
-    assert [d.tolist() for d in open_corpus(path, dtype=dtype).documents()] == [tokens.tolist()]
+    assert [d.tolist() for d in whole.documents()] == [tokens.tolist()]
+    assert corpus.identity == identity != whole.identity
     assert corpus.tokenizer_id == ""
     with pytest.raises(UsageError, match="separator 77"):
         open_corpus(path, eos_id=77, dtype=dtype)
@@ -256,6 +261,16 @@ def test_bad_token_files_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UsageError, match="token files and text"):
         open_corpus([tmp_path / "a.txt", tmp_path / "t.npy"])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, ">u2"])
+def test_ids_of_another_type_are_refused_with_what_to_save(tmp_path, dtype):
+    np.save(tmp_path / "t.npy", np.arange(5).astype(dtype))
+    with pytest.raises(UsageError, match="wanted a vector of uint16 or uint32") as refused:
+        open_corpus(tmp_path / "t.npy")
+    assert refused.value.hint == "save `ids.astype(np.uint32)`"
+    np.save(tmp_path / "t.npy", np.load(tmp_path / "t.npy").astype(np.uint32))
+    assert next(open_corpus(tmp_path / "t.npy").documents()).tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -283,6 +298,30 @@ def test_a_tokenizer_trained_on_the_corpus_is_found_again(tmp_path, monkeypatch)
     again = open_corpus(tmp_path / "a.txt", tokenizer="train:280", cache=tmp_path / "c")
     assert again.tokenizer_id == first.tokenizer_id
     assert again.tokenizer.name == first.tokenizer.name == "bpe-280"
+
+
+def test_tokenizers_of_other_sizes_and_other_texts_are_trained_beside_one_another(tmp_path):
+    """In one cache: neither is taken for the other."""
+    found = set()
+    for text, size in ((TEXTS[0] + TEXTS[1], 262), (TEXTS[0] + TEXTS[1], 270), (TEXTS[2], 262)):
+        (tmp_path / "a.txt").write_text(text * 5, "utf-8")
+        found.add(open_corpus(tmp_path / "a.txt", tokenizer=f"train:{size}", cache=tmp_path / "c").tokenizer_id)
+    assert len(found) == 3
+
+
+def test_two_may_save_one_tokenizer_at_once(tmp_path, tokenizer, monkeypatch):
+    """As two processes that train it for one cache: neither takes the other's half for its own, or for a left-over."""
+
+    def save_as_well(operation: str, path: Path) -> None:
+        if operation == "rename":
+            monkeypatch.undo()
+            tokenizer.save(tmp_path / "t.json")
+
+    monkeypatch.setattr(files, "observe", save_as_well)
+    tokenizer.save(tmp_path / "t.json")
+    assert files.observe is not save_as_well
+    assert load_tokenizer(tmp_path / "t.json").id == tokenizer.id
+    assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
 
 
 def test_training_twice_gives_the_same_tokenizer_and_saving_keeps_its_identity(tmp_path, tokenizer):

@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from ngramstore import files
 from ngramstore.cli.mine import ByteSize, command
 from ngramstore.errors import UsageError
 from ngramstore.mine import Vocabulary, load_tokenizer
@@ -55,6 +56,15 @@ def test_the_report_for_people_names_the_cutoff_and_the_file(corpus, tmp_path):
     assert str(out) in result.stdout
     assert "held out" not in result.stdout
     assert "token/s" not in result.stderr
+
+
+def test_the_tokenizer_is_there_before_the_vocabulary(corpus, tmp_path, monkeypatch):
+    """Killed in between, nothing would be left that could make it again: the work directory goes with the vocabulary."""
+    renamed: list[str] = []
+    monkeypatch.setattr(files, "observe", lambda what, path: renamed.append(path.name) if what == "rename" else None)
+    run(corpus, "--out", tmp_path / "v.ngv", "--tokenizer", "train:280", "--quiet")
+    assert renamed.count("v.ngv") == 1
+    assert "v.ngv.tokenizer.json" in renamed[: renamed.index("v.ngv")]
 
 
 def test_a_size_beyond_what_there_is_keeps_all_and_says_so(corpus, tmp_path):

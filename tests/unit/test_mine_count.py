@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import resource
 
+import numpy as np
 import pytest
 from mining_cases import mined_bytes, shard_of
 
 from ngramstore.kernels.native import mining as native
-from ngramstore.mine import TokenShards, count
+from ngramstore.mine import Shard, TokenShards, count
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 FITS = 1 << 24
@@ -55,6 +56,20 @@ def test_numbering_in_parts_keeps_the_files_of_some_shards_open_at_a_time(tmp_pa
     num_groups = 5  # of at most 64 shards
     assert len(filled) > num_groups and len(filled) % num_groups == 0
     assert sum(filled) % num_groups == 0
+
+
+def test_held_out_spans_are_masked_wherever_blocks_end(tmp_path):
+    """Tokens are read 2**20 at a time; one span lies across that place, one begins there."""
+    block = 1 << 20
+    tokens = np.arange(2 * block + 300, dtype=np.uint32).astype("<u2")
+    tokens.tofile(tmp_path / "t.bin")
+    shard = Shard(tmp_path / "t.bin", "<u2", len(tokens), 1, starts_array=np.array([0, len(tokens)], np.uint64))
+    spans = np.array([[5, 9], [block - 100, block + 50], [2 * block, 2 * block + 200]])
+    count.mask_shard(shard, spans, tmp_path / "numbers")
+    wanted = tokens.astype(np.uint32)
+    for begin, end in spans.tolist():
+        wanted[begin:end] = count.NO_ID
+    assert np.array_equal(np.fromfile(tmp_path / "numbers", "<u4"), wanted)
 
 
 def test_no_table_has_more_slots_than_the_kernels_can_address():

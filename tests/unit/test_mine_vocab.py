@@ -210,6 +210,14 @@ def test_offsets_of_documents_may_be_of_a_small_type(starts, monkeypatch):
     np.testing.assert_array_equal(np.concatenate([piece[2] for piece in pieces]), rows)
 
 
+@pytest.mark.parametrize("starts", [np.array([0.0, 2.7, 5.0]), [0, 2.0], [True, False, True]], ids=str)
+def test_offsets_of_documents_are_integers(starts):
+    """2.7 is none, and flags of a few tokens would be taken for offsets 0 and 1."""
+    vocabulary = Vocabulary(np.array([[1, 2]]), np.array([2]), np.array([5]))
+    with pytest.raises(UsageError, match="starts must be integers"):
+        list(vocabulary.tag_pieces(np.arange(6), starts))
+
+
 @pytest.mark.parametrize("name", ["max_n", "size", "min_count", "memory_bytes", "workers"])
 def test_what_mining_counts_with_is_whole(name):
     options = {"max_n": 3, "size": 10, "min_count": 2, "memory_bytes": 1 << 30, "workers": 1, "held_out": 0.0}

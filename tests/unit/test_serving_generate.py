@@ -19,7 +19,7 @@ from ngramstore_torch.cli import generate as cli_generate
 from ngramstore_torch.export.table import SconeRows
 from ngramstore_torch.model.decoder import DecoderConfig
 from ngramstore_torch.model.fgram import FgramConfig
-from ngramstore_torch.serving.generation import live_embedding
+from ngramstore_torch.serving.generation import choose, live_embedding
 from ngramstore_torch.serving.loop import generate_served
 from ngramstore_torch.training import checkpoint
 
@@ -44,6 +44,34 @@ def test_served_tokens_are_those_of_the_live_model(case, options):
         assert list(generate_served(model.decoder, embedding, prompt, 15, **options)) == want
         stats = embedding.stats.as_dict()
         assert stats["positions"] == 11 + 14 and stats["found"] >= 3
+
+
+LOGITS = torch.tensor([1.0, 3.0, -2.0, 2.999])
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-300, 1e-50, 1e-38, 0.7, 1e30])
+def test_the_only_token_there_is_to_choose_is_the_likeliest(temperature):
+    random = torch.Generator().manual_seed(0)
+    assert {choose(LOGITS, temperature, 1, random) for _ in range(20)} == {1}
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-50, 1e-38, 1e-5])
+@pytest.mark.parametrize("shift", [-1e4, 0, 1e4])
+def test_a_tiny_temperature_chooses_the_likeliest(temperature, shift):
+    """Divided by it, logits are beyond float32, or so far apart that no other token has a chance."""
+    random = torch.Generator().manual_seed(0)
+    assert {choose(LOGITS + shift, temperature, 50, random) for _ in range(50)} == {int((LOGITS + shift).argmax())}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_tokens_are_drawn_as_often_as_the_softmax_says(temperature):
+    """The standard deviation of a share of 10,000 draws is 0.005 at most."""
+    logits, random = np.array([0.0, 1.0, 2.0]), torch.Generator().manual_seed(0)
+    drawn = [choose(torch.tensor(logits, dtype=torch.float32), temperature, 50, random) for _ in range(10_000)]
+    chances = np.exp(logits / temperature)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 10_000, chances / chances.sum(), atol=0.02)
+    of_two = {choose(torch.tensor(logits), temperature, 2, random) for _ in range(1000)}
+    assert of_two == {1, 2}
 
 
 def test_a_prompt_that_does_not_fit_is_refused(case):
@@ -127,6 +155,18 @@ def test_text_goes_to_stdout_and_statistics_to_stderr(folder):
     assert result.stdout.startswith("a store answers")
     assert "tokens/s" in result.stderr and "wait p50" in result.stderr and "tokens/s" not in result.stdout
     assert run(folder, "--seed", "1", "--quiet").stderr == ""
+
+
+@pytest.mark.parametrize("end", [1, 2, 3])
+def test_text_that_ends_within_a_character_is_printed_whole(folder, monkeypatch, end):
+    """What comes next could end the character, so it waits; in the end nothing comes."""
+    words = load_tokenizer(folder / "run")
+    tokens = [*words.encode("é").tolist(), *words.encode("é").tolist()]
+    assert len(tokens) == 4
+    monkeypatch.setattr("ngramstore_torch.serving.loop.generate_served", lambda *_, **__: iter(tokens[:end]))
+    text = json.loads(run(folder, "--json").stdout)["text"]
+    assert text.endswith("\N{REPLACEMENT CHARACTER}") == (end != 2)
+    assert run(folder, "--quiet").stdout == f"{text}\n"
 
 
 def test_a_store_of_another_checkpoint_and_a_plain_model_are_refused(folder):

@@ -339,11 +339,44 @@ def test_a_model_folder_names_its_store_and_checks_it(store, tmp_path):
     with pytest.raises(StaleStore):
         load_reference(again, tmp_path, store=other)
     reference = json.loads((tmp_path / "ngramstore.json").read_text())
+    del reference["crc32"]
     for bad in ({**reference, "version": 2}, {**reference, "store": 7}, {"format": "x"}, []):
         (tmp_path / "ngramstore.json").write_text(json.dumps(bad))
         with pytest.raises(FormatError):
             load_reference(again, tmp_path)
     assert attached(again) is None
+
+
+def test_every_flipped_bit_of_a_reference_is_noticed_or_changes_nothing(store, tmp_path):
+    """The store's identity says nothing of `min_length`."""
+    model = make("gpt2")
+    attach(model, store, min_length=3)
+    save_reference(model, tmp_path)
+    detach(model)
+    path = tmp_path / "ngramstore.json"
+    text = path.read_bytes()
+
+    def loaded() -> tuple[str, int]:
+        embedding = load_reference(model, tmp_path, probe=False)
+        with embedding.store:
+            detach(model)
+            return str(embedding.store.path), embedding.min_length
+
+    want, num_unharmed = loaded(), 0
+    for bit in range(8 * len(text)):
+        bad = bytearray(text)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        try:
+            assert loaded() == want
+        except FormatError:
+            continue
+        num_unharmed += 1
+    assert num_unharmed < 100  # the checksum's own name, and white space
+    older = json.loads(text)
+    del older["crc32"]
+    path.write_text(json.dumps(older))
+    assert loaded() == want
 
 
 def test_a_store_inside_the_model_folder_is_named_from_there_however_both_are_written(store, tmp_path, monkeypatch):

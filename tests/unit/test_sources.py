@@ -88,6 +88,13 @@ def test_wrong_files_of_rows_are_one_usage_error(tmp_path, name, make):
     assert caught.value.hint
 
 
+def test_scales_in_a_file_of_one_array_are_refused_by_their_option(tmp_path):
+    np.save(tmp_path / "codes.npy", ROWS)
+    with pytest.raises(UsageError, match="holds one array, not a tensor 'scales'") as refused:
+        open_table(tmp_path / "codes.npy", "scales", may_be_vector=True)
+    assert "--scales" in refused.value.hint and "--tensor" in refused.value.hint
+
+
 def test_a_pickled_npy_is_refused(tmp_path):
     np.save(tmp_path / "rows.npy", np.array([[{}]], object), allow_pickle=True)
     with pytest.raises(FormatError):

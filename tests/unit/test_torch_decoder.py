@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -40,6 +42,19 @@ def test_logits_with_a_cache_are_those_without(decoder, steps):
 def test_token_ids_and_their_embeddings_give_the_same_logits(decoder):
     tokens = torch.randint(0, VOCAB, (2, 9))
     assert torch.equal(decoder(tokens), decoder(inputs_BTD=decoder.tokens(tokens)))
+
+
+@torch.no_grad()
+def test_the_logits_of_an_untied_head_are_its_own():
+    torch.manual_seed(0)
+    decoder = Decoder(replace(DECODER, tied_head=False)).eval()
+    inputs = torch.randn(2, 9, DECODER.dim)
+    before = decoder(inputs_BTD=inputs)
+    decoder.tokens.weight.zero_()
+    assert torch.equal(decoder(inputs_BTD=inputs), before)
+    decoder.head.weight.mul_(2)
+    assert before.abs().max() > 0.1
+    torch.testing.assert_close(decoder(inputs_BTD=inputs), 2 * before)
 
 
 @pytest.mark.parametrize("tied", [True, False])

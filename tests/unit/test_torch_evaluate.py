@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch_cases import DECODER, FGRAM, language, plain, scone, shaken, tagged
+from torch_cases import DECODER, FGRAM, language, plain, scone, shaken, tagged, vocabulary
 
 import ngramstore
 from ngramstore.errors import UsageError
+from ngramstore.hashing import MAX_N
 from ngramstore_torch import NGramEmbedding, fgram_load
 from ngramstore_torch.data.batches import document_windows, tag
-from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
+from ngramstore_torch.experiment.evaluate import Evaluation, evaluate_model, served_inputs
 from ngramstore_torch.export.sensitivity import input_sensitivity
 from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.model.costs import cost_of
@@ -72,6 +73,42 @@ def test_windows_shorter_than_a_document_are_served_with_the_tokens_before_them(
     data, _, model, store = case
     live = evaluate_model(model, data, seq_len=3, batch_size=5)
     assert evaluate_model(model, data, store=store, seq_len=3, batch_size=5).nats == pytest.approx(live.nats, abs=1e-5)
+
+
+@pytest.mark.parametrize("max_n", [5, MAX_N])
+def test_the_longest_fgrams_at_the_start_of_a_short_window_are_served_with_all_their_tokens(max_n):
+    tokens, starts = language(6, 1)
+    vocab = vocabulary(tokens, starts, size=20_000, max_n=max_n)  # every n-gram there is
+    data, model = tag(tokens, starts, vocab), shaken(scone(fgram=replace(FGRAM, max_n=max_n)))
+    rows_W = data.rows_P[document_windows(data.starts, 3)[0]]
+    assert (vocab.ngrams[1][rows_W[rows_W >= 0]] == max_n).any()
+    live = evaluate_model(model, data, seq_len=3)
+    served = evaluate_model(model, data, store=DictStore(model, vocab), seq_len=3)
+    assert served.nats == pytest.approx(live.nats, abs=1e-5)
+    assert served.matched == live.matched
+
+
+def test_windows_that_are_kept_are_spread_evenly():
+    tokens = np.arange(28)  # nine windows of three, and the last target
+    data = tag(tokens, np.array([0, 28]), None)
+    begins = [batch.tokens_BT[:, 0].tolist() for batch in data.evaluation_batches(3, 2, max_windows=5)]
+    assert begins == [[0, 6], [12, 18], [24]]
+    assert sum(len(batch.tokens_BT) for batch in data.evaluation_batches(3, 2)) == 9
+
+
+def test_a_loss_measured_in_bfloat16_is_that_in_float32_but_for_its_last_bits(case):
+    data, _, model, store = case
+    for options in ({}, {"store": store}):
+        exact, rough = evaluate_model(model, data, **options), evaluate_model(model, data, bf16=True, **options)
+        assert rough.nats != exact.nats
+        assert rough.nats == pytest.approx(exact.nats, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("nats", "perplexity"), [(0.0, 1.0), (np.log(2.0), 2.0), (709.0, np.exp(709.0)), (1e5, np.inf)]
+)
+def test_a_loss_beyond_all_floats_has_an_infinite_perplexity(nats, perplexity):
+    assert Evaluation(nats, 1, 0.0, 1.0).perplexity == pytest.approx(perplexity)
 
 
 def test_the_mean_loss_does_not_depend_on_the_batch_size(case):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch_cases import plain, scone, shaken, tagged
 
 import ngramstore
+from ngramstore import files
 from ngramstore.errors import UsageError
 from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.data.batches import IGNORE
@@ -173,6 +175,39 @@ def test_a_sensitivity_is_measured_once_for_an_export_that_is_cut_short(tmp_path
     for number, notes in enumerate((b"notes", b"", b"\x93NUMPY", npy), 4):
         path.write_bytes(notes)
         assert np.array_equal(kept_sensitivity(path, "b", measure), np.eye(3) * number)
+
+
+def test_a_sensitivity_that_rows_were_rounded_by_is_not_replaced_by_another(tmp_path):
+    path = tmp_path / "store.sensitivity"
+    kept_sensitivity(path, "a", lambda: np.eye(3), is_needed=True)  # there is none yet
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=r"store\.sensitivity is left of an export with another rounding") as refused:
+        kept_sensitivity(path, "b", lambda: pytest.fail("measures"), is_needed=True)
+    assert "--restart" in refused.value.hint and path.read_bytes() == before
+    assert np.array_equal(kept_sensitivity(path, "a", lambda: pytest.fail("measures"), is_needed=True), np.eye(3))
+    path.write_bytes(before[:-30])  # nothing to lose
+    assert np.array_equal(kept_sensitivity(path, "b", lambda: np.eye(3) * 2, is_needed=True), np.eye(3) * 2)
+
+
+def test_two_may_keep_one_sensitivity_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "store.sensitivity"
+
+    def keep_as_well(operation: str, where: Path) -> None:
+        if operation == "rename":
+            monkeypatch.undo()
+            kept_sensitivity(path, "b", lambda: np.eye(3) * 2)
+
+    monkeypatch.setattr(files, "observe", keep_as_well)
+    assert np.array_equal(kept_sensitivity(path, "a", lambda: np.eye(3)), np.eye(3))
+    assert np.array_equal(kept_sensitivity(path, "a", lambda: pytest.fail("measures")), np.eye(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["store.sensitivity"]
+
+
+def test_rows_in_bfloat16_are_those_in_float32_but_for_their_last_bits(trained):
+    model, _, vocab = trained
+    exact, rough = SconeRows(model).rows(*vocab.ngrams), SconeRows(model, bf16=True).rows(*vocab.ngrams)
+    assert rough.dtype == np.float32 and not np.array_equal(rough, exact)
+    assert np.linalg.norm(rough - exact) < 1e-2 * np.linalg.norm(exact)
 
 
 def test_generation_from_an_f32_store_is_generation_with_the_live_model(trained, tmp_path):

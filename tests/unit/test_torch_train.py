@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -11,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch_cases import DECODER, language, plain, scone, tagged, vocabulary
+from torch_cases import DECODER, changed_description, language, plain, scone, tagged, vocabulary
 
-from ngramstore.errors import DiskFull, FormatError, UsageError
+from ngramstore.errors import DiskFull, FormatError, UsageError, WriterLocked
 from ngramstore.mine import Vocabulary
 from ngramstore_torch.data.batches import TaggedTokens, TrainingBatches, tag
 from ngramstore_torch.model.decoder import DecoderConfig
@@ -289,10 +291,8 @@ def test_a_damaged_checkpoint_file_is_named(data, tmp_path, what, damage):
 
 def test_a_checkpoint_file_that_names_a_file_elsewhere_is_refused(data, tmp_path):
     train_model(scone(), data, CONFIG, out=tmp_path, stop_after=1)
-    path = tmp_path / checkpoint.FILE_NAME
-    description = json.loads(path.read_text())
-    description["files"]["model"]["name"] = "../model.safetensors"
-    path.write_text(json.dumps(description))
+    with changed_description(tmp_path) as description:
+        description["files"]["model"]["name"] = "../model.safetensors"
     with pytest.raises(FormatError, match="outside its own folder"):
         checkpoint.load(tmp_path)
 
@@ -300,10 +300,8 @@ def test_a_checkpoint_file_that_names_a_file_elsewhere_is_refused(data, tmp_path
 @pytest.mark.parametrize("dim", [0, 64])
 def test_a_checkpoint_file_of_other_sizes_than_its_weights_is_a_format_error(tmp_path, dim):
     checkpoint.save(tmp_path, plain(), step=1, optimizer={"losses": torch.zeros(1)}, train={}, data={})
-    path = tmp_path / checkpoint.FILE_NAME
-    description = json.loads(path.read_text())
-    description["model"]["decoder"]["dim"] = dim
-    path.write_text(json.dumps(description))
+    with changed_description(tmp_path) as description:
+        description["model"]["decoder"]["dim"] = dim
     with pytest.raises(FormatError, match=r"checkpoint\.json does not describe its weights"):
         checkpoint.load(tmp_path)
 
@@ -315,6 +313,96 @@ def test_a_checkpoint_file_of_nonsense_is_a_format_error(tmp_path, text):
     (tmp_path / checkpoint.FILE_NAME).write_text(text)
     with pytest.raises(FormatError):
         checkpoint.load(tmp_path)
+
+
+def test_every_flipped_bit_of_checkpoint_json_is_noticed_or_changes_nothing(tmp_path):
+    """The digests of the files say nothing of the heads that their weights are split into."""
+    settings = {"lr": 0.002, "betas": (0.9, 0.95), "compile": False}
+    data = {"corpus": "é", "more": {10: [1, None], 9: {}}}
+    checkpoint.save(tmp_path, scone(), step=7, optimizer={}, train=settings, data=data)
+    path = tmp_path / checkpoint.FILE_NAME
+    good, text = checkpoint.load_description(tmp_path), path.read_bytes()
+    num_unharmed = 0
+    for bit in range(8 * len(text)):
+        bad = bytearray(text)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        try:
+            found = checkpoint.load_description(tmp_path)
+        except FormatError:
+            continue
+        num_unharmed += 1
+        assert {name: found[name] for name in good if name != "crc32"} == {
+            name: value for name, value in good.items() if name != "crc32"
+        }
+    assert num_unharmed < 100  # the checksum's own name, white space, the case of a digit
+
+
+def test_a_checkpoint_without_a_checksum_is_read(tmp_path):
+    """As earlier releases wrote it."""
+    checkpoint.save(tmp_path, plain(), step=3, optimizer={}, train={}, data={})
+    whole = checkpoint.load(tmp_path)
+    assert "crc32" in whole.description
+    with changed_description(tmp_path):
+        pass
+    older = checkpoint.load(tmp_path)
+    assert "crc32" not in older.description
+    assert older.step == 3 and older.identity == whole.identity
+
+
+def test_a_checkpoint_file_that_was_changed_by_hand_says_how_to_keep_the_change(tmp_path):
+    checkpoint.save(tmp_path, plain(), step=3, optimizer={}, train={}, data={})
+    path = tmp_path / checkpoint.FILE_NAME
+    path.write_text(path.read_text().replace('"num_heads": 2', '"num_heads": 4'))
+    with pytest.raises(FormatError, match=r"checkpoint\.json is damaged, or was changed") as refused:
+        checkpoint.load(tmp_path)
+    assert 'take "crc32" out' in refused.value.hint
+
+
+def test_a_second_training_in_one_folder_is_refused_and_takes_nothing_of_the_first(data, tmp_path):
+    """Each save removes the files of every other checkpoint."""
+    config = replace(CONFIG, tokens=4 * CONFIG.tokens_per_step, checkpoint_every=1)
+    refused = []
+
+    def another(step: int, loss: float) -> None:
+        for resume in (False, True) if step > 1 else (False,):
+            with pytest.raises(WriterLocked, match="another training is at work in") as error:
+                train_model(plain(), data, config, out=tmp_path, resume=resume)
+            refused.append(error.value.hint)
+
+    assert train_model(plain(), data, config, out=tmp_path, on_step=another).step == 4
+    assert len(refused) == 7 and "--out" in refused[0]
+    assert checkpoint.load(tmp_path).step == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint.json",
+        "model-00000004.safetensors",
+        "optimizer-00000004.safetensors",
+    ]
+
+
+def test_a_run_that_failed_or_was_killed_keeps_nobody_out_of_its_folder(data, tmp_path):
+    config = replace(CONFIG, tokens=2 * CONFIG.tokens_per_step)
+    with pytest.raises(ZeroDivisionError):
+        train_model(plain(), data, config, out=tmp_path, on_step=lambda step, loss: 1 // 0)
+    assert not (tmp_path / "LOCK").exists()
+    (tmp_path / "LOCK").write_text("1\n")  # as a kill leaves it
+    assert train_model(plain(), data, config, out=tmp_path).step == 2
+    assert not (tmp_path / "LOCK").exists()
+
+
+def test_a_folder_with_nothing_to_resume_is_not_made(data, tmp_path):
+    with pytest.raises(UsageError, match="there is no checkpoint in"):
+        train_model(plain(), data, CONFIG, out=tmp_path / "no" / "run", resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_filesystem_without_locks_can_be_trained_on(data, tmp_path, monkeypatch):
+    def no_locks(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert train_model(plain(), data, CONFIG, out=tmp_path, stop_after=1).step == 1
+    assert not (tmp_path / "LOCK").exists()
 
 
 def test_only_the_newest_checkpoint_is_kept(data, tmp_path):

@@ -100,7 +100,7 @@ def command(
             options["held_out"] = saved.description["data"].get("held_out")
         text = open_text(inputs, shards, vocab, progress=not quiet, **options)
         _require_trained_on(str(run), saved, text)
-        sensitivity = _sensitivity(saved, source.model, text, kept)
+        sensitivity = _sensitivity(saved, source.model, text, kept, is_needed=spool_path(path).exists())
         metadata["rounding"] = "second-order"
     elif is_int4:
         say("note: plain rounding; with --corpus, the text it was trained on, int4 loses less")
@@ -189,8 +189,11 @@ def _show(done: Exported, codec: str) -> None:
     )
 
 
-def _sensitivity(saved: Checkpoint, model: SconeModel, text: Text, kept: Path) -> np.ndarray:
-    """What the decoder minds, measured on the text it was trained on, or by an export that was cut short."""
+def _sensitivity(saved: Checkpoint, model: SconeModel, text: Text, kept: Path, *, is_needed: bool) -> np.ndarray:
+    """What the decoder minds, measured on the text it was trained on, or by an export that was cut short.
+
+    is_needed: that export left rows, which nothing but the matrix at `kept` goes on with.
+    """
     from ngramstore_torch.data.corpus import tag_training
     from ngramstore_torch.export.sensitivity import input_sensitivity, kept_sensitivity
 
@@ -203,4 +206,4 @@ def _sensitivity(saved: Checkpoint, model: SconeModel, text: Text, kept: Path) -
 
     assert text.vocabulary is not None
     parts = (saved.identity, text.corpus.identity, str(text.held_out), vocabulary_identity(text.vocabulary))
-    return kept_sensitivity(kept, " ".join(parts), measure)
+    return kept_sensitivity(kept, " ".join(parts), measure, is_needed=is_needed)

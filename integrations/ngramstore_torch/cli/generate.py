@@ -122,7 +122,7 @@ def command(run: Path, path: Path, prompt: str, tokenizer: str | None, as_json: 
     if as_json:
         emit({"text": answer.text(), "prompt_tokens": len(tokens), "tokens": answer.made, **found})
         return
-    click.echo()
+    answer.end()
     if not quiet:
         say(_line(found))
 
@@ -144,11 +144,19 @@ class _Answer:
         """Print what is new, and once a second what it cost."""
         text = self.text()
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else in the middle of a character
-            click.echo(text[len(self._shown) :], nl=False)
-            self._shown = text
+            self._print(text)
         if with_statistics and time.perf_counter() - self._shown_at > 1:
             self._shown_at = time.perf_counter()
             say("\n" + _line(self.statistics()))
+
+    def end(self) -> None:
+        """Print what `show` held back, now that no token can end the character, and end the line."""
+        self._print(self.text())
+        click.echo()
+
+    def _print(self, text: str) -> None:
+        click.echo(text[len(self._shown) :], nl=False)
+        self._shown = text
 
     def statistics(self) -> dict[str, Any]:
         """Speed, hit rate and waiting times since the first token was asked for."""

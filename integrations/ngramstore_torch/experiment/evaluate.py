@@ -36,7 +36,11 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nats)
+        """exp(nats); infinite where no float is as large."""
+        try:
+            return math.exp(self.nats)
+        except OverflowError:
+            return math.inf
 
 
 @torch.no_grad()

@@ -63,8 +63,8 @@ QUICK = Preset(
     train=TrainConfig(tokens=250_000, batch_size=8, seq_len=128, lr=2e-3, fgram_lr=1.0),
     max_windows=400,
 )
-"""For a minute and a half on two cores. One decoder layer: with so few tokens a second one has only just begun to pay, and an
-f-gram model that hands a layer its context helps most where there is one layer to use it."""
+"""To see how it goes. One decoder layer: with so few tokens a second one has only just begun to pay, and an f-gram model that
+hands a layer its context helps most where there is one layer to use it."""
 
 DEMO = Preset(
     name="demo",

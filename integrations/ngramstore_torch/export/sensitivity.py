@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from ngramstore.errors import UsageError
-from ngramstore.files import publish
+from ngramstore.files import publish_unlocked
 from ngramstore_torch.data.batches import IGNORE, Batch, TaggedTokens, require_ids, require_lengths
 from ngramstore_torch.model.scone import SconeModel
 
@@ -68,23 +68,35 @@ def input_sensitivity(
     return (moments_DD / count).numpy()
 
 
-def kept_sensitivity(path: Path, of: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
+def kept_sensitivity(path: Path, of: str, measure: Callable[[], np.ndarray], *, is_needed: bool = False) -> np.ndarray:
     """What `measure` gave for `of` before, if the file at `path` says so, else what it gives now, kept there.
 
     An export that goes on after a kill must round by the very same numbers, and measuring again need not give them: on an
-    accelerator sums have no fixed order. A file that cannot be read, or is of something else, is replaced.
+    accelerator sums have no fixed order. A file that cannot be read is replaced, and one of something else, unless it `is_needed`
+    by rows that are there: then UsageError.
     """
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["of"]) == of:
-                return kept["sensitivity_DD"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
-        pass
+    kept = _read(path)
+    if kept is not None and kept[0] == of:
+        return kept[1]
+    if kept is not None and is_needed:
+        raise UsageError(
+            f"{path} is left of an export with another rounding: of another text, held-out part, vocabulary or checkpoint",
+            hint="add --restart to throw it away, or choose another store",
+        )
     sensitivity_DD = measure()
     content = io.BytesIO()
     np.savez(content, of=np.array(of), sensitivity_DD=sensitivity_DD)
-    publish(path, content.getvalue())
+    publish_unlocked(path, content.getvalue())
     return sensitivity_DD
+
+
+def _read(path: Path) -> tuple[str, np.ndarray] | None:
+    """Of what the matrix in a file was measured, and the matrix; None where there is none that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return str(kept["of"]), kept["sensitivity_DD"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 @torch.enable_grad()

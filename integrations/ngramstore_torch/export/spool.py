@@ -1,8 +1,8 @@
 """The spool of an export: every batch of encoded rows on disk as soon as it is computed, so that a killed export goes on.
 
 One file that only grows, beside the store, and is removed with the export's end. docs/scone.md, "Resuming an export", draws its
-bytes. Nothing is synced: a record that a power cut tore fails its checksum and is computed again, with all
-that follow it.
+bytes. Its head is synced, before the build leaves a file that says it has begun; records are not: one that a power cut tore fails its
+checksum and is computed again, with all that follow it.
 
 Shapes: M rows of a batch, B bytes of an encoded row.
 """
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ngramstore.errors import FormatError, UnsupportedVersion, UsageError, WriterLocked
-from ngramstore.files import our_errors, remove, write_all
+from ngramstore.files import fsync, fsync_directory, our_errors, remove, write_all
 
 MAGIC, VERSION = b"NGXPT\0\r\n", 1
 _HEADER = struct.Struct("<8sIII")
@@ -47,6 +47,8 @@ class Spool:
                 text = json.dumps(job, sort_keys=True).encode()
                 head = _HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(text))
                 write_all(self._file.fileno(), head + text, path)
+                fsync(self._file.fileno(), path)
+                fsync_directory(path.parent)
             self._begin = _require_same_job(self._file, path, job)
         except BaseException:
             self._file.close()

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 import ngramstore
 from ngramstore.codec import Codec, SecondOrderInt4, codec_from_spec
-from ngramstore.errors import NgramStoreError, UsageError
+from ngramstore.errors import IncompleteStore, NgramStoreError, UsageError
 from ngramstore_torch.data.batches import VocabularyLike, require_ids, require_lengths
 from ngramstore_torch.data.identities import vocabulary_identity
 from ngramstore_torch.export.spool import Spool, discard_spool, spool_path
+from ngramstore_torch.model.hashed import HashedModel
 from ngramstore_torch.model.kinds import LanguageModel
 from ngramstore_torch.model.scone import SconeModel
 
@@ -54,9 +55,7 @@ class SconeRows:
 
     def __init__(self, model: LanguageModel, *, device: torch.device | str = "cpu", bf16: bool = False) -> None:
         if not isinstance(model, SconeModel):
-            raise UsageError(
-                f"a model of kind {model.kind!r} has no f-gram table to export", hint="train one without --plain"
-            )
+            raise UsageError(f"a model of kind {model.kind!r} has no f-gram table to export", hint=_instead(model))
         self.model = model.to(device).eval()
         self.device, self.bf16 = torch.device(device), bf16
         self.dim = model.decoder.config.dim
@@ -84,6 +83,17 @@ class SconeRows:
         rows_MD = np.empty_like(sorted_MD)
         rows_MD[order_M] = sorted_MD
         return rows_MD
+
+
+def _instead(model: LanguageModel) -> str:
+    """What to do with a model that has no f-grams."""
+    if not isinstance(model, HashedModel):
+        return "train one without --plain"
+    return (
+        "its rows are in its checkpoint: `ngramstore build rows/ --rows RUN/model-*.safetensors --tensor tables.weight`, then "
+        f"RowTableEmbedding(store, TrainedTableHash({model.config.rows_per_table}, {model.config.max_n}), "
+        "model.decoder.tokens) of ngramstore_torch"
+    )
 
 
 @dataclass(frozen=True)
@@ -196,9 +206,14 @@ def _begin(
     """The build; what a killed one left is in its way no more than its spool is."""
     try:
         return ngramstore.build(path, restart=restart or (spool is not None and not spool.is_new), **build_options)
-    except NgramStoreError:
+    except NgramStoreError as error:
         if spool is not None and spool.is_new:
             spool.remove()
+        if (
+            isinstance(error, IncompleteStore) and error.hint == IncompleteStore.default_hint
+        ):  # others know how to go on
+            hint = "no rows of it are left to go on with: add --restart (restart=True) to export from the beginning"
+            raise IncompleteStore(error.message, hint=hint) from None
         raise
 
 

@@ -100,7 +100,11 @@ def choose(logits_V: Tensor, temperature: float, top_k: int, random: torch.Gener
     if temperature == 0:
         return int(logits_V.argmax())
     best_logits, best = logits_V.topk(min(top_k, len(logits_V)))
-    return int(best[torch.multinomial((best_logits / temperature).softmax(0), 1, generator=random)])
+    behind = (
+        best_logits.double() - best_logits[0].double()
+    )  # from 0 down: divided by whatever temperature, chances are numbers
+    chances = (behind / temperature).softmax(0).float()
+    return int(best[torch.multinomial(chances, 1, generator=random)])
 
 
 def live_embedding(model: LanguageModel, vocabulary: VocabularyLike | None = None) -> Embed:

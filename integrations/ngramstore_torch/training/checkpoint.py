@@ -3,7 +3,7 @@
 A run directory holds `checkpoint.json` and the files it names. New files are written and synced under names of their
 own first, then checkpoint.json is replaced by one rename: a crash leaves the old checkpoint or the new one.
 
-    checkpoint.json             what the model is (kind, shapes), how it was trained, step, identities, files
+    checkpoint.json             what the model is (kind, shapes), how it was trained, step, identities, files, a CRC-32 of all that
     model-<step>.safetensors    weights by parameter name; <step>-1, -2, .. where a file of that name was there
     optimizer-<step>.safetensors  AdamW's state by parameter name, and the loss of every step so far
 """
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ngramstore.checked_json import CHANGED_HINT, crc_fits, with_crc
 from ngramstore.errors import DiskFull, FormatError, MissingExtra, UnsupportedVersion, UsageError
 from ngramstore.files import make_directory, publish, remove_if_possible
 from ngramstore_torch.model.kinds import LanguageModel, build, describe
@@ -77,7 +78,7 @@ def save(
     try:
         tensors = {"model": model.state_dict(), "optimizer": optimizer}
         description["files"] = {what: write_tensors(path, tensors[what]) for what, path in paths.items()}
-        publish(directory / FILE_NAME, (json.dumps(description, indent=2) + "\n").encode())
+        publish(directory / FILE_NAME, (json.dumps(with_crc(description), indent=2) + "\n").encode())
     except BaseException as error:
         _give_up(directory, [path.name for path in paths.values()])
         if not isinstance(error, DiskFull):
@@ -213,6 +214,8 @@ def _parse(text: bytes) -> dict[str, Any]:
             raise FormatError(f"{FILE_NAME} is of format {description['format']!r}, not {FORMAT!r}")
         if description["version"] != VERSION:
             raise UnsupportedVersion(f"checkpoint version {description['version']!r}, this release reads {VERSION}")
+        if not crc_fits(description, may_lack=True):
+            raise FormatError(f"{FILE_NAME} is damaged, or was changed: its checksum differs", hint=CHANGED_HINT)
         for entry in (description["files"]["model"], description["files"]["optimizer"]):
             if (
                 Path(entry["name"]).name != entry["name"]

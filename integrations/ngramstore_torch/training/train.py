@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ngramstore.errors import UsageError
-from ngramstore.files import make_directory
 from ngramstore_torch.data.batches import Batch, TaggedTokens, require_ids, require_lengths
 from ngramstore_torch.model.kinds import LanguageModel, describe
 from ngramstore_torch.model.scone import SconeModel
@@ -29,6 +29,7 @@ from ngramstore_torch.training import checkpoint
 from ngramstore_torch.training.config import TrainConfig
 from ngramstore_torch.training.feed import Feed
 from ngramstore_torch.training.interrupt import interrupt_flag
+from ngramstore_torch.training.run_folder import run_folder
 
 _UNREAD = 10
 """Losses that may wait on an accelerator: reading one waits for the step that made it."""
@@ -64,7 +65,7 @@ def train_model(
     progress: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> TrainResult:
-    """Train a model in place; with `out`, keep a checkpoint there.
+    """Train a model in place; with `out`, keep a checkpoint there: WriterLocked where another training is at work in that folder.
 
     resume: go on from the checkpoint in `out`; UsageError where its settings are not the ones asked for.
     data_identity: JSON values about corpus, tokenizer and vocabulary; kept in the checkpoint, compared on resume.
@@ -81,49 +82,54 @@ def train_model(
     optimizer = make_optimizer(model, config)
     settings, identity = _settings(config), dict(data_identity or {})
     losses = _Losses()
+    folder = None if out is None else Path(out)
     if resume:
-        if out is None:
+        if folder is None:
             raise UsageError("there is nothing to resume without a run folder", hint="give out= (--out)")
-        losses.known = _resume(model, optimizer, Path(out), settings, identity)
-    if out is not None:
-        _make_folder(Path(out))  # now: at the end it would take the whole training along
-    first_step = step = len(losses.known)
-    last_step = min(config.num_steps, config.num_steps if stop_after is None else stop_after)
-    if config.compile:
-        _compile(model)
+        checkpoint.load_description(folder)  # before a folder is made in which there is nothing to resume
+    with (
+        nullcontext() if folder is None else run_folder(folder)
+    ):  # now: at the end a fault would take the whole training along
+        if resume and folder is not None:
+            losses.known = _resume(model, optimizer, folder, settings, identity)
+        first_step = step = len(losses.known)
+        last_step = min(config.num_steps, config.num_steps if stop_after is None else stop_after)
+        if config.compile:
+            _compile(model)
 
-    def save() -> None:
-        if out is not None:
-            state = checkpoint.optimizer_tensors(model, optimizer, losses.known)
-            checkpoint.save(out, model, step=step, optimizer=state, train=settings, data=identity)
+        def save() -> None:
+            if folder is not None:
+                state = checkpoint.optimizer_tensors(model, optimizer, losses.known)
+                checkpoint.save(folder, model, step=step, optimizer=state, train=settings, data=identity)
 
-    def tell(numbers: range) -> None:
-        if on_step is not None:
-            for number in numbers:
-                on_step(number, losses.known[number - 1])
+        def tell(numbers: range) -> None:
+            if on_step is not None:
+                for number in numbers:
+                    on_step(number, losses.known[number - 1])
 
-    feed = Feed(model, data, config, first_step, last_step, device)
-    started = time.perf_counter()
-    with interrupt_flag() as interrupted, feed, _bar(model, config, first_step, shown=progress) as bar:
-        while step < last_step and not interrupted:
-            losses.add(train_step(model, optimizer, feed, config, step))
-            step += 1
-            bar.update(config.tokens_per_step)
-            is_due = config.checkpoint_every > 0 and step % config.checkpoint_every == 0 and step < last_step
-            if is_due or step == last_step or len(losses.unread) == _unread_on(device):
-                tell(losses.read(step))  # a checkpoint that is there is better than weights that are not numbers
-                bar.set_postfix(loss=f"{losses.known[-1]:.3f}", refresh=False)
-            if is_due:
+        feed = Feed(model, data, config, first_step, last_step, device)
+        started = time.perf_counter()
+        with interrupt_flag() as interrupted, feed, _bar(model, config, first_step, shown=progress) as bar:
+            while step < last_step and not interrupted:
+                losses.add(train_step(model, optimizer, feed, config, step))
+                step += 1
+                bar.update(config.tokens_per_step)
+                is_due = config.checkpoint_every > 0 and step % config.checkpoint_every == 0 and step < last_step
+                if is_due or step == last_step or len(losses.unread) == _unread_on(device):
+                    tell(losses.read(step))  # a checkpoint that is there is better than weights that are not numbers
+                    bar.set_postfix(loss=f"{losses.known[-1]:.3f}", refresh=False)
+                if is_due:
+                    save()
+            tell(losses.read(step))
+            if step > first_step or not resume:
                 save()
-        tell(losses.read(step))
-        if step > first_step or not resume:
-            save()
+        seconds = time.perf_counter() - started
     return TrainResult(
         losses=losses.known,
         step=step,
         interrupted=bool(interrupted),
         tokens=(step - first_step) * config.tokens_per_step,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         batch_seconds=feed.seconds,
     )
 
@@ -273,9 +279,3 @@ def _require_json(identity: Mapping[str, Any]) -> None:
                 f"data_identity[{name!r}] is {value!r:.80}, which JSON cannot hold: {error}",
                 hint="give strings and numbers of Python",
             ) from None
-
-
-def _make_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file", hint="give a folder for the checkpoints")
-    make_directory(path)
