@@ -35,7 +35,7 @@ def _unobserved(operation: str, path: Path) -> None:
 
 
 observe: Callable[[str, Path], None] = _unobserved
-"""Called before each "write", "fsync", "rename", "unlink"; tests replace it to inject failures."""
+"""Called before each "write", "truncate", "fsync", "rename", "unlink"; tests replace it to inject failures."""
 
 
 @contextmanager
@@ -81,6 +81,13 @@ def write_at(fd: int, data: bytes | memoryview, position: int, path: Path) -> No
         while view:
             done = os.pwrite(fd, view, position)
             view, position = view[done:], position + done
+
+
+def truncate(fd: int, size: int, path: Path) -> None:
+    """Cut an open file to `size` bytes."""
+    with our_errors(path):
+        observe("truncate", path)
+        os.ftruncate(fd, size)
 
 
 def fsync(fd: int, path: Path) -> None:

@@ -6,6 +6,7 @@ All numbers are little-endian. Reserved bytes are written 0 and must be read as 
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 
 
@@ -34,6 +35,11 @@ class Layout:
     def pack(self, **values: int | bytes) -> bytes:
         """Bytes of one structure; every field must be given."""
         return self.struct.pack(*(values.pop(field.name) for field in self.fields), *values)
+
+    def sealed(self, crc: int = 0, /, **values: int | bytes) -> bytes:
+        """`pack` for all but the last field, a u32: the CRC-32 of what is before it, going on from `crc`."""
+        body = self.pack(**values, **{self.fields[-1].name: 0})[:-4]
+        return body + zlib.crc32(body, crc).to_bytes(4, "little")
 
     def unpack(self, data: bytes) -> dict[str, int | bytes]:
         """Field name -> value; `data` must have exactly `size` bytes."""

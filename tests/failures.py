@@ -1,4 +1,4 @@
-"""Each write, fsync, rename and unlink fails in turn: what the tests that inject failures share."""
+"""Each write, truncation, fsync, rename and unlink fails in turn: what the tests that inject failures share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers import open_files
 from ngramstore import files
 from ngramstore.errors import DiskFull
 
-COUNTED = ("write", "fsync", "rename", "unlink")
+COUNTED = ("write", "truncate", "fsync", "rename", "unlink")
 
 
 class Failing:

@@ -5,12 +5,15 @@ once in the log and compile in memory, which costs some seconds in each process 
 
 numba takes a cached kernel for fresh as long as the file it is written in is. Ours inline helpers and constants of each other's
 files: their cache is fresh while none of the files of kernels/native has changed.
+
+A fork waits while another thread compiles or loads a kernel: numba's lock, taken in the parent, would never be free in the child.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any, TypeVar
 
 import numba
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.sigutils import normalize_signature
 
 _log = logging.getLogger("ngramstore")
@@ -93,3 +97,12 @@ def _warn(error: Exception) -> None:
 def cache_is_on_disk() -> bool:
     """False where kernels had to be compiled in memory (reported by `stats`)."""
     return not _warned
+
+
+if hasattr(os, "register_at_fork"):
+    # No circle: who holds this lock waits for none of ours, but may log. Handlers before a fork run last one first, this one before logging's.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

@@ -16,6 +16,7 @@ from ngramstore.kernels.native import few as native
 from ngramstore.kernels.native import few_rows as native_rows
 from ngramstore.kernels.native import index as columns
 from ngramstore.kernels.native.cache import BLOCK
+from ngramstore.kernels.native.call import COUNTS, RESIDENT, STATE
 from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES
 from ngramstore.kernels.native.memory import HAS_READ_AT_ONCE
 from ngramstore.serve.resident import Resident
@@ -67,7 +68,7 @@ class Few:
     def take(
         self, ngrams: np.ndarray, out: np.ndarray | None, dtype: str
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """CALL, n-grams and the array for the rows; None where one of them is none that the kernels take."""
+        """CALL, n-grams and the array for the rows; None where a kernel cannot take one of the arguments."""
         shape = ngrams.shape
         if len(shape) != 2 or not 0 < shape[1] <= self._max_n or ngrams.dtype is not _U32:
             return None
@@ -180,10 +181,10 @@ def _ngram_call(view: View, rows: RowCache | Resident, counts: np.ndarray) -> np
     """CALL of the kernels for n-grams, but for the plan."""
     call = np.zeros(native.NUM_CALL, np.int64)
     manifest = view.manifest
-    call[native.STATE], call[native.RESIDENT] = _addresses(rows)
+    call[STATE], call[RESIDENT] = _addresses(rows)
     call[native.LAYERS] = view.probe_table.ctypes.data
     call[native.NUM_LAYERS] = len(view.probe_table)
-    call[native.COUNTS] = counts.ctypes.data
+    call[COUNTS] = counts.ctypes.data
     call[native.SEED] = np.uint64(manifest.spec.seed).astype(np.int64)
     call[native.MAX_N] = manifest.spec.max_n
     call[native.LENGTHS_MASK] = view.lengths_mask
@@ -197,8 +198,8 @@ def _row_call(view: View, rows: RowCache | Resident | None, counts: np.ndarray) 
     line = view.base.lines[0]
     is_plain = not line[columns.FIRST_BYTES] and not line[columns.OFFSETS_AT]  # neither in place nor compressed
     is_read_here = is_plain and HAS_READ_AT_ONCE  # else the disk would be waited for while rows of the cache are held
-    call[native_rows.STATE], call[native_rows.RESIDENT] = _addresses(rows)
-    call[native_rows.COUNTS] = counts.ctypes.data
+    call[STATE], call[RESIDENT] = _addresses(rows)
+    call[COUNTS] = counts.ctypes.data
     call[native_rows.NUM_ROWS] = view.base.num_rows
     call[native_rows.FIRST_KEY] = view.base.serial << columns.RANK_BITS
     call[native_rows.ROWS_FD] = line[columns.ROWS_FD] if is_read_here else -1

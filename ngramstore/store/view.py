@@ -20,7 +20,7 @@ from ngramstore.store.journal.known import Tier
 from ngramstore.store.layers.datafile import DataFile
 from ngramstore.store.layers.external import ExternalLayer
 from ngramstore.store.layers.external_entry import ExternalEntry
-from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.index import Index, page_and_line
 from ngramstore.store.layers.layer import Layer
 from ngramstore.store.layers.layer_entry import LayerEntry
 from ngramstore.store.layers.manifest import Manifest, read_manifest
@@ -185,7 +185,7 @@ class View:
         self._probed = [index for index, _, _ in indexes]
         self.probe_table = np.zeros((len(indexes), native.NUM_COLUMNS), np.int64)
         for line, (index, is_tombstone, serial) in enumerate(indexes):
-            self.probe_table[line] = index.layer
+            self.probe_table[line] = index.line
             self.probe_table[line, native.IS_TOMBSTONE] = is_tombstone
             self.probe_table[line, native.SERIAL] = serial
         self.file_layers = [layer for layer in (self.base, self.overlay) if layer is not None]
@@ -214,7 +214,7 @@ class View:
 
     def index_damage(self, code: int) -> DamagedStore:
         """The error behind a fault code of the index kernels."""
-        page, line = divmod(-2 - code, native.MAX_LINES)
+        page, line = page_and_line(code)
         return self._probed[line].damaged(page)
 
     def layer_of(self, serial: int) -> Layer:

@@ -2,83 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import OrderedDict
 
 import numpy as np
 import pytest
-from cache_cases import bytes_of, check_sound, entries_of, keys_of, readers_of
+from cache_cases import CacheState, bytes_of, check_sound, keys_of, readers_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngramstore.kernels.jit import kernel
-from ngramstore.kernels.native import arrivals as native_arrivals
 from ngramstore.kernels.native import cache as native_cache
 from ngramstore.kernels.native import cache_oldest
 from ngramstore.kernels.native import cache_table as parts
-from ngramstore.kernels.native import distinct as native_distinct
-from ngramstore.kernels.native import index as native_index
-from ngramstore.kernels.native import rows as native_rows
-from ngramstore.kernels.native.dequantize import row_writer
-from ngramstore.kernels.reference import arrivals as reference_arrivals
+from ngramstore.kernels.native.dequantize import WRITER
 from ngramstore.kernels.reference import cache as reference_cache
-from ngramstore.kernels.reference import distinct as reference_distinct
 from ngramstore.kernels.reference import hashing as reference_hashing
-from ngramstore.kernels.reference import rows as reference_rows
-from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES, RowCache
-
-
-class CacheState:
-    """A row cache driven by one package of kernels; its rows are the key's byte, repeated."""
-
-    ROW = 3
-
-    def __init__(self, module, num_slots: int) -> None:
-        self.module, self.num_slots = module, num_slots
-        self.cache = RowCache(num_slots * (self.ROW + SLOT_OVERHEAD_BYTES), self.ROW, num_slots)
-        self.state = self.cache.state
-        self.plan = np.array([row_writer("copy", "copy"), self.ROW, self.ROW, self.ROW, self.ROW, 0])
-        self.readers: list[int] = []
-
-    def serve(self, keys, plan=None):
-        """Rows of those keys and positions of absent ones; a row that is absent stays 99."""
-        keys = np.array(keys, np.int64)
-        out, miss = np.full((len(keys), self.ROW), 99, np.uint8), np.zeros(len(keys), np.int64)
-        absent = self.module.serve(self.state, self.plan if plan is None else plan, keys, out, miss)
-        return out.tolist(), miss[:absent].tolist()
-
-    def insert(self, keys, lost=()):
-        """Put keys in, but for those that are lost."""
-        keys = np.array(keys, np.int64)
-        at = np.arange(len(keys)) * self.ROW
-        at[np.isin(keys, list(lost))] = -1
-        self.module.insert(self.state, np.repeat(keys % 251, self.ROW).astype(np.uint8), at, keys)
-
-    def serve_if_all_are_here(self, keys):
-        """Rows if all of those keys are there."""
-        keys = np.array(keys, np.int64)
-        out = np.full((len(keys), self.ROW), 99, np.uint8)
-        call = compiled_serve if self.module is native_cache else reference_cache.serve_if_all_are_here
-        there = call(self.state.ctypes.data, self.plan, keys, len(keys), out.ctypes.data)
-        return out.tolist() if there else None
-
-    def hold(self, keys) -> None:
-        """Be another thread that is copying some rows out: what is there of them was found by it, the first of them first."""
-        stamps = {key - 1: stamp for key, stamp, _ in entries_of(self.cache).tolist()}
-        begin = min((stamps[key] for key in keys if key in stamps), default=int(self.state[parts.CLOCK]) + 1)
-        free = int(np.flatnonzero(readers_of(self.cache) == 0)[-1])
-        readers_of(self.cache)[free] = begin
-        self.readers.append(free)
-
-    def let_go(self) -> None:
-        if self.readers:
-            readers_of(self.cache)[self.readers.pop(0)] = 0
-
-
-@kernel
-def compiled_serve(state, plan, keys, count, target):
-    """The helper, callable from here."""
-    return native_cache.serve_if_all_are_here(state, plan, keys, count, target)
 
 
 def colliding_keys(num_slots: int, count: int) -> list[int]:
@@ -243,61 +182,26 @@ def test_eviction_is_exact_where_the_sample_of_the_list_of_the_oldest_misleads()
         assert keys_of(cache.cache) == order
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(-1, 6), max_size=30))
-def test_distinct_lists_each_key_once_in_order_of_appearance(keys):
-    results = []
-    for module in (native_distinct, reference_distinct):
-        count = len(keys)
-        miss, miss_keys, miss_seeds = np.zeros(count, np.int32), np.zeros(count, np.int64), np.zeros(count, np.uint64)
-        seen = np.zeros(1 << (2 * count).bit_length(), np.int32)
-        array = np.array(keys, np.int64)
-        unique = module.distinct(seen, array, array.astype(np.uint64), miss, miss_keys, miss_seeds)
-        results.append((unique, miss.tolist(), miss_keys.tolist(), miss_seeds.tolist()))
-    assert results[0] == results[1]
-    listed = list(dict.fromkeys(key for key in keys if key >= 0))
-    assert results[0][2][: results[0][0]] == listed
-    assert results[0][1] == [listed.index(key) if key >= 0 else -1 for key in keys]
+ROW_WRITER = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=20, unique_by=lambda pair: pair[0]),
-    st.data(),
-    st.sampled_from(["cache", "no cache"]),
-    st.booleans(),
-)
-def test_rows_that_were_read_are_kept_and_written_alike(read, data, where, is_written):
-    """Into a cache or none, with lost rows, and rows that several positions want or none does."""
-    keys = np.array([key for key, _ in read], np.int64)
-    row = CacheState.ROW
-    at = np.array([-1 if is_lost else u * row for u, (_, is_lost) in enumerate(read)], np.int64)
-    which = np.array(data.draw(st.lists(st.integers(0, len(read) - 1), max_size=8) if read else st.just([])), np.int64)
-    places = np.array(data.draw(st.permutations(range(8)))[: len(which)], np.int64)
-    results = []
-    for arrivals, cache in ((native_arrivals, native_cache), (reference_arrivals, reference_cache)):
-        state = CacheState(cache, 6)
-        state.insert([3, 99])
-        out = np.full((8, row), 77, np.uint8)
-        plan = state.plan if is_written else np.zeros_like(state.plan)
-        kept_in = state.state if where == "cache" else np.empty(0, np.int64)
-        rows = np.repeat(keys % 251, row).astype(np.uint8)
-        arrivals.keep_and_write(kept_in, rows, at, keys, plan, which, places, out)
-        results.append((out.tolist(), bytes_of(state.cache)))
-    assert results[0] == results[1]
-    expected = np.full((8, row), 77)
-    for which_one, place in zip(which.tolist(), places.tolist(), strict=True):
-        expected[place] = keys[which_one] if at[which_one] >= 0 else 0
-    assert results[0][0] == (expected.tolist() if is_written else np.full((8, row), 77).tolist())
+@pytest.mark.parametrize("how", ["serve", "serve_if_all_are_here"])
+def test_rows_stay_until_they_are_copied_out(how):
+    """Whoever inserts between the finding of rows and their copying evicts others, or none."""
+    cache = CacheState(native_cache, 4)
+    cache.insert([1, 2, 3, 4])
 
+    @ROW_WRITER
+    def insert_then_copy(source, target, *_):
+        cache.insert([10, 11, 12, 13])
+        ctypes.memmove(target, source, cache.ROW)
 
-def test_rows_of_a_layer_that_is_not_there_are_told_not_searched_for():
-    """A key of no layer in the table, before and behind those that are: nothing is read, nothing is searched without end."""
-    layers = np.zeros((2, native_index.NUM_COLUMNS), np.int64)
-    layers[:, native_index.SERIAL] = 4, 9
-    for serial in (0, 5, 12):
-        keys = np.array([serial << native_index.RANK_BITS], np.int64)
-        for module in (native_rows, reference_rows):
-            staging, lengths, status = np.empty(8, np.uint8), np.zeros(1, np.int64), np.zeros(1, np.uint8)
-            told = module.read_rows(layers, keys, np.zeros(1, np.uint64), 8, True, staging, lengths, status)
-            assert told == (-1, 0, 0)
+    plan = cache.plan.copy()
+    plan[WRITER] = ctypes.cast(insert_then_copy, ctypes.c_void_p).value
+    rows = [[1] * 3, [2] * 3, [0] * 3]
+    if how == "serve":
+        assert cache.serve([1, 2, -1], plan) == (rows, [])
+    else:
+        assert cache.serve_if_all_are_here([1, 2, -1], plan) == rows
+    assert keys_of(cache.cache) == [11, 10, 2, 1]
+    check_sound(cache.cache)

@@ -65,6 +65,18 @@ def test_pieces_are_published_as_one_file(tmp_path, seen):
     assert seen[-3:] == [("fsync", "F.tmp"), ("rename", "F"), ("fsync", tmp_path.name)]
 
 
+def test_a_file_is_cut_or_stays_as_it_is(tmp_path, seen, monkeypatch):
+    path = tmp_path / "F"
+    path.write_bytes(b"12345")
+    with open(path, "r+b") as file:
+        files.truncate(file.fileno(), 3, path)
+        assert (path.read_bytes(), seen) == (b"123", [("truncate", "F")])
+        fail_at(monkeypatch, "truncate", errno.EIO)
+        with pytest.raises(OSError, match=str(path)):
+            files.truncate(file.fileno(), 1, path)
+    assert path.read_bytes() == b"123"
+
+
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENOSPC])
 def test_what_cannot_be_removed_stays_and_is_no_error(tmp_path, monkeypatch, code):
     (tmp_path / "F").write_bytes(b"old")

@@ -105,7 +105,7 @@ def opened(directory, entry, *, is_keyed=True, is_sized=False, lock=False) -> In
 
 def find(index: Index, ids: np.ndarray) -> tuple[int, np.ndarray]:
     keys = np.empty(len(ids), np.int64)
-    return probe.find(index.layer[None], ids, keys), keys
+    return probe.find(index.line[None], ids, keys), keys
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 31, 32, 1000])
@@ -323,7 +323,7 @@ def test_a_header_that_lies_under_a_good_checksum_is_refused(tmp_path_factory, n
             "group_bits": 0
         }:
             index, keys = opened(directory, replace(entry, header_crc=crc)), np.empty(40, np.int64)
-            done = probe.find(index.layer[None], some_ids(40), keys)
+            done = probe.find(index.line[None], some_ids(40), keys)
             assert (keys[:done] < 40).all()
             return
     with pytest.raises(DamagedStore):

@@ -6,24 +6,17 @@ Fault codes count: a bad page, a row that is cut or changed. Codecs and mining h
 from __future__ import annotations
 
 import ast
-import errno
 import os
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba.core.caching import IndexDataCacheFile
 
 import ngramstore
 from ngramstore.hashing import checksums, ngram_ids
-from ngramstore.kernels import jit
 from ngramstore.kernels.native import hashing as native_hashing
 from ngramstore.kernels.native import index as native_index
 from ngramstore.kernels.native import packing as native_packing
@@ -37,7 +30,7 @@ from ngramstore.kernels.reference import probe as reference_probe
 from ngramstore.kernels.reference import rows as reference_rows
 from ngramstore.kernels.reference import tokens as reference_tokens
 from ngramstore.store.layers.datafile import FileStamp
-from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.index import Index, page_and_line
 from ngramstore.store.layers.index_builder import IndexBuilder
 from ngramstore.store.layers.index_plan import IndexPlan
 
@@ -58,7 +51,7 @@ def functions(path: Path) -> dict[str, tuple[list[str], list[str]]]:
     return found
 
 
-HELPERS = ("__init__", "memory", "cache_table", "cache_oldest")
+HELPERS = ("__init__", "call", "memory", "cache_table", "cache_oldest")
 """Modules without kernels of their own."""
 TOPICS = sorted(path.stem for path in (KERNELS / "native").glob("*.py") if path.stem not in HELPERS)
 
@@ -116,8 +109,8 @@ def index_bytes(plan: IndexPlan, ids: np.ndarray, path: Path, lengths: np.ndarra
 def opened(plan: IndexPlan, data: np.ndarray, *, line: int = 0, is_tombstone: bool = False) -> Index:
     """An index over those bytes, nothing verified yet."""
     index = Index(plan, data, is_verified=False, name="test")
-    index.layer[native_index.SERIAL] = line
-    index.layer[native_index.IS_TOMBSTONE] = is_tombstone
+    index.line[native_index.SERIAL] = line
+    index.line[native_index.IS_TOMBSTONE] = is_tombstone
     return index
 
 
@@ -136,7 +129,7 @@ def both_find(make, ids: np.ndarray) -> np.ndarray:
     for module in (native_probe, reference_probe):
         indexes = make()
         keys = np.full(len(ids), -999)
-        done = module.find(np.stack([index.layer for index in indexes]), ids, keys)
+        done = module.find(np.stack([index.line for index in indexes]), ids, keys)
         is_done = done == len(ids)
         marks = [index._page_ok.tolist() for index in indexes] if is_done else []
         results.append((done, keys[: done + (not is_done)].tolist(), marks))
@@ -175,7 +168,7 @@ def test_find_and_ids_agree_at_the_planned_sizes(tmp_path, count):
     for first, number in {(0, len(ids)), (len(ids) // 2, len(ids) - len(ids) // 2), (len(ids), 0)}:
         got = [np.zeros(number, np.uint64), np.zeros(number, np.uint64)]
         for module, out in zip((native_index, reference_index), got, strict=True):
-            assert module.ids_of_ranks(opened(plan, data).layer[None], 0, first, out) == -1
+            assert module.ids_of_ranks(opened(plan, data).line[None], 0, first, out) == -1
         assert (got[0] == ids[first : first + number]).all()
         assert (got[1] == got[0]).all()
 
@@ -225,7 +218,7 @@ def test_pages_that_were_verified_before_answer_the_same(tmp_path, bits):
     plan = FixedPlan(len(ids), True, False, group_bits=2, bits=bits)
     data = index_bytes(plan, ids, tmp_path / "index")
     index, wanted = opened(plan, data), probes(ids[::3])
-    layers, keys = index.layer[None].copy(), np.empty((3, len(wanted)), np.int64)
+    layers, keys = index.line[None].copy(), np.empty((3, len(wanted)), np.int64)
     half = wanted[: len(wanted) // 2]
     native_probe.find(layers, half, keys[0, : len(half)])  # some pages good, others not yet looked at
     for row in keys[1:]:
@@ -247,11 +240,10 @@ def test_every_page_of_an_index_has_its_own_fault_code(tmp_path):
         sound = opened(plan, good, line=0)
         keys = both_find(lambda data=data, sound=sound: [sound, opened(plan, data, line=1)], ids[::40] ^ np.uint64(1))
         if keys.min() < -1:
-            bad_page, line = divmod(int(-2 - keys[-1]), native_index.MAX_LINES)
-            assert (bad_page, line) == (page, 1)
+            assert page_and_line(int(keys[-1])) == (page, 1)
             faults.add(page)
         got = [
-            module.ids_of_ranks(opened(plan, data).layer[None], 0, 0, np.zeros(len(ids), np.uint64))
+            module.ids_of_ranks(opened(plan, data).line[None], 0, 0, np.zeros(len(ids), np.uint64))
             for module in (native_index, reference_index)
         ]
         assert got == [page, page]
@@ -276,9 +268,9 @@ def test_a_directory_of_lies_under_good_checksums_never_leads_outside(tmp_path_f
     lying[end : end + 4 * len(pages)] = sums.view(np.uint8)
     index, keys = opened(plan, lying), np.empty(1, np.int64)
     for identity in ids[::5]:  # a bucket that reaches into others need not be sorted: only the range is promised
-        native_probe.find(index.layer[None], np.array([identity]), keys)
+        native_probe.find(index.line[None], np.array([identity]), keys)
         assert keys[0] < len(ids)
-        assert keys[0] >= 0 or keys[0] == -1 or divmod(int(-2 - keys[0]), native_index.MAX_LINES)[0] < end // PAGE
+        assert keys[0] >= 0 or keys[0] == -1 or page_and_line(int(keys[0]))[0] < end // PAGE
 
 
 def match_case(tmp_path, tokens_WN, lengths_W, tokens, room, *, stop=False, break_page=None):
@@ -293,7 +285,7 @@ def match_case(tmp_path, tokens_WN, lengths_W, tokens, room, *, stop=False, brea
     for module in (native_probe, reference_probe):
         keys, out_ids = np.full(len(tokens), -9), np.full(len(tokens), 9, np.uint64)
         lengths = np.full(len(tokens), 9, np.uint8)
-        layers = opened(plan, data).layer[None]
+        layers = opened(plan, data).line[None]
         done = module.match(layers, tokens, room, 5, mask, stop, keys, out_ids, lengths)
         stop_at = slice(0, len(tokens)) if done == len(tokens) else slice(done, done + 1)
         results.append(
@@ -391,7 +383,7 @@ def both_read(plan, data, path, keys, seeds, hint=True):
     results = []
     for module in (native_rows, reference_rows):
         index = opened(plan, data)
-        line = index.layer
+        line = index.line
         line[native_index.ROWS_FD], line[native_index.ROWS_DATA_AT], line[native_index.ROW_BYTES] = fd, PAGE, 40
         staging, lengths = np.zeros(len(keys) * 44, np.uint8), np.full(len(keys), -5)
         status = np.full(len(keys), 99, np.uint8)
@@ -598,56 +590,3 @@ def test_a_run_of_reads_fits_its_buffer_whatever_the_offsets_say():
     lines, places, status = np.zeros(2, np.int32), np.full(2, 4096), np.zeros(2, np.uint8)
     last, end = native_rows._run_end(line, np.arange(2), lines, places, lengths, status, 0, 0, 0, limit)
     assert last == 1 or end - 4096 <= limit
-
-
-@pytest.fixture
-def cache_hits(tmp_path):
-    """Call it: a process with a copy of the package loads a kernel; 1 where it came from the cache."""
-    package = tmp_path / "ngramstore"
-    shutil.copytree(Path(jit.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
-    code = "import numpy as np; from ngramstore.kernels.native.index import pack_low_bits as kernel;"
-    code += "kernel(np.zeros(1, np.uint64), 8, np.zeros(1, np.uint8)); print(sum(kernel.stats.cache_hits.values()))"
-
-    def run() -> int:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        return int(done.stdout)
-
-    return run
-
-
-def test_cached_kernels_are_stale_when_a_file_they_inline_has_changed(tmp_path, cache_hits):
-    """numba asks only for the file that a kernel is written in."""
-    assert [cache_hits(), cache_hits()] == [0, 1]
-    with open(tmp_path / "ngramstore" / "kernels" / "native" / "memory.py", "a") as file:
-        file.write("# changed\n")
-    assert [cache_hits(), cache_hits()] == [0, 1]
-
-
-@pytest.mark.parametrize("kind", ["nbc", "nbi"])
-@pytest.mark.parametrize("left", [b"", b"garbled"])
-def test_a_cached_kernel_that_cannot_be_read_is_compiled_again(tmp_path, cache_hits, kind, left):
-    """A power cut may leave its file empty: numba does not sync it."""
-    assert cache_hits() == 0
-    found = list((tmp_path / "cache").rglob(f"*.{kind}"))
-    assert found
-    for file in found:
-        file.write_bytes(left)
-    assert [cache_hits(), cache_hits()] == [0, 1]
-
-
-def test_a_full_disk_under_the_cache_of_kernels_costs_time_alone(monkeypatch):
-    def refuse(*given):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(jit, "_warned", [])
-    monkeypatch.setattr(IndexDataCacheFile, "save", refuse)
-
-    def doubled(x):
-        return 2 * x
-
-    assert jit.kernel(doubled)(4) == 8
-    assert jit.callback(numba.int64(numba.int64), doubled).ctypes(4) == 8
-    assert not jit.cache_is_on_disk()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
 
 from ngramstore import layout
-from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, ROWS_HEADER, SUMS_HEADER, TOKENS_HEADER, Layout
+from ngramstore.layout import INDEX_HEADER, PAGE_BYTES, ROWS_HEADER, SUMS_HEADER, TOKENS_HEADER, Field, Layout
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 LAYOUTS = [INDEX_HEADER, ROWS_HEADER, TOKENS_HEADER, SUMS_HEADER]
@@ -74,6 +75,16 @@ def test_a_missing_or_extra_field_is_refused(table):
     values.popitem()
     with pytest.raises(KeyError):
         table.pack(**values)
+
+
+def test_the_last_field_of_what_is_sealed_is_the_checksum_of_the_others():
+    table = Layout("sealed", (Field("name", "3s", ""), Field("number", "Q", ""), Field("crc", "I", "")))
+    body = b"abc" + (1 << 40).to_bytes(8, "little")
+    assert table.sealed(name=b"abc", number=1 << 40) == body + zlib.crc32(body).to_bytes(4, "little")
+    whole = table.sealed(zlib.crc32(b"before"), name=b"abc", number=1 << 40)
+    assert whole == body + zlib.crc32(b"before" + body).to_bytes(4, "little")
+    with pytest.raises(TypeError):
+        table.sealed(name=b"abc", number=1, crc=0)
 
 
 def test_an_unknown_field_has_no_offset():

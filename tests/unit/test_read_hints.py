@@ -135,7 +135,17 @@ def rows_files(tmp_path, request):
 @pytest.fixture
 def use(monkeypatch):
     """Run the kernel as plain Python on a system of ours."""
-    for name in ("_read", "read_at_once", "_line_from", "_piece", "_run_end", "_hint_from"):
+    for name in (
+        "_read",
+        "read_at_once",
+        "_line_from",
+        "_piece",
+        "_run_end",
+        "_hint_from",
+        "_place_rows",
+        "_read_pieces",
+        "_check_rows",
+    ):
         monkeypatch.setattr(native, name, getattr(native, name).py_func)
 
     def store_i64(address, value) -> None:

@@ -1,4 +1,7 @@
-"""Which rows a batch has to read: each row key once. Meaning: kernels/reference/distinct.py."""
+"""Which rows a batch has to read: each row key once. Meaning: kernels/reference/distinct.py.
+
+Shapes: M wanted rows, U row keys listed.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,25 @@ from ngramstore.kernels.native.hashing import mix64
 
 
 @kernel
-def distinct(seen, keys_M, seeds_M, miss_M, miss_keys_M, miss_seeds_M):
-    """List each wanted row key once, in order of appearance; miss[m] = its place, -1 where none is wanted. Returns how many.
+def distinct(seen, keys_M, seeds_M, place_M, keys_U, seeds_U):
+    """List each wanted row key once, with its seed, in order of appearance; place[m] = where in that list, -1 where none is wanted.
 
-    `seen`: zeroed scratch, a power of two of at least 2 M.
+    Returns how many are listed. `seen`: zeroed scratch, a power of two of at least 2 M.
     """
     mask = seen.shape[0] - 1
-    absent = 0
+    count = 0
     for m in range(keys_M.shape[0]):
         key = keys_M[m]
         if key < 0:
-            miss_M[m] = -1
+            place_M[m] = -1
             continue
         at = np.int64(mix64(np.uint64(key)) & np.uint64(mask))
-        while seen[at] != 0 and miss_keys_M[seen[at] - 1] != key:
+        while seen[at] != 0 and keys_U[seen[at] - 1] != key:
             at = (at + 1) & mask
         if seen[at] == 0:
-            miss_keys_M[absent] = key
-            miss_seeds_M[absent] = seeds_M[m]
-            absent += 1
-            seen[at] = absent
-        miss_M[m] = seen[at] - 1
-    return absent
+            keys_U[count] = key
+            seeds_U[count] = seeds_M[m]
+            count += 1
+            seen[at] = count
+        place_M[m] = seen[at] - 1
+    return count

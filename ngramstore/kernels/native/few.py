@@ -1,9 +1,7 @@
 """A handful of look-ups whose rows are all in memory, in one call. Meaning: kernels/reference/few.py.
 
-A call from Python costs more than its work here, and each array that it hands over 0.1 us: so all that stays the same from
-call to call is in one array, CALL: the plan of the output rows, then the columns below. Addresses point to the cache's STATE,
-to LAYERS, and to three counters of the handle (calls, positions, found) that threads add to. RESIDENT is 0, or where the rows of the
-only layer lie one after the other; there is no cache then.
+A call from Python costs more than its work here. CALL begins as kernels/native/call.py says; then come the address of LAYERS, and what
+a search has to know.
 """
 
 from __future__ import annotations
@@ -12,29 +10,22 @@ import numpy as np
 
 from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.cache import serve_if_all_are_here
-from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES, ROW_BYTES, write_row
+from ngramstore.kernels.native.call import NUM_COMMON, RESIDENT, STATE, add_call
+from ngramstore.kernels.native.dequantize import OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.native.hashing import extend_state, seed_state
 from ngramstore.kernels.native.index import NUM_COLUMNS, RANK_MASK
-from ngramstore.kernels.native.memory import add_atomic, i64_array, zero_bytes
+from ngramstore.kernels.native.memory import i64_array, zero_bytes
 from ngramstore.kernels.native.probe import find, match, match_one
 
-STATE, LAYERS, NUM_LAYERS, COUNTS = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PLAN + 3
-SEED, MAX_N, LENGTHS_MASK, STOP_AT_MISS = NUM_PLAN + 4, NUM_PLAN + 5, NUM_PLAN + 6, NUM_PLAN + 7
-RESIDENT = NUM_PLAN + 8
-NUM_CALL = NUM_PLAN + 9
+LAYERS, NUM_LAYERS = NUM_COMMON, NUM_COMMON + 1
+SEED, MAX_N, LENGTHS_MASK, STOP_AT_MISS = NUM_COMMON + 2, NUM_COMMON + 3, NUM_COMMON + 4, NUM_COMMON + 5
+NUM_CALL = NUM_COMMON + 6
 
 
 @inline
 def layers_of(call):
     """LAYERS, a line each."""
     return i64_array(call[LAYERS], call[NUM_LAYERS] * NUM_COLUMNS).reshape((call[NUM_LAYERS], NUM_COLUMNS))
-
-
-@inline
-def _add_call(call, positions, found):
-    add_atomic(call[COUNTS], np.int64(1))
-    add_atomic(call[COUNTS] + 8, np.int64(positions))
-    add_atomic(call[COUNTS] + 16, np.int64(found))
 
 
 @inline
@@ -74,7 +65,7 @@ def serve_ngrams(call, tokens_MN, out, found_M):
     for m in range(count):
         found_M[m] = keys_M[m] >= 0
         num_found += found_M[m]
-    _add_call(call, count, num_found)
+    add_call(call, count, num_found)
     return num_found
 
 
@@ -119,7 +110,7 @@ def serve_tail(call, tokens_BS, room_BT, out, lengths_BT):
             length = lengths_W[b * width + first + t]
             lengths_BT[b, t] = length
             num_found += length > 0
-    _add_call(call, count, num_found)
+    add_call(call, count, num_found)
     return num_found
 
 
@@ -138,5 +129,5 @@ def serve_one(call, tokens_S, end, room, out):
     keys_M[0] = key
     if not _serve(call, keys_M, 1, np.int64(out.ctypes.data)):
         return -1
-    _add_call(call, 1, length > 0)
+    add_call(call, 1, length > 0)
     return length

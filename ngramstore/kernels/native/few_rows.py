@@ -1,10 +1,8 @@
 """A handful of rows by number in one call: out of the row cache, or read where no disk is waited for.
 Meaning: kernels/reference/few_rows.py.
 
-As in `few`, all that stays the same from call to call is in one array, CALL: the plan of the output rows, then the columns below.
-STATE is the address of the cache's, 0 without a cache. COUNTS is that of five counters of the handle that threads add to: calls,
-positions, found, rows and bytes read. Row i is ROW_BYTES and its checksum at ROWS_DATA_AT + i * (ROW_BYTES + 4) of ROWS_FD;
-ROWS_FD is -1 where rows lie otherwise, and are not read here. RESIDENT is 0, or where all rows lie in memory one after the other.
+CALL begins as kernels/native/call.py says; of the counters the fourth and the fifth are rows and bytes read. Row i is ROW_BYTES and its
+checksum at ROWS_DATA_AT + i * (ROW_BYTES + 4) of ROWS_FD; ROWS_FD is -1 where rows lie otherwise, and are not read here.
 
 Shapes: M wanted rows, U rows read.
 """
@@ -16,16 +14,15 @@ import numpy as np
 from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.cache import hold_those_here, insert, let_go
 from ngramstore.kernels.native.cache_table import NUM_STATE, stop_reading
-from ngramstore.kernels.native.dequantize import NUM_PLAN, OUT_BYTES, ROW_BYTES, write_row
+from ngramstore.kernels.native.call import COUNTS, NUM_COMMON, RESIDENT, STATE, add_call
+from ngramstore.kernels.native.dequantize import OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.native.distinct import distinct
 from ngramstore.kernels.native.hashing import checksum32
 from ngramstore.kernels.native.memory import add_atomic, i64_array, load_u32
 from ngramstore.kernels.native.rows import read_at_once
 
-STATE, COUNTS, NUM_ROWS, FIRST_KEY = NUM_PLAN, NUM_PLAN + 1, NUM_PLAN + 2, NUM_PLAN + 3
-ROWS_FD, ROWS_DATA_AT = NUM_PLAN + 4, NUM_PLAN + 5
-RESIDENT = NUM_PLAN + 6
-NUM_CALL = NUM_PLAN + 7
+NUM_ROWS, FIRST_KEY, ROWS_FD, ROWS_DATA_AT = NUM_COMMON, NUM_COMMON + 1, NUM_COMMON + 2, NUM_COMMON + 3
+NUM_CALL = NUM_COMMON + 4
 MOST_ROWS = 64
 """In one call; as many as a block of the cache has."""
 _CHECKSUM_BYTES = 4
@@ -47,19 +44,12 @@ def _read(call, keys_U, count, staging, pair):
     return True
 
 
-@inline
-def _add_call(call, positions):
-    add_atomic(call[COUNTS], np.int64(1))
-    add_atomic(call[COUNTS] + 8, positions)
-    add_atomic(call[COUNTS] + 16, positions)
-
-
 @kernel
 def serve_numbers(call, numbers_M, out):
     """Rows by number, at most MOST_ROWS -> out (C-contiguous). Returns how many are read, each of them once and kept.
 
-    -1: a number is out of range, or a row is not in the cache and not read here, not good or not in memory. Nothing is counted
-    then, and nothing kept; rows that are in the cache are its most recently used.
+    -1: a number is out of range, or a row is neither cached nor readable at once, or fails its checksum. Nothing is counted then, and
+    nothing kept; rows that are in the cache are its most recently used.
     """
     count = np.int64(numbers_M.shape[0])
     state, target = call[STATE], np.int64(out.ctypes.data)
@@ -69,7 +59,7 @@ def serve_numbers(call, numbers_M, out):
                 return -1
         for m in range(count):
             write_row(call, call[RESIDENT] + numbers_M[m] * call[ROW_BYTES], target + m * call[OUT_BYTES])
-        _add_call(call, count)
+        add_call(call, count, count)
         return 0
     keys_M, held_M = np.empty(count, np.int64), np.empty(count, np.int64)
     for m in range(count):
@@ -89,7 +79,7 @@ def serve_numbers(call, numbers_M, out):
             write_row(call, held_M[m], target + m * call[OUT_BYTES])
         if state != 0:
             let_go(state, reader, hits, 0)
-        _add_call(call, count)
+        add_call(call, count, count)
         return 0
     if state != 0:
         stop_reading(state, reader)  # an allocation that fails must not leave rows held
@@ -125,5 +115,5 @@ def serve_numbers(call, numbers_M, out):
         insert(i64_array(state, NUM_STATE), staging, at_U, keys_U[:num_read])
     add_atomic(call[COUNTS] + 24, num_read)
     add_atomic(call[COUNTS] + 32, num_read * slot_bytes)
-    _add_call(call, count)
+    add_call(call, count, count)
     return num_read

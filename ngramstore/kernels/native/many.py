@@ -11,8 +11,9 @@ import numpy as np
 from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.cache import BLOCK, serve_block
 from ngramstore.kernels.native.cache_table import NUM_PLACES, TABLE_ADDRESS, ask_for
+from ngramstore.kernels.native.call import RESIDENT, STATE
 from ngramstore.kernels.native.dequantize import OUT_BYTES, ROW_BYTES, prefetch_row, write_row
-from ngramstore.kernels.native.few import RESIDENT, SEED, STATE, layers_of
+from ngramstore.kernels.native.few import SEED, layers_of
 from ngramstore.kernels.native.hashing import extend_state, seed_state
 from ngramstore.kernels.native.index import RANK_MASK
 from ngramstore.kernels.native.memory import load_i64, zero_bytes

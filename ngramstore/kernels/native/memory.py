@@ -1,4 +1,4 @@
-"""What numba does not offer: memory at an address, prefetch, compares of vectors, a lock between threads, calls by address, two system calls.
+"""What numba does not offer: memory at an address, prefetch, compares of vectors, a lock between threads, calls by address, four system calls.
 
 An address is an int64; whoever passes one keeps its buffer alive and has checked its bounds.
 """
@@ -50,7 +50,6 @@ def _load(bits: int, result: types.Type):
 
 load_u8 = _load(8, types.uint8)
 load_u16 = _load(16, types.uint16)
-load_i32 = _load(32, types.int32)
 load_u32 = _load(32, types.uint32)
 load_i64 = _load(64, types.int64)
 load_u64 = _load(64, types.uint64)
@@ -167,10 +166,8 @@ def _array_of(dtype: types.Type):
     return array
 
 
-i32_array = _array_of(types.int32)
 i64_array = _array_of(types.int64)
 f32_array = _array_of(types.float32)
-u32_array = _array_of(types.uint32)
 u16_array = _array_of(types.uint16)
 i8_array = _array_of(types.int8)
 u8_array = _array_of(types.uint8)

@@ -159,38 +159,24 @@ def _hint_from(layers, order, lines, places, lengths_U, status_U, i, number, pie
         number += 1
 
 
-@kernel
-def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, status_U):
-    """Stored bytes of U rows -> staging[u * slot_bytes :], checked against the checksum behind each.
+@inline
+def _place_rows(layers, keys_U, order, lines, places, lengths_U, status_U):
+    """Line, place and length of each row, in that order; status GOOD or BAD_INDEX_PAGE. Returns how many pieces rows may have.
 
-    keys: row keys of file layers. seeds: what each checksum is seeded with (the ID). hint: from the first page on that has to
-    be waited for, ask for all of them first.
-    lengths[u] = stored bytes; status[u] = GOOD or what is wrong. Rows read in place without checksums are not checked.
-    Returns how many are not good, how many of the others are compressed, and the bytes of all whose place is known, with their
-    checksums. -1 bad: a key is of no layer here, and nothing was read.
+    0: a key is of no layer here.
     """
-    base = np.int64(staging.ctypes.data)
-    count = keys_U.shape[0]
-    lines = np.empty(count, np.int32)
-    places = np.empty(count, np.int64)
-    is_sorted = True
-    for u in range(1, count):
-        if keys_U[u] < keys_U[u - 1]:
-            is_sorted = False
-            break
-    order = np.arange(count) if is_sorted else np.argsort(keys_U)
-    has_pieces = False
+    pieces = 1
     line = 0
-    for i in range(count):
+    for i in range(order.shape[0]):
         u = order[i]
         status_U[u] = GOOD
         line = _line_from(layers, keys_U[u], line)
         if line < 0:
-            return -1, 0, np.int64(0)
+            return 0
         lines[u] = line
         rank = keys_U[u] & RANK_MASK
         if layers[line, FIRST_BYTES] > 0:
-            has_pieces = True
+            pieces = _PIECES
             places[u] = rank - layers[line, FIRST_RANK]
             lengths_U[u] = layers[line, ROW_BYTES]
             continue
@@ -200,13 +186,19 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
             continue
         places[u] = place
         lengths_U[u] = size
-    pieces = _PIECES if has_pieces else 1
-    scratch = np.empty(_SPAN_BYTES, np.uint8)
-    pair = np.empty(2, np.int64)
+    return pieces
+
+
+@inline
+def _read_pieces(layers, order, lines, places, lengths_U, status_U, base, slot_bytes, hint, pieces, scratch, pair):
+    """Read what `_place_rows` found: row u -> address base + u * slot_bytes; status CUT_SHORT where a file ends before.
+
+    scratch: _SPAN_BYTES u8; pair: (2,) i64.
+    """
     is_ahead = not hint  # whatever is still to be read has been asked for
     for number in range(pieces):
         i = 0
-        while i < count:
+        while i < order.shape[0]:
             u = order[i]
             if status_U[u] != GOOD:
                 i += 1
@@ -238,8 +230,13 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
                 elif not _read(fd, target, size, place):  # in a run that a cut file does not hold whole
                     status_U[u] = CUT_SHORT
             i = j
+
+
+@inline
+def _check_rows(layers, lines, seeds_U, lengths_U, status_U, base, slot_bytes):
+    """Compare checksums; status BAD_CHECKSUM where one differs. Returns what `read_rows` does."""
     num_bad, num_packed, num_bytes = 0, 0, np.int64(0)
-    for u in range(count):
+    for u in range(lines.shape[0]):
         if status_U[u] == BAD_INDEX_PAGE:
             num_bad += 1
             continue
@@ -254,3 +251,32 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
         elif lengths_U[u] < layers[lines[u], ROW_BYTES]:
             num_packed += 1
     return num_bad, num_packed, num_bytes
+
+
+@kernel
+def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, status_U):
+    """Stored bytes of U rows -> staging[u * slot_bytes :], checked against the checksum behind each.
+
+    keys: row keys of file layers. seeds: what each checksum is seeded with (the ID). hint: from the first page on that has to
+    be waited for, ask for all of them first.
+    lengths[u] = stored bytes; status[u] = GOOD or what is wrong. Rows read in place without checksums are not checked.
+    Returns how many are not good, how many of the others are compressed, and the bytes of all whose place is known, with their
+    checksums. -1 bad: a key is of no layer here, and nothing was read.
+    """
+    base = np.int64(staging.ctypes.data)
+    count = keys_U.shape[0]
+    lines = np.empty(count, np.int32)
+    places = np.empty(count, np.int64)
+    is_sorted = True
+    for u in range(1, count):
+        if keys_U[u] < keys_U[u - 1]:
+            is_sorted = False
+            break
+    order = np.arange(count) if is_sorted else np.argsort(keys_U)
+    pieces = _place_rows(layers, keys_U, order, lines, places, lengths_U, status_U)
+    if pieces == 0:
+        return -1, 0, np.int64(0)
+    scratch = np.empty(_SPAN_BYTES, np.uint8)
+    pair = np.empty(2, np.int64)
+    _read_pieces(layers, order, lines, places, lengths_U, status_U, base, slot_bytes, hint, pieces, scratch, pair)
+    return _check_rows(layers, lines, seeds_U, lengths_U, status_U, base, slot_bytes)

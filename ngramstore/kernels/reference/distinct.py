@@ -1,6 +1,6 @@
 """What listing each row key of a batch once means.
 
-Shapes: M wanted rows.
+Shapes: M wanted rows, U row keys listed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ def distinct(
     seen: np.ndarray,
     keys_M: np.ndarray,
     seeds_M: np.ndarray,
-    miss_M: np.ndarray,
-    miss_keys_M: np.ndarray,
-    miss_seeds_M: np.ndarray,
+    place_M: np.ndarray,
+    keys_U: np.ndarray,
+    seeds_U: np.ndarray,
 ) -> int:
-    """List each wanted row key once, in order of appearance; miss[m] = its place, -1 where none is wanted. Returns how many."""
+    """List each wanted row key once, with its seed, in order of appearance; place[m] = where in that list, -1 where none is wanted.
+
+    Returns how many are listed.
+    """
     places: dict[int, int] = {}
     for m, key in enumerate(keys_M.tolist()):
         if key >= 0 and key not in places:
-            miss_keys_M[len(places)], miss_seeds_M[len(places)] = key, seeds_M[m]
+            keys_U[len(places)], seeds_U[len(places)] = key, seeds_M[m]
             places[key] = len(places)
-        miss_M[m] = places.get(key, -1)
+        place_M[m] = places.get(key, -1)
     return len(places)

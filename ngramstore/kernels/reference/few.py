@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ngramstore.kernels.native.few import (
-    COUNTS,
-    LAYERS,
-    LENGTHS_MASK,
-    MAX_N,
-    NUM_LAYERS,
-    RESIDENT,
-    SEED,
-    STATE,
-    STOP_AT_MISS,
-)
+from ngramstore.kernels.native.call import COUNTS, RESIDENT, STATE
+from ngramstore.kernels.native.few import LAYERS, LENGTHS_MASK, MAX_N, NUM_LAYERS, SEED, STOP_AT_MISS
 from ngramstore.kernels.native.index import NUM_COLUMNS, RANK_MASK
 from ngramstore.kernels.reference.cache import memory, serve_if_all_are_here
 from ngramstore.kernels.reference.dequantize import OUT_BYTES, ROW_BYTES, write_row

@@ -7,7 +7,8 @@ import os
 import numpy as np
 
 from ngramstore.kernels.native.cache_table import NUM_STATE
-from ngramstore.kernels.native.few_rows import COUNTS, FIRST_KEY, NUM_ROWS, RESIDENT, ROWS_DATA_AT, ROWS_FD, STATE
+from ngramstore.kernels.native.call import COUNTS, RESIDENT, STATE
+from ngramstore.kernels.native.few_rows import FIRST_KEY, NUM_ROWS, ROWS_DATA_AT, ROWS_FD
 from ngramstore.kernels.reference.cache import hold_those_here, insert, let_go, memory
 from ngramstore.kernels.reference.dequantize import OUT_BYTES, ROW_BYTES, write_row
 from ngramstore.kernels.reference.hashing import xxh64
@@ -18,8 +19,8 @@ _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 def serve_numbers(call: np.ndarray, numbers_M: np.ndarray, out: np.ndarray) -> int:
     """Rows by number, at most MOST_ROWS -> out (C-contiguous). Returns how many are read, each of them once and kept.
 
-    -1: a number is out of range, or a row is not in the cache and not read here, not good or not in memory. Nothing is counted
-    then, and nothing kept; rows that are in the cache are its most recently used.
+    -1: a number is out of range, or a row is neither cached nor readable at once, or fails its checksum. Nothing is counted then, and
+    nothing kept; rows that are in the cache are its most recently used.
     """
     if ((numbers_M < 0) | (numbers_M >= call[NUM_ROWS])).any():
         return -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.kernels.native.cache_table import NUM_STATE
-from ngramstore.kernels.native.few import RESIDENT, STATE
+from ngramstore.kernels.native.call import RESIDENT, STATE
 from ngramstore.kernels.reference.cache import memory, serve
 from ngramstore.kernels.reference.few import layers_of, seed_of, serve_resident
 from ngramstore.kernels.reference.hashing import ngram_ids_of_width

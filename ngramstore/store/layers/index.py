@@ -33,7 +33,7 @@ _LEAST_SHARE = 4
 class Index:
     """An index ready for probing: the bytes (mapped, or in memory), and the state of page verification.
 
-    `layer` is its line of the kernels' LAYERS table. Threads: any number.
+    `line` is its line of the kernels' LAYERS table. Threads: any number.
     """
 
     def __init__(self, plan: IndexPlan, data: np.ndarray, *, is_verified: bool, name: str) -> None:
@@ -41,13 +41,13 @@ class Index:
         self.name = name
         self._data = data
         self._page_ok = np.full(len(data) // PAGE_BYTES + 1, is_verified, np.uint8)
-        self.layer = np.zeros(native.NUM_COLUMNS, np.int64)
+        self.line = np.zeros(native.NUM_COLUMNS, np.int64)
         fields = plan.header_fields()
-        self.layer[native.NUM_ROWS] = plan.num_rows
-        self.layer[native.BUCKET_BITS] = plan.bucket_bits
-        self.layer[native.GROUP_BITS] = plan.group_bits
-        self.layer[native.FILE_ADDRESS] = data.ctypes.data
-        self.layer[native.PAGE_OK_ADDRESS] = self._page_ok.ctypes.data
+        self.line[native.NUM_ROWS] = plan.num_rows
+        self.line[native.BUCKET_BITS] = plan.bucket_bits
+        self.line[native.GROUP_BITS] = plan.group_bits
+        self.line[native.FILE_ADDRESS] = data.ctypes.data
+        self.line[native.PAGE_OK_ADDRESS] = self._page_ok.ctypes.data
         for column, name_ in (
             (native.GROUPS_AT, "groups_at"),
             (native.DIRECTORY_AT, "directory_at"),
@@ -57,7 +57,7 @@ class Index:
             (native.OFFSETS_AT, "offsets_at"),
             (native.LENGTHS_AT, "lengths_at"),
         ):
-            self.layer[column] = fields[name_]
+            self.line[column] = fields[name_]
 
     @classmethod
     def from_ids(cls, ids_N: np.ndarray) -> Index:
@@ -125,7 +125,7 @@ class Index:
         """IDs of ranks first, first + 1, ...: (count,) u64, read back from the planes."""
         ids_M = np.empty(len(self) - first if count is None else count, np.uint64)
         assert first >= 0 and first + len(ids_M) <= len(self)
-        bad = native.ids_of_ranks(self.layer[None], 0, first, ids_M)
+        bad = native.ids_of_ranks(self.line[None], 0, first, ids_M)
         if bad >= 0:
             raise self.damaged(int(bad))
         return ids_M
@@ -157,6 +157,11 @@ class Index:
                 raise self.damaged(int(unknown[np.flatnonzero(got != wanted)[0]]))
             self._page_ok[unknown] = 1
         return self._data[begin:end].view(dtype)
+
+
+def page_and_line(code: int) -> tuple[int, int]:
+    """What a fault code of the index kernels says: the page that fails its checksum, and the line of the LAYERS table it is of."""
+    return divmod(-2 - code, native.MAX_LINES)
 
 
 def _mapped(file: DataFile, size: int) -> np.ndarray:

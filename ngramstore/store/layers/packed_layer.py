@@ -54,7 +54,7 @@ class PackedLayer(Layer):
                 raise DamagedStore(f"{file} holds {num_rows:,} rows, the manifest says {entry.num_rows:,}")
         if self.tokens is not None:
             self.tokens.require(entry.num_rows, spec.max_n)
-        line = self.index.layer
+        line = self.index.line
         line[native.SERIAL] = serial
         line[native.ROWS_FD] = self.rows.file.fd
         line[native.ROWS_DATA_AT] = self.rows.data_at
@@ -62,7 +62,7 @@ class PackedLayer(Layer):
 
     @property
     def lines(self) -> np.ndarray:
-        return self.index.layer[None]
+        return self.index.line[None]
 
     def path_of(self, rank: int) -> Path:
         return self.rows.path

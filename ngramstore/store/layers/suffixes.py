@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ngramstore.hashing import ngram_ids
-from ngramstore.kernels.native import index as native_index
 from ngramstore.kernels.native import probe
-from ngramstore.store.layers.index import Index
+from ngramstore.store.layers.index import Index, page_and_line
 from ngramstore.windows import NgramArrays
 
 
@@ -29,7 +28,8 @@ def suffixes_are_stored(index: Index, tokens_MN: np.ndarray, lengths_M: np.ndarr
     longer = lengths_M > shortest
     ids = ngram_ids(tokens_MN[longer, 1:], lengths_M[longer] - 1, seed)
     keys = np.empty(len(ids), np.int64)
-    done = probe.find(index.layer[None], ids, keys)
+    done = probe.find(index.line[None], ids, keys)
     if done < len(ids):
-        raise index.damaged(int(-2 - keys[done]) // native_index.MAX_LINES)
+        page, _ = page_and_line(int(keys[done]))
+        raise index.damaged(page)
     return bool((keys >= 0).all())
