@@ -19,6 +19,15 @@ Ngrams: TypeAlias = Sequence[Sequence[int]] | np.ndarray | tuple[ArrayLike, Arra
 """A list of tuples of token ids; an integer array (M, n); or (array (M, max_n) left-aligned, lengths (M,))."""
 NgramArrays: TypeAlias = tuple[np.ndarray, np.ndarray]
 """The same as the engine has them: tokens (M, N) u32 left-aligned, and lengths (M,)."""
+PADDED = "pad lines on the right with any token id: a row depends on earlier tokens only"
+"""What to do with lines of several lengths, wherever token ids are taken."""
+_OF_LINES = f"{PADDED}; or join them and mark where each begins (`starts`); modules take an `attention_mask` as well"
+_OF_NGRAMS = (
+    "of n-grams of several lengths give a list of tuples, "
+    "or a pair: array (M, N), padded on the right with any token id, and lengths (M,)"
+)
+_OF_TUPLES = "write each n-gram as one tuple of its token ids, such as (3, 14), without padding"
+_TOKEN_IDS = "token ids are integers 0 .. 2**32 - 1"
 
 
 def plain(array: np.ndarray) -> np.ndarray:
@@ -29,53 +38,64 @@ def plain(array: np.ndarray) -> np.ndarray:
     return array if array.flags.carray else array.copy()
 
 
-def as_array(values: ArrayLike, what: str, hint: str = "lists in a list have one length") -> np.ndarray:
-    """What `values` hold, whatever their type; UsageError for lists of different lengths, and where something is masked out."""
+def as_array(values: ArrayLike, what: str, hint: str | None = None) -> np.ndarray:
+    """What `values` hold, whatever their type; UsageError for lists of different lengths, and where something is masked out.
+
+    hint: what to give in place of those two.
+    """
     if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
-        raise UsageError(f"{what} have masked values", hint="fill them (`.filled(...)`), or leave them out")
+        raise UsageError(f"{what} have masked values", hint=hint or "fill them (`.filled(...)`), or leave them out")
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise UsageError(f"{what} are not an array: {error}", hint=hint) from None
+        raise UsageError(f"{what} are not an array: {error}", hint=hint or "lists in a list have one length") from None
     except (TypeError, RuntimeError) as error:  # what PyTorch says of bf16, of gradients, and of other devices
-        raise UsageError(
-            f"{what} are not an array: {error}", hint="of a PyTorch tensor, give t.detach().cpu().float().numpy()"
-        ) from None
+        raise UsageError(f"{what} are not an array: {error}", hint=_as_numpy(values)) from None
 
 
-def as_integers(values: ArrayLike, what: str, hint: str = "lists in a list have one length") -> np.ndarray:
-    """`as_array` for what ought to be integers: u64 among others in a list, which numpy makes f64 for want of a common type, stay such."""
+def _as_numpy(tensor: Any) -> str:
+    """How to make an array of a tensor that is on another device, of a type that numpy has not, or has a gradient."""
+    is_float = getattr(tensor, "is_floating_point", None)
+    how = "t.detach().cpu().float().numpy()" if is_float is not None and is_float() else "t.cpu().numpy()"
+    return f"of a PyTorch tensor, give `{how}`"
+
+
+def as_integers(values: ArrayLike, what: str, hint: str | None = None) -> np.ndarray:
+    """`as_array` of integers; UsageError for others. u64 among others in a list, which numpy makes f64 for want of a common type, stay such.
+
+    No values are integers, whatever their type. hint: as for `as_array`.
+    """
     array = as_array(values, what, hint)
-    if array.dtype != np.float64 or array.size == 0 or isinstance(values, np.ndarray):
+    if array.dtype.kind in "iu":
         return array
-    given = np.array(values, dtype=object).ravel().tolist()
-    if not all(map(is_whole, given)):
-        return array
-    kind = np.int64 if min(given) < 0 else np.uint64
-    if max(given) > np.iinfo(kind).max:
-        return array
-    return np.array([int(value) for value in given], kind).reshape(array.shape)
+    if array.size == 0:  # np.asarray([]) is float64
+        return array.astype(np.int64)
+    if array.dtype == np.float64 and not isinstance(values, np.ndarray):
+        given = np.array(values, dtype=object).ravel().tolist()
+        if all(map(is_whole, given)):
+            kind = np.int64 if min(given) < 0 else np.uint64
+            if max(given) <= np.iinfo(kind).max:
+                return np.array([int(value) for value in given], kind).reshape(array.shape)
+    raise UsageError(
+        f"{what} must be integers, got dtype {array.dtype}", hint="give numbers of an integer type, such as int64"
+    )
 
 
-def as_tokens(values: ArrayLike, what: str = "tokens") -> np.ndarray:
-    """Any integers that fit -> u32 of the same shape; UsageError shows the first value that does not."""
-    array = as_integers(values, what, "pad lines to one length, or look them up one by one")
+def as_tokens(values: ArrayLike, what: str = "tokens", hint: str = _OF_LINES) -> np.ndarray:
+    """Any integers that fit -> u32 of the same shape; UsageError shows the first value that does not.
+
+    hint: what to give in place of lines of several lengths, or padded with what is no token.
+    """
+    array = as_integers(values, what, hint)
     if array.dtype == np.uint32:
         return array
-    if array.size == 0 and array.dtype.kind == "f":  # np.asarray([]) is float64
-        return array.astype(np.uint32)
-    if array.dtype.kind not in "iu":
-        raise UsageError(
-            f"{what} must be integers, got dtype {array.dtype}", hint="token ids are integers 0 .. 2**32 - 1"
-        )
     wide = array.dtype.itemsize > 4 or array.dtype.kind == "i"
     if wide and array.size:
         low, high = array.min(), array.max()
-        if low < 0 or high > 0xFFFFFFFF:
-            raise UsageError(
-                f"{what} hold {low if low < 0 else high}",
-                hint="token ids are integers 0 .. 2**32 - 1; mask out padding first",
-            )
+        if low < 0:
+            raise UsageError(f"{what} hold {low}", hint=f"{_TOKEN_IDS}; {hint}")
+        if high > 0xFFFFFFFF:
+            raise UsageError(f"{what} hold {high}", hint=_TOKEN_IDS)
     return array.astype(np.uint32)
 
 
@@ -85,8 +105,9 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> NgramArrays:
     UsageError for an empty n-gram, one longer than max_n, or tokens that are not u32.
     """
     if isinstance(ngrams, tuple) and len(ngrams) == 2 and _is_array(ngrams[0]):
-        return _from_pair(as_array(ngrams[0], "n-grams"), as_integers(ngrams[1], "lengths of n-grams"), max_n)
-    array = as_array(ngrams, "n-grams") if _is_array(ngrams) else None  # type: ignore[arg-type]
+        tokens, lengths = as_array(ngrams[0], "n-grams", _OF_NGRAMS), as_integers(ngrams[1], "lengths of n-grams")
+        return _from_pair(tokens, lengths, max_n)
+    array = as_array(ngrams, "n-grams", _OF_NGRAMS) if _is_array(ngrams) else None  # type: ignore[arg-type]
     if array is not None and (
         array.dtype != object or isinstance(ngrams, np.ndarray)
     ):  # a column of tuples is a list of them
@@ -103,7 +124,7 @@ def as_ngrams(ngrams: Ngrams, max_n: int) -> NgramArrays:
         ) from None
     width = int(lengths_M.max(initial=1))
     _check_lengths(lengths_M, max_n)
-    flat = as_tokens([token for ngram in listed for token in ngram], "n-grams")
+    flat = as_tokens([token for ngram in listed for token in ngram], "n-grams", _OF_TUPLES)
     if flat.ndim != 1:
         raise UsageError(
             f"n-grams must be a list of tuples of token ids, got {ngrams!r:.200}", hint="there is a bracket too many"
@@ -119,15 +140,15 @@ def _is_array(values: Any) -> bool:
 
 
 def _from_pair(tokens: np.ndarray, lengths: np.ndarray, max_n: int) -> tuple[np.ndarray, np.ndarray]:
-    if tokens.ndim != 2 or lengths.shape != (len(tokens),) or lengths.dtype.kind not in "iu":
+    if tokens.ndim != 2 or lengths.shape != (len(tokens),):
         raise UsageError(
-            f"n-grams as a pair are tokens (M, N) and integer lengths (M,), got shapes {tokens.shape} and {lengths.shape}"
+            f"n-grams as a pair are tokens (M, N) and lengths (M,), got shapes {tokens.shape} and {lengths.shape}"
         )
     _check_lengths(lengths, max_n)
     too_long = np.flatnonzero(lengths > tokens.shape[1])
     if len(too_long):
         raise UsageError(f"n-gram {too_long[0]} has {lengths[too_long[0]]} tokens, its line {tokens.shape[1]}")
-    return plain(as_tokens(tokens[:, :max_n], "n-grams")), lengths.astype(np.uint8)
+    return plain(as_tokens(tokens[:, :max_n], "n-grams", _OF_NGRAMS)), lengths.astype(np.uint8)
 
 
 def _check_lengths(lengths_M: np.ndarray, max_n: int) -> None:

@@ -8,7 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = (0, 1, 2, 3, 2**32 - 1)
 QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 NGram = tuple[int, ...]
+Answer = TypeVar("Answer")
 
 
 def temporary_directory() -> tempfile.TemporaryDirectory[str]:
@@ -181,3 +186,22 @@ def end_of_fork(act) -> int:
             os._exit(1)
         os._exit(0)
     return os.waitpid(child, 0)[1]
+
+
+def with_taken(lock: AbstractContextManager[object], act: Callable[[], Answer]) -> Answer:
+    """What `act` answers while another thread has the lock."""
+    is_taken, is_done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            is_taken.set()
+            is_done.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_taken.wait()
+    try:
+        return act()
+    finally:
+        is_done.set()
+        holder.join()

@@ -40,6 +40,7 @@ _HOME = {
     "TrainConfig": "training.config",
     "TrainResult": "training.train",
     "TrainedTableHash": "serving.row_hashes",
+    "Windows": "serving.windows",
     "cost_of": "model.costs",
     "evaluate_model": "experiment.evaluate",
     "export_table": "export.table",

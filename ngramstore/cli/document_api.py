@@ -55,7 +55,7 @@ _PAGE = {
         QwenPleKeys LongcatKeys OverEncodingKeys ByteKeys
     """,
     "Serve in PyTorch": """
-        ngramstore_torch: NGramEmbedding NGramHistory RowTableEmbedding StoreModule Ticket RowHash KeysHash
+        ngramstore_torch: NGramEmbedding NGramHistory RowTableEmbedding StoreModule Ticket RowHash Windows KeysHash
         OverEncodingHash TrainedTableHash ServingStats live_embedding Decoder KVCache generate
         generate_served
     """,

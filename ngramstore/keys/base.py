@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ngramstore.errors import UsageError
-from ngramstore.windows import as_array, as_integers
+from ngramstore.windows import PADDED, as_array, as_integers
 
 NOTHING = -1
 """In `history`: no token there, the sequence had not begun."""
@@ -104,9 +104,9 @@ class Keys(ABC):
     def _arguments(
         self, tokens: ArrayLike, history: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-        array = as_integers(tokens, "tokens", "pad lines to one length")
-        if array.ndim not in (1, 2) or (array.dtype.kind not in "iu" and array.size):
-            raise UsageError(f"tokens are {array.dtype} of shape {array.shape}, wanted integers (B, T)")
+        array = as_integers(tokens, "tokens", PADDED)
+        if array.ndim not in (1, 2):
+            raise UsageError(f"tokens have shape {array.shape}, wanted integers (B, T)")
         tokens_BT = array.reshape((1, *array.shape)[-2:])
         self._check_range(tokens_BT, "token", self._lowest)
         batch = len(tokens_BT)

@@ -15,7 +15,7 @@ from ngramstore.errors import UsageError
 from ngramstore.kernels.native import probe
 from ngramstore.options import is_whole
 from ngramstore.serve.filling import Filling
-from ngramstore.serve.output import output_array
+from ngramstore.serve.output import output_array, require_array
 from ngramstore.store.view import View
 from ngramstore.windows import as_array, as_tokens, plain, room
 
@@ -58,7 +58,7 @@ class NgramLookups(Filling):
         rows = output_array(out, (*shape, self.dim), dtype)
         flat = plain(tokens_BT).reshape(-1)
         with self._reading:
-            view, source = self._serving()
+            view, source = self._view_and_source()
             keys, ids, lengths = self._match(view, flat, plain(room_BT).reshape(-1))
             lost = self._fill(source, keys, ids, rows.reshape(len(flat), self.dim), ids)
         if lost is not None:
@@ -102,7 +102,7 @@ class NgramLookups(Filling):
         room_BS = np.zeros((num_lines, width), np.uint8)
         np.minimum(room, self.max_n, out=room_BS[:, width - count :])
         with self._reading:
-            view, source = self._serving()
+            view, source = self._view_and_source()
             keys, ids, lengths = (
                 found_W.reshape(num_lines, width)[:, width - count :].reshape(-1)
                 for found_W in self._match(view, plain(tokens).reshape(-1), room_BS.reshape(-1))
@@ -131,8 +131,9 @@ class NgramLookups(Filling):
             raise UsageError(
                 f"tokens of shape {np.shape(tokens)}, end {end}, room {room}", hint="(S,), room <= end <= S"
             )
-        if not isinstance(out, np.ndarray) or out.ndim != 1:
-            raise UsageError(f"out must be an array (D,), got {getattr(out, 'shape', type(out).__name__)}")
+        require_array(out, "(D,)")
+        if out.ndim != 1:
+            raise UsageError(f"out must be an array of shape (D,), got {out.shape}")
         end, room = int(end), min(int(room), self.max_n)
         begin = end - max(1, room)
         return int(self.lookup_tail(tokens[None, begin:end], np.array([[room]], np.uint8), out=out[None, None])[0, 0])
@@ -146,7 +147,7 @@ class NgramLookups(Filling):
         self._require_ngram("match")
         tokens_BT, room_BT = self._lines(tokens, starts)
         with self._reading:
-            view, _ = self._serving()
+            view, _ = self._view_and_source()
             _, _, lengths = self._match(view, plain(tokens_BT).reshape(-1), plain(room_BT).reshape(-1))
         return lengths.reshape(tokens_BT.shape)
 
@@ -159,7 +160,7 @@ class NgramLookups(Filling):
         self._require_ngram("match_ids")
         tokens_BT, room_BT = self._lines(tokens, None)
         with self._reading:
-            view, _ = self._serving()
+            view, _ = self._view_and_source()
             _, ids, lengths = self._match(view, plain(tokens_BT).reshape(-1), room_BT.reshape(-1))
         return ids.reshape(tokens_BT.shape), lengths.reshape(tokens_BT.shape)
 

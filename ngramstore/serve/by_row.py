@@ -58,19 +58,17 @@ class RowLookups(Filling):
     def _numbers(self, numbers: ArrayLike, what: str) -> tuple[np.ndarray, tuple[int, ...]]:
         if self.spec.is_ngram:
             raise UsageError(
-                f"{what} takes n-grams here; {self.path} is not addressed by number",
-                hint="use get(ngrams), or `ngramstore get --ngram`",
+                f"{what} needs row numbers; {self.path} is addressed by n-gram",
+                hint="use get(ngrams) or lookup(tokens), or `ngramstore get --ngram`",
             )
         array = as_integers(numbers, "row numbers")
-        if array.dtype.kind not in "iu" and array.size:
-            raise UsageError(f"row numbers must be integers, got dtype {array.dtype}")
         flat = np.ascontiguousarray(array).reshape(-1)
         require_rows(flat, self._manifest.base.num_rows)
         return flat.astype(np.int64), array.shape
 
     def _get_numbers(self, numbers: np.ndarray, rows: np.ndarray, found: np.ndarray | None) -> None:
         with self._reading:
-            view, source = self._serving()
+            view, source = self._view_and_source()
             keys, seeds = view.find_rows(numbers)
             lost = self._fill(source, keys, seeds, rows, numbers)
         if found is not None:

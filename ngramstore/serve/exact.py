@@ -63,7 +63,7 @@ class ExactLookups(Filling):
         self._check()
         ids = self._ids(ngrams, "contains")
         with self._reading:
-            view, _ = self._serving()
+            view, _ = self._view_and_source()
             return self._find(view, ids) >= 0
 
     def __contains__(self, ngram: Any) -> bool:
@@ -92,7 +92,7 @@ class ExactLookups(Filling):
 
     def _get_ids(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
         with self._reading:
-            view, source = self._serving()
+            view, source = self._view_and_source()
             keys = self._find(view, ids)
             lost = self._fill(source, keys, ids, rows, ids)
         return self._found(keys, lost)

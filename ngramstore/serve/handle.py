@@ -252,7 +252,7 @@ class Handle:
         if writer.view is not self._view:
             self._use(writer.view)
 
-    def _serving(self) -> tuple[View, RowSource]:
+    def _view_and_source(self) -> tuple[View, RowSource]:
         """For each look-up, under `_reading`: a view that stays the same, and the source of its rows."""
         writer = self._writer
         pending = None if writer is None else self._with_pending(writer)
@@ -264,9 +264,9 @@ class Handle:
     def _with_pending(self, writer: Writer) -> View | None:
         """With the lock held: unpublished changes on top of the published view, which is current from here on; None: there are none."""
         if self._stale:
-            has_pending = writer.num_pending > 0  # first: after a failure it finds out what was published
+            writer.recover_for_reading()  # first: it may find a newer state to follow
             self._follow(writer)
-            self._pending_view = writer.pending_view() if has_pending else None
+            self._pending_view = writer.pending_view()
             self._stale = False
         return self._pending_view
 

@@ -65,7 +65,7 @@ class Lookups(NgramLookups, ExactLookups, RowLookups):
                 lambda part: self._in_files(ngram_ids(tokens[part], lengths[part], self.spec.seed)),
             )
         with self._reading:
-            view, source = self._serving()
+            view, source = self._view_and_source()
             found, seeds = (self._find(view, wanted), wanted) if self.spec.is_ngram else view.find_rows(wanted)
             self._lost(source, source.bring(found, seeds, self._counts), found, wanted)
         return cache.stats()["cache_rows"]
@@ -74,7 +74,7 @@ class Lookups(NgramLookups, ExactLookups, RowLookups):
         """Those of the IDs whose rows lie in files: what is not published yet is in memory as it is."""
         ids = plain(ids)
         with self._reading:
-            keys = self._find(self._serving()[0], ids)
+            keys = self._find(self._view_and_source()[0], ids)
         return ids[(keys >= 0) & (keys >> RANK_BITS < PENDING_SERIAL)]
 
     def _keys_of(self, trace: Trace) -> np.ndarray:
@@ -93,7 +93,10 @@ class Lookups(NgramLookups, ExactLookups, RowLookups):
         return self.spec.seed if self.spec.is_ngram else self._manifest.base.num_rows
 
     def items(self) -> Iterator[tuple[Any, np.ndarray]]:
-        """All (n-gram as a tuple, row (D,) f32) in ID order, or (number, row): the published state, read in batches."""
+        """All (n-gram as a tuple, row (D,) f32) in ID order, or (number, row): the published state, read in batches.
+
+        Unpublished changes of this handle are flushed first.
+        """
         for tokens, lengths, rows in self.batches():
             decoded = self.spec.codec.decode(rows)
             if self.spec.is_ngram:

@@ -33,7 +33,8 @@ _STEP_TOKENS = 1 << 14
 
 
 class Recorder:
-    """Counts keys, (M,) u64 or i64, from any number of threads. Memory: 16 to 46 B an entry, at most `max_entries` of them.
+    """Counts keys, (M,) u64 or i64, from any number of threads. Memory: 16 to 46 B an entry, at most `max_entries` of them; for a moment
+    twice that, while room is made.
 
     Of a store, `Store.trace()` makes one. A context manager: leaving it stops the recording, and `result` remains.
     Fork: the child is told WrongProcess, and leaving the block does nothing there.
@@ -56,15 +57,14 @@ class Recorder:
         self._pid = os.getpid()
         self._lock = threading.RLock()  # as in `Counts`
         self._table_C2 = empty_table(_FIRST_SLOTS)
-        self._used = 0
+        self._used: int | None = 0
+        """Slots of the table in use. None: to be counted; so it is while a kernel fills the table, and after Ctrl-C came behind that."""
         self._num_lookups = 0
 
     def add(self, keys_M: np.ndarray) -> None:
         """Count each key once more: integers of any shape. Raises UsageError for others."""
         self._check()
         given = as_integers(keys_M, "keys").reshape(-1)
-        if given.size and given.dtype.kind not in "iu":
-            raise UsageError(f"keys must be integers, got dtype {given.dtype}", hint="IDs, or row numbers")
         wide = given.astype(np.uint64 if given.dtype.kind == "u" else np.int64, copy=False)
         keys = np.ascontiguousarray(wide).view(np.uint64)
         with self._lock:
@@ -72,7 +72,10 @@ class Recorder:
             done = 0
             while done < len(keys):
                 most = min(self.max_entries, int(_FULLEST * len(self._table_C2)))
-                step, self._used = native.count_keys(keys[done:] if done else keys, self._table_C2, self._used, most)
+                used, self._used = self._num_used(), None
+                step, used = native.count_keys(keys[done:] if done else keys, self._table_C2, used, most)
+                if self._used is None:  # else a signal's handler has counted keys of its own since
+                    self._used = used
                 done += step
                 if done < len(keys):
                     self._make_room()
@@ -81,7 +84,7 @@ class Recorder:
         """What was recorded until now."""
         self._check()
         with self._lock:
-            pairs_N2 = self._table_C2[self._table_C2[:, 0] != native.EMPTY].copy()
+            pairs_N2 = self._pairs()
             num_lookups = self._num_lookups
         return Trace.of(self.addressing, self.space, num_lookups, pairs_N2[:, 0], pairs_N2[:, 1])
 
@@ -106,19 +109,31 @@ class Recorder:
         if os.getpid() != self._pid:
             raise WrongProcess(f"the recording was begun in process {self._pid}, this is {os.getpid()}")
 
+    def _pairs(self) -> np.ndarray:
+        """The entries as an array of their own: (N, 2) u64, keys and counts."""
+        return self._table_C2[self._table_C2[:, 0] != native.EMPTY]
+
+    def _num_used(self) -> int:
+        """Slots of the table in use."""
+        if self._used is None:
+            used = int(np.count_nonzero(self._table_C2[:, 0] != native.EMPTY))
+            self._used = used if self._used is None else self._used  # as in `add`
+        return self._used
+
     def _make_room(self) -> None:
-        """A larger table; or, where that would pass the bound, without the rarest half of the entries."""
-        if self._used < self.max_entries:
-            larger = empty_table(2 * len(self._table_C2))
-            native.rehash_counts(self._table_C2, larger)
-            self._table_C2 = larger
-            return
-        pairs_N2 = self._table_C2[self._table_C2[:, 0] != native.EMPTY]
-        middle = np.partition(pairs_N2[:, 1], len(pairs_N2) // 2)[len(pairs_N2) // 2]
-        kept_N2 = pairs_N2[pairs_N2[:, 1] > middle]  # with equal counts all go: none is known to be wanted more
-        self._table_C2[:, 0] = native.EMPTY
-        native.rehash_counts(kept_N2, self._table_C2)
-        self._used = len(kept_N2)
+        """A larger table; or, where that would pass the bound, one without the rarest half of the entries.
+
+        It takes the place of the old one together with its count, so Ctrl-C comes before that or after it.
+        """
+        kept_N2, num_slots = self._pairs(), len(self._table_C2)
+        if len(kept_N2) < self.max_entries:
+            num_slots *= 2
+        else:
+            middle = np.partition(kept_N2[:, 1], len(kept_N2) // 2)[len(kept_N2) // 2]
+            kept_N2 = kept_N2[kept_N2[:, 1] > middle]  # with equal counts all go: none is known to be wanted more
+        table_C2 = empty_table(num_slots)
+        native.rehash_counts(kept_N2, table_C2)
+        self._table_C2, self._used = table_C2, len(kept_N2)
 
 
 def record_rows(keys: Keys, documents: Iterable[np.ndarray], *, max_entries: int = DEFAULT_ENTRIES) -> Trace:

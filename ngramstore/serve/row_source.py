@@ -54,7 +54,7 @@ class _Compressed:
 
 
 class RowSource:
-    """Serves rows of one view. Threads: any number; counters are exact under the lock."""
+    """Serves rows of one view. What is read is added to the caller's `Counts`. Threads: any number."""
 
     def __init__(
         self,
@@ -213,7 +213,12 @@ class RowSource:
         counts.add_read(count, num_bytes)
         at = np.arange(0, len(staging), slot_bytes)
         if num_bad:
+            row_bytes = self._codec.row_bytes
             for u in np.flatnonzero(status).tolist():
+                row_B = self._read_again(int(keys_U[u])) if status[u] == native.CUT_SHORT else None
+                if row_B is not None:
+                    staging[at[u] : at[u] + row_bytes], lengths[u] = row_B, row_bytes
+                    continue
                 faults[int(keys_U[u])] = _FAULT[int(status[u])]
                 at[u] = -1
         fetched = _Fetched(staging, at)
@@ -226,6 +231,16 @@ class RowSource:
         if num_frames:
             self._unpack_in_place(fetched, lengths, keys_U, faults)
         return fetched
+
+    def _read_again(self, key: int) -> np.ndarray | None:
+        """A row that `read_rows` could not read whole, checked and unpacked: (B,) u8; None: nor can it be read so.
+
+        On some filesystems a signal makes a read fail. Python reads again then, our kernels do not.
+        """
+        try:
+            return self.view.layer_of(key >> RANK_BITS).read_encoded(key & RANK_MASK, 1)[0]
+        except (FormatError, OSError):
+            return None
 
     def _unpack_in_place(
         self, fetched: _Fetched, lengths_U: np.ndarray, keys_U: np.ndarray, faults: dict[int, str]

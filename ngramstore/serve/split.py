@@ -20,7 +20,7 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self._threads = int(threads)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in `Counts`
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
 

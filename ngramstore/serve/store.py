@@ -160,7 +160,8 @@ class Store(Lookups):
             self._check()
             pending = None
             if self._writer is not None:
-                pending = self._writer.num_pending  # first: it may catch up with a publication
+                self._writer.recover_for_reading()  # first: it may find a newer state to follow
+                pending = self._writer.num_pending
                 if self._stale:
                     self._follow(self._writer)
             source = self._source

@@ -1,4 +1,5 @@
-"""Ctrl-C at each place inside a handle: locks are given back, and what the handle serves is one published state, the newest it was told of."""
+"""Ctrl-C at each place inside a handle: locks are given back, what the handle serves is one published state, the newest it was told of,
+and a recording goes on."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ from helpers import build_ngrams, cache_of, contents, rows_of, stamps_of
 from interrupts import each_interrupt, is_interrupted
 
 import ngramstore as ngs
+from ngramstore.kernels.native.mining import EMPTY
+from ngramstore.serve import recorder as recording
+from ngramstore.serve.recorder import Recorder
 
 MODEL = {(i,): i for i in range(20)} | {(i, i + 1): 1000 + i for i in range(20)}
 TOKENS = np.array([[1, 2, 3, 50]], np.uint32)
@@ -159,3 +163,65 @@ def test_a_writer_whose_closing_is_interrupted_keeps_no_lock(path, monkeypatch):
     act = store._shut
     assert is_interrupted(act, 0, "ngramstore/store/changes/writer.py")  # as it begins: nothing is closed
     ngs.open(path, mode="rw").close()
+
+
+def num_used(recorder: Recorder) -> int:
+    """Slots of its table that hold a key; fails where that is more than it may hold, or not what it believes."""
+    used = int(np.count_nonzero(recorder._table_C2[:, 0] != EMPTY))
+    assert recorder._used in (None, used)
+    assert used <= min(recorder.max_entries, 0.7 * len(recorder._table_C2))
+    return used
+
+
+def test_a_recording_that_was_interrupted_as_a_kernel_ended_knows_how_full_its_table_is(monkeypatch):
+    """Ctrl-C is raised before what the kernel answers is kept. In a table that is full to the last slot it would look for a free one for ever."""
+    recorder, count_keys = Recorder("row", 10**9), recording.native.count_keys
+
+    def interrupted(*arguments: object) -> None:
+        count_keys(*arguments)
+        raise KeyboardInterrupt
+
+    for begin in range(0, 24_000, 8_000):
+        keys = np.arange(begin, begin + 8_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(recording.native, "count_keys", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                recorder.add(keys)
+        num_used(recorder)
+        recorder.add(keys)
+        assert num_used(recorder) == begin + 8_000
+    assert sorted(recorder.result().keys.tolist()) == list(range(24_000))
+
+
+@pytest.mark.parametrize("max_entries", [20, 10**6], ids=["full", "growing"])
+def test_a_recording_that_was_interrupted_anywhere_goes_on(monkeypatch, max_entries):
+    monkeypatch.setattr(recording, "_FIRST_SLOTS", 16)
+    recorder, added = Recorder("row", 10**9, max_entries=max_entries), 0
+
+    def add() -> None:
+        nonlocal added
+        added += 15
+        recorder.add(np.arange(added - 15, added))
+
+    def check() -> None:
+        assert not recorder._lock._is_owned()
+        num_used(recorder)
+        add()
+        num_used(recorder)
+        assert added - 1 in recorder.result().keys
+
+    assert each_interrupt(add, check, "ngramstore/serve/recorder") > 10
+
+
+def test_what_a_signals_handler_records_in_the_middle_of_a_recording_is_counted_too(monkeypatch):
+    recorder, count_keys = Recorder("row", 10**9), recording.native.count_keys
+
+    def count_and_handle(*arguments: object) -> tuple[int, int]:
+        answer = count_keys(*arguments)
+        monkeypatch.setattr(recording.native, "count_keys", count_keys)
+        recorder.add(np.arange(100, 160))
+        return answer
+
+    monkeypatch.setattr(recording.native, "count_keys", count_and_handle)
+    recorder.add(np.arange(50))
+    assert num_used(recorder) == recorder._used == 110

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
-from helpers import build_ngrams, end_of_fork
+from helpers import build_ngrams, end_of_fork, with_taken
 
 import ngramstore as ngs
 from ngramstore.errors import WrongProcess
@@ -26,25 +24,6 @@ USES = {
     "stop": lambda recorder: is_refused(recorder.stop),
     "leave": lambda recorder: recorder.__exit__(None, None, None),
 }
-
-
-def with_taken(lock, act) -> int:
-    """What `act` answers while another thread has the lock."""
-    is_taken, is_done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            is_taken.set()
-            is_done.wait(30)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    is_taken.wait()
-    try:
-        return act()
-    finally:
-        is_done.set()
-        holder.join()
 
 
 @pytest.mark.parametrize("use", USES)

@@ -6,9 +6,11 @@ import multiprocessing
 import threading
 
 import numpy as np
+import pytest
 import torch
 
 import ngramstore
+from ngramstore_torch import NGramEmbedding
 
 DIM, MAX_N, VOCAB = 8, 4, 6
 
@@ -48,6 +50,20 @@ def vectors(rows, own, tokens_BT, mask_BT=None):
                     out[b, t] = rows[tuple(seen[-n:])]
                     break
     return out
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A store of `table()`. A module takes this fixture over by its name: `path = serving_cases.path`; so `embed`."""
+    return write(tmp_path_factory.mktemp("serving") / "store", table())
+
+
+@pytest.fixture
+def embed(path):
+    """A module on that store."""
+    torch.manual_seed(0)
+    with ngramstore.open(path) as store:
+        yield NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
 
 
 def some_tokens(B=3, T=20, seed=0):

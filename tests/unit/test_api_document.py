@@ -80,6 +80,14 @@ def test_every_public_method_of_a_store_is_on_it(document_api):
             assert has_entry or f"\n.{method}" in PAGE.read_text(), f"{cls}.{method}"
 
 
+def test_of_a_history_only_what_users_call_is_on_it(document_api):
+    """Steps of one token belong to the embeddings, which add the token once the look-up has gone well."""
+    from ngramstore_torch import NGramHistory
+
+    names = {"context", "lengths", "push", "reorder", "reset", "room", "select", "truncate", "windows"}
+    assert set(document_api._public(NGramHistory)) == names
+
+
 def test_what_stats_says_is_explained(tmp_path):
     with ngramstore.build(tmp_path / "s", dim=4, max_n=2) as build:
         build.add([(1, 2)], [[1.0, 2, 3, 4]])

@@ -160,6 +160,36 @@ def test_a_list_of_types_is_refused_on_every_path(quick_path, store):
                 call()
 
 
+def test_what_the_hint_for_lines_of_several_lengths_names_works(store):
+    """Padded on the right, or one behind the other with marks where each begins."""
+    lines = [[3, 1, 2], [1, 2], [3], [1]]
+    with ngs.open(store) as opened:
+        with pytest.raises(errors.UsageError, match="pad lines on the right"):
+            opened.lookup(lines)
+        joined = [token for line in lines for token in line]
+        marks = np.array([place == 0 for line in lines for place in range(len(line))])
+        found = opened.lookup(joined, starts=marks)
+        padded = opened.lookup([[*line, *[2] * (3 - len(line))] for line in lines])
+        is_token = np.arange(3) < np.array([[len(line)] for line in lines])
+        for alone, together in ((padded.length[is_token], found.length), (padded.rows[is_token], found.rows)):
+            np.testing.assert_array_equal(alone, together)
+        assert found.length.tolist() == [int(n) for line in lines for n in opened.lookup(line).length]
+
+
+def test_what_a_store_does_not_answer_is_refused_with_what_it_does(quick_path, store):
+    with ngs.build(quick_path / "table", dim=4, addressing="row") as builder:
+        builder.add_rows(np.zeros((3, 4), np.float32))
+    with ngs.open(store) as ngrams, ngs.open(quick_path / "table") as table:
+        for name in ("rows", "rows_encoded"):
+            with pytest.raises(errors.UsageError) as raised:
+                getattr(ngrams, name)([0])
+            assert raised.value.message == f"{name} needs row numbers; {store} is addressed by n-gram"
+            assert "get(ngrams) or lookup(tokens)" in raised.value.hint
+        with pytest.raises(errors.UsageError, match=r"get needs n-grams; .*\n  hint: use rows\(numbers\)"):
+            table.get([(1,)])
+    assert "needs row numbers" in refused("get", store, "--row", 0)
+
+
 def test_row_numbers_and_tokens_that_are_no_array_are_refused(quick_path):
     with ngs.build(quick_path / "table", dim=4, addressing="row") as builder:
         builder.add_rows(np.zeros((3, 4), np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 
 import ngramstore as ngs
 from ngramstore.errors import DamagedRows, StoreClosed, UsageError
+from ngramstore.kernels.native import cache as cache_kernels
 from ngramstore.kernels.native import few_rows as native
+from ngramstore.kernels.native.dequantize import WRITER
+from ngramstore.kernels.native.index import RANK_BITS
 from ngramstore.kernels.reference import few_rows as reference
 from ngramstore.serve import few as few_module
 from ngramstore.serve.few import FewRows
@@ -112,6 +116,32 @@ def test_native_and_reference_leave_a_damaged_row_to_the_long_way(tmp_path):
         assert one == ran(reference, store, [8, 6, 7, 5])
         assert one[0] == -1
         assert one[2] == [0] * 5
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 3], [2, 60, 0, 60]], ids=["cached", "some read"])
+def test_rows_stay_until_they_are_copied_out(path, numbers):
+    """Whoever inserts between the finding of rows and their copying evicts others, or none."""
+    others = np.arange(40, 48)
+    with ngs.open(path, cache_bytes=cache_of(4, ROW_BYTES)) as store:
+        store.rows([0, 1, 2, 3])
+        few, cache = copied(store)
+        keys, at = store._view.base.serial << RANK_BITS | others, np.arange(len(others)) * ROW_BYTES
+
+        @ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)
+        def insert_then_copy(source, target, *_):
+            cache_kernels.insert(cache.state, rows_of(others, DIM).view(np.uint8).reshape(-1), at, keys)
+            ctypes.memmove(target, source, ROW_BYTES)
+
+        call = few._calls["f"].copy()
+        call[WRITER] = ctypes.cast(insert_then_copy, ctypes.c_void_p).value
+        out = np.empty(len(numbers) * DIM, np.float32)
+        num_read = native.serve_numbers(call, np.array(numbers), out)
+        if num_read < 0 and 60 in numbers:
+            pytest.skip("this filesystem does not read without waiting")
+        assert num_read == numbers.count(60) // 2
+        np.testing.assert_array_equal(out.reshape(-1, DIM), rows_of(numbers, DIM))
+        assert cache.stats()["cache_not_kept"] > 0
+        check_sound(cache)
 
 
 @settings(max_examples=40, deadline=None)

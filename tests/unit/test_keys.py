@@ -252,7 +252,7 @@ def test_a_token_out_of_range_is_named(bad):
 
 @pytest.mark.parametrize("tokens", [[1.5], [[[1]]], ["a"], 3])
 def test_tokens_that_are_no_integers_or_no_lines_are_refused(tokens):
-    with pytest.raises(UsageError, match="wanted integers"):
+    with pytest.raises(UsageError, match=r"tokens .* integers"):
         keys_from_config(QWEN).rows(tokens)
 
 

@@ -10,6 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
+import serving_cases
 import torch
 from serving_cases import DIM, MAX_N, VOCAB, some_tokens, table, vectors, want_of, write
 
@@ -17,17 +18,7 @@ import ngramstore
 from ngramstore.errors import StaleStore, UsageError
 from ngramstore_torch import NGramEmbedding, NGramHistory
 
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("embedding") / "store", table())
-
-
-@pytest.fixture
-def embed(path):
-    torch.manual_seed(0)
-    with ngramstore.open(path) as store:
-        yield NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+path, embed = serving_cases.path, serving_cases.embed
 
 
 def test_vectors_are_the_longest_ngram_or_the_tokens_own(embed):
@@ -338,14 +329,27 @@ def test_single_tokens_are_integers(embed):
         history.truncate([0, 0])
 
 
+@pytest.mark.parametrize("tokens", [[[3, 14]], np.array([[3]]), (3,), None], ids=["list", "array", "tuple", "None"])
+def test_tokens_are_a_tensor(embed, tokens):
+    """One token of a line with a history has a way of its own."""
+    for call in (
+        lambda: embed(tokens),
+        lambda: embed(tokens, history=embed.new_history(1)),
+        lambda: embed.prefetch(tokens),
+        lambda: embed.prefetch_candidates(tokens, embed.new_history(1)),
+    ):
+        with pytest.raises(UsageError, match=rf"tokens are a {type(tokens).__name__}\n.*torch.tensor\(\[\[3, 14\]\]\)"):
+            call()
+
+
 def test_one_more_token_is_an_integer_of_any_type():
     history = NGramHistory(1, MAX_N)
     for token in (5, np.int64(5), np.uint8(5)):
-        tokens, end, room = history.next_one(token)
+        tokens, end, room = history._next_one(token)
         assert (int(tokens[end - 1]), room) == (5, 1)
     for bad in (True, np.bool_(True), 5.0, np.float32(5), np.int64(-1), np.uint64(1 << 32)):
         with pytest.raises(UsageError, match="token ids are integers"):
-            history.next_one(bad)
+            history._next_one(bad)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (3, 20), (3, 40)])

@@ -80,6 +80,23 @@ def test_what_is_no_array_is_refused(store):
         store.lookup_tail(tokens, room, out=out[0])
 
 
+def test_a_tensor_as_out_is_refused_with_what_to_give_instead(store):
+    torch = pytest.importorskip("torch")
+    tokens, room = np.zeros((1, 4), np.uint32), np.full((1, 1), 4, np.uint8)
+    tensor, bits = torch.empty(1, 1, DIM), torch.empty(1, 1, DIM, dtype=torch.bfloat16)
+    for call in (
+        lambda out: store.lookup_tail(tokens, room, out=out),
+        lambda out: store.lookup_one(tokens[0], 4, 4, out=out[0, 0]),
+        lambda out: store.lookup(tokens[:, :1], out=out),
+        lambda out: store.get([(1, 2)], out=out[0]),
+    ):
+        for wrong, given in ((tensor, tensor.numpy()), (bits, bits.view(torch.uint16).numpy())):
+            with pytest.raises(UsageError, match=r"out must be a numpy array of shape \(.*\), got a Tensor") as raised:
+                call(wrong)
+            assert "`t.numpy()`" in raised.value.hint and "`t.view(torch.uint16).numpy()`" in raised.value.hint
+            call(given)
+
+
 def test_room_that_reaches_before_the_line_is_refused(store):
     for shape in ((1, 3), (2, 3)):
         with pytest.raises(UsageError, match="room"):

@@ -7,7 +7,9 @@ import time
 
 import numpy as np
 import pytest
+import serving_cases
 import torch
+from helpers import with_taken
 from serving_cases import DIM, MAX_N, VOCAB, Slow, in_fork, some_tokens, table, want_of, write
 
 import ngramstore
@@ -16,19 +18,10 @@ from ngramstore.errors import DamagedRows, LookupTimeout, UsageError, WrongProce
 from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.model.decoder import Decoder, DecoderConfig
 from ngramstore_torch.serving.dequantize import dequantize
+from ngramstore_torch.serving.handle import StoreHandle
 from ngramstore_torch.serving.loop import generate_served
 
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("prefetch") / "store", table())
-
-
-@pytest.fixture
-def embed(path):
-    torch.manual_seed(0)
-    with ngramstore.open(path) as store:
-        yield NGramEmbedding(store, torch.nn.Embedding(VOCAB, DIM))
+path, embed = serving_cases.path, serving_cases.embed
 
 
 def test_a_ticket_gives_what_a_direct_call_gives(embed):
@@ -287,6 +280,60 @@ def test_a_fork_keeps_statistics_though_a_thread_of_its_parent_was_counting(embe
     with embed.stats._lock:
         counted = in_fork(lambda: (embed(some_tokens()).shape, embed.stats.as_dict()["calls"])[1])
     assert counted == 1 and embed.stats.as_dict()["calls"] == 0
+
+
+def test_a_signals_handler_may_ask_for_statistics_and_look_up_in_the_middle_of_a_call(embed):
+    """It comes in the thread that holds the locks."""
+    embed(some_tokens(), ticket=embed.prefetch(some_tokens()))
+    for lock in (embed.stats._lock, embed.handle._lock):
+        with lock:
+            assert lock.acquire(timeout=1)
+            lock.release()
+            embed(some_tokens(), ticket=embed.prefetch(some_tokens()))
+            embed.stats.as_dict()
+
+
+def test_percentiles_are_computed_while_others_count(embed, monkeypatch):
+    percentile = np.percentile
+
+    def unlocked(*arguments):
+        assert not embed.stats._lock._is_owned()
+        return percentile(*arguments)
+
+    embed(some_tokens())
+    monkeypatch.setattr(np, "percentile", unlocked)
+    assert embed.stats.as_dict()["wait_p99_us"] > 0
+
+
+def test_threads_of_a_fork_open_the_store_once(embed):
+    """Else each would open it, with a row cache of its own."""
+
+    def in_child():
+        opened, found, really_open = [], [], ngramstore.open
+
+        def open_slowly(path, **options):
+            opened.append(path)
+            time.sleep(0.3)
+            return really_open(path, **options)
+
+        ngramstore.open = open_slowly
+        threads = [threading.Thread(target=lambda: found.append(embed.store)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return len(opened), len(found), len({id(store) for store in found})
+
+    assert in_fork(in_child) == (1, 6, 1)
+
+
+def test_a_fork_opens_the_store_though_a_thread_of_its_parent_was_opening_one(embed):
+    def in_child():
+        with torch.no_grad():
+            return embed(some_tokens()).numpy()
+
+    rows = with_taken(StoreHandle._reopening, lambda: in_fork(in_child))
+    np.testing.assert_array_equal(rows, want_of(embed, some_tokens()))
 
 
 def test_threads_share_one_store_and_one_small_cache(path):

@@ -14,7 +14,7 @@ from torch_cases import DECODER, language
 import ngramstore
 from ngramstore.errors import UsageError
 from ngramstore.keys import keys_from_config, keys_from_spec
-from ngramstore_torch import KeysHash, NGramHistory, OverEncodingHash, RowTableEmbedding
+from ngramstore_torch import KeysHash, NGramHistory, OverEncodingHash, RowTableEmbedding, Windows
 from ngramstore_torch.data.batches import tag
 from ngramstore_torch.model.hashed import HashedConfig, HashedModel
 from ngramstore_torch.serving.row_tables import TrainedTableHash
@@ -123,6 +123,40 @@ def test_the_token_table_is_added_to_a_sum_and_put_in_front_of_a_join_and_trains
     assert own.weight.grad.sum() == tokens.numel() * DIM
     for twin in (copy.deepcopy(summed), pickle.loads(pickle.dumps(summed))):
         assert torch.equal(twin(tokens), summed(tokens))
+
+
+class Listing:
+    """A hash of one's own: it keeps what it is asked, and gives each token the row of its own number."""
+
+    max_n, rows_per_token = 3, 1
+
+    def __init__(self):
+        self.asked = []
+
+    def rows(self, windows: Windows) -> np.ndarray:
+        T = windows.room_BT.shape[1]
+        for tokens_S, room_T in zip(windows.tokens_BS.tolist(), windows.room_BT.tolist(), strict=True):
+            assert len(tokens_S) == self.max_n - 1 + T
+            self.asked.append([tokens_S[3 + t - room : 3 + t] for t, room in enumerate(room_T)])
+        return np.where(windows.room_BT > 0, windows.tokens_BS[:, -T:].astype(np.int64), -1)[..., None]
+
+
+def test_a_hash_of_ones_own_is_given_each_token_with_those_before_it(case):
+    rows, store = case
+    hasher = Listing()
+    embed = RowTableEmbedding(store, hasher)
+    history = embed.new_history(2)
+    tokens = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 2]])
+    starts, mask = np.zeros((2, 4), bool), np.ones((2, 4), bool)
+    starts[0, 2], mask[1, 1] = True, False
+    got = embed(tokens, history=history, starts=starts, attention_mask=mask).numpy()
+    assert hasher.asked[0] == [[1], [1, 2], [3], [3, 4]]
+    assert sorted(hasher.asked[1]) == [[], [5], [5, 0], [5, 0, 2]]
+    wanted = rows[tokens.numpy()]
+    wanted[1, 1] = 0
+    np.testing.assert_array_equal(got, wanted)
+    embed(torch.tensor([[6], [1]]), history=history)
+    assert hasher.asked[2:] == [[[3, 4, 6]], [[0, 2, 1]]]
 
 
 def test_what_cannot_work_is_refused(case, tmp_path):

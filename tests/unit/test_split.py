@@ -309,6 +309,17 @@ def test_after_an_error_in_another_thread_dropping_the_handle_closes_its_files(p
         gc.enable()
 
 
+@pytest.mark.usefixtures("small_parts")
+def test_a_signals_handler_may_split_a_look_up_in_the_middle_of_another():
+    """It comes in the thread that holds the lock."""
+    workers = split.Workers(2)
+    with workers._lock:
+        assert workers._lock.acquire(timeout=1)
+        workers._lock.release()
+        assert workers.run(lambda part: part.start, workers.parts(20)) == [0, 10]
+        workers.close()
+
+
 def test_small_look_ups_stay_in_the_callers_thread(path):
     assert [len(split.Workers(4).parts(count)) for count in (0, 1, 4095, 4096, 8192, 10**6)] == [1, 1, 1, 2, 4, 4]
     with ngs.open(path, threads=np.int8(4)) as store:

@@ -6,10 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints import write_longcat
 from test_keys import LONGCAT, QWEN, V41
 
+import ngramstore
 from ngramstore.keys import keys_from_config
 from ngramstore.store.imports.importing import import_checkpoint
 
@@ -43,6 +45,32 @@ def test_every_field_of_a_manifest_in_place_is_in_the_document(tmp_path):
         assert f"`{name}`" in section, name
 
 
+def test_the_hash_of_the_page_names_the_rows_of_its_formula_in_one_piece_and_token_by_token(tmp_path):
+    torch = pytest.importorskip("torch")
+    from ngramstore_torch import RowTableEmbedding
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tables.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "\nclass " in block)
+    found: dict = {}
+    exec(compile(block, "docs/tables.md", "exec"), found)
+    hasher = found["PairsAndTriples"]()
+    rows = np.random.default_rng(0).standard_normal((hasher.num_rows, 4)).astype(np.float32)
+    with ngramstore.build(tmp_path / "store", dim=4, addressing="row", codec="f32") as build:
+        build.add_rows(rows)
+    line = [3, 14, 15, 9, 128_000, 3]
+    want = np.zeros((1, len(line), 2, 4), np.float32)
+    for t in range(1, len(line)):
+        want[0, t, 0] = rows[(line[t - 1] * 31 + line[t]) % 5003]
+    for t in range(2, len(line)):
+        want[0, t, 1] = rows[(line[t - 2] * 961 + line[t - 1] * 31 + line[t]) % 5009 + 5003]
+    with ngramstore.open(tmp_path / "store") as store:
+        embed = RowTableEmbedding(store, hasher, combine="none")
+        assert np.array_equal(embed(torch.tensor([line])).numpy(), want)
+        history = embed.new_history(1)
+        steps = [embed(torch.tensor([[token]]), history=history) for token in line]
+        assert np.array_equal(torch.cat(steps, 1).numpy(), want)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_are_there(page):
     text = (ROOT / "docs" / page).read_text()
@@ -57,8 +85,9 @@ def test_commands_of_the_pages_are_commands_with_these_options():
 
     for page in PAGES:
         for line in (ROOT / "docs" / page).read_text().splitlines():
-            found = re.match(r"ngramstore (import|keys) ", line)
+            found = re.search(r"(?:^|`)ngramstore (import|keys|build) ", line)
             if found:
                 command = import_module(f"ngramstore.cli.{found[1]}").command
                 known = {option for parameter in command.params for option in parameter.opts}
-                assert set(re.findall(r" (--[\w-]+)", line.partition("#")[0])) <= known, line
+                told = line[found.end() :].partition("#")[0].partition("`")[0]
+                assert set(re.findall(r"(?<!\S)(--[\w-]+)", told)) <= known, line

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngramstore.errors import UsageError
-from ngramstore.windows import as_ngrams, as_tokens, blank_from, room
+from ngramstore.windows import as_array, as_integers, as_ngrams, as_tokens, blank_from, room
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">u4", ">i8"])
@@ -33,6 +33,18 @@ def test_padding_is_refused_with_its_value():
 def test_what_is_no_integer_is_refused(wrong):
     with pytest.raises(UsageError, match="integers"):
         as_tokens(wrong)
+
+
+@pytest.mark.parametrize("wrong", [[1.0], 2.0, [True], ["a"], [None], np.array([1 + 2j]), np.array([1], object)])
+def test_numbers_that_are_no_integers_are_refused_by_their_name(wrong):
+    with pytest.raises(UsageError, match=r"row numbers must be integers, got dtype .*\n  hint: .*int64"):
+        as_integers(wrong, "row numbers")
+
+
+@pytest.mark.parametrize("nothing", [[], [[]], np.empty(0, bool), np.empty((0, 3))], ids=str)
+def test_no_numbers_are_integers(nothing):
+    assert as_integers(nothing, "row numbers").dtype == np.int64
+    assert as_integers(nothing, "row numbers").shape == np.shape(nothing)
 
 
 def test_nothing_is_an_array_of_no_tokens():
@@ -78,7 +90,7 @@ def test_a_pair_of_lists_of_two_tokens_is_two_ngrams():
         ((np.ones((2, 3), int), np.array([1, 0])), "n-gram 1 has 0 tokens"),
         ((np.ones((2, 2), int), np.array([1, 3])), "n-gram 1 has 3 tokens, its line 2"),
         ((np.ones((2, 3), int), np.array([1])), "shapes"),
-        ((np.ones((2, 3), int), np.array([1.0, 2.0])), "shapes"),
+        ((np.ones((2, 3), int), np.array([1.0, 2.0])), "lengths of n-grams must be integers"),
         ([1, 2], "list of tuples"),
         ([(1.5,)], "integers"),
         ([(-1,)], "-1"),
@@ -98,9 +110,64 @@ def test_an_array_wider_than_the_longest_ngram_is_cut_to_it():
     assert tokens.tolist() == [[1, 2, 3]]
 
 
-def test_lines_of_different_lengths_are_refused():
-    with pytest.raises(UsageError, match="tokens are not an array"):
-        as_tokens([[1, 2], [3]])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ([[1, 2], [3]], "tokens are not an array"),
+        ([[1, 2], [3, -1]], "tokens hold -1"),
+        (np.ma.masked_equal([[1, 2], [3, 0]], 0), "tokens have masked values"),
+    ],
+    ids=["as they are", "padded with -1", "masked"],
+)
+def test_lines_of_different_lengths_are_refused_with_what_to_give_instead(wrong, says):
+    """Whichever of the three is tried: none of them is what another's hint says."""
+    with pytest.raises(UsageError, match=says) as raised:
+        as_tokens(wrong)
+    assert "pad lines on the right with any token id" in raised.value.hint
+    assert "`starts`" in raised.value.hint and "`attention_mask`" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (np.array([[1, 2], [3, -1]]), "lengths"),
+        (np.ma.masked_equal([[1, 2], [3, 0]], 0), "lengths"),
+        ((np.array([[1, 2], [3, -1]]), [2, 1]), "padded on the right with any token id"),
+        ([(1, 2), (3, -1)], "without padding"),
+    ],
+)
+def test_padded_ngrams_are_refused_with_what_to_give_instead(wrong, hint):
+    with pytest.raises(UsageError) as raised:
+        as_ngrams(wrong, 2)
+    assert hint in raised.value.hint
+
+
+class OnADevice:
+    """A tensor that numpy cannot read."""
+
+    def __init__(self, is_float: bool) -> None:
+        self.is_float = is_float
+
+    def is_floating_point(self) -> bool:
+        return self.is_float
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert this device's tensor to numpy")
+
+
+@pytest.mark.parametrize(
+    "take", [as_tokens, lambda ids: as_ngrams(ids, 2), lambda ids: as_integers(ids, "row numbers")]
+)
+def test_ids_on_another_device_are_refused_with_what_keeps_them_integers(take):
+    with pytest.raises(UsageError, match="not an array") as raised:
+        take(OnADevice(is_float=False))
+    assert raised.value.hint == "of a PyTorch tensor, give `t.cpu().numpy()`"
+
+
+def test_rows_on_another_device_are_refused_with_what_makes_floats_of_them():
+    with pytest.raises(UsageError, match="not an array") as raised:
+        as_array(OnADevice(is_float=True), "rows")
+    assert raised.value.hint == "of a PyTorch tensor, give `t.detach().cpu().float().numpy()`"
 
 
 def test_equal_ngrams_are_equal_rows_after_blanking():

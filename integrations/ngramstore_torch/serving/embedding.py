@@ -96,7 +96,7 @@ class NGramEmbedding(StoreModule):
         """One token of one sequence."""
         began = time.perf_counter_ns()
         token: Any = tokens_11.item()
-        tokens_S, end, room = history.next_one(token)
+        tokens_S, end, room = history._next_one(token)
         scratch: Any = history.scratch or (None, None, None, 0)
         row_11D, bits_D, dtype, dim = scratch
         if dtype is not like.dtype or dim != self.dim:
@@ -112,20 +112,20 @@ class NGramEmbedding(StoreModule):
         else:
             embed = self._modules.get("token_embedding")
             own_11D = torch.zeros_like(row_11D) if embed is None else embed(tokens_11)
-        history.push_one()  # last: T may refuse the token
+        history._push_one()  # last: T may refuse the token
         return own_11D
 
     def _one_each(self, tokens_B1: Tensor, history: NGramHistory, like: Tensor) -> Tensor:
         """One token of each of several sequences."""
         began = time.perf_counter_ns()
-        windows = history.next_each(tokens_B1.numpy())
+        windows = history._next_each(tokens_B1.numpy())
         rows = torch.empty((*windows.room_BT.shape, self.dim), dtype=like.dtype, device="cpu")
         lengths_B1 = lookup_into(self.handle.store(), windows, rows)
         found_B1 = lengths_B1 >= self.min_length
         num_found = int(np.count_nonzero(found_B1))
         self.stats.add_call(found_B1.size, num_found, time.perf_counter_ns() - began)
         made = self._mixed(tokens_B1, rows, found_B1, num_found)
-        history.push_one()  # last: T may refuse a token
+        history._push_one()  # last: T may refuse a token
         return made
 
     def _mixed(self, tokens_BT: Tensor, rows: Tensor, found_BT: np.ndarray, num_found: int) -> Tensor:

@@ -23,27 +23,33 @@ _NUM_THREADS = 2  # one may be stuck in a slow read while the other serves
 
 
 class StoreHandle:
-    """One open store for this process. Threads: any number."""
+    """One open store for this process. Threads: any number; a signal's handler may look up in the middle of a call."""
+
+    _reopening = threading.RLock()
+    """Held while a process opens what it inherited: one of its threads does, the others wait."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._queue: _Tasks | None = None
 
     def store(self) -> Any:
         """The open store; in a forked child it is opened there. Raises StaleStore, NotAStore, .. as opening does."""
         if os.getpid() != self._pid:
-            self._reopen()
+            with StoreHandle._reopening:
+                if os.getpid() != self._pid:
+                    self._reopen()
         return self._store
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run `work` on a worker thread; it must keep its own errors."""
         self.store()  # a fork has no threads: notice it
         with self._lock:
-            if self._queue is None:
-                self._queue = self._with_workers(queue.SimpleQueue())
-        self._queue.put(work)
+            tasks = self._queue
+            if tasks is None:
+                tasks = self._queue = self._with_workers(queue.SimpleQueue())
+        tasks.put(work)
 
     def _with_workers(self, tasks: _Tasks) -> _Tasks:
         """The queue, with one thread at least that works it off. UsageError where the system gives none."""
@@ -62,11 +68,11 @@ class StoreHandle:
 
     def _reopen(self) -> None:
         inherited = self._store
-        self._lock = threading.Lock()  # the parent's may have been held when it forked
+        self._lock = threading.RLock()  # the parent's may have been held when it forked
         self._queue = None
         options = inherited.options.for_copy(inherited.identity)
         self._store = ngramstore.open(inherited.path, **asdict(options))
-        self._pid = os.getpid()
+        self._pid = os.getpid()  # last: whoever sees it takes the store without a lock
 
     def __repr__(self) -> str:
         return repr(self._store)
@@ -79,6 +85,14 @@ class StoreHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoreHandle, (self.store(),)
+
+
+def _renew_lock() -> None:
+    """In a forked child: a thread of the parent may have held it, and is not there to let it go."""
+    StoreHandle._reopening = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _work(tasks: _Tasks) -> None:

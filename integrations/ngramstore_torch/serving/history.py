@@ -12,7 +12,6 @@ Shapes: B sequences, T new positions, C tokens held, K longest n-gram, S = K - 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -21,19 +20,10 @@ import numpy as np
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore.windows import as_tokens
+from ngramstore_torch.serving.windows import Windows
 
 _SPARE = 256
 """Columns that single steps fill before they are moved to the front."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """What `Store.lookup_tail` needs for T new positions: tokens (B, S) u32, the new ones last, and room (B, T) u8."""
-
-    tokens_BS: np.ndarray
-    room_BT: np.ndarray
-    place_BT: np.ndarray | None = None
-    """Only where masked positions moved the tokens: which of the T answers belongs to each position; -1: none."""
 
 
 class NGramHistory:
@@ -113,38 +103,6 @@ class NGramHistory:
         self._hold(tokens[:, num_new:].copy(), room[:, num_new:].copy())
         self._num_B += num_new if mask_BT is None else mask_BT.sum(1)
 
-    def next_one(self, token: int) -> tuple[np.ndarray, int, int]:
-        """What `Store.lookup_one` needs for one token more of one sequence: tokens (S,) u32, where they end, and room."""
-        if type(token) is not int or not 0 <= token < 1 << 32:
-            token = _as_token(token)
-        end, line = self._end, self._line
-        if line is None or end == len(line[0]):
-            if end == self._wide_room.shape[1]:
-                self._lengthen()
-                end = self._end
-            line = self._wide_tokens[0], self._wide_room[0]
-            self._line = line
-        tokens, room = line
-        tokens[end] = token
-        longest = min(room.item(end - 1) + 1, self.max_n)
-        room[end] = longest
-        return tokens, end + 1, longest
-
-    def next_each(self, tokens_B1: np.ndarray) -> Windows:
-        """As `windows` for one token more of each sequence, which `push_one` then adds. Changes nothing."""
-        if self._end == self._wide_room.shape[1]:
-            self._lengthen()
-        end = self._end
-        self._wide_tokens[:, end : end + 1] = as_tokens(tokens_B1)
-        room_B1 = np.minimum(self._wide_room[:, end - 1 : end] + np.uint8(1), np.uint8(self.max_n))
-        self._wide_room[:, end : end + 1] = room_B1
-        return Windows(self._wide_tokens[:, end + 1 - self.max_n : end + 1].copy(), room_B1)
-
-    def push_one(self) -> None:
-        """The token of the last `next_one`, or those of the last `next_each`, are part of the sequences now."""
-        self._end += 1
-        self._num_more += 1
-
     def truncate(self, count: Any) -> None:
         """Take back the last tokens: a number for all sequences, or (B,) numbers in an array or a tensor.
 
@@ -203,6 +161,43 @@ class NGramHistory:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "scratch": None, "_line": None}  # a line is a view
+
+    # For embeddings, one token more: `_next_one` or `_next_each`, and `_push_one` once the look-up has gone well
+
+    def _next_one(self, token: int) -> tuple[np.ndarray, int, int]:
+        """What `Store.lookup_one` needs for one token more of one sequence: tokens (S,) u32, where they end, and room.
+
+        The token is not part of the sequence before `_push_one`.
+        """
+        if type(token) is not int or not 0 <= token < 1 << 32:
+            token = _as_token(token)
+        end, line = self._end, self._line
+        if line is None or end == len(line[0]):
+            if end == self._wide_room.shape[1]:
+                self._lengthen()
+                end = self._end
+            line = self._wide_tokens[0], self._wide_room[0]
+            self._line = line
+        tokens, room = line
+        tokens[end] = token
+        longest = min(room.item(end - 1) + 1, self.max_n)
+        room[end] = longest
+        return tokens, end + 1, longest
+
+    def _next_each(self, tokens_B1: np.ndarray) -> Windows:
+        """As `windows` for one token more of each sequence. They are not part of the sequences before `_push_one`."""
+        if self._end == self._wide_room.shape[1]:
+            self._lengthen()
+        end = self._end
+        self._wide_tokens[:, end : end + 1] = as_tokens(tokens_B1)
+        room_B1 = np.minimum(self._wide_room[:, end - 1 : end] + np.uint8(1), np.uint8(self.max_n))
+        self._wide_room[:, end : end + 1] = room_B1
+        return Windows(self._wide_tokens[:, end + 1 - self.max_n : end + 1].copy(), room_B1)
+
+    def _push_one(self) -> None:
+        """The token of the last `_next_one`, or those of the last `_next_each`, are part of the sequences now."""
+        self._end += 1
+        self._num_more += 1
 
     # Inside
 

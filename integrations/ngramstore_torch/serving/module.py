@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from ngramstore.errors import StaleStore, UsageError
 from ngramstore_torch.serving.dequantize import dequantize, saves_transfer
 from ngramstore_torch.serving.handle import StoreHandle
-from ngramstore_torch.serving.history import NGramHistory, Windows
+from ngramstore_torch.serving.history import NGramHistory
 from ngramstore_torch.serving.prefetch import LookUp, Ticket, candidate_windows, check_timeout, rows_of
 from ngramstore_torch.serving.stats import ServingStats
-from ngramstore_torch.serving.tensors import on_host, require_floats
+from ngramstore_torch.serving.tensors import on_host, require_floats, require_tensor
+from ngramstore_torch.serving.windows import Windows
 
 HOST_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Types that the store writes itself; others are made from float32."""
@@ -77,6 +78,7 @@ class StoreModule(nn.Module, ABC):
         true at the first token of a document. ticket: what `prefetch` gave for the same arguments.
         Raises UsageError, LookupTimeout and the store's errors.
         """
+        require_tensor(tokens_BT)
         if torch.compiler.is_compiling():
             return self._outside_the_graph(tokens_BT, history, attention_mask, starts, ticket)
         if history is not None and attention_mask is None and starts is None and ticket is None:
@@ -100,6 +102,7 @@ class StoreModule(nn.Module, ABC):
         that is not waited for any more is to be cancelled then. Rows of a store that is open for changes (mode="rw") are looked
         up again by `forward`, since what has changed meanwhile counts at once.
         """
+        require_tensor(tokens_BT)
         check_timeout(timeout_s)
         windows = self._windows(on_host(tokens_BT), history, attention_mask, starts)
         self.stats.count(tickets=1)
@@ -113,6 +116,7 @@ class StoreModule(nn.Module, ABC):
         Returns at once; a ticket to wait on for tests and tools. Does nothing (and counts it) while the last one is still
         under way. Its errors are counted, not raised: the look-up itself meets them. Needs a store opened with a cache.
         """
+        require_tensor(candidates_BC)
         last = self._candidates
         if last is not None and not (last.is_done or last.is_lost):
             self.stats.count(candidates_skipped=1)
@@ -239,18 +243,15 @@ class StoreModule(nn.Module, ABC):
         made in inference mode may be used outside it, where such tensors cannot be written to.
         """
         with torch.inference_mode(False):
-            return self._new_buffer(windows)
-
-    def _new_buffer(self, windows: Windows) -> Tensor:
-        device, dtype = self._like_weight().device, self._row_dtype()
-        pin = device.type == "cuda"
-        is_remote = device.type != "cpu"
-        is_narrow = is_remote and (saves_transfer(self.store.spec.codec, dtype) or dtype not in HOST_DTYPES)
-        if dtype == torch.uint8 or is_narrow:
-            return torch.empty(self._stored_shape(windows), dtype=torch.uint8, device="cpu", pin_memory=pin)
-        shape = (*windows.room_BT.shape, *self._row_shape(), self.dim)
-        dtype = dtype if dtype in HOST_DTYPES else torch.float32
-        return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pin)
+            device, dtype = self._like_weight().device, self._row_dtype()
+            pin = device.type == "cuda"
+            is_remote = device.type != "cpu"
+            is_narrow = is_remote and (saves_transfer(self.store.spec.codec, dtype) or dtype not in HOST_DTYPES)
+            if dtype == torch.uint8 or is_narrow:
+                return torch.empty(self._stored_shape(windows), dtype=torch.uint8, device="cpu", pin_memory=pin)
+            shape = (*windows.room_BT.shape, *self._row_shape(), self.dim)
+            dtype = dtype if dtype in HOST_DTYPES else torch.float32
+            return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pin)
 
     def _fetch(self, windows: Windows, ticket: Ticket | None) -> tuple[Tensor, np.ndarray]:
         """Rows where T lives and in the type that is wanted, and lengths (B, T) u8."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from ngramstore.errors import LookupTimeout, NgramStoreError, UsageError, WrongProcess
 from ngramstore.windows import as_tokens
 from ngramstore_torch.serving.handle import StoreHandle
-from ngramstore_torch.serving.history import Windows
+from ngramstore_torch.serving.windows import Windows
 
 LookUp = Callable[[Any, Windows, Tensor], np.ndarray]
 """(store, windows, CPU tensor to fill) -> lengths (B, T) u8, 0 where nothing was found."""

@@ -16,19 +16,29 @@ import torch
 from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore.keys import NOTHING, Keys
-from ngramstore_torch.serving.history import Windows
+from ngramstore_torch.serving.windows import Windows
 
 
 class RowHash(Protocol):
-    """From tokens to row numbers: a pure function of a token and those before it."""
+    """From tokens to row numbers: a pure function of a token and those before it. Any object will do that has
+
+    max_n: K, the tokens it looks at, the last one included; at most 16.
+    rows_per_token: J, the rows that a token has.
+    rows(windows): their numbers.
+
+    and, where the module is to check them: num_rows, of all its tables together, which the store has to hold; spec(), JSON values
+    that tell one hash from another, which `state_dict` keeps.
+    """
 
     max_n: int
-    """Tokens it looks at, K."""
     rows_per_token: int
-    """J."""
 
     def rows(self, windows: Windows) -> np.ndarray:
-        """Tokens (B, S) u32 and room (B, T) u8 -> (B, T, J) i64; -1 where the n-gram begins before its document."""
+        """Numbers of the rows of each new position: (B, T, J) i64, 0 .. N - 1; -1: none, the row is zeros.
+
+        windows: the T new tokens behind the K - 1 before them, (B, K - 1 + T) u32, and room (B, T) u8. Where the room is less
+        than n, no n-gram of n tokens ends there: it would begin before its document. Called from worker threads too.
+        """
         ...
 
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ngramstore.errors import UsageError
 from ngramstore.keys import Keys, keys_from_spec
 from ngramstore_torch.serving.dequantize import CODED, codes_and_scales
-from ngramstore_torch.serving.history import Windows
 from ngramstore_torch.serving.module import StoreModule
 from ngramstore_torch.serving.prefetch import LookUp
 from ngramstore_torch.serving.row_hashes import KeysHash, OverEncodingHash, RowHash, TrainedTableHash
 from ngramstore_torch.serving.tensors import width_of
+from ngramstore_torch.serving.windows import Windows
 
 __all__ = ["KeysHash", "OverEncodingHash", "RowHash", "RowTableEmbedding", "TrainedTableHash"]
 

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 
 _KEPT_WAITS = 4096
+_COUNTERS = (
+    *("calls", "positions", "found", "tickets", "tickets_used", "tickets_outdated", "timeouts"),
+    *("candidate_calls", "candidate_rows", "candidates_skipped", "candidate_errors"),
+)
 _ALIVE: weakref.WeakSet[ServingStats] = weakref.WeakSet()
 
 
@@ -26,7 +30,7 @@ class ServingStats:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may look up, or ask, in the middle of a call
         _ALIVE.add(self)
         self.reset()
 
@@ -58,34 +62,27 @@ class ServingStats:
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON values; times in microseconds, rates per second since the last reset."""
         with self._lock:
-            waits = np.array(self._waits[: min(self.calls, _KEPT_WAITS)]) / 1e3
+            waits = self._waits[: min(self.calls, _KEPT_WAITS)]
             seconds = time.perf_counter() - self._since
-            p50, p99 = np.percentile(waits, (50, 99)).tolist() if len(waits) else (0.0, 0.0)
-            return {
-                "calls": self.calls,
-                "positions": self.positions,
-                "found": self.found,
-                "found_share": self.found / self.positions if self.positions else 0.0,
-                "positions_per_s": self.positions / seconds if seconds > 0 else 0.0,
-                "wait_p50_us": p50,
-                "wait_p99_us": p99,
-                "wait_total_s": self.wait_ns / 1e9,
-                "tickets": self.tickets,
-                "tickets_used": self.tickets_used,
-                "tickets_outdated": self.tickets_outdated,
-                "timeouts": self.timeouts,
-                "candidate_calls": self.candidate_calls,
-                "candidate_rows": self.candidate_rows,
-                "candidates_skipped": self.candidates_skipped,
-                "candidate_errors": self.candidate_errors,
-                "last_candidate_error": self.last_candidate_error,
-            }
+            counted = {name: getattr(self, name) for name in _COUNTERS}
+            wait_ns, last_error = self.wait_ns, self.last_candidate_error
+        p50, p99 = np.percentile(np.array(waits) / 1e3, (50, 99)).tolist() if waits else (0.0, 0.0)
+        positions, found = counted["positions"], counted["found"]
+        return {
+            **counted,
+            "found_share": found / positions if positions else 0.0,
+            "positions_per_s": positions / seconds if seconds > 0 else 0.0,
+            "wait_p50_us": p50,
+            "wait_p99_us": p99,
+            "wait_total_s": wait_ns / 1e9,
+            "last_candidate_error": last_error,
+        }
 
 
 def _renew_locks() -> None:
     """In a forked child: a thread of the parent may have held them, and is not there to let them go."""
     for stats in _ALIVE:
-        stats._lock = threading.Lock()
+        stats._lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)

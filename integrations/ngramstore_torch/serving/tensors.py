@@ -26,6 +26,12 @@ def require_floats(token_embedding: nn.Module) -> None:
         )
 
 
+def require_tensor(tokens: Any) -> None:
+    """UsageError for token ids in a list or a numpy array."""
+    if not isinstance(tokens, Tensor):
+        raise UsageError(f"tokens are a {type(tokens).__name__}", hint="give a tensor (B, T): torch.tensor([[3, 14]])")
+
+
 def on_host(tokens_BT: Tensor) -> np.ndarray:
     """Ids as a numpy array; from an accelerator this waits for it."""
     return (tokens_BT if tokens_BT.device.type == "cpu" else tokens_BT.cpu()).detach().numpy()
