@@ -36,10 +36,12 @@ class ExactLookups(Filling):
             if found is not None:
                 return found
             many = current.many
-            if many is not None and len(self._workers.parts(len(ngrams) if ngrams.ndim else 0)) == 1:
+            if many is not None and not self._workers.splits(len(ngrams) if ngrams.ndim else 0):
                 served = many.get(ngrams, out, dtype)
                 if served is not None:
-                    return served.rows, self._read_rest(many.source, served)
+                    if len(served.absent):
+                        self._read_rest(many.source, served)
+                    return served.rows, served.found
         self._check()
         ids = self._ids(ngrams, "get")
         rows = output_array(out, (len(ids), self.dim), dtype)
@@ -97,17 +99,17 @@ class ExactLookups(Filling):
             lost = self._fill(source, keys, ids, rows, ids)
         return self._found(keys, lost)
 
-    def _read_rest(self, source: RowSource, served: Served) -> np.ndarray:
-        """The rows that were not in memory; found (M,) bool of all."""
-        lost = None
-        if len(served.absent):
-            damage = source.read_absent(served.absent, served.keys, served.ids, served.rows, self._counts)
-            lost = self._lost(source, damage, served.keys, served.ids)
-        return self._found(served.keys, lost)
+    def _read_rest(self, source: RowSource, served: Served) -> None:
+        """The rows that were not in memory; those that are damaged are not found."""
+        damage = source.read_absent(served.absent, served.keys, served.ids, served.rows, self._counts)
+        self._count(served.found, self._lost(source, damage, served.keys, served.ids))
 
     def _found(self, keys: np.ndarray, lost: list[int] | None) -> np.ndarray:
         found = keys >= 0
+        self._count(found, lost)
+        return found
+
+    def _count(self, found: np.ndarray, lost: list[int] | None) -> None:
         if lost is not None:
             found[lost] = False
-        self._counts.add_call(len(keys), int(np.count_nonzero(found)))
-        return found
+        self._counts.add_call(len(found), int(np.count_nonzero(found)))

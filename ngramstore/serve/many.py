@@ -7,7 +7,7 @@ Shapes: M n-grams, D row width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,14 @@ from ngramstore.serve.few import Few
 from ngramstore.serve.row_source import RowSource
 
 
-@dataclass(frozen=True)
-class Served:
-    """Rows (M, D), their IDs (M,) u64 and row keys (M,) i64, -1: not stored; `absent`: positions of rows that have to be read."""
+class Served(NamedTuple):
+    """Rows (M, D), which n-grams are stored (M,) bool, their IDs (M,) u64 and row keys (M,) i64, -1: not stored.
+
+    absent: positions of rows that have to be read. A call without any has been counted.
+    """
 
     rows: np.ndarray
+    found: np.ndarray
     ids: np.ndarray
     keys: np.ndarray
     absent: np.ndarray
@@ -40,6 +43,7 @@ class Many:
         call, ngrams, rows = taken
         count = len(ngrams)
         ids, keys, absent = np.empty(count, np.uint64), np.empty(count, np.int64), np.empty(count, np.int64)
+        found = np.empty(count, np.bool_)
         bits = rows.view(np.uint16) if rows.dtype.char == "e" else rows
-        num_absent = native.serve_ngrams(call, ngrams, bits, ids, keys, absent)
-        return Served(rows, ids, keys, absent[:num_absent]) if num_absent >= 0 else None
+        num_absent = native.serve_ngrams(call, ngrams, bits, ids, keys, absent, found)
+        return Served(rows, found, ids, keys, absent[:num_absent]) if num_absent >= 0 else None

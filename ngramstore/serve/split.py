@@ -26,8 +26,15 @@ class Workers:
 
     def parts(self, count: int) -> list[slice]:
         """Positions 0 .. count in parts of about equal length: one, where more would not pay."""
-        number = max(1, min(self._threads, count // LEAST_PART))
+        number = self._number(count)
         return [slice(count * i // number, count * (i + 1) // number) for i in range(number)]
+
+    def splits(self, count: int) -> bool:
+        """Whether `parts` would be more than one."""
+        return self._number(count) > 1
+
+    def _number(self, count: int) -> int:
+        return max(1, min(self._threads, count // LEAST_PART))
 
     def run(self, work: Callable[[slice], Result], parts: list[slice]) -> list[Result]:
         """What `work` gives for each part, in order. Returns, or raises the first part's error, when nothing runs any more.

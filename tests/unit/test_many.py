@@ -43,11 +43,14 @@ def ngrams_at(numbers) -> np.ndarray:
 def ran(kernels, store, numbers):
     """What a kernel answers, writes, and does to the cache."""
     cache = None if store._source.cache is None else copy_of(store._source.cache)
-    few = Few(store._view, store._source.resident if cache is None else cache, np.zeros(5, np.int64))
+    counts = np.zeros(5, np.int64)
+    few = Few(store._view, store._source.resident if cache is None else cache, counts)
     count = len(numbers)
     out, ids = np.full((count, DIM), 9, np.float32), np.zeros(count, np.uint64)
-    keys, miss = np.zeros(count, np.int64), np.full(count, -7)
-    absent = kernels.serve_ngrams(few._calls["f"], ngrams_at(numbers), out, ids, keys, miss)
+    keys, miss, found = np.zeros(count, np.int64), np.full(count, -7), np.zeros(count, np.bool_)
+    absent = kernels.serve_ngrams(few._calls["f"], ngrams_at(numbers), out, ids, keys, miss, found)
+    assert found.tolist() == [key >= 0 for key in keys]
+    assert counts.tolist() == ([1, count, int(found.sum()), 0, 0] if absent == 0 else [0] * 5)
     return absent, out.tolist(), ids.tolist(), keys.tolist(), miss[:absent].tolist(), cache and bytes_of(cache)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ngramstore.kernels.jit import inline, kernel
 from ngramstore.kernels.native.cache import BLOCK, serve_block
 from ngramstore.kernels.native.cache_table import NUM_PLACES, TABLE_ADDRESS, ask_for
-from ngramstore.kernels.native.call import RESIDENT, STATE
+from ngramstore.kernels.native.call import RESIDENT, STATE, add_call
 from ngramstore.kernels.native.dequantize import OUT_BYTES, ROW_BYTES, prefetch_row, write_row
 from ngramstore.kernels.native.few import SEED, layers_of
 from ngramstore.kernels.native.hashing import extend_state, seed_state
@@ -24,8 +24,8 @@ _ROWS_AHEAD = 4
 
 
 @inline
-def _find(call, layers, tokens_MN, begin, ids_M, keys_M, ring):
-    """IDs and row keys from `begin` on; how many that are, -1 where a page of the index is bad."""
+def _find(call, layers, tokens_MN, begin, ids_M, keys_M, found_M, ring):
+    """IDs and row keys from `begin` on, and which are stored; how many that are, -1 where a page of the index is bad."""
     end = min(begin + _FOUND_AT_ONCE, tokens_MN.shape[0])
     start = seed_state(np.uint64(call[SEED]))
     for m in range(begin, end):
@@ -41,6 +41,7 @@ def _find(call, layers, tokens_MN, begin, ids_M, keys_M, ring):
     for m in range(begin, end):
         if keys_M[m] < -1:
             return np.int64(-1)
+        found_M[m] = keys_M[m] >= 0
         if is_cached:
             ask_for(table, places, keys_M[m])
     return end
@@ -61,28 +62,33 @@ def _write(call, keys_M, begin, end, found, target):
 
 
 @kernel
-def serve_ngrams(call, tokens_MN, out, ids_M, keys_M, miss_M):
-    """IDs, row keys (-1: not stored) and rows of M n-grams of N tokens; returns how many rows have still to be read.
+def serve_ngrams(call, tokens_MN, out, ids_M, keys_M, miss_M, found_M):
+    """IDs, row keys (-1: not stored) and rows of M n-grams of N tokens, which are found; returns how many rows have still to be read.
 
     Those are at miss[:absent], and their rows of `out` (C-contiguous) are left as they are; elsewhere zeros where there is no key.
-    -1: a page of the index is bad; some rows may have been written, and counted.
+    A call that leaves none is counted. -1: a page of the index is bad; some rows may have been written, and counted as hits.
     """
     count = tokens_MN.shape[0]
     layers, ring, held = layers_of(call), room_for_ring(), np.empty(BLOCK, np.int64)
     target = np.int64(out.ctypes.data)
     absent = np.int64(0)
-    found = _find(call, layers, tokens_MN, np.int64(0), ids_M, keys_M, ring)
+    found = _find(call, layers, tokens_MN, np.int64(0), ids_M, keys_M, found_M, ring)
     begin = np.int64(0)
     while begin < count:
         if found < 0:
             return np.int64(-1)
         end = found
         if found < count:
-            found = _find(call, layers, tokens_MN, found, ids_M, keys_M, ring)
+            found = _find(call, layers, tokens_MN, found, ids_M, keys_M, found_M, ring)
         if call[RESIDENT] != 0:
             _write(call, keys_M, begin, end, max(found, end), target)
         else:
             for block in range(begin, end, BLOCK):
                 absent = serve_block(call[STATE], call, keys_M[:end], block, target, miss_M, absent, held)
         begin = end
+    if absent == 0:
+        num_found = 0
+        for m in range(count):
+            num_found += found_M[m]
+        add_call(call, count, num_found)
     return absent
