@@ -31,7 +31,7 @@ ALONE = {"all": "bench.suite", "codecs": "bench.codecs", "profiles": "bench.prof
 
 @click.command(
     help=f"Run a WORKLOAD ({', '.join(WORKLOADS)}) and compare the subjects round by round.\n\n"
-    f"Commands of their own, each with --help: {', '.join(ALONE)}. `python -m bench all` runs everything, about two hours."
+    f"Commands of their own, each with --help: {', '.join(ALONE)}. `python -m bench all` runs everything, some two and a half hours."
 )
 @click.argument("workload", type=click.Choice(sorted(WORKLOADS)))
 @click.option("--quick", is_flag=True, help="Few keys, a tenth of a second of warm-up, one round: does all of it run?")

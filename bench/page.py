@@ -13,7 +13,7 @@ _DOCS = Path(__file__).parent.parent / "docs"
 _RESULTS_INTRO = """\
 # Results
 
-Made by `python -m bench.page` from the JSON files in `bench/results/`, which `python -m bench all` writes in about two hours (what trains
+Made by `python -m bench.page` from the JSON files in `bench/results/`, which `python -m bench all` writes in some two and a half hours (what trains
 for longer: `python -m bench.quality` and `python -m bench codecs`). Every table of every file is in [measurements](measurements.md).
 Machines are shared: trust ratios, not microseconds, and compare within a file only.
 {commits} A `+` behind a commit: it had uncommitted changes.

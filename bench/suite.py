@@ -125,7 +125,7 @@ JOBS = (
 @click.option("--resume", is_flag=True, help="Leave out the files that this commit has written already.")
 @click.option("--plan", is_flag=True, help="Say what would run, and about how long.")
 def main(folder: Path, results: Path, names: tuple[str, ...], keep: bool, resume: bool, plan: bool) -> None:
-    """Run every measurement behind docs/results.md one after the other, about two hours on two cores.
+    """Run every measurement behind docs/results.md one after the other, some two and a half hours on two cores.
 
     Leave the machine alone meanwhile. What was running when the command was stopped is lost, the rest is kept: --resume goes
     on. Sources and stores go with the last job that reads them. Then `python -m bench.page` makes the pages.

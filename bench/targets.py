@@ -231,9 +231,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(what="100M keys, build: memory vs its budget", limit=1.0, file_of="scale/build", read=_build_memory),
     *(
         Claim(
-            what=f"100M keys vs 1M, {what}", limit=2.0, file_of=f"scale/{case}", read=lambda f, metric=metric: _scale_of(f, metric),
+            what=f"100M keys vs 1M, median call, {what}", limit=2.0, file_of=f"scale/{case}", read=lambda f, metric=metric: _scale_of(f, metric),
             rounds=lambda f, metric=metric: _scale_rounds(f, metric),
-            plainly=f"look-ups ({what}) take {{}} times as long among 100 million keys as among one million",
+            plainly=f"look-ups (median call, {what}) take {{}} times as long among 100 million keys as among one million",
         )
         for what, case, metric in (
             ("Zipf, one key per call", "zipf", "us_per_key@1"),

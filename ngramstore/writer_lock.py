@@ -74,6 +74,12 @@ class WriterLock:
             finally:
                 self.let_go()
 
+    def remove(self) -> None:
+        """Let another writer in, and take the file away, if it is still the one that we hold."""
+        if self._fd >= 0 and self.is_in_place:
+            remove_if_possible(self._path)  # while it is held: who opened it meanwhile sees that it is gone
+        self.release()
+
     def let_go(self) -> None:
         """Close the file, which others may hold."""
         if self._fd >= 0:

@@ -63,6 +63,17 @@ def draw(mix: str, num_keys: int, count: int, rng: np.random.Generator) -> np.nd
     return numbers_M
 
 
+def hit_rate(mix: str, num_keys: int, cached_M: np.ndarray) -> float:
+    """Of the stored keys that a mix asks for, the share that is among these, each once."""
+    if mix == "zipf":
+        return float(_zipf_chances(num_keys, cached_M.astype(np.float64)).sum())
+    return len(cached_M) / min(HOT_KEYS if mix == "hot" else num_keys, num_keys)
+
+
+def _zipf_chances(num_keys: int, numbers_M: np.ndarray) -> np.ndarray:
+    return np.log1p(1 / (numbers_M + 1)) / np.log(num_keys + 1)
+
+
 def recently_used(mix: str, num_keys: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """The stored keys that an endless run of a mix used last, `count` at most, the one used last at the end: (M,) i64.
 
@@ -72,8 +83,6 @@ def recently_used(mix: str, num_keys: int, count: int, rng: np.random.Generator)
     num = {"hot": min(HOT_KEYS, num_keys), "absent": 0}.get(mix, num_keys)
     since_N = rng.standard_exponential(num, np.float32)
     if mix == "zipf":
-        since_N /= np.log1p(
-            1 / np.arange(1, num + 1, dtype=np.float32)
-        )  # a number's chance in `draw`, but for a factor
+        since_N /= np.log1p(1 / np.arange(1, num + 1, dtype=np.float32))  # its chance in `draw`, but for a factor
     numbers_M = np.argpartition(since_N, count)[:count] if count < num else np.arange(num)
     return numbers_M[np.argsort(-since_N[numbers_M])]

@@ -53,8 +53,8 @@ def lookups(
     options = {"cache_bytes": num_cached * (row_bytes(dim) + SLOT_OVERHEAD_BYTES)} if cache_share else {}
     with ngramstore.open(path, **options) as store:
         checked = check_answers(store, mix, num_keys, dim, rng)
-        _fill(store, mix, num_keys, rng)
-        settled = _settle(store, mix, num_keys, warmup_s, rng)
+        expected = _fill(store, mix, num_keys, rng)
+        settled = _settle(store, mix, num_keys, warmup_s, rng, expected)
         start = store.stats()
         for size in batch_sizes:
             count = max(1, min(calls, _MOST_KEYS // size))
@@ -81,18 +81,20 @@ def lookups(
     }
 
 
-def _fill(store, mix: str, num_keys: int, rng: np.random.Generator) -> None:
-    """Read into the cache what an endless run of the mix would leave there, in the order of its use."""
+def _fill(store, mix: str, num_keys: int, rng: np.random.Generator) -> float:
+    """Read into the cache what an endless run of the mix would leave there, in the order of its use -> the hit rate that follows."""
     numbers_M = keys.recently_used(mix, num_keys, store.stats()["cache_slots"], rng)
     for first in range(0, len(numbers_M), CALL_ROWS):
         part_M = numbers_M[first : first + CALL_ROWS]
         store.warm(keys.ngrams(part_M[::-1]))  # of one call, the first key ends as the newest
+    return keys.hit_rate(mix, num_keys, numbers_M)
 
 
-def _settle(store, mix: str, num_keys: int, warmup_s: float, rng: np.random.Generator) -> dict:
+def _settle(store, mix: str, num_keys: int, warmup_s: float, rng: np.random.Generator, expected: float) -> dict:
     """Look up until the cache misses nothing, or evicts at a hit rate that stays the same, for `warmup_s` at least -> facts.
 
-    After a number of windows it gives up, with a warning.
+    After a number of windows it gives up, with a warning. Another is given where the rate is not the one expected of what was filled in:
+    a large cache filled with other rows would change too slowly to be seen.
     """
     out_BD = np.empty((1024, store.dim), np.float32)
     rates: list[float | None] = []
@@ -104,10 +106,10 @@ def _settle(store, mix: str, num_keys: int, warmup_s: float, rng: np.random.Gene
             store.get(keys.ngrams(keys.draw(mix, num_keys, len(out_BD), rng)), out=out_BD)
         rates.append(_hit_rate(before, after := store.stats()))
         is_steady = _is_steady(rates, after["cache_evicted"])
-    return {
-        "settled_by_lookups": len(rates) * _WINDOW,
-        "warnings": [] if is_steady else [f"the hit rate was not steady yet: {rates[-2:]}"],
-    }
+    warnings = [] if is_steady else [f"the hit rate was not steady yet: {rates[-2:]}"]
+    if rates[-1] is not None and abs(rates[-1] - expected) > _STEADY:
+        warnings.append(f"the hit rate is {rates[-1]:.3f}, of what was filled in {expected:.3f} was expected")
+    return {"settled_by_lookups": len(rates) * _WINDOW, "expected_hit_rate": expected, "warnings": warnings}
 
 
 def _is_steady(rates: list[float | None], evicted: int) -> bool:

@@ -75,10 +75,9 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
     work = _check(out, plot, options)
     corpus = _open(out, options)
     paths = {"vocabulary": str(out)}
-    if corpus.tokenizer is not None:  # first: a vocabulary without its tokenizer could not be used, or mined on from
+    if corpus.tokenizer is not None:
         paths["tokenizer"] = str(out.with_name(out.name + ".tokenizer.json"))
-        corpus.tokenizer.save(paths["tokenizer"])
-    vocabulary = _mine(corpus, out, work, options)
+    vocabulary = _mine(corpus, out, work, options, paths.get("tokenizer"))
     found = report(vocabulary, corpus)
     if plot is not None:
         found.plot(plot)
@@ -133,9 +132,15 @@ def _open(out: Path, options: dict[str, Any]) -> TokenShards:
     return corpus
 
 
-def _mine(corpus: TokenShards, out: Path, work: Path, options: dict[str, Any]) -> Vocabulary:
-    """The vocabulary, saved to `out`; says where fewer n-grams are frequent than were wanted."""
+def _mine(
+    corpus: TokenShards, out: Path, work: Path, options: dict[str, Any], tokenizer_file: str | None
+) -> Vocabulary:
+    """The vocabulary, saved to `out`, its tokenizer before it; says where fewer n-grams are frequent than were wanted."""
     from ngramstore.mine.miner import mine_ngrams
+
+    def save_tokenizer() -> None:  # a vocabulary without its tokenizer could not be used, or mined on from
+        if corpus.tokenizer is not None and tokenizer_file is not None:
+            corpus.tokenizer.save(tokenizer_file)
 
     vocabulary = mine_ngrams(
         corpus,
@@ -148,6 +153,7 @@ def _mine(corpus: TokenShards, out: Path, work: Path, options: dict[str, Any]) -
         held_out=options["held_out"],
         restart=not options["resume"],
         save_to=out,
+        before_save=save_tokenizer,
         progress=not options["quiet"],
     )
     least = f"at least {options['min_count']} times"

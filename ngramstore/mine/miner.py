@@ -49,6 +49,7 @@ def mine_ngrams(
     held_out: float = 0.0,
     restart: bool = False,
     save_to: str | Path | None = None,
+    before_save: Callable[[], None] | None = None,
     keep_work: bool = False,
     progress: bool = False,
 ) -> Vocabulary:
@@ -62,6 +63,7 @@ def mine_ngrams(
     workers: threads where the tokens fit the memory; else processes, of which more than there are shards do not help.
     held_out: fraction of the corpus left out, see `held_out_spans`.
     save_to: write the vocabulary file there before the work directory goes, so that nothing is lost in between.
+    before_save: called just before that, when nothing can be refused any more: for what has to be there with the vocabulary.
     Raises UsageError for options out of range and for a work directory begun with others, or with shards that end elsewhere,
     WriterLocked where another process mines there, DiskFull, DamagedStore where an intermediate file changed, NgramStoreError
     where a worker was killed.
@@ -97,6 +99,8 @@ def mine_ngrams(
             held_out=held_out,
         )
         if save_to is not None:
+            if before_save is not None:
+                before_save()
             vocabulary.save(save_to)
     except BaseException:
         space.close()

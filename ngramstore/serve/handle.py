@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -240,10 +241,18 @@ class Handle:
         """With the lock held: tell it of every row from now on; None: nobody any more."""
         self._current = self._with(self._source, recorder)
 
-    def _begin_change(self) -> None:
-        """With the lock held, before each change: whatever becomes of it, the next look-up asks the writer."""
+    @contextmanager
+    def _in_change(self) -> Iterator[None]:
+        """With the lock held, around each change: whatever becomes of it, the next look-up asks the writer.
+
+        Marked at both ends, since a signal's handler may look something up in the middle.
+        """
         self._check()
         self._stale = True
+        try:
+            yield
+        finally:
+            self._stale = True
 
     def _follow(self, writer: Writer) -> None:
         """After a change by our own writer, with the lock held: its view is ours."""

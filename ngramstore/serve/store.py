@@ -54,14 +54,12 @@ class Store(Lookups):
         if self.spec.is_ngram:
             tokens, lengths = as_ngrams(keys, self.max_n)
             _require_same(len(lengths), len(rows))
-            with self._lock:
-                self._begin_change()
+            with self._lock, self._in_change():
                 writer.put(blank_from(tokens, lengths), lengths, rows)
         else:
             numbers, _ = self._numbers(keys, "put")
             _require_same(len(numbers), len(rows))
-            with self._lock:
-                self._begin_change()
+            with self._lock, self._in_change():
                 writer.put_rows(numbers, rows)
 
     def delete(self, ngrams: Ngrams) -> int:
@@ -72,8 +70,7 @@ class Store(Lookups):
         writer = self._changing()
         self._require_ngram("delete")
         tokens, lengths = as_ngrams(ngrams, self.max_n)
-        with self._lock:
-            self._begin_change()
+        with self._lock, self._in_change():
             return writer.delete(blank_from(tokens, lengths), lengths)
 
     def flush(self) -> None:
@@ -146,8 +143,9 @@ class Store(Lookups):
         """Numbers about the store and this handle, as JSON values.
 
         Of the store: path, addressing, rows, dim, max_n, codec, row_bytes (of an encoded row), compression, generation,
-        identity, ngrams_by_length, suffix_closed (every n-gram's endings are stored too), overlay_rows and tombstones (changes since
-        the last `compact`), file_bytes by name, total_bytes, external_bytes (of checkpoints that rows are read from in place).
+        identity, ngrams_by_length (without tokens and after a repair: at most), suffix_closed (every n-gram's endings are stored
+        too), overlay_rows and tombstones (changes since the last `compact`), file_bytes by name, total_bytes, external_bytes (of
+        checkpoints that rows are read from in place).
         Of this handle: unpublished_changes (since the last `flush`; None for a reader, who does not look into the journal); since it
         was opened: calls, positions and found of look-ups; rows_read and bytes_read from files.
         Of its row cache, since it was made: cache_hits, cache_misses, cache_inserted, cache_evicted, cache_not_kept in rows; cache_rows and cache_bytes

@@ -144,6 +144,11 @@ def test_a_small_disk_fills_up_and_nothing_is_lost(small_disk):
         is_full(lambda: put_for_ever(store, stamps))
         assert stamps
         assert published(path) == OLD
+        seen = contents_without_flush(store)
+        leave_free(small_disk, 50_000)
+        is_full(lambda: put_for_ever(store, []))
+        is_full(store.flush)
+        assert contents_without_flush(store) == seen, "look-ups go on while the disk is full"
         leave_free(small_disk, 1_500_000)
         now = contents_without_flush(store)
         assert now in ({**OLD, **dict.fromkeys(CHANGED, stamp)} for stamp in (stamps[-1], stamps[-1] + 1))

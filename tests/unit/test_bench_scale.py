@@ -121,6 +121,32 @@ def test_a_cache_that_does_not_settle_leaves_a_warning(tmp_path, monkeypatch):
     assert "was not steady yet" in found["facts"]["warnings"][0]
 
 
+def test_a_cache_filled_with_other_keys_than_those_used_last_leaves_a_warning(tmp_path, monkeypatch):
+    """The most frequent keys, say: at a hundred million the rate would change too slowly to be seen."""
+    store = {"path": str(tmp_path / "store"), "num_keys": 3000, "dim": 16, "seed": 1}
+    scale_store.build(**store, memory_bytes=1 << 17)
+    monkeypatch.setattr(scale_lookups, "_WINDOW", 1 << 14)
+    monkeypatch.setattr(scale_keys, "recently_used", lambda mix, num_keys, count, rng: np.arange(count))
+    found = scale_lookups.lookups(**store, mix="zipf", batch_sizes=[8], calls=2, warmup_s=0.0, cache_share=0.25)
+    assert "was expected" in found["facts"]["warnings"][-1]
+    assert found["facts"]["expected_hit_rate"] == pytest.approx(np.log(751) / np.log(3001))
+
+
+def test_the_key_used_last_is_the_last_to_be_evicted(monkeypatch):
+    """Keys go into the cache in the order of their use, whatever the size of a call."""
+    warmed: list[np.ndarray] = []
+
+    class Store:
+        stats = staticmethod(lambda: {"cache_slots": 1000})
+        warm = staticmethod(warmed.append)
+
+    monkeypatch.setattr(scale_lookups, "CALL_ROWS", 300)
+    scale_lookups._fill(Store, "zipf", 5000, np.random.default_rng(3))
+    keys = scale_keys.recently_used("zipf", 5000, 1000, np.random.default_rng(3))
+    assert [len(part) for part in warmed] == [300, 300, 300, 100]
+    assert np.array_equal(np.concatenate([part[::-1] for part in warmed]), scale_keys.ngrams(keys))
+
+
 def test_every_worker_runs_in_turn_on_one_store(tmp_path, monkeypatch):
     store = {"path": str(tmp_path / "store"), "num_keys": 3000, "dim": 16, "seed": 1}
     built = scale_store.build(**store, memory_bytes=1 << 17)

@@ -30,7 +30,8 @@ from ngramstore.errors import (
     UsageError,
     WriterLocked,
 )
-from ngramstore.hashing import checksum
+from ngramstore.hashing import checksum, ngram_ids
+from ngramstore.kernels.native.index import RANK_MASK
 from ngramstore.store.journal import reading as journal_reading
 from ngramstore.store.layers.manifest import read_manifest
 from ngramstore.store.repair import journal as journal_salvage
@@ -553,6 +554,25 @@ def test_what_the_loss_of_a_whole_file_costs(quick_path, tokens, how):
         assert old == ({(1, 1)} if name.startswith("overlay") and name.endswith("index") and not tokens else set())
         lost = LOSSES[tokens].get(name.replace("-000001", "").replace("-000002", ""), 0)
         assert len(found) - found.sum() == lost, name
+
+
+def test_rows_that_come_back_are_found_by_the_longest_match_whatever_else_is_lost(quick_path):
+    """Without tokens: the manifest counts no bigram any more, and as many rows are lost as come back."""
+    path = quick_path / "store"
+    build_ngrams(path, {(i, i): i for i in range(10)} | {(i, i, i + 1): 10 + i for i in range(10)}, tokens=False)
+    with ngs.open(path, mode="rw") as store:
+        store.delete([(i, i) for i in range(10)])
+        store.flush()
+        assert store.stats()["ngrams_by_length"] == {3: 10}
+        keys = store._view.find(ngram_ids(np.array([(i, i, i + 1) for i in range(10)], np.uint32)))
+    next(path.glob("tombstones-*")).unlink()
+    for rank in (keys & RANK_MASK).tolist():
+        flip(path / "base-000001.rows", 4096 + 20 * rank)
+    repair(path)
+    assert verify(path) == []
+    with ngs.open(path) as store:
+        assert store.get([(4, 4)])[1][0]
+        assert store.lookup([4, 4]).length.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("tokens", [True, False])

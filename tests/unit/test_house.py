@@ -23,7 +23,18 @@ SOURCES = sorted(path for folder in (CORE, ROOT / "integrations", ROOT / "bench"
 
 LEVELS = [
     {"errors", "layout", "checked_json"},
-    {"hashing", "windows", "options", "npy", "safetensors_header", "files", "file_writer", "writer_lock", "kernels"},
+    {
+        "hashing",
+        "windows",
+        "options",
+        "npy",
+        "safetensors_header",
+        "files",
+        "file_writer",
+        "writer_lock",
+        "system_memory",
+        "kernels",
+    },
     {"codec", "mine", "keys"},
     {"store"},
     {"serve"},

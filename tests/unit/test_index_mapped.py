@@ -1,9 +1,8 @@
-"""An index file is mapped, in huge pages where the machine's memory holds four of it."""
+"""An index file is mapped, in huge pages where the memory that we may use holds four of it."""
 
 from __future__ import annotations
 
 import mmap
-import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,8 +42,8 @@ def asked(monkeypatch) -> list[int]:
 
 
 def have_memory(monkeypatch, num_bytes: int) -> None:
-    """Let the machine have the whole pages of so many bytes."""
-    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": num_bytes // mmap.PAGESIZE}.__getitem__)
+    """Let us have so many bytes."""
+    monkeypatch.setattr(index_module, "limit_bytes", lambda: num_bytes)
 
 
 def opened(directory) -> Index:
@@ -56,10 +55,9 @@ def opened(directory) -> Index:
     return index
 
 
-@pytest.mark.parametrize(("spare", "wanted"), [(mmap.PAGESIZE, [HUGE]), (0, [])])
+@pytest.mark.parametrize(("spare", "wanted"), [(0, [HUGE]), (-1, [])])
 def test_huge_pages_are_asked_for_where_memory_holds_four_of_the_file(tmp_path, monkeypatch, asked, spare, wanted):
     size = IndexPlan(len(IDS), is_keyed=True, is_sized=False).file_bytes
-    assert 4 * size % mmap.PAGESIZE  # so that the whole pages of four files do not hold them
     have_memory(monkeypatch, 4 * size + spare)
     assert (opened(tmp_path).ids() == IDS).all()
     assert asked == wanted

@@ -1,10 +1,12 @@
-"""The default budget of a build: a quarter of what is free, never more than the container's."""
+"""What this process may count on: the default budget of a build is a quarter of what is free, never more than the container's."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from ngramstore.store.building import memory
+from ngramstore import system_memory as memory
 
 
 @pytest.fixture
@@ -71,3 +73,13 @@ def test_a_limit_of_the_first_kind_of_groups_counts(system):
     (group / "memory.usage_in_bytes").write_text(f"{2 << 30}\n")
     (group / "memory.stat").write_text(f"cache 9\ntotal_inactive_file {1 << 30}\n")
     assert memory.default_memory_bytes() == 1 << 30
+
+
+@pytest.mark.parametrize(("limit", "known"), [(f"{5 << 20}\n", 5 << 20), ("max\n", None)])
+def test_the_limit_is_the_narrowest_groups_or_the_machines(system, limit, known):
+    (system / "memory.max").write_text(limit)
+    memory.limit_bytes.cache_clear()
+    try:
+        assert memory.limit_bytes() == (known or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    finally:
+        memory.limit_bytes.cache_clear()

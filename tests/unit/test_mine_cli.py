@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +12,7 @@ from ngramstore import files
 from ngramstore.cli.mine import ByteSize, command
 from ngramstore.errors import UsageError
 from ngramstore.mine import Vocabulary, load_tokenizer
+from ngramstore.writer_lock import WriterLock
 
 pytest.importorskip("tokenizers")
 
@@ -65,6 +67,29 @@ def test_the_tokenizer_is_there_before_the_vocabulary(corpus, tmp_path, monkeypa
     run(corpus, "--out", tmp_path / "v.ngv", "--tokenizer", "train:280", "--quiet")
     assert renamed.count("v.ngv") == 1
     assert "v.ngv.tokenizer.json" in renamed[: renamed.index("v.ngv")]
+
+
+@pytest.mark.parametrize("when", ["refused", "interrupted"])
+def test_mining_that_does_not_end_leaves_the_tokenizer_of_the_vocabulary_that_is_there(
+    corpus, tmp_path, monkeypatch, when
+):
+    out = tmp_path / "v.ngv"
+    run(corpus, "--out", out, "--tokenizer", "train:280", "--quiet")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("v.ngv*.*") if path.is_file()}
+    if when == "interrupted":
+
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("ngramstore.mine.miner.select_top", interrupted)
+        with suppress(KeyboardInterrupt, SystemExit):
+            run(corpus, "--out", out, "--tokenizer", "train:300", "--quiet")
+    else:
+        (tmp_path / "v.ngv.work").mkdir()
+        lock = WriterLock(tmp_path / "v.ngv.work" / "LOCK")
+        assert run(corpus, "--out", out, "--tokenizer", "train:300", "--quiet", fails=True).exception
+        lock.release()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("v.ngv*.*") if path.is_file()} == before
 
 
 def test_a_size_beyond_what_there_is_keeps_all_and_says_so(corpus, tmp_path):

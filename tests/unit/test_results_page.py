@@ -101,7 +101,7 @@ def _claimed(folder, what):
 
 def test_the_claims_of_scale_take_their_sizes_by_name(tmp_path):
     """Where 100 million keys failed, 10 million do not stand in for them."""
-    what = "100M keys vs 1M, Zipf, one key per call"
+    what = "100M keys vs 1M, median call, Zipf, one key per call"
     small, middle = {"us_per_key@1": [1.0]}, {"us_per_key@1": [1.5]}
     sizes = {"1,000,000 keys": small, "10,000,000 keys": middle}
     _write(tmp_path, "a", bench="scale", zipf=sizes, build={size: {"anon_mib": [1.0]} for size in sizes})

@@ -425,7 +425,7 @@ def test_a_hashed_run_is_not_exported_and_what_is_said_instead_serves_it(mined, 
     assert "--plain" not in hint
     model = checkpoint.load(tmp_path / "hashed").model.eval()
     assert f"TrainedTableHash({model.config.rows_per_table}, {model.config.max_n})" in hint
-    assert "ngramstore build rows/ --rows RUN/model-*.safetensors --tensor tables.weight" in hint
+    assert "ngramstore build rows/ --rows RUN/model-*.safetensors --tensor tables.weight --codec f32" in hint
     (weights,) = (tmp_path / "hashed").glob("model-*.safetensors")
     build = ["--rows", weights, "--tensor", "tables.weight", "--codec", "f32", "--quiet", "--json"]
     run(cli_build.command, tmp_path / "rows", *build)

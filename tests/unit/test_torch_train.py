@@ -390,6 +390,30 @@ def test_a_run_that_failed_or_was_killed_keeps_nobody_out_of_its_folder(data, tm
     assert not (tmp_path / "LOCK").exists()
 
 
+def test_a_training_whose_folder_was_moved_saves_into_no_other_and_removes_no_others_lock(data, tmp_path):
+    """Its saves go by path: there may be another training's checkpoint by now."""
+    config, run, moved = replace(CONFIG, tokens=4 * CONFIG.tokens_per_step), tmp_path / "run", tmp_path / "moved"
+
+    def move(step: int, loss: float) -> None:
+        if step == 2:
+            run.rename(moved)
+            train_model(plain(), data, replace(config, tokens=CONFIG.tokens_per_step), out=run)
+            (run / "LOCK").write_text("of a third\n")
+
+    with pytest.raises(UsageError, match="was moved, removed or replaced"):
+        train_model(plain(), data, replace(config, checkpoint_every=1), out=run, on_step=move)
+    assert checkpoint.load(run).step == checkpoint.load(moved).step == 1
+    assert (run / "LOCK").read_text() == "of a third\n"
+
+
+def test_a_new_training_that_must_be_new_is_refused_where_another_has_ended_meanwhile(data, tmp_path):
+    config = replace(CONFIG, tokens=CONFIG.tokens_per_step)
+    train_model(plain(), data, config, out=tmp_path)
+    with pytest.raises(UsageError, match="already holds a run"):
+        train_model(plain(), data, config, out=tmp_path, must_be_new=True)
+    assert train_model(plain(), data, config, out=tmp_path).step == 1
+
+
 def test_a_folder_with_nothing_to_resume_is_not_made(data, tmp_path):
     with pytest.raises(UsageError, match="there is no checkpoint in"):
         train_model(plain(), data, CONFIG, out=tmp_path / "no" / "run", resume=True)

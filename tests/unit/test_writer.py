@@ -12,7 +12,7 @@ from store_cases import build, some_ngrams, some_rows
 import ngramstore as ngs
 from ngramstore.errors import HashCollision, UsageError
 from ngramstore.hashing import checksum
-from ngramstore.store.changes import writer as writer_module
+from ngramstore.store.changes import collisions
 from ngramstore.store.layers.index import Index
 
 NGRAMS = [(a, b) for a in range(20) for b in range(20)]
@@ -28,7 +28,7 @@ def path(tmp_path):
 @pytest.fixture
 def sums_as_ids(monkeypatch):
     """IDs that collide whenever the tokens have the same sum."""
-    monkeypatch.setattr(writer_module, "ngram_ids", lambda tokens, lengths, seed: tokens.sum(axis=1).astype(np.uint64))
+    monkeypatch.setattr(collisions, "ngram_ids", lambda tokens, lengths, seed: tokens.sum(axis=1).astype(np.uint64))
 
 
 @pytest.mark.usefixtures("sums_as_ids")

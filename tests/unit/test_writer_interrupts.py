@@ -15,6 +15,8 @@ import ngramstore as ngs
 from ngramstore import files
 from ngramstore.store.changes import compaction, overlay
 from ngramstore.store.changes.writer import Writer
+from ngramstore.store.journal import journal as journal_module
+from ngramstore.store.journal.known import KnownIds
 
 MODEL = {(1,): 1, (2,): 2, (1, 2): 3}
 
@@ -184,3 +186,32 @@ def test_a_change_that_the_journal_was_told_of_at_ctrl_c_is_seen_whole_or_not_at
         prepare()
         assert each_interrupt(act, check, "ngramstore/store/journal/") > 20
     assert published(path) == model
+
+
+@pytest.mark.parametrize("what", ["stats", "get", "len"])
+@pytest.mark.parametrize("place", ["before RocksDB has it", "before it is known", "after it is known"])
+def test_a_signals_handler_may_ask_in_the_middle_of_a_put(path, monkeypatch, what, place):
+    """It runs in the thread that holds the handle's lock. The put goes on, and is seen afterwards."""
+    owner, name = (journal_module, "write_values") if place == "before RocksDB has it" else (KnownIds, "add")
+    real, asked = getattr(owner, name), []
+
+    def handled(*args):
+        if place == "after it is known":
+            real(*args)
+        asked.append({"stats": store.stats, "get": lambda: store.get([(1,)]), "len": lambda: len(store)}[what]())
+        if place != "after it is known":
+            real(*args)
+
+    with ngs.open(path, mode="rw") as store:
+        store.put([(3,)], rows_of([30], 4))
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, handled)
+            store.put([(4,), (3,)], rows_of([40, 31], 4))
+        assert len(asked) == 1
+        rows, found = store.get([(3,), (4,)])
+        assert found.all() and stamps_of(rows) == [31, 40]
+        assert len(store) == len(MODEL) + 2
+        store.put([(5,)], rows_of([50], 4))
+        store.flush()
+    assert published(path) == MODEL | {(3,): 31, (4,): 40, (5,): 50}
+    assert_verifies(path)

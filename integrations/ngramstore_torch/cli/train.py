@@ -133,6 +133,7 @@ def command(
         config,
         out=o["out"],
         resume=o["resume"],
+        must_be_new=not o["resume"],  # asked again: reading the text may have taken hours
         data_identity=text.identity(),
         progress=not quiet,
         on_step=keep_tokenizer,
@@ -159,14 +160,14 @@ def command(
 
 def _require_sense(o: dict[str, Any], with_fgrams: bool, vocab: Path | None) -> None:
     """UsageError for options that do not go together."""
+    from ngramstore_torch.training.checkpoint import require_none
+
     if o["plain"] and o["hashed"] is not None:
         raise UsageError("--plain and --hashed are two models", hint="give one of them, and another run for the other")
     if o["flops_factor"] != 1 and not o["plain"]:
         raise UsageError("--flops-factor scales the plain decoder only", hint="add --plain")
-    if o["resume"] is False and (o["out"] / "checkpoint.json").exists():
-        raise UsageError(
-            f"{o['out']} already holds a run", hint="add --resume to continue it, or choose another folder"
-        )
+    if not o["resume"]:
+        require_none(o["out"])
     if with_fgrams and vocab is None:
         raise UsageError(
             "a SCONE model needs its f-grams", hint="give --vocab FILE (from `ngramstore mine`), or --plain"

@@ -90,7 +90,7 @@ def _instead(model: LanguageModel) -> str:
     if not isinstance(model, HashedModel):
         return "train one without --plain"
     return (
-        "its rows are in its checkpoint: `ngramstore build rows/ --rows RUN/model-*.safetensors --tensor tables.weight`, then "
+        "its rows are in its checkpoint: `ngramstore build rows/ --rows RUN/model-*.safetensors --tensor tables.weight --codec f32`, then "
         f"RowTableEmbedding(store, TrainedTableHash({model.config.rows_per_table}, {model.config.max_n}), "
         "model.decoder.tokens) of ngramstore_torch"
     )

@@ -92,6 +92,14 @@ def save(
             remove_if_possible(left)
 
 
+def require_none(directory: Path) -> None:
+    """UsageError where a folder holds a checkpoint."""
+    if (directory / FILE_NAME).exists():
+        raise UsageError(
+            f"{directory} already holds a run", hint="add --resume to continue it, or choose another folder"
+        )
+
+
 def load(directory: str | os.PathLike, *, with_optimizer: bool = False) -> Checkpoint:
     """Read a run directory; every file's size and SHA-256 is checked before its numbers are used.
 

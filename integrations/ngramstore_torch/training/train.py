@@ -60,6 +60,7 @@ def train_model(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    must_be_new: bool = False,
     data_identity: Mapping[str, Any] | None = None,
     stop_after: int | None = None,
     progress: bool = False,
@@ -68,6 +69,7 @@ def train_model(
     """Train a model in place; with `out`, keep a checkpoint there: WriterLocked where another training is at work in that folder.
 
     resume: go on from the checkpoint in `out`; UsageError where its settings are not the ones asked for.
+    must_be_new: UsageError where there is a checkpoint in `out`; else it is replaced by the first one of this training.
     data_identity: JSON values about corpus, tokenizer and vocabulary; kept in the checkpoint, compared on resume.
     stop_after: stop (and save) at this step, as Ctrl-C would; the learning rate still plans for config.tokens.
     on_step: called with each step's number, from 1, and its loss, in order; on an accelerator a few steps late, since there the
@@ -87,9 +89,12 @@ def train_model(
         if folder is None:
             raise UsageError("there is nothing to resume without a run folder", hint="give out= (--out)")
         checkpoint.load_description(folder)  # before a folder is made in which there is nothing to resume
-    with (
+    holding = (
         nullcontext() if folder is None else run_folder(folder)
-    ):  # now: at the end a fault would take the whole training along
+    )  # now: at the end a fault would take the training along
+    with holding as held:
+        if must_be_new and folder is not None:
+            checkpoint.require_none(folder)
         if resume and folder is not None:
             losses.known = _resume(model, optimizer, folder, settings, identity)
         first_step = step = len(losses.known)
@@ -98,7 +103,8 @@ def train_model(
             _compile(model)
 
         def save() -> None:
-            if folder is not None:
+            if folder is not None and held is not None:
+                held.require_in_place()
                 state = checkpoint.optimizer_tensors(model, optimizer, losses.known)
                 checkpoint.save(folder, model, step=step, optimizer=state, train=settings, data=identity)
 

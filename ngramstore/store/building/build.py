@@ -29,7 +29,6 @@ from ngramstore.hashing import ngram_ids
 from ngramstore.layout import MAX_ROW_BYTES
 from ngramstore.options import checked_threads, choose
 from ngramstore.store.building.directory import claim_directory, clear_directory
-from ngramstore.store.building.memory import default_memory_bytes
 from ngramstore.store.building.packing import Packing, needed_bytes
 from ngramstore.store.building.runs import RunSorter
 from ngramstore.store.building.spec import checked_memory_bytes, checked_spec
@@ -37,6 +36,7 @@ from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
 from ngramstore.store.layers.names import RUNS_NAME
 from ngramstore.store.layers.rows_writer import default_threads
 from ngramstore.store.layers.stages import Stages
+from ngramstore.system_memory import default_memory_bytes
 from ngramstore.windows import NgramArrays, Ngrams, as_array, as_integers, as_ngrams, blank_from
 from ngramstore.writer_lock import WriterLock
 

@@ -8,10 +8,21 @@ from __future__ import annotations
 import numpy as np
 
 from ngramstore.errors import HashCollision
+from ngramstore.hashing import ngram_ids
 from ngramstore.kernels.native.index import RANK_BITS, RANK_MASK
 from ngramstore.store.journal.journal import Journal
+from ngramstore.store.layers.manifest import Spec
 from ngramstore.store.view import View
 from ngramstore.windows import NgramArrays
+
+
+def distinct(tokens_MN: np.ndarray, lengths_M: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ascending IDs of what is left when of equal n-grams the last stays, their tokens (M, K) and positions."""
+    ids = ngram_ids(tokens_MN, lengths_M, spec.seed)
+    wide = np.zeros((len(ids), spec.max_n), np.uint32)
+    wide[:, : tokens_MN.shape[1]] = tokens_MN
+    kept = last_of_each(ids, (wide, lengths_M), spec.seed)
+    return ids[kept], wide[kept], kept
 
 
 def last_of_each(ids_M: np.ndarray, ngrams: NgramArrays, seed: int) -> np.ndarray:

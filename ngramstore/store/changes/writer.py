@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ngramstore.errors import NgramStoreError, UsageError
-from ngramstore.files import fsync_directory, our_errors
-from ngramstore.hashing import ngram_ids, row_ids
-from ngramstore.store.changes.collisions import last_of_each, refuse_collisions, state_of
+from ngramstore.files import fsync_directory, our_errors, require_space
+from ngramstore.hashing import row_ids
+from ngramstore.store.changes.collisions import distinct, last_of_each, refuse_collisions, state_of
 from ngramstore.store.changes.compaction import compacted
 from ngramstore.store.changes.garbage import remove_unnamed
 from ngramstore.store.changes.overlay import write_overlay
@@ -30,6 +30,7 @@ from ngramstore.store.view import View
 from ngramstore.writer_lock import WriterLock
 
 _log = logging.getLogger("ngramstore")
+_REOPEN_BYTES = 256 << 10  # less cannot be enough for RocksDB's new files
 
 
 class Writer:
@@ -49,7 +50,7 @@ class Writer:
         read_manifest(directory)  # what is no store gets no lock file
         self._lock = WriterLock(directory / LOCK_NAME)
         self._journal: Journal | None = None
-        self._journal_failed = False
+        self._journal_failed = self._is_writing = False
         self._may_be_behind = False
         self._published_journals: set[str] = set()  # that could not be removed yet
         self._num_moved: int | None = None  # rows more than published; None: not yet counted
@@ -88,9 +89,10 @@ class Writer:
     def recover_for_reading(self) -> None:
         """Before it is asked what is pending: a journal that failed is opened again if it cannot tell all that it holds.
 
-        One that can tell stays as it is: a full disk has no room to open it again. Raises DiskFull, DamagedJournal, StaleStore.
+        One that can tell stays as it is, and so does one in the middle of a write, of which a signal's handler asks.
+        Raises DiskFull, DamagedJournal, StaleStore.
         """
-        if self._journal_failed and (self._journal is None or self._journal.is_behind):
+        if not self._is_writing and self._journal_failed and (self._journal is None or self._journal.is_behind):
             self._recover()
 
     def pending_view(self) -> View | None:
@@ -106,7 +108,8 @@ class Writer:
 
     def put(self, tokens_MN: np.ndarray, lengths_M: np.ndarray, rows_MB: np.ndarray) -> None:
         """Insert or replace M n-grams, all or nothing; of equal ones the last wins. HashCollision, DiskFull."""
-        ids, wide, kept = self._distinct(tokens_MN, lengths_M)
+        self._recover()
+        ids, wide, kept = distinct(tokens_MN, lengths_M, self.manifest.spec)
         keys, is_put = state_of(self.view, self._journal, ids)
         if self.manifest.spec.has_tokens:
             refuse_collisions(self.view, self._journal, ids, keys, is_put, (wide, lengths_M[kept]))
@@ -114,7 +117,8 @@ class Writer:
 
     def delete(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> int:
         """Remove M n-grams; absent ones are fine. Returns how many were there."""
-        ids, wide, kept = self._distinct(tokens_MN, lengths_M)
+        self._recover()
+        ids, wide, kept = distinct(tokens_MN, lengths_M, self.manifest.spec)
         keys, is_put = state_of(self.view, self._journal, ids)
         live = np.flatnonzero((keys >= 0) | is_put)
         ids, wide, lengths, keys, is_put = ids[live], wide[live], lengths_M[kept[live]], keys[live], is_put[live]
@@ -197,22 +201,11 @@ class Writer:
 
     def _open_journal(self) -> Journal:
         spec, state = self.manifest.spec, self.manifest.state_digest
-        return Journal.open(
-            self._journal_path, row_bytes=spec.codec.row_bytes, width=spec.journal_width, store_state=state
-        )
+        row_bytes, width = spec.codec.row_bytes, spec.journal_width
+        return Journal.open(self._journal_path, row_bytes=row_bytes, width=width, store_state=state)
 
     def _found_journal(self) -> Journal | None:
         return self._open_journal() if self._journal_path.exists() else None
-
-    def _distinct(self, tokens_MN: np.ndarray, lengths_M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ascending IDs of what is left when of equal n-grams the last stays, their tokens (M, K) and positions."""
-        self._recover()
-        spec = self.manifest.spec
-        ids = ngram_ids(tokens_MN, lengths_M, spec.seed)
-        wide = np.zeros((len(ids), spec.max_n), np.uint32)
-        wide[:, : tokens_MN.shape[1]] = tokens_MN
-        kept = last_of_each(ids, (wide, lengths_M), spec.seed)
-        return ids[kept], wide[kept], kept
 
     def _append(self, changes: Changes, state: tuple[np.ndarray, np.ndarray] | None = None) -> None:
         """Write changes to the journal; state: what `state_of` says of n-grams."""
@@ -258,6 +251,8 @@ class Writer:
             self._drop_journal()
         if self._journal_failed:
             if self._journal is not None:
+                if not self._journal.is_behind:  # it can tell what it holds as long as it is open
+                    require_space(self._directory, _REOPEN_BYTES, "opening the journal again")
                 journal, self._journal = self._journal, None
                 try:
                     journal.close()
@@ -271,7 +266,11 @@ class Writer:
     def _journal_watched(self) -> Iterator[None]:
         """Around each write to the journal."""
         self._journal_failed = True  # unless the end is reached: a second Ctrl-C must not come before the mark
-        yield
+        self._is_writing = True
+        try:
+            yield
+        finally:
+            self._is_writing = False
         self._journal_failed = False
 
     @contextmanager

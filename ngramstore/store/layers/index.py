@@ -9,7 +9,6 @@ Shapes: N rows of the index, M rows of a chunk.
 from __future__ import annotations
 
 import mmap
-import os
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -24,10 +23,11 @@ from ngramstore.layout import BLOCK_ROWS, CHECKSUM_BYTES, INDEX_HEADER, KIND_IND
 from ngramstore.store.layers.datafile import NO_CONTENT, DataFile, FileEntry, FileStamp
 from ngramstore.store.layers.index_builder import IndexBuilder
 from ngramstore.store.layers.index_plan import IndexPlan, index_content, page_checksums
+from ngramstore.system_memory import limit_bytes
 
 _MAX_PLACE = 1 << 62
 _LEAST_SHARE = 4
-"""An index is asked for in huge pages where the machine's memory holds so many of it: a page of 2 MiB is read and kept whole."""
+"""An index is asked for in huge pages where the memory that we may use holds so many of it: a page of 2 MiB is read and kept whole."""
 
 
 class Index:
@@ -169,7 +169,7 @@ def _mapped(file: DataFile, size: int) -> np.ndarray:
     misses of the processor's page table once it is warm (docs/design.md, Decisions)."""
     with our_errors(file.path):
         mapped = mmap.mmap(file.fd, size, prot=mmap.PROT_READ)
-    if hasattr(mmap, "MADV_HUGEPAGE") and _LEAST_SHARE * size <= os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE:
+    if hasattr(mmap, "MADV_HUGEPAGE") and _LEAST_SHARE * size <= limit_bytes():
         with suppress(OSError):  # a kernel built without huge pages
             mapped.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(mapped, np.uint8)

@@ -70,6 +70,7 @@ class Rebuild:
         )
         self.journal = RebuildJournal(source, manifest, target, report)
         self._unpublished = self.journal.changes
+        self._num_back = 0  # rows that may be there again, since what deleted them is lost
         self._changed = np.unique(np.concatenate([*self._changed_before(), self._unpublished.ids]))
         self._replaced = Replaced(self._target, self._spec.codec.row_bytes)
 
@@ -154,11 +155,14 @@ class Rebuild:
         published.write(target)
 
     def _most_of_each_length(self, num_rows: int) -> np.ndarray:
-        """Upper bounds, (K + 1,), where no tokens are kept: the lengths of rows are nowhere but in the manifest. A manifest
-        that knows of fewer than `num_rows` lies: then there may be some of every length."""
+        """Upper bounds, (K + 1,), where no tokens are kept: the lengths of rows are nowhere but in the manifest.
+
+        It does not count rows that come back because their deletion is lost, and one that knows of fewer than `num_rows` lies: then
+        there may be some of every length.
+        """
         counts = np.array(self._manifest.length_counts)
         counts = counts + np.bincount(self._unpublished.lengths, minlength=len(counts))
-        if counts.sum() < num_rows:
+        if self._num_back or counts.sum() < num_rows:
             counts[1:] = num_rows
         return counts
 
@@ -173,6 +177,7 @@ class Rebuild:
         if self._tombstones is not None:
             tombstones, num_unknown = self._tombstones.all_ids()
             if num_unknown:
+                self._num_back = num_unknown
                 report.lost.append(f"{num_unknown} deletions: what they deleted may be there again")
             self._tombstones.close()
         if unknown:

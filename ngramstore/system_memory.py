@@ -1,8 +1,10 @@
-"""How much memory a build may take when nobody says: a quarter of what is free, also inside a container."""
+"""How much memory this process may count on, also inside a container."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _LEAST_BYTES = 256 << 20
@@ -13,9 +15,16 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def default_memory_bytes() -> int:
-    """A quarter of the memory that is free now, 256 MiB at least; 1 GiB where the system does not say (macOS)."""
+    """For a build, where nobody says: a quarter of the memory that is free now, 256 MiB at least; 1 GiB where the system does not say (macOS)."""
     known = [value for value in (_available(), _cgroup_room()) if value is not None]
     return max(_LEAST_BYTES, min(known) // 4) if known else _UNKNOWN_BYTES
+
+
+@cache
+def limit_bytes() -> int:
+    """The machine's memory, or the narrowest limit of this process's control groups as it was when first asked for."""
+    limits = [limit for directory, name, _, _ in _groups() if (limit := _number(directory / name)) is not None]
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
 
 
 def _available() -> int | None:
@@ -59,9 +68,8 @@ def _groups() -> Iterator[tuple[Path, str, str, str]]:
 
 
 def _room(group: Path, limit_name: str, used_name: str, cache_name: str) -> int | None:
-    try:
-        limit, used = (int((group / name).read_text()) for name in (limit_name, used_name))
-    except (OSError, ValueError):  # no such group, or "max"
+    limit, used = _number(group / limit_name), _number(group / used_name)
+    if limit is None or used is None:
         return None
     try:
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -69,3 +77,10 @@ def _room(group: Path, limit_name: str, used_name: str, cache_name: str) -> int 
     except (OSError, ValueError):
         pass
     return max(0, limit - used)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
