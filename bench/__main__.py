@@ -1,9 +1,11 @@
 """`python -m bench <workload>`: run a named workload, print a table, save JSON in bench/results/.
 
-`--quick` asks whether everything runs and answers right, in under two minutes of two cores a workload. It leaves out: large stores (40,000 keys
-or fewer), so misses of the CPU's caches; rounds, so any idea of a spread; all but 60 files of the text, and a warm-up long enough for clocks
-to settle; and fresh interpreters for the workload `store`, whose workers are forked (bench/forked.py) except where memory is measured. It
-keeps: every case and subject, the check of answers, the check that pages are warm or cold, subjects in random order. Its times are no claims.
+`--quick` asks whether everything runs and answers right, in under two minutes of two cores a workload. It leaves out:
+large stores (40,000 keys or fewer), so misses of the CPU's caches; rounds, so any idea of a spread; all but 60 files of
+the text, and a warm-up long enough for clocks to settle; and fresh interpreters for the workload `store`, whose workers
+are forked (bench/forked.py) except where memory is measured. It keeps: every case
+and subject, the check of answers, the check that pages are warm or cold, subjects in random order. Its times are no
+claims.
 
 A subject that fails does not stop the others; what failed is named in the end, and the command exits with 1.
 """

@@ -1,6 +1,7 @@
 """Nothing is timed before its answers are compared with the source: the mask exactly, the values to float32 rounding.
 
-Where the first call of a process is what counts, or the memory it takes, they are compared behind it: a wrong answer gives no number.
+Where the first call of a process is what counts, or the memory it takes, they are compared behind it: a wrong answer
+gives no number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Ways to store a trained table that are no codecs of the product: quantized and decoded in numpy, with the bytes they would take.
+"""Ways to store a trained table that are no codecs of the product: quantized and decoded in numpy, with the bytes they
+would take.
 
 A way is a function of rows (N, D) f32 that gives the rows as they would be read (N, D) f32, and the rows as they would be
 stored (N, B) u8, from which size on disk follows: with zstd frames like the store's, and the entropy of single symbols.

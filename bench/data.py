@@ -1,8 +1,8 @@
 """The store workload's source of truth: keys, stored rows and queries, the same bytes for the same seed.
 
 Keys are 3-grams of token ids drawn at random; rows are Gaussian with one scale a dimension, e**(0.6 N(0, 1)), quantized once
-to int8, or to f16 where a case asks for it (bench/rows.py). Every subject stores exactly these bytes. Queries follow Zipf(1.0) over a random ranking of the keys,
-a share of them absent keys.
+to int8, or to f16 where a case asks for it (bench/rows.py). Every subject stores exactly these bytes. Queries follow
+Zipf(1.0) over a random ranking of the keys, a share of them absent keys.
 
 Shapes: N keys, K longest n-gram, M look-ups, B batch, R bytes of a stored row.
 """

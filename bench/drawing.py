@@ -1,7 +1,7 @@
 """How all pictures of the bench look: colours that the colour-blind tell apart, dots with their spread, PNGs of few bytes.
 
-Ours is the same blue everywhere. A logarithmic axis carries dots, never bars: a bar's length would depend on where the axis begins.
-The background is opaque white, so that a picture reads the same on a light page and on a dark one.
+Ours is the same blue everywhere. A logarithmic axis carries dots, never bars: a bar's length would depend on where the
+axis begins. The background is opaque white, so that a picture reads the same on a light page and on a dark one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """PNG of 64 colours: a quarter of the bytes, and no sign of it in plain dots and lines. The same figure gives the same bytes."""
+    """PNG of 64 colours: a quarter of the bytes, and no sign of it in plain dots and lines. The same figure gives the
+    same bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -1,8 +1,9 @@
 """Exports taken apart: what the model's own time is, and what the store adds (quantize, spool, sort, pack and write).
 
-`python -m bench.export` from the root of the repository; needs the extra `torch`. Models with random weights and made-up f-grams of
-2 to 5 tokens: the arithmetic is the same whatever was learned. Rows of random models do not compress, as those of trained ones hardly do.
-Every round exports every case once, from the first row to a published store.
+`python -m bench.export` from the root of the repository; needs the extra `torch`. Models with random weights and
+made-up f-grams of 2 to 5 tokens: the arithmetic is the same whatever was learned. Rows of random models do not
+compress, as those of trained ones hardly do. Every round exports every case once, from the first row to a published
+store.
 """
 
 from __future__ import annotations

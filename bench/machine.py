@@ -74,7 +74,8 @@ _WRITTEN = (":(top,exclude)bench/results", ":(top,exclude)docs", ":(top,exclude)
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, with a + where tracked files differ from it, results and documents apart: those are what a run writes."""
+    """The commit of this checkout, with a + where tracked files differ from it, results and documents apart: those are
+    what a run writes."""
     here = Path(__file__).parent
     try:
         head = subprocess.run(

@@ -3,9 +3,10 @@
 `python -m bench.mine` from the root of the repository; needs the extras `mine` and `bench`. The corpus is the source of Python's
 standard library, tokenised with a byte-level BPE of 4,096 tokens, and WikiText-2's validation part where NGRAMSTORE_DATA has it.
 
-Every subject starts from the token shards on disk and ends with the `SIZE` most frequent n-grams of length 2..5 that occur 5 times,
-in rank order. A 5-gram of 12-bit tokens fits one 64-bit number, so the peers need no windows, joins or pruning: they get packed keys
-from numpy (its time counts) and group them. DuckDB and Polars use all cores; ours is one thread, or two where it says so.
+Every subject starts from the token shards on disk and ends with the `SIZE` most frequent n-grams of length 2..5 that
+occur 5 times, in rank order. A 5-gram of 12-bit tokens fits one 64-bit number, so the peers need no windows, joins or
+pruning: they get packed keys from numpy (its time counts) and group them. DuckDB and Polars use all cores; ours is one
+thread, or two where it says so.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def packed(vocabulary: Vocabulary) -> Ranked:
 
 
 def peer(corpus: TokenShards, count: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Ranked:
-    """Pack, let the peer count, rank. `count`: keys (T,) u64 -> distinct keys and their counts, those below MIN_COUNT left out."""
+    """Pack, let the peer count, rank. `count`: keys (T,) u64 -> distinct keys and their counts, those below MIN_COUNT
+    left out."""
     tokens = [shard.read(0, shard.num_tokens) for shard in corpus.shards]
     tokens_T = np.concatenate(tokens).astype(np.uint64)
     ends = np.cumsum([0, *map(len, tokens)])

@@ -1,4 +1,5 @@
-"""`python -m bench.page`: docs/results.md and docs/measurements.md from the JSON files in bench/results, so that no figure is typed by hand."""
+"""`python -m bench.page`: docs/results.md and docs/measurements.md from the JSON files in bench/results, so that no
+figure is typed by hand."""
 
 from __future__ import annotations
 

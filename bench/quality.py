@@ -1,11 +1,13 @@
 """What f-grams do to held-out loss: text x tokenizer x training tokens x model x f-grams x seed, and the crossover.
 
-`python -m bench.quality --cache DIR` from the root of the repository; needs the extras `mine` and `torch`. Every cell is one training
-run; cells that share a seed see the same batches and are measured on the same held-out windows. Its result is saved as soon as it is
+`python -m bench.quality --cache DIR` from the root of the repository; needs the extras `mine` and `torch`. Every cell
+is one training run; cells that share a seed see the same batches and are measured on the same held-out windows. Its
+result is saved as soon as it is
 there: the same command goes on where it was stopped.
 
-Models, all with the same decoder unless it says otherwise: plain; scone; wide and deep (plain, about twice the FLOPs a token); equal
-(plain, trained on more tokens until it has cost what SCONE cost with its f-gram model); hashed (tables of as many rows as there are
+Models, all with the same decoder unless it says otherwise: plain; scone; wide and deep (plain, about twice the FLOPs a
+token); equal (plain, trained on more tokens until it has cost what SCONE cost with its f-gram model); hashed (tables of
+as many rows as there are
 f-grams, summed into the input: Over-Encoding). A negative difference means better than plain after as many tokens.
 """
 
@@ -31,7 +33,8 @@ RESULT = Path(__file__).parent / "results" / "quality.json"
 GRID = replace(
     QUICK, name="grid", corpus_bytes=0, num_fgrams=100_000, max_windows=400, train=replace(QUICK.train, fgram_lr=0.1)
 )
-"""The quick demo's decoder (one layer, 128 wide) on a whole corpus: a cell of 400,000 tokens takes one or two minutes of one core."""
+"""The quick demo's decoder (one layer, 128 wide) on a whole corpus: a cell of 400,000 tokens takes one or two minutes
+of one core."""
 
 
 @dataclass(frozen=True, kw_only=True)

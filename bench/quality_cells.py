@@ -1,7 +1,8 @@
 """One cell of the quality grid: a text, a tokenizer, a model and a number of tokens, trained and measured from one seed.
 
 A cell depends on nothing but its fields, the preset and the text, so cells can be run in any order, stopped and gone on with.
-Costs are FLOPs and processor seconds, which a machine that does something else meanwhile leaves as they are (almost, for the latter).
+Costs are FLOPs and processor seconds, which a machine that does something else meanwhile leaves as they are (almost,
+for the latter).
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ def num_parameters(cell: Cell, preset: Preset, data: Data) -> int:
 def measure(cell: Cell, preset: Preset, data: Data) -> dict:
     """Train and measure one cell. CPU seconds are of all threads: they say the cost where others share the machine.
 
-    `tag_s` are the CPU seconds of tagging as many tokens as were trained on, and not part of `cpu_s`: all of the corpus is tagged once, for
-    all the runs that train on it.
+    `tag_s` are the CPU seconds of tagging as many tokens as were trained on, and not part of `cpu_s`: all of the corpus
+    is tagged once, for all the runs that train on it.
 
     "equal" is the plain decoder trained on more tokens, until it has cost what SCONE costs with all its f-grams.
     Raises KeyboardInterrupt where training was interrupted.

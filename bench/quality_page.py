@@ -1,6 +1,7 @@
 """`python -m bench.quality_page`: the tables of docs/scone.md between its marks, and docs/images/quality.png, from quality.json.
 
-Each number is a difference in held-out nats to the plain decoder of the same text, tokenizer, tokens and seed: below zero is better.
+Each number is a difference in held-out nats to the plain decoder of the same text, tokenizer, tokens and seed: below
+zero is better.
 """
 
 from __future__ import annotations

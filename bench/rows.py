@@ -1,7 +1,8 @@
 """The row that every peer stores and must give back: D int8 codes, then one float32 scale (the bytes of our codec int8), or
 D values of 16 bits (our codec f16).
 
-Decoding int8 is code * scale in float32; f16 is widened by the product's own kernel, for every peer. Peers that end with one contiguous buffer of stored rows share `decode_rows`, those that
+Decoding int8 is code * scale in float32; f16 is widened by the product's own kernel, for every peer. Peers that end
+with one contiguous buffer of stored rows share `decode_rows`, those that
 hold all rows in memory share `gather_rows`: the comparison is about finding and reading rows, not about who multiplies faster.
 
 Shapes: N stored rows, M wanted rows, R bytes of a stored row, D row width.
@@ -79,7 +80,8 @@ def gatherer(codec: str, dim: int) -> Callable[[np.ndarray, np.ndarray, np.ndarr
 
 
 def copier(codec: str, dim: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-    """`f(stored, offsets_M, out_MD)` by the product's own kernel, which asks for rows ahead of time: stored (N * R,), offset -1 gives zeros."""
+    """`f(stored, offsets_M, out_MD)` by the product's own kernel, which asks for rows ahead of time: stored (N * R,),
+    offset -1 gives zeros."""
     plan = codec_from_spec(codec, dim).plan("f")
     return lambda stored, offsets_M, out_MD: scatter(plan, stored, offsets_M, _IN_ORDER, out_MD.view(np.uint8))
 

@@ -1,7 +1,8 @@
 """What a block of code does while it runs: its largest anonymous memory, and in which functions of the product its time goes.
 
 A thread looks every 20 ms, or as often as asked for, and at the end. Time goes to the function that is running then, so a
-function of less than some samples is noise; a step that keeps the GIL is seen when it lets go of it, with all the time since the last look.
+function of less than some samples is noise; a step that keeps the GIL is seen when it lets go of it, with all the time
+since the last look.
 """
 
 from __future__ import annotations

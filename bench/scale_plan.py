@@ -1,4 +1,5 @@
-"""`python -m bench.scale_plan`: a billion keys on paper, in docs/scale.md: sizes from the code, times from bench/results/scale.json.
+"""`python -m bench.scale_plan`: a billion keys on paper, in docs/scale.md: sizes from the code, times from
+bench/results/scale.json.
 
 Sizes are what `ngramstore.sizes` says; times are those of the largest store that was built, times the number of keys.
 """

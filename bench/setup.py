@@ -77,8 +77,8 @@ class Setup:
     def cases(self, offers: dict[str, Offer]) -> list[Case]:
         """The cases that were asked for, made in the workload's order; one whose subjects are all missing leaves a warning.
 
-        Raises Refused before anything is written: an unknown case or subject, an option that a case does not heed; and behind it where
-        no case is left.
+        Raises Refused before anything is written: an unknown case or subject, an option that a case does not heed; and
+        behind it where no case is left.
         """
         cases = []
         for name, offer in self._chosen(offers).items():

@@ -38,7 +38,8 @@ class Job:
     """Jobs that read the same sources and stores, and so follow each other; "": this one alone."""
 
     def arguments(self, folder: Path, fresh: str = "FRESH") -> list[str]:
-        """Of the Python interpreter; in a command `{dir}` is the folder that its group shares, `{fresh}` one of this run alone."""
+        """Of the Python interpreter; in a command `{dir}` is the folder that its group shares, `{fresh}` one of this
+        run alone."""
         command = [part.format(dir=self.shared(folder), fresh=fresh) for part in self.command]
         return command if self.prints else [*command, "--json", str(self.file(folder, "json"))]
 

@@ -33,7 +33,8 @@ def half_a_byte(result: dict) -> float:
 
 
 def quality_gain(result: dict, text: str) -> float:
-    """Mean over the seeds at the number of tokens with the most seeds, the largest of these; as in `bench.quality`, 100,000 f-grams."""
+    """Mean over the seeds at the number of tokens with the most seeds, the largest of these; as in `bench.quality`,
+    100,000 f-grams."""
     (curve,) = (
         curve for curve in result["differences"]
         if (curve["text"], curve["model"], curve["tokenizer"]) == (text, "scone", 4096) and is_usual(curve)

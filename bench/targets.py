@@ -1,4 +1,5 @@
-"""Every target that the project set itself, as one line: what, the limit, and how to read the measured number out of the JSON files.
+"""Every target that the project set itself, as one line: what, the limit, and how to read the measured number out of
+the JSON files.
 
 A limit holds for a median over rounds; a ratio is taken within each round.
 """
@@ -76,7 +77,8 @@ def _disk(codec: str, dim: int, limit: float) -> Claim:
 
 
 def two_threads(found: Found, metric: str = "speedup") -> float:
-    """What two threads gain in the rounds in which two that only compute gain 1.9; not measured where those are fewer than three."""
+    """What two threads gain in the rounds in which two that only compute gain 1.9; not measured where those are fewer
+    than three."""
     valid = _valid_gains(found, metric)
     if len(valid) < 3:
         raise ValueError("void")

@@ -108,7 +108,8 @@ class LookupTimeout(NgramStoreError, TimeoutError):
 
 
 class StaleStore(NgramStoreError):
-    """The path now holds a different store than the one this handle was opened on; of a writer: its directory was moved or replaced."""
+    """The path now holds a different store than the one this handle was opened on; of a writer: its directory was moved
+    or replaced."""
 
     default_hint = "open the path again"
 

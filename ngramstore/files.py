@@ -1,6 +1,7 @@
 """Everything we do to files: whole writes, atomic publication, and one clear error when the disk is full.
 
-All writing goes through this file (new files through file_writer.py, which uses it; locks are in writer_lock.py), so that a test can let the N-th write,
+All writing goes through this file (new files through file_writer.py, which uses it; locks are in writer_lock.py), so
+that a test can let the N-th write,
 fsync or rename fail: `observe` is called with the operation and the path before each one.
 """
 
@@ -241,7 +242,8 @@ def read_exactly(fd: int, size: int, position: int, path: Path) -> bytes:
 
 
 def read_around_holes(fd: int, size: int, position: int) -> tuple[bytearray, list[tuple[int, int]]]:
-    """`size` bytes at `position`, fewer where the file ends; zeros in place of pages that cannot be read: (begin, end) of each run."""
+    """`size` bytes at `position`, fewer where the file ends; zeros in place of pages that cannot be read: (begin, end)
+    of each run."""
     data = bytearray()
     holes: list[tuple[int, int]] = []
     while left := size - len(data):

@@ -15,7 +15,8 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def default_memory_bytes() -> int:
-    """For a build, where nobody says: a quarter of the memory that is free now, 256 MiB at least; 1 GiB where the system does not say (macOS)."""
+    """For a build, where nobody says: a quarter of the memory that is free now, 256 MiB at least; 1 GiB where the
+    system does not say (macOS)."""
     known = [value for value in (_available(), _cgroup_room()) if value is not None]
     return max(_LEAST_BYTES, min(known) // 4) if known else _UNKNOWN_BYTES
 
@@ -38,7 +39,8 @@ def _available() -> int | None:
 
 
 def _cgroup_room() -> int | None:
-    """What this process's control groups leave, the narrowest of them and those around it; None: none has a limit that is known."""
+    """What this process's control groups leave, the narrowest of them and those around it; None: none has a limit that
+    is known."""
     rooms = [room for group in _groups() if (room := _room(*group)) is not None]
     return min(rooms, default=None)
 

@@ -31,7 +31,8 @@ _TOKEN_IDS = "token ids are integers 0 .. 2**32 - 1"
 
 
 def plain(array: np.ndarray) -> np.ndarray:
-    """The same numbers one after the other, aligned and writeable: the one layout kernels are compiled for; a copy only where need be.
+    """The same numbers one after the other, aligned and writeable: the one layout kernels are compiled for; a copy only
+    where need be.
 
     A read-only or strided array is another type, for which numba would compile a kernel anew: seconds, in the middle of serving.
     """
@@ -61,7 +62,8 @@ def _as_numpy(tensor: Any) -> str:
 
 
 def as_integers(values: ArrayLike, what: str, hint: str | None = None) -> np.ndarray:
-    """`as_array` of integers; UsageError for others. u64 among others in a list, which numpy makes f64 for want of a common type, stay such.
+    """`as_array` of integers; UsageError for others. u64 among others in a list, which numpy makes f64 for want of a
+    common type, stay such.
 
     No values are integers, whatever their type. hint: as for `as_array`.
     """

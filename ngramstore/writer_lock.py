@@ -49,7 +49,8 @@ class WriterLock:
             raise
 
     def require_in_place(self) -> None:
-        """StaleStore where another file is at the path by now, or none: we hold the lock of a directory that is somewhere else."""
+        """StaleStore where another file is at the path by now, or none: we hold the lock of a directory that is
+        somewhere else."""
         if not self.is_in_place:
             raise StaleStore(
                 f"{self._path.parent} is not the directory any more that this writer locked: it was moved, removed or replaced",
@@ -65,7 +66,8 @@ class WriterLock:
             return False
 
     def release(self) -> None:
-        """Let another writer in. Our process is not named any more: who holds the lock next may be a reader, who writes nothing."""
+        """Let another writer in. Our process is not named any more: who holds the lock next may be a reader, who writes
+        nothing."""
         if self._fd >= 0:
             try:
                 os.ftruncate(self._fd, 0)

@@ -1,4 +1,5 @@
-"""A row cache driven by its kernels or by their twins, and what tests look at: its rows in order of use, its bytes, who holds rows, a copy."""
+"""A row cache driven by its kernels or by their twins, and what tests look at: its rows in order of use, its bytes, who
+holds rows, a copy."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def copy_of(cache: RowCache) -> RowCache:
 
 
 def check_sound(cache: RowCache) -> None:
-    """Nobody holds a lock or rows; every slot in use has one entry, and every key is found: no gap between its home and its place."""
+    """Nobody holds a lock or rows; every slot in use has one entry, and every key is found: no gap between its home and
+    its place."""
     assert not readers_of(cache).any()
     assert not cache.state[[parts.LOCK, parts.INSERTING]].any()
     entries = entries_of(cache)

@@ -1,4 +1,5 @@
-"""torch.nn.Embedding over int8 codes and scales (or f16 values) in RAM, row numbers by binary search: what a model without a store does."""
+"""torch.nn.Embedding over int8 codes and scales (or f16 values) in RAM, row numbers by binary search: what a model
+without a store does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""FBGEMM's CPU table for serving: IntNBitTableBatchedEmbeddingBagsCodegen with f16 rows in RAM, unpooled, row numbers by binary search."""
+"""FBGEMM's CPU table for serving: IntNBitTableBatchedEmbeddingBagsCodegen with f16 rows in RAM, unpooled, row numbers
+by binary search."""
 
 from __future__ import annotations
 

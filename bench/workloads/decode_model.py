@@ -76,7 +76,8 @@ def step(*, size: str, trace: str, batch: int, seconds: float, threads: int, mod
 
 
 class _Sides:
-    """The same decoder behind a store and behind its own nn.Embedding, on the same tokens; each side has a key-value cache of its own."""
+    """The same decoder behind a store and behind its own nn.Embedding, on the same tokens; each side has a key-value
+    cache of its own."""
 
     def __init__(
         self, mode: str, store: ngramstore.Store, decoder: Decoder, caches: list[KVCache], tokens_BS: torch.Tensor
@@ -90,7 +91,8 @@ class _Sides:
         self.embedding(tokens_BS[:, :CONTEXT], history=self._history)
 
     def both(self, s: int) -> tuple[int, int, int, int]:
-        """Step s on both sides, the other one first each time: nanoseconds served and plain, and of making the inputs of either."""
+        """Step s on both sides, the other one first each time: nanoseconds served and plain, and of making the inputs
+        of either."""
         if s % 2:
             (served, call), (plain, own) = self._served(s), self._plain(s)
         else:
@@ -177,7 +179,8 @@ def _steps(
 
 
 def _use(store: ngramstore.Store, mode: str, held_X: np.ndarray, tokens_BS: torch.Tensor) -> None:
-    """Leave the row cache as it is after long use: other text of the same kind went through it, and in mode "cached" this one too."""
+    """Leave the row cache as it is after long use: other text of the same kind went through it, and in mode "cached"
+    this one too."""
     for at in range(0, min(len(held_X), 1 << 17) - 1024, 1024):
         store.lookup(held_X[at : at + 1024])
     if mode == "cached":
@@ -185,7 +188,8 @@ def _use(store: ngramstore.Store, mode: str, held_X: np.ndarray, tokens_BS: torc
 
 
 def _step_metrics(micros_S4: np.ndarray, is_read_S: np.ndarray | None) -> dict[str, float]:
-    """Medians of the steps (S, 4): served, plain, making the inputs of either. is_read: which steps read rows, where they are cold."""
+    """Medians of the steps (S, 4): served, plain, making the inputs of either. is_read: which steps read rows, where
+    they are cold."""
     served, plain, call, own = micros_S4.T
     metrics = {
         "step_us": np.median(served),

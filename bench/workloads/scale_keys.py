@@ -77,8 +77,9 @@ def _zipf_chances(num_keys: int, numbers_M: np.ndarray) -> np.ndarray:
 def recently_used(mix: str, num_keys: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """The stored keys that an endless run of a mix used last, `count` at most, the one used last at the end: (M,) i64.
 
-    What a cache that evicts the least recently used of so many rows holds. The time since a key was used last is exponential, with the
-    key's chance as its rate. To get there by look-ups would take several times as many as the cache has rows.
+    What a cache that evicts the least recently used of so many rows holds. The time since a key was used last is
+    exponential, with the key's chance as its rate. To get there by look-ups would take several times as many as the
+    cache has rows.
     """
     num = {"hot": min(HOT_KEYS, num_keys), "absent": 0}.get(mix, num_keys)
     since_N = rng.standard_exponential(num, np.float32)

@@ -82,7 +82,8 @@ def lookups(
 
 
 def _fill(store, mix: str, num_keys: int, rng: np.random.Generator) -> float:
-    """Read into the cache what an endless run of the mix would leave there, in the order of its use -> the hit rate that follows."""
+    """Read into the cache what an endless run of the mix would leave there, in the order of its use -> the hit rate
+    that follows."""
     numbers_M = keys.recently_used(mix, num_keys, store.stats()["cache_slots"], rng)
     for first in range(0, len(numbers_M), CALL_ROWS):
         part_M = numbers_M[first : first + CALL_ROWS]
@@ -93,8 +94,8 @@ def _fill(store, mix: str, num_keys: int, rng: np.random.Generator) -> float:
 def _settle(store, mix: str, num_keys: int, warmup_s: float, rng: np.random.Generator, expected: float) -> dict:
     """Look up until the cache misses nothing, or evicts at a hit rate that stays the same, for `warmup_s` at least -> facts.
 
-    After a number of windows it gives up, with a warning. Another is given where the rate is not the one expected of what was filled in:
-    a large cache filled with other rows would change too slowly to be seen.
+    After a number of windows it gives up, with a warning. Another is given where the rate is not the one expected of
+    what was filled in: a large cache filled with other rows would change too slowly to be seen.
     """
     out_BD = np.empty((1024, store.dim), np.float32)
     rates: list[float | None] = []

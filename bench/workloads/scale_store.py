@@ -74,7 +74,8 @@ def build(*, path: str, num_keys: int, dim: int, memory_bytes: int, seed: int) -
 
 
 def opening(*, path: str, num_keys: int, dim: int, seed: int) -> dict:
-    """Open and first look-up of this process, files in the page cache as far as they fit; the same store is checked behind them."""
+    """Open and first look-up of this process, files in the page cache as far as they fit; the same store is checked
+    behind them."""
     _compile(dim)
     files = sorted(Path(path).glob("base-*"))
     pages.warm(files)

@@ -31,9 +31,9 @@ def warm(
     """Zipf look-ups with the page cache warm: `us_per_key@B` and `p99_us_per_call@B` for each batch size B.
 
     cache_bytes None: the budget holds every row, and every row is asked for once before the timing. Otherwise the cache
-    settles on `settling` look-ups of the same distribution, none of them asked for again: as it would in service, and the same for a
-    slow subject as for a fast one. Each batch size is timed on draws of its own. budget_s: a slow subject's calls of one size are as
-    many as take so long, 20 at least.
+    settles on `settling` look-ups of the same distribution, none of them asked for again: as it would in service, and
+    the same for a slow subject as for a fast one. Each batch size is timed on draws of its own. budget_s: a slow
+    subject's calls of one size are as many as take so long, 20 at least.
     """
     origin = data.load(source)
     peer = peers.opened(subject, origin, cache_bytes)

@@ -1,4 +1,5 @@
-"""Memory of look-ups on a store ten times its cache: growth over a baseline after import and compilation. Worker function and case."""
+"""Memory of look-ups on a store ten times its cache: growth over a baseline after import and compilation. Worker
+function and case."""
 
 from __future__ import annotations
 

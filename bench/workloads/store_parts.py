@@ -1,4 +1,5 @@
-"""What the parts of a look-up cost, each by itself in a loop: the numbers that docs/design.md argues with. Worker function and case."""
+"""What the parts of a look-up cost, each by itself in a loop: the numbers that docs/design.md argues with. Worker
+function and case."""
 
 from __future__ import annotations
 

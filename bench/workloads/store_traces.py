@@ -1,4 +1,5 @@
-"""Traces beside every peer: Zipf keys, uniform keys, all misses, all unique, and the n-grams of real text. Worker function and cases.
+"""Traces beside every peer: Zipf keys, uniform keys, all misses, all unique, and the n-grams of real text. Worker
+function and cases.
 
 A trace is a list of exact look-ups in an order; the batches of a trace go to a subject one after the other. Text asks for the
 longest stored n-gram that ends at each position, or for the position's bigram where none does, so its keys repeat as words do.
@@ -91,9 +92,9 @@ def traces(
 ) -> dict:
     """`us_per_key@TRACE` and `p99_us_per_call@TRACE` of each trace; answers are checked before anything is timed.
 
-    sources: "" is the dataset of random keys, the others are named after their text. cache_share: of the bytes of a source's rows, for
-    a cache that settles on other look-ups of the trace; None: the caches hold every row. A slow subject gets as many calls as
-    fit into `budget_s`, at least 20.
+    sources: "" is the dataset of random keys, the others are named after their text. cache_share: of the bytes of a
+    source's rows, for a cache that settles on other look-ups of the trace; None: the caches hold every row. A slow
+    subject gets as many calls as fit into `budget_s`, at least 20.
     """
     metrics: dict[str, float] = {}
     checked, warnings, facts, budgets = 0, [], {}, {}
@@ -143,8 +144,8 @@ def _budget(source: data.Dataset, share: float | None) -> int | None:
 
 
 def _settle(peer: Peer, name: str, source: data.Dataset, batch: int, seed: int) -> None:
-    """Twice as many look-ups of the trace as there are rows, other ones than those that are timed: by count, so that the cache of a
-    slow subject has served as much as that of a fast one.
+    """Twice as many look-ups of the trace as there are rows, other ones than those that are timed: by count, so that
+    the cache of a slow subject has served as much as that of a fast one.
     """
     count = -(-2 * source.num_keys // batch)
     for first in range(0, count, _PIECE):

@@ -103,8 +103,8 @@ def clean(setup: Setup) -> None:
 
 
 def prefill(*, subject: str, folder: str, drops: int, seed: int) -> dict:
-    """A cold call, and the floor under it, in turn in one process: milliseconds, bytes that the disk gave for each distinct row, and
-    the ratios of neighbours, as medians over the drops.
+    """A cold call, and the floor under it, in turn in one process: milliseconds, bytes that the disk gave for each
+    distinct row, and the ratios of neighbours, as medians over the drops.
 
     The floor hints, then reads, each page of the call once, in file order.
     """

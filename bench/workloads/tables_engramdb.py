@@ -2,7 +2,8 @@
 
 Rows are those of shipped models: 160 bytes, 16 rows a token (E4M3 with one scale for the table), and 264 bytes, 48 rows a token
 (256 E4M3 codes and 8 scales; its torch helper has no scales of blocks, so bytes only). Every answer is compared with the source
-before it is timed; files are in the page cache. Cached are `ngramstore` and `engramdb_cached`, its torch module for serving, which keeps rows as
+before it is timed; files are in the page cache. Cached are `ngramstore` and `engramdb_cached`, its torch module for
+serving, which keeps rows as
 bytes: either has room for every row. Not cached are `ngramstore_uncached` and `engramdb`, its Store, which has no cache.
 """
 

@@ -1,4 +1,5 @@
-"""The floor under a cold prompt of workload `tables`: which pages any reader must fetch, and a bare loop that hints and reads them."""
+"""The floor under a cold prompt of workload `tables`: which pages any reader must fetch, and a bare loop that hints and
+reads them."""
 
 from __future__ import annotations
 

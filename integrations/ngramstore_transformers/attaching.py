@@ -208,7 +208,8 @@ def _document_starts(options: Mapping[str, Any], ids_BT: Tensor) -> Tensor | Non
 
 
 def _require_end_of(ids_BS: Tensor, new_BT: Tensor, own: Any) -> None:
-    """UsageError where a model's own way to prepare a step gives other tokens to the model than the last of the ids (XLM, XLNet)."""
+    """UsageError where a model's own way to prepare a step gives other tokens to the model than the last of the ids
+    (XLM, XLNet)."""
     if own.prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation:
         return
     num_new = new_BT.shape[1]
@@ -242,7 +243,8 @@ def _require_plain(mask: Any, ids_BS: Tensor) -> None:
 
 
 def _ones_or(mask: Tensor | None, ids_BS: Tensor) -> Tensor | None:
-    """A mask for exactly these ids, or None: all are tokens. Of a wider one, made for all that will come, the first columns count."""
+    """A mask for exactly these ids, or None: all are tokens. Of a wider one, made for all that will come, the first
+    columns count."""
     if mask is None:
         return None
     if mask.shape[1] < ids_BS.shape[1]:

@@ -3,7 +3,8 @@
 Two ordinary tokens go through the model's own `forward`, as ids and as the vectors that its input embeddings give, behind
 padding where the configuration names an id for it. Both calls must run the same modules and agree in the logits: new
 weights may hide a second table behind a factor of zero, and an id may be read without a module. A third call has vectors
-that belong to no id, as the store's do: Gemma 4 would look for theirs. A call before them all lets a model settle that takes other
+that belong to no id, as the store's do: Gemma 4 would look for theirs. A call before them all lets a model settle that
+takes other
 modules for few tokens: BigBird does, and would never go back.
 
 Shapes: B batch (1), T positions, V vocabulary.

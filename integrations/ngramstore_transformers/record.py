@@ -60,13 +60,15 @@ def length(cache: Any) -> int:
 
 
 def _counted(cache: Any) -> int:
-    """Positions of the layer that holds most: one that never keeps keys, such as MiniMax's first, stays at none. ValueError: no layer counts them."""
+    """Positions of the layer that holds most: one that never keeps keys, such as MiniMax's first, stays at none.
+    ValueError: no layer counts them."""
     layers = (layer for layer in getattr(cache, "layers", ()) if isinstance(layer, CacheLayerMixin))
     return int(cache.get_seq_length()) or max((int(layer.get_seq_length()) for layer in layers), default=0)
 
 
 def write(cache: Any, ids_BS: Tensor, mask_BS: Tensor | None) -> None:
-    """The cache holds, or will hold after this step, exactly these positions. Copied: callers write their next step into one buffer."""
+    """The cache holds, or will hold after this step, exactly these positions. Copied: callers write their next step
+    into one buffer."""
     if not _is_recorded(cache):
         put_in_front(cache, _methods)
     setattr(cache, _IDS, ids_BS.clone())

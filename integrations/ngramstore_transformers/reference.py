@@ -1,6 +1,6 @@
-"""A model folder's reference to its store: path and identity in one small JSON file beside the weights.
+"""A model folder's reference to its store: path and identity in ngramstore.json, beside the weights.
 
-    ngramstore.json   {"format": "ngramstore-reference", "version": 1, "store": path, "identity": .., "min_length": .., "crc32": ..}
+    {"format": "ngramstore-reference", "version": 1, "store": path, "identity": .., "min_length": .., "crc32": ..}
 
 `path` is relative to the folder where the store lies inside it, so that folder and store can be moved together.
 """
@@ -53,8 +53,9 @@ def load_reference(
 ) -> NGramEmbedding:
     """Attach the store that a model folder names, after `from_pretrained(directory)`; returns the look-up module.
 
-    store: another path, for a store that has moved. probe, timeout_s: as for `attach`. open_options: those of `ngramstore.open` (cache_bytes, ..).
-    Raises StaleStore where the path holds a store of another identity, UsageError and FormatError for a bad reference.
+    store: another path, for a store that has moved. probe, timeout_s: as for `attach`. open_options: those of
+    `ngramstore.open` (cache_bytes, ..). Raises StaleStore where the path holds a store of another identity, UsageError
+    and FormatError for a bad reference.
     """
     directory = Path(directory)
     try:

@@ -65,9 +65,9 @@ def command(store: Path, rows_file: Path, vocab: Path | None, as_json: bool, qui
     """Pack rows into a new store, which cannot be read before it is complete.
 
     Rows are streamed from the file, never loaded whole. --vocab may be the .ngv file of `mine`, an .npy array (M, n) of token
-    ids, a folder with tokens.npy (M, K) and lengths.npy (M,), or text with one n-gram per line ("3 14", "3,14" or [3, 14]). Without
-    --vocab rows are addressed by their number. Rows that do not fit --memory are sorted on disk, in STORE: such a build needs room
-    for twice the table, and asks for it before it reads a row.
+    ids, a folder with tokens.npy (M, K) and lengths.npy (M,), or text with one n-gram per line ("3 14", "3,14" or [3,
+    14]). Without --vocab rows are addressed by their number. Rows that do not fit --memory are sorted on disk, in
+    STORE: such a build needs room for twice the table, and asks for it before it reads a row.
 
     \b
     Examples:

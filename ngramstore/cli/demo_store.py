@@ -1,7 +1,7 @@
 """`ngramstore demo --store`: the life of a store on real text, from building to verifying, with counts and times.
 
-The text is by default the Python sources of the standard library, the tokens are words and signs, the rows are noise made from each
-n-gram's ID: what a row must be can be told at any time without keeping it.
+The text is by default the Python sources of the standard library, the tokens are words and signs, the rows are noise
+made from each n-gram's ID: what a row must be can be told at any time without keeping it.
 
 Shapes: T tokens, M n-grams, D row width, B lines, K longest n-gram.
 """

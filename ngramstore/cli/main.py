@@ -181,9 +181,10 @@ def cli(verbose: bool) -> None:
 
     An embedded key-value store for n-gram embeddings: mine, train, build, serve. Every command has a --help with examples.
 
-    Results go to stdout, messages and progress bars to stderr; --json prints one JSON object, null where a number is NaN or infinite.
-    Exit status: 0 success, 1 a check found faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug in
-    ngramstore, 130 stopped by Ctrl-C.
+    Results go to stdout, messages and progress bars to stderr; --json prints one JSON object, null where a number is
+    NaN or infinite.
+    Exit status: 0 success, 1 a check found faults or something was lost, 2 wrong use or an error that the message
+    explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
 

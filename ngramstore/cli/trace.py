@@ -54,8 +54,9 @@ def command(
 ) -> None:
     """Record which rows the tokens of INPUTS request. No row is read.
 
-    SOURCE is a store, or the config.json of a model whose n-gram table is known (`ngramstore keys`). INPUTS are token files (.npy,
-    .bin) or text, as `ngramstore mine` takes them. Documents are sequences: no n-gram reaches back into the one before.
+    SOURCE is a store, or the config.json of a model whose n-gram table is known (`ngramstore keys`). INPUTS are token
+    files (.npy, .bin) or text, as `ngramstore mine` takes them. Documents are sequences: no n-gram reaches back into
+    the one before.
 
     \b
     Examples:

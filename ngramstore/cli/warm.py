@@ -22,8 +22,9 @@ _STEP_ROWS = 1 << 16
 def command(store: Path, trace: Path, max_bytes: int | None, trust_external: bool, quiet: bool, as_json: bool) -> None:
     """Load rows of STORE into the page cache (`ngramstore warmup` compiles kernels).
 
-    TRACE, made by `ngramstore trace`, says which rows; the most frequent are read first. All processes share the page cache; the system drops pages from it
-    when memory runs short. A row cache belongs to one process: fill it there with `store.warm(ngramstore.Trace.load("hot.ngt"))`.
+    TRACE, made by `ngramstore trace`, says which rows; the most frequent are read first. All processes share the page
+    cache; the system drops pages from it when memory runs short. A row cache belongs to one process: fill it there with
+    `store.warm(ngramstore.Trace.load("hot.ngt"))`.
 
     \b
     Example:

@@ -100,7 +100,8 @@ def cache_is_on_disk() -> bool:
 
 
 if hasattr(os, "register_at_fork"):
-    # No circle: who holds this lock waits for none of ours, but may log. Handlers before a fork run last one first, this one before logging's.
+    # No circle: who holds this lock waits for none of ours, but may log. Handlers before a fork run last one first,
+    # this one before logging's.
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,

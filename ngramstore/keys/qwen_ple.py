@@ -50,7 +50,8 @@ class QwenPleKeys(Keys):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> QwenPleKeys:
-        """From the model's config (the text part); missing sizes are the model's defaults, of several EOS tokens the first counts.
+        """From the model's config (the text part); missing sizes are the model's defaults, of several EOS tokens the
+        first counts.
 
         Raises UsageError: keys missing or wrong.
         """

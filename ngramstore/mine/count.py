@@ -35,7 +35,8 @@ _BYTES_PER_SLOT = 34
 _BYTES_PER_NUMBER = 96
 """A frequent n-gram takes 2 slots of 16 B, and its pair is there in three copies while it is read."""
 _MOST_SLOTS = 1 << 32
-"""Of a table: the kernels find a slot as (32 bits of the hash * number of slots) >> 32, a product that wraps in 64 bits beyond this."""
+"""Of a table: the kernels find a slot as (32 bits of the hash * number of slots) >> 32, a product that wraps in 64 bits
+beyond this."""
 _FULLEST = 0.7
 _FIRST_SLOTS = 1 << 12
 _ON_PROGRESS = Callable[[int], object]
@@ -68,8 +69,8 @@ def count_shard(
 
     numbers: of the frequent (n-1)-grams, by position; None for n = 2, where they are the tokens.
     min_count: above 1 only where the shard is the whole corpus.
-    Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged. Those are never used after a power cut, so
-    they are not synced; sync=False says the same of out_path.
+    Whatever does not fit the memory is spilled as sorted runs beside out_path, and merged. Those are never used after a
+    power cut, so they are not synced; sync=False says the same of out_path.
     """
     most_slots = _most_slots(memory_bytes)
     table_C2 = empty_table(min(_FIRST_SLOTS, most_slots))
@@ -111,8 +112,8 @@ def assign_ids(
     """Number the frequent n-gram that ends at each position of some shards: -> out_paths, (T,) u32, NO_ID where there is none.
 
     numbers: of each shard, as for `count_shard`. frequent_path: the level's run; an n-gram's number is its place there.
-    The run is made into a table once for all the shards. Where it does not fit the memory, there is a table for each part that does,
-    every shard is passed once for each, and the files of all the shards are open until the last pass.
+    The run is made into a table once for all the shards. Where it does not fit the memory, there is a table for each
+    part that does, every shard is passed once for each, and the files of all the shards are open until the last pass.
     """
     with ExitStack() as stack:
         ends = [stack.enter_context(ExitStack()) for _ in shards]

@@ -22,9 +22,9 @@ TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".text")
 RECORD_SUFFIXES = (".jsonl", ".jsonl.zst", ".parquet")
 TOKEN_SUFFIXES = (".bin", ".npy")
 PIECE_BYTES = 1 << 20
-"""A longer text is handed on in pieces of about this size, cut at a single newline between two words; where twice this size has no
-such newline (one long line, or lines that end in CR LF), before a single space; where four times this size has neither, before
-any white space; and at last anywhere."""
+"""A longer text is handed on in pieces of about this size, cut at a single newline between two words; where twice this
+size has no such newline (one long line, or lines that end in CR LF), before a single space; where four times this size
+has neither, before any white space; and at last anywhere."""
 
 _NEWLINE = re.compile(r"(?<=\S)\n(?=\S)")
 _NEWLINE_OR_SPACE = re.compile(r"(?<=\S)\n(?=\S)|(?<=\S)(?= \S)")
@@ -44,9 +44,9 @@ class Piece:
 def find_files(inputs: str | Path | Sequence[str | Path], suffixes: Sequence[str] | None = None) -> list[Path]:
     """Files named one by one, and for folders all files below them with one of the suffixes, by path.
 
-    Hidden files and folders are passed over, symbolic links are followed. A file that inputs name twice, or by a link of any kind too, is there
-    once, where it came first. Raises UsageError for a path that does not exist, a pipe, one that may not be read, and where nothing is
-    found.
+    Hidden files and folders are passed over, symbolic links are followed. A file that inputs name twice, or by a link
+    of any kind too, is there once, where it came first. Raises UsageError for a path that does not exist, a pipe, one
+    that may not be read, and where nothing is found.
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     wanted = tuple(suffixes) if suffixes is not None else TEXT_SUFFIXES + RECORD_SUFFIXES

@@ -19,7 +19,8 @@ class Matcher:
     """Finds which of M different n-grams is the longest to end at each position. Threads: any number."""
 
     def __init__(self, tokens_MK: np.ndarray, lengths_M: np.ndarray) -> None:
-        """tokens (M, K) u32 left-aligned, lengths (M,) u8 from 1 to K; neither may change. Raises UsageError for others, and a repeat."""
+        """tokens (M, K) u32 left-aligned, lengths (M,) u8 from 1 to K; neither may change. Raises UsageError for
+        others, and a repeat."""
         _check_ngrams(tokens_MK, lengths_M)
         self._tokens_MK, self._lengths_M = tokens_MK, lengths_M
         self._shortest = int(lengths_M.min(initial=tokens_MK.shape[1]))

@@ -29,8 +29,8 @@ def merge_runs(
 ) -> int:
     """Merge runs and keep keys whose added count is at least min_count: -> number of keys kept.
 
-    The result appears at out_path whole or not at all, synced unless it can be made again cheaply; the runs stay. No run at all gives an empty run.
-    Raises DamagedStore for a run that is not as it was written.
+    The result appears at out_path whole or not at all, synced unless it can be made again cheaply; the runs stay. No
+    run at all gives an empty run. Raises DamagedStore for a run that is not as it was written.
     """
     out_path = Path(out_path)
     fan_in = min(_MOST_OPEN, max(2, memory_bytes // (_LEAST_BLOCK * PAIR_BYTES * _WORKING_COPIES)))

@@ -1,8 +1,9 @@
 """Mining: the most frequent n-grams of a corpus, exactly, in bounded memory (arXiv 2502.01637, Algorithm 3).
 
 For n = 2, 3, ... K the n-grams are counted whose prefix and suffix of length n-1 are frequent; frequent means counted at least
-min_count times. Then all lengths compete in one ranking by count, and the first `size` stay. Counting goes length by length through
-files (count.py), or, where the tokens and some more fit the memory, all lengths at once in it (refine.py): the same runs.
+min_count times. Then all lengths compete in one ranking by count, and the first `size` stay. Counting goes length by
+length through files (count.py), or, where the tokens and some more fit the memory, all lengths at once in it
+(refine.py): the same runs.
 """
 
 from __future__ import annotations
@@ -155,8 +156,8 @@ class _Miner:
     def _refine(self, bar: Any, passes: int) -> bool:
         """Count all lengths in memory; False if it does not suffice.
 
-        Nothing is kept of a killed run and nothing synced: counting it all again is a matter of seconds, and waiting for the disk would
-        take as long.
+        Nothing is kept of a killed run and nothing synced: counting it all again is a matter of seconds, and waiting
+        for the disk would take as long.
         """
         return refine(
             self.corpus.shards,

@@ -18,8 +18,8 @@ def published(path: Path, *, sync: bool = True, sync_directory: bool = True) -> 
 
     A killed process leaves only the temporary file, which the next try replaces. Raises DiskFull where the disk is full, and
     UsageError where another process has begun to write the same file meanwhile.
-    sync=False leaves it to the system when the bytes reach the disk: for files with a checksum whose loss in a power cut costs little.
-    sync_directory=False lets a power cut undo the rename: for a file that a rerun makes again.
+    sync=False leaves it to the system when the bytes reach the disk: for files with a checksum whose loss in a power
+    cut costs little. sync_directory=False lets a power cut undo the rename: for a file that a rerun makes again.
     """
     temporary = path.with_name(path.name + ".tmp")
     with FileWriter(temporary) as writer:

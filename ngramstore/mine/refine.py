@@ -1,11 +1,13 @@
-"""Counting in memory: the positions of each token, split again and again by the next token, give the frequent n-grams of all lengths.
+"""Counting in memory: the positions of each token, split again and again by the next token, give the frequent n-grams
+of all lengths.
 
-An n-gram that occurs often enough has a prefix that does, so only positions whose n-gram is frequent are split further; there is no
-hash table, no number for each position, and one pass instead of two for each length. First tokens are taken a range at a time, as
-many as fit the memory, and ranges by several threads at once: n-grams come in token order, so ranges only need to be joined.
+An n-gram that occurs often enough has a prefix that does, so only positions whose n-gram is frequent are split further;
+there is no hash table, no number for each position, and one pass instead of two for each length. First tokens are taken
+a range at a time, as many as fit the memory, and ranges by several threads at once: n-grams come in token order, so
+ranges only need to be joined.
 
-Shapes: T position of all documents, each after a mark (a token V), P positions of a range, V tokens of the tokenizer, L lengths from 2,
-S spans of positions, N n-grams of one length.
+Shapes: T position of all documents, each after a mark (a token V), P positions of a range, V tokens of the tokenizer, L
+lengths from 2, S spans of positions, N n-grams of one length.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Found:
-    """N n-grams of one range and length in token order: keys (N,) u64 as in count.py, with numbers of prefixes from 0 in this range."""
+    """N n-grams of one range and length in token order: keys (N,) u64 as in count.py, with numbers of prefixes from 0
+    in this range."""
 
     keys_N: np.ndarray
     counts_N: np.ndarray
@@ -67,10 +70,12 @@ def refine(
     workers: int = 1,
     on_progress: Callable[[int], object] = lambda num_positions: None,
 ) -> bool:
-    """Write the frequent n-grams of length 2, 3, ... of whole shards as runs to the paths, not synced; False if memory is too small.
+    """Write the frequent n-grams of length 2, 3, ... of whole shards as runs to the paths, not synced; False if memory
+    is too small.
 
     The runs have the bytes that counting length by length gives them, whatever the memory and the workers, which are threads.
-    spans: for each shard what to leave out, ascending (S, 2). on_progress: called with numbers of positions, all of them in the end.
+    spans: for each shard what to leave out, ascending (S, 2). on_progress: called with numbers of positions, all of
+    them in the end.
     """
     chunk = min(1 << 18, max(16, memory_bytes // (8 * _BYTES_PER_CHUNK_TOKEN)))
     num_ids = _num_ids(shards, chunk)
@@ -148,7 +153,8 @@ def _ranges(counts_V: np.ndarray, most: int) -> list[tuple[int, int]]:
 def _each(
     text: _Text, ranges: Sequence[tuple[int, int]], num_lengths: int, min_count: int, workers: int
 ) -> Iterator[list[_Found]]:
-    """What `_refined` finds in each range, in order; as many ranges as workers are in memory, with the one that was given last."""
+    """What `_refined` finds in each range, in order; as many ranges as workers are in memory, with the one that was
+    given last."""
     if workers == 1:
         for first, stop in ranges:
             yield _refined(text, first, stop, num_lengths, min_count)

@@ -20,7 +20,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 @contextmanager
 def folder_beside(entry: Path) -> Iterator[Path]:
-    """A new folder, to be renamed to `entry`; it is removed where that does not happen. Others of `entry` that nobody holds go first."""
+    """A new folder, to be renamed to `entry`; it is removed where that does not happen. Others of `entry` that nobody
+    holds go first."""
     for left in entry.parent.glob(f"{entry.name}.tmp-*"):
         _remove_unless_held(left)
     folder, fd = _new_folder(entry)

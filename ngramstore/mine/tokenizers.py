@@ -49,7 +49,8 @@ class Tokenizer:
         return str(self._backend.decode([int(token) for token in tokens], skip_special_tokens=False))
 
     def save(self, path: str | Path) -> None:
-        """Write a Hugging Face tokenizer.json, whole or not at all. Several processes may write one at once: the last one stays."""
+        """Write a Hugging Face tokenizer.json, whole or not at all. Several processes may write one at once: the last
+        one stays."""
         publish_unlocked(Path(path), self._backend.to_str().encode())
 
 

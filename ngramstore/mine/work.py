@@ -28,8 +28,9 @@ class WorkDirectory:
     """Names and steps. One process at a time drives it, under a lock; its workers only write files."""
 
     def __init__(self, path: str | Path, options: dict[str, Any], *, restart: bool, sync: bool = True) -> None:
-        """Open or make it. `sync`: steps survive a power cut (else, they may be found damaged after one). Raises UsageError where it holds other options or foreign files, DamagedStore for a bad STEP,
-        WriterLocked where another process mines there.
+        """Open or make it. `sync`: steps survive a power cut (else, they may be found damaged after one). Raises
+        UsageError where it holds other options or foreign files, DamagedStore for a bad STEP, WriterLocked where
+        another process mines there.
         """
         self.path = Path(path)
         self._options = options
@@ -83,7 +84,8 @@ class WorkDirectory:
             self.close()
 
     def _empty(self) -> None:
-        """Delete all but the lock. STEP goes first: files without it count for nothing, but it vouches for files that may be gone."""
+        """Delete all but the lock. STEP goes first: files without it count for nothing, but it vouches for files that
+        may be gone."""
         remove(self.path / STEP_NAME)
         for file in list(self.path.iterdir()):
             if file.name != LOCK_NAME and _OUR_NAMES.fullmatch(file.name):

@@ -116,7 +116,8 @@ class NgramLookups(Filling):
     def lookup_one(self, tokens: np.ndarray, end: int, room: int, *, out: np.ndarray) -> int:
         """`lookup_tail` at one position of one line: the length of the longest stored n-gram that ends at tokens[end - 1].
 
-        tokens (S,) u32; those from `end` on are not looked at. room <= end: how many tokens the n-gram may have. `out` gets its row,
+        tokens (S,) u32; those from `end` on are not looked at. room <= end: how many tokens the n-gram may have. `out`
+        gets its row,
         zeros where nothing matched: (D,) f32, f16 or u16 bits of bf16, or u8 (row_bytes,), as stored. Raises as `lookup_tail`.
         """
         few = self._current.few
@@ -152,7 +153,8 @@ class NgramLookups(Filling):
         return lengths.reshape(tokens_BT.shape)
 
     def match_ids(self, tokens: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """The IDs that `lookup` would find: (B, T) integers -> (B, T) u64 and lengths (B, T) u8, 0: none, any ID. Also (T,) of one line.
+        """The IDs that `lookup` would find: (B, T) integers -> (B, T) u64 and lengths (B, T) u8, 0: none, any ID. Also
+        (T,) of one line.
 
         Reads no rows. Raises UsageError, DamagedStore, StoreClosed, WrongProcess.
         """

@@ -25,7 +25,8 @@ class RowLookups(Filling):
         dtype: str = "f32",
         found: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Addressing "row": rows by number: integers of any shape S -> (*S, D) of `dtype`. Order and duplicates kept. Fastest: int64.
+        """Addressing "row": rows by number: integers of any shape S -> (*S, D) of `dtype`. Order and duplicates kept.
+        Fastest: int64.
 
         `out` (*S, D) and `dtype` as in `lookup`. A damaged row raises DamagedRows; with on_damage="missing" it is zeros, and
         False in `found`, a bool array of shape S that is filled if it is given.
@@ -43,7 +44,8 @@ class RowLookups(Filling):
         return rows
 
     def rows_encoded(self, numbers: ArrayLike, *, found: np.ndarray | None = None) -> np.ndarray:
-        """As `rows`, as they are stored: integers of any shape S -> (*S, row_bytes) u8. `found` and errors are those of `rows`."""
+        """As `rows`, as they are stored: integers of any shape S -> (*S, row_bytes) u8. `found` and errors are those of
+        `rows`."""
         few = self._current.few_rows
         if few is not None and found is None and type(numbers) is np.ndarray:
             few_rows = few.encoded(numbers)

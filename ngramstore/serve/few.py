@@ -29,8 +29,8 @@ FEW_ROWS = 8
 _MOST_POSITIONS = BLOCK
 """In one call: the cache serves the rows of that many at once, all or none."""
 _LONG_WAYS = 32
-"""After a call for more than FEW_ROWS positions whose rows were not all here, so many such calls skip this path: with a small cache nearly
-every one would miss some row, and look for its matches twice."""
+"""After a call for more than FEW_ROWS positions whose rows were not all here, so many such calls skip this path: with a
+small cache nearly every one would miss some row, and look for its matches twice."""
 _MOST_TOKENS = 256
 _U8, _U32, _I64 = np.dtype(np.uint8), np.dtype(np.uint32), np.dtype(np.int64)
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -114,7 +114,8 @@ class Few:
         return lengths
 
     def one(self, tokens: np.ndarray, end: int, room: int, out: np.ndarray) -> int:
-        """Length of the longest match at tokens[end - 1], its row in out, as `Lookups.lookup_one` gives them; -1: the long way."""
+        """Length of the longest match at tokens[end - 1], its row in out, as `Lookups.lookup_one` gives them; -1: the
+        long way."""
         if tokens.dtype is not _U32 or type(out) is not np.ndarray or not out.flags.carray:
             return -1
         if not tokens.flags.carray:  # the long way makes a plain array of the n-gram alone: the line may be long

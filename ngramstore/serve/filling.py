@@ -17,7 +17,8 @@ class Filling(Handle):
     def _fill(
         self, source: RowSource, keys: np.ndarray, seeds: np.ndarray, rows: np.ndarray, names: np.ndarray
     ) -> list[int] | None:
-        """Rows of keys, as the type of `rows` says; positions of damaged rows if the handle treats them as missing, else DamagedRows.
+        """Rows of keys, as the type of `rows` says; positions of damaged rows if the handle treats them as missing,
+        else DamagedRows.
 
         names: what traces and errors call the rows: IDs of n-grams, or the numbers that were asked for.
         """

@@ -271,7 +271,8 @@ class Handle:
         return pending, RowSource(pending, source.cache, source.resident, writer.pending_rows, _ALONE)
 
     def _with_pending(self, writer: Writer) -> View | None:
-        """With the lock held: unpublished changes on top of the published view, which is current from here on; None: there are none."""
+        """With the lock held: unpublished changes on top of the published view, which is current from here on; None:
+        there are none."""
         if self._stale:
             writer.recover_for_reading()  # first: it may find a newer state to follow
             self._follow(writer)

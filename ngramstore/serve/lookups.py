@@ -33,10 +33,11 @@ class Lookups(NgramLookups, ExactLookups, RowLookups):
     """What a store answers. Threads: any number at once."""
 
     def warm(self, keys: Any, *, max_bytes: int | None = None) -> int:
-        """Read rows into the cache ahead of use: n-grams (most frequent first), row numbers, or a `Trace`. Returns rows now cached.
+        """Read rows into the cache ahead of use: n-grams (most frequent first), row numbers, or a `Trace`. Returns rows
+        now cached.
 
-        Of those stored, each once, the first are read: as many as fit the cache, or `max_bytes` of it. Counts as rows and bytes read, not as look-ups, hits
-        or misses. Raises UsageError, also for a trace of another seed or number of rows.
+        Of those stored, each once, the first are read: as many as fit the cache, or `max_bytes` of it. Counts as rows
+        and bytes read, not as look-ups, hits or misses. Raises UsageError, also for a trace of another seed or number of rows.
         """
         self._check()
         cache = self._source.cache
@@ -120,7 +121,8 @@ class Lookups(NgramLookups, ExactLookups, RowLookups):
 
 
 def _first_of(count: int, limit: int, usable: Callable[[slice], np.ndarray]) -> np.ndarray:
-    """The first `limit` keys, each once, the first one last: so it ends up as the newest. usable: those among a part of `count`."""
+    """The first `limit` keys, each once, the first one last: so it ends up as the newest. usable: those among a part of
+    `count`."""
     found = usable(slice(0, 0))
     step = max(_LEAST_STEP, 2 * limit)
     for at in range(0, count, step):

@@ -33,8 +33,8 @@ _STEP_TOKENS = 1 << 14
 
 
 class Recorder:
-    """Counts keys, (M,) u64 or i64, from any number of threads. Memory: 16 to 46 B an entry, at most `max_entries` of them; for a moment
-    twice that, while room is made.
+    """Counts keys, (M,) u64 or i64, from any number of threads. Memory: 16 to 46 B an entry, at most `max_entries` of
+    them; for a moment twice that, while room is made.
 
     Of a store, `Store.trace()` makes one. A context manager: leaving it stops the recording, and `result` remains.
     Fork: the child is told WrongProcess, and leaving the block does nothing there.
@@ -58,7 +58,8 @@ class Recorder:
         self._lock = threading.RLock()  # as in `Counts`
         self._table_C2 = empty_table(_FIRST_SLOTS)
         self._used: int | None = 0
-        """Slots of the table in use. None: to be counted; so it is while a kernel fills the table, and after Ctrl-C came behind that."""
+        """Slots of the table in use. None: to be counted; so it is while a kernel fills the table, and after Ctrl-C
+        came behind that."""
         self._num_lookups = 0
 
     def add(self, keys_M: np.ndarray) -> None:

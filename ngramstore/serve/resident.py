@@ -18,7 +18,8 @@ STAGING_BYTES = 16 << 20
 class Resident:
     """All rows of a view's files in memory, encoded: no reads, no cache, no bookkeeping.
 
-    A damaged row raises DamagedRows; with `allow_damage` its key is in `damaged`: looking it up reads the file, which reports the damage.
+    A damaged row raises DamagedRows; with `allow_damage` its key is in `damaged`: looking it up reads the file, which
+    reports the damage.
     """
 
     def __init__(self, view: View, previous: Resident | None = None, *, allow_damage: bool = False) -> None:

@@ -62,9 +62,11 @@ class RowCache:
         return self.serve(NO_WRITER, keys_M, NOWHERE)
 
     def stats(self) -> dict[str, int]:
-        """Counters since the cache was made, of this moment: look-ups that hit and missed, rows inserted, evicted, not kept; rows and bytes held.
+        """Counters since the cache was made, of this moment: look-ups that hit and missed, rows inserted, evicted, not
+        kept; rows and bytes held.
 
-        Not kept: read while every row that could have gone was being copied out. Bytes: rows held, and the bookkeeping of all slots.
+        Not kept: read while every row that could have gone was being copied out. Bytes: rows held, and the bookkeeping
+        of all slots.
         """
         hits, misses, inserted, evicted, not_kept, used = self.state[table.HITS : table.USED + 1].tolist()
         return {

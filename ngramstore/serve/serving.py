@@ -31,7 +31,8 @@ class Serving:
 
     @classmethod
     def of(cls, source: RowSource, recorder: Recorder | None, counts: np.ndarray, *, is_for_changes: bool) -> Serving:
-        """Serve from a source; short paths add to `counts`. They know nothing of unpublished changes, and tell a recorder nothing."""
+        """Serve from a source; short paths add to `counts`. They know nothing of unpublished changes, and tell a
+        recorder nothing."""
         view, rows = source.view, source.cache if source.resident is None else source.resident
         serving = cls(view.manifest, source, recorder)
         if is_for_changes or recorder is not None or (isinstance(rows, Resident) and not rows.is_one_whole_layer):

@@ -40,8 +40,8 @@ class Workers:
         """What `work` gives for each part, in order. Returns, or raises the first part's error, when nothing runs any more.
 
         The caller takes parts too, all that nobody else is free for. Ctrl-C is raised when nothing runs any more, wherever it
-        comes, and if it comes again while the caller waits. (Two of them, each in the few instructions before a wait begins, are not
-        held back; one inside the standard library's hand-over to its threads can leave a lock of theirs taken.)
+        comes, and if it comes again while the caller waits. (Two of them, each in the few instructions before a wait
+        begins, are not held back; one inside the standard library's hand-over to its threads can leave a lock of theirs taken.)
         """
         share = _Share(work, parts)
         try:

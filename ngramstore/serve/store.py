@@ -37,8 +37,8 @@ class Store(Lookups):
 
         keys: n-grams as `Builder.add` takes them, or (M,) integers, numbers of rows that are there; of equal ones the last wins.
         rows: f16, bf16, f32 or f64. Other processes see it after `flush` here and `refresh` there.
-        Raises UsageError, ReadOnlyStore, HashCollision, DiskFull, DamagedStore, DamagedJournal, StaleStore (the directory was moved or replaced),
-        StoreClosed, WrongProcess.
+        Raises UsageError, ReadOnlyStore, HashCollision, DiskFull, DamagedStore, DamagedJournal, StaleStore (the
+        directory was moved or replaced), StoreClosed, WrongProcess.
         """
         array = as_array(rows, "rows")
         if array.ndim != 2 or array.shape[1] != self.dim:
@@ -146,10 +146,12 @@ class Store(Lookups):
         identity, ngrams_by_length (without tokens and after a repair: at most), suffix_closed (every n-gram's endings are stored
         too), overlay_rows and tombstones (changes since the last `compact`), file_bytes by name, total_bytes, external_bytes (of
         checkpoints that rows are read from in place).
-        Of this handle: unpublished_changes (since the last `flush`; None for a reader, who does not look into the journal); since it
+        Of this handle: unpublished_changes (since the last `flush`; None for a reader, who does not look into the
+        journal); since it
         was opened: calls, positions and found of look-ups; rows_read and bytes_read from files.
-        Of its row cache, since it was made: cache_hits, cache_misses, cache_inserted, cache_evicted, cache_not_kept in rows; cache_rows and cache_bytes
-        that it holds; cache_budget_bytes, cache_slots (rows that fit); hit_rate = hits / (hits + misses), None before the first.
+        Of its row cache, since it was made: cache_hits, cache_misses, cache_inserted, cache_evicted, cache_not_kept in
+        rows; cache_rows and cache_bytes that it holds; cache_budget_bytes, cache_slots (rows that fit); hit_rate = hits
+        / (hits + misses), None before the first.
         resident_bytes: rows held in memory by `resident=True`. kernels_cached_on_disk: False where every new process compiles
         again (`ngramstore warmup`, NUMBA_CACHE_DIR).
         """

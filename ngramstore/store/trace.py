@@ -70,7 +70,8 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
-        """Read and check a file. Raises NotAStore (no trace), UnsupportedVersion, DamagedStore, UsageError (no file to be read)."""
+        """Read and check a file. Raises NotAStore (no trace), UnsupportedVersion, DamagedStore, UsageError (no file to
+        be read)."""
         path = Path(path)
         try:
             with our_errors(path):
@@ -149,7 +150,8 @@ class Trace:
         return Trace(self.addressing, self.space, self.num_lookups, self.keys[:num_keys], self.counts[:num_keys])
 
     def share(self, num_keys: int) -> float:
-        """Share of the recorded look-ups that the `num_keys` most wanted rows answer: 0.0 to 1.0. Raises UsageError for a number below 0."""
+        """Share of the recorded look-ups that the `num_keys` most wanted rows answer: 0.0 to 1.0. Raises UsageError for
+        a number below 0."""
         _require_count(num_keys)
         return float(self.counts[:num_keys].sum()) / self.num_lookups if self.num_lookups else 0.0
 

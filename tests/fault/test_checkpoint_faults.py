@@ -1,4 +1,5 @@
-"""The N-th write, fsync, rename or unlink of a checkpoint fails, for every N: the last good one is there, and training goes on."""
+"""The N-th write, fsync, rename or unlink of a checkpoint fails, for every N: the last good one is there, and training
+goes on."""
 
 from __future__ import annotations
 

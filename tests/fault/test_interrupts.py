@@ -1,5 +1,5 @@
-"""Ctrl-C at each place inside a handle: locks are given back, what the handle serves is one published state, the newest it was told of,
-and a recording goes on."""
+"""Ctrl-C at each place inside a handle: locks are given back, what the handle serves is one published state, the newest
+it was told of, and a recording goes on."""
 
 from __future__ import annotations
 
@@ -174,7 +174,8 @@ def num_used(recorder: Recorder) -> int:
 
 
 def test_a_recording_that_was_interrupted_as_a_kernel_ended_knows_how_full_its_table_is(monkeypatch):
-    """Ctrl-C is raised before what the kernel answers is kept. In a table that is full to the last slot it would look for a free one for ever."""
+    """Ctrl-C is raised before what the kernel answers is kept. In a table that is full to the last slot it would look
+    for a free one for ever."""
     recorder, count_keys = Recorder("row", 10**9), recording.native.count_keys
 
     def interrupted(*arguments: object) -> None:

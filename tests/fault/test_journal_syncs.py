@@ -1,4 +1,5 @@
-"""What the journal says is safe from a power cut is: the log is synced before ACK says so, and ACK survives a torn write of its own."""
+"""What the journal says is safe from a power cut is: the log is synced before ACK says so, and ACK survives a torn
+write of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Mining killed where it is hardest: while it deletes its work directory, and as the parent of workers, which must not go on alone."""
+"""Mining killed where it is hardest: while it deletes its work directory, and as the parent of workers, which must not
+go on alone."""
 
 from __future__ import annotations
 

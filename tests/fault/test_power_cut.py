@@ -128,7 +128,8 @@ def test_publications_in_a_row_remove_only_files_that_no_power_cut_brings_back(r
 
 @pytest.mark.parametrize("operation", ["flush", "compact"])
 def test_a_failure_and_then_a_power_cut_leave_the_old_state_or_the_new_one(root, monkeypatch, operation):
-    """From the renaming of the manifest on each operation fails in turn. The writer removes what is of no use any more, but not too early."""
+    """From the renaming of the manifest on each operation fails in turn. The writer removes what is of no use any more,
+    but not too early."""
 
     def cuts_of(nth: int) -> list[tuple[str, str]]:
         path = root / f"{nth}" / "store"

@@ -1,4 +1,5 @@
-"""A store whose rows lie in a checkpoint is compacted, and the checkpoint removed, while a reader opens it: the reader sees the newest state."""
+"""A store whose rows lie in a checkpoint is compacted, and the checkpoint removed, while a reader opens it: the reader
+sees the newest state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Counting in memory: kernels against their twins, and the same vocabulary as counting length by length, whatever memory and threads."""
+"""Counting in memory: kernels against their twins, and the same vocabulary as counting length by length, whatever
+memory and threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The embedding under drawn batches, paddings, chunkings, beam reorderings and roll-backs, against a dict that sees everything."""
+"""The embedding under drawn batches, paddings, chunkings, beam reorderings and roll-backs, against a dict that sees
+everything."""
 
 from __future__ import annotations
 

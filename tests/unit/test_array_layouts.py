@@ -1,4 +1,5 @@
-"""Arrays of every layout are served by the kernels that are there: another type would be compiled anew, seconds in the middle of serving."""
+"""Arrays of every layout are served by the kernels that are there: another type would be compiled anew, seconds in the
+middle of serving."""
 
 from __future__ import annotations
 

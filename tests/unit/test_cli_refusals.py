@@ -1,4 +1,5 @@
-"""What the command line is given by mistake: pipes for files, options without use, places where nothing may be written, no streams."""
+"""What the command line is given by mistake: pipes for files, options without use, places where nothing may be written,
+no streams."""
 
 from __future__ import annotations
 

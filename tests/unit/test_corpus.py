@@ -504,7 +504,8 @@ def test_what_a_process_left_that_was_killed_while_it_tokenised_goes_with_the_ne
 
 
 def test_two_may_tokenise_one_corpus_at_once(tmp_path, tokenizer, monkeypatch):
-    """Threads, or processes with one number in two containers: neither takes the other's folder for its own, or for a left-over."""
+    """Threads, or processes with one number in two containers: neither takes the other's folder for its own, or for a
+    left-over."""
     (tmp_path / "a.txt").write_text(TEXTS[0])
     cache = tmp_path / "c"
     folders = []

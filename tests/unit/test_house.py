@@ -43,8 +43,8 @@ LEVELS = [
 """A module imports from its own level and from those before it. The bare package gives its version to all."""
 
 STORE_LEVELS = ["progress", "layers", "journal", "view", "live", "changes", "building", "imports", "repair"]
-"""Folders and files of ngramstore/store: each imports from itself and from those before it. What is not here (trace, sizes, backup)
-is imported by none of them."""
+"""Folders and files of ngramstore/store: each imports from itself and from those before it. What is not here (trace,
+sizes, backup) is imported by none of them."""
 
 TORCH_LEVELS = [{"data"}, {"model"}, {"serving", "training", "export"}, {"experiment"}, {"cli"}]
 """Folders of ngramstore_torch: a module imports from its own folder and from levels before it, not from its neighbours."""

@@ -298,8 +298,8 @@ def test_every_bit_of_the_header_page_counts(tmp_path):
 def test_a_header_that_lies_under_a_good_checksum_is_refused(tmp_path_factory, name, value):
     """Nothing is allocated or mapped on its word: sizes are computed again and compared.
 
-    A number of rows that fills the same pages is the layer's to refuse, which has the manifest's to compare with. Groups of another
-    size that fill the same pages lead to no rank that is not there.
+    A number of rows that fills the same pages is the layer's to refuse, which has the manifest's to compare with.
+    Groups of another size that fill the same pages lead to no rank that is not there.
     """
     directory = tmp_path_factory.mktemp("index")
     entry = written(directory, some_ids(40))

@@ -1,4 +1,5 @@
-"""How kernels are compiled: kept on disk while they are fresh, compiled again where that fails, and no lock is taken into a fork."""
+"""How kernels are compiled: kept on disk while they are fresh, compiled again where that fails, and no lock is taken
+into a fork."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """numba frees an array of a kernel behind the last line that names it, whoever still has its address.
 
-So the array is named again behind the last use of an address of it, or it is the array that goes into a call: an address that does is
-all that is left of the array when the call begins.
+So the array is named again behind the last use of an address of it, or it is the array that goes into a call: an
+address that does is all that is left of the array when the call begins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Reading a batch: rows in memory cost no hint; from the first read that would wait on, every page is asked for before one is waited for.
+"""Reading a batch: rows in memory cost no hint; from the first read that would wait on, every page is asked for before
+one is waited for.
 
 The kernel runs as plain Python; its system calls go to a file of which some pages are "in memory".
 

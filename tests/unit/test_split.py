@@ -221,7 +221,8 @@ def test_ctrl_c_is_raised_when_all_parts_have_ended(where):
 class Interrupting:
     """A trace function that raises Ctrl-C at the N-th place of a split call: a function begun, a line, a return.
 
-    In split.py and what it calls. Not at a `with`, whose line comes up again behind its block: the interpreter looks for no signals between that and the lock's end.
+    In split.py and what it calls. Not at a `with`, whose line comes up again behind its block: the interpreter looks
+    for no signals between that and the lock's end.
     """
 
     def __init__(self, nth: int) -> None:

@@ -390,7 +390,8 @@ def test_rows_are_not_rounded_for_text_that_the_run_held_out(mined, tmp_path, mo
 
 
 def test_an_export_that_is_refused_leaves_what_the_one_before_it_rounded_by(mined, tmp_path, monkeypatch):
-    """Measured again, on an accelerator, it would differ in the last bits, and the rows that are there could not be gone on with."""
+    """Measured again, on an accelerator, it would differ in the last bits, and the rows that are there could not be
+    gone on with."""
     run(cli_train.command, *flat(mined), *SMALL, "--tokens", "1k", "--out", tmp_path / "scone")
     export = [*flat(mined), "--checkpoint", tmp_path / "scone", "--codec", "int4", "--store", tmp_path / "table"]
     export += ["--batch", 10, "--device", "cpu", "--quiet", "--json"]

@@ -82,7 +82,8 @@ def test_a_decoder_scaled_to_twice_the_flops_has_about_twice_the_flops(by):
 @pytest.mark.parametrize("factor", [0.7, 1.5, 2.0, 3.0, 50.0])
 @pytest.mark.parametrize(("dim", "num_heads"), [(192, 1), (192, 3), (96, 1), (64, 1), (100, 1), (512, 8)])
 def test_a_decoder_is_widened_to_any_factor(dim, num_heads, factor):
-    """Whole heads alone are steps too large for a small decoder: its rival of twice the FLOPs would have 1 or 2.9 times as many."""
+    """Whole heads alone are steps too large for a small decoder: its rival of twice the FLOPs would have 1 or 2.9 times
+    as many."""
     config = DecoderConfig(vocab_size=1024, dim=dim, num_layers=1, num_heads=num_heads)
     scaled = config.scaled(factor)
     assert scaled.flops_per_token() / config.flops_per_token() == pytest.approx(factor, rel=0.1)

@@ -63,7 +63,8 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Measure models on the text that mining and training held out: nats per token, perplexity, and the difference from the first.
+    """Measure models on the text that mining and training held out: nats per token, perplexity, and the difference from
+    the first.
 
     \b
     Examples:
@@ -148,7 +149,8 @@ def _show(results: list[dict[str, Any]]) -> None:
 
 
 def _require_store(path: Path, store: ngramstore.Store, scone: Checkpoint, text: Text, vocab: Path) -> None:
-    """UsageError for a store that this model cannot be served from; a note where it holds other f-grams than the live line uses."""
+    """UsageError for a store that this model cannot be served from; a note where it holds other f-grams than the live
+    line uses."""
     metadata = store.metadata or {}
     require_tokenizer(str(path), metadata, text.corpus.tokenizer_id)
     identity = text.identity()["vocabulary_id"]

@@ -221,8 +221,8 @@ class TrainingBatches:
 def tag(tokens_P: np.ndarray, starts: np.ndarray, vocabulary: VocabularyLike | None) -> TaggedTokens:
     """Tokens (P,) and document offsets (first 0, last P) with their tags; without a vocabulary nothing matches.
 
-    Raises UsageError for what is no token id, more n-grams than MAX_FGRAMS, and other offsets: without the last one, the last document
-    would never be evaluated.
+    Raises UsageError for what is no token id, more n-grams than MAX_FGRAMS, and other offsets: without the last one,
+    the last document would never be evaluated.
     """
     if getattr(tokens_P, "dtype", None) not in _OF_CORPORA:
         tokens_P = as_tokens(tokens_P)

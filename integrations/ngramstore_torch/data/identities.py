@@ -1,4 +1,5 @@
-"""Who a vocabulary and a tokenizer are, so that what does not belong together is refused. Needs no torch, nor numpy to be imported."""
+"""Who a vocabulary and a tokenizer are, so that what does not belong together is refused. Needs no torch, nor numpy to
+be imported."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""How much a decoder minds errors in its input: second moments of the loss's gradient there, for rounding rows (`SecondOrderInt4`).
+"""How much a decoder minds errors in its input: second moments of the loss's gradient there, for rounding rows
+(`SecondOrderInt4`).
 
-For an error e in the vector of an f-gram the loss rises by about e H e / 2 nats, with H = E[g g^T], g the gradient of the loss of a token
-drawn from the model's own prediction: the Fisher information, which needs no second derivatives (and is right where the model
-is; the gradient of the text's own tokens would mix in what the model has not learned).
+For an error e in the vector of an f-gram the loss rises by about e H e / 2 nats, with H = E[g g^T], g the gradient of
+the loss of a token drawn from the model's own prediction: the Fisher information, which needs no second derivatives
+(and is right where the model is; the gradient of the text's own tokens would mix in what the model has not learned).
 
 Shapes: B batch, T position, V vocabulary, D row width.
 """

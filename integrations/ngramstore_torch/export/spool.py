@@ -1,8 +1,8 @@
 """The spool of an export: every batch of encoded rows on disk as soon as it is computed, so that a killed export goes on.
 
 One file that only grows, beside the store, and is removed with the export's end. docs/scone.md, "Resuming an export", draws its
-bytes. Its head is synced, before the build leaves a file that says it has begun; records are not: one that a power cut tore fails its
-checksum and is computed again, with all that follow it.
+bytes. Its head is synced, before the build leaves a file that says it has begun; records are not: one that a power cut
+tore fails its checksum and is computed again, with all that follow it.
 
 Shapes: M rows of a batch, B bytes of an encoded row.
 """

@@ -1,7 +1,7 @@
 """The f-gram table: run any model over a vocabulary, batch by batch, straight into a store build.
 
-Only one batch of rows is in memory at a time, beside what the build itself keeps. Batches are spooled to disk as they are computed:
-an export that was killed resumes, without running the model again for what was done.
+Only one batch of rows is in memory at a time, beside what the build itself keeps. Batches are spooled to disk as they
+are computed: an export that was killed resumes, without running the model again for what was done.
 
 Shapes: M f-grams of a batch, K tokens of the longest, D row width.
 """
@@ -36,8 +36,8 @@ from ngramstore_torch.model.scone import SconeModel
 class RowSource(Protocol):
     """Anything that maps an n-gram to a vector can be exported.
 
-    With a str attribute `identity` besides, which differs wherever rows would, an export that was killed can go on; without one it
-    begins again.
+    With a str attribute `identity` besides, which differs wherever rows would, an export that was killed can go on;
+    without one it begins again.
     """
 
     dim: int
@@ -135,8 +135,8 @@ def export_table(
     metadata: kept in the store's manifest (identities of tokenizer, vocabulary and checkpoint belong there).
     An export that was killed or interrupted leaves `path`.export; the same call resumes there and removes it in the end.
     restart: begin again, whatever was left. build_options go to `ngramstore.build`.
-    Raises UsageError where the vocabulary has longer n-grams than the source takes or tokens that the model does not have, or what
-    was left is of another export.
+    Raises UsageError where the vocabulary has longer n-grams than the source takes or tokens that the model does not
+    have, or what was left is of another export.
     """
     tokens_NK, lengths_N = vocabulary.ngrams
     require_lengths(lengths_N, source.max_n)

@@ -137,8 +137,8 @@ class NGramEmbedding(StoreModule):
             return rows
         if num_found == 0:
             return embed(tokens_BT)
-        # In training T is asked for every position, even if none needs it: it may have hooks that expect (B, T), such as NEFTune's,
-        # and what follows may need an input with a gradient, as checkpoints of activations do.
+        # In training T is asked for every position, even if none needs it: it may have hooks that expect (B, T), such
+        # as NEFTune's, and what follows may need an input with a gradient, as checkpoints of activations do.
         is_trained = embed.training or (torch.is_grad_enabled() and embed.weight.requires_grad)
         if num_found == found_BT.size and not is_trained:
             return rows

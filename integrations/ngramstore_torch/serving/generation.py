@@ -39,8 +39,8 @@ def generate(
 
     embed: where input embeddings come from, such as `live_embedding`; `generate_served` is the loop for a store.
 
-    Raises UsageError for a prompt of other things than the decoder's token ids, fewer than one new token, and where prompt and answer do
-    not fit into the decoder's max_positions.
+    Raises UsageError for a prompt of other things than the decoder's token ids, fewer than one new token, and where
+    prompt and answer do not fit into the decoder's max_positions.
     """
     tokens = prompt_tokens(prompt, decoder.config.vocab_size).tolist()
     require_room(len(tokens), max_new_tokens, decoder.config.max_positions)

@@ -36,8 +36,8 @@ def generate_served(
 
     candidates: while a token is drawn, fetch the rows that the C likeliest next tokens would need. chunk: prompt tokens
     per step; the next chunk's rows are fetched while a chunk runs. The same seed gives the tokens of `generate` with
-    `live_embedding`, up to what the store's codec rounds. Look-ups of the prompt and of each token have the embedding's timeout_s.
-    Raises UsageError as `generate`, LookupTimeout, and the store's errors.
+    `live_embedding`, up to what the store's codec rounds. Look-ups of the prompt and of each token have the embedding's
+    timeout_s. Raises UsageError as `generate`, LookupTimeout, and the store's errors.
     """
     prompt = prompt_tokens(prompt, decoder.config.vocab_size)
     if chunk < 1 or candidates < 0:

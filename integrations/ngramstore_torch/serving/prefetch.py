@@ -98,7 +98,8 @@ class Ticket:
         )
 
     def wait(self, timeout_s: float | None = None) -> tuple[Tensor, np.ndarray]:
-        """The filled tensor, dequantized rows or u8 as stored, and lengths (B, T) u8. Raises LookupTimeout and the store's errors.
+        """The filled tensor, dequantized rows or u8 as stored, and lengths (B, T) u8. Raises LookupTimeout and the
+        store's errors.
 
         timeout_s: at most that long; None: as the ticket was made. Fork: a ticket that was not done raises WrongProcess.
         """

@@ -24,7 +24,8 @@ class ServingStats:
     calls, positions (tokens looked up), found (of them with rows from the store); wait: what callers waited for rows.
     tickets begun by `prefetch`, tickets_used, tickets_outdated (the store was refreshed since, or the ticket was
     used before, not done when the process forked, or of a store open for changes: looked up again), timeouts. candidate_calls
-    and candidate_rows of `prefetch_candidates`, candidates_skipped (one was still under way), candidate_errors and the last one's text.
+    and candidate_rows of `prefetch_candidates`, candidates_skipped (one was still under way), candidate_errors and the
+    last one's text.
 
     Threads: any number may add; adding takes a lock for well under a microsecond. Fork: the child counts on by itself.
     """

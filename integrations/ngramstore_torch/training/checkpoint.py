@@ -3,7 +3,7 @@
 A run directory holds `checkpoint.json` and the files it names. New files are written and synced under names of their
 own first, then checkpoint.json is replaced by one rename: a crash leaves the old checkpoint or the new one.
 
-    checkpoint.json             what the model is (kind, shapes), how it was trained, step, identities, files, a CRC-32 of all that
+    checkpoint.json             kind and shapes of the model, how it was trained, step, identities, files; a CRC-32 of all that
     model-<step>.safetensors    weights by parameter name; <step>-1, -2, .. where a file of that name was there
     optimizer-<step>.safetensors  AdamW's state by parameter name, and the loss of every step so far
 """

@@ -32,8 +32,8 @@ class HeldFolder:
 def run_folder(path: Path) -> Iterator[HeldFolder]:
     """Make the folder if it is not there, and hold it until the block ends: a save removes the files of every other checkpoint.
 
-    A file LOCK is in it meanwhile, which a killed run leaves and the next one takes over. Raises UsageError where a file is in the way,
-    WriterLocked where another training is at work.
+    A file LOCK is in it meanwhile, which a killed run leaves and the next one takes over. Raises UsageError where a
+    file is in the way, WriterLocked where another training is at work.
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file", hint="give a folder for the checkpoints")

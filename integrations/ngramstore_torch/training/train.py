@@ -206,7 +206,8 @@ class _Losses:
         self.unread.append(loss_and_norm)
 
     def read(self, step: int) -> range:
-        """Fetch what is unread, the last being of this step: the numbers of its steps. UsageError where a loss or a gradient is not a number.
+        """Fetch what is unread, the last being of this step: the numbers of its steps. UsageError where a loss or a
+        gradient is not a number.
 
         A loss is of the weights before its step: only the gradient tells whether those after it are numbers.
         """

@@ -1,4 +1,5 @@
-"""Rows that have just been read: kept in the row cache and written where they are wanted. Meaning: kernels/reference/arrivals.py."""
+"""Rows that have just been read: kept in the row cache and written where they are wanted. Meaning:
+kernels/reference/arrivals.py."""
 
 from __future__ import annotations
 

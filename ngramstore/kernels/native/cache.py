@@ -1,7 +1,8 @@
 """The row cache without the GIL: find rows and copy them out, insert and evict. Meaning: kernels/reference/cache.py.
 
-Kernels take the cache's lock themselves, for a block of rows at a time (its parts: kernels/native/cache_table.py). Rows are copied out
-without it, so threads copy side by side; while rows are copied, the entries of the blocks behind them are on their way.
+Kernels take the cache's lock themselves, for a block of rows at a time (its parts: kernels/native/cache_table.py). Rows
+are copied out without it, so threads copy side by side; while rows are copied, the entries of the blocks behind them
+are on their way.
 """
 
 from __future__ import annotations
@@ -211,8 +212,8 @@ def let_go(state, reader, hits, misses):
 def insert(state, rows, rows_at_U, keys_U):
     """Put U rows in as most recently used, evicting the least recently used; a key that is here already stays as it is.
 
-    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Nor is a row kept, and that is counted, where the least recently used
-    one is held by a reader, or where other threads use again and again all that was found to be the oldest.
+    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Nor is a row kept, and that is counted, where the
+    least recently used one is held by a reader, or where other threads use again and again all that was found to be the oldest.
     """
     at_state, source = np.int64(state.ctypes.data), np.int64(rows.ctypes.data)
     places, arena, row_bytes = state[NUM_PLACES], state[ARENA_ADDRESS], state[SLOT_BYTES]
@@ -245,7 +246,8 @@ def insert(state, rows, rows_at_U, keys_U):
 
 @inline
 def _take_slots(state, table, places, rows_at_U, keys_U, begin, slots, attempts):
-    """Under INSERTING: a slot for each of the next rows, free or of an evicted row; -1: not kept. Returns their end, and attempts.
+    """Under INSERTING: a slot for each of the next rows, free or of an evicted row; -1: not kept. Returns their end,
+    and attempts.
 
     Fewer rows than _INSERT_BLOCK where the list of the oldest ends before.
     """

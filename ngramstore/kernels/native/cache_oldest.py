@@ -1,11 +1,12 @@
 """Which row was used longest ago: a sorted list of the oldest, made anew by a pass over the table when it is used up.
 
 The list holds (stamp, row key) of every entry below some stamp, oldest first. A row that is used later has another stamp by then
-and is passed by; so the first of the list that is still as listed is the least recently used of all, exactly. A row that is served
-pays nothing for this; one that is evicted, or used after it was listed, pays for the reading of some thirty entries in a row.
+and is passed by; so the first of the list that is still as listed is the least recently used of all, exactly. A row
+that is served pays nothing for this; one that is evicted, or used after it was listed, pays for the reading of some
+thirty entries in a row.
 
-SCRATCH is room for sorting (`scratch_numbers`): nothing is allocated under a lock, since an allocation that fails would leave it taken.
-No kernels of its own.
+SCRATCH is room for sorting (`scratch_numbers`): nothing is allocated under a lock, since an allocation that fails would
+leave it taken. No kernels of its own.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def pass_by_used(state):
 
 @inline
 def take_oldest(state):
-    """Under both locks: where the entry of the least recently used row begins; USED_UP: `list_oldest`; PASS_BY: `pass_by_used`."""
+    """Under both locks: where the entry of the least recently used row begins; USED_UP: `list_oldest`; PASS_BY:
+    `pass_by_used`."""
     return _find_oldest(state, np.int64(_MOST_PASSED_BY))
 
 

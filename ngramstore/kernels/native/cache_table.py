@@ -1,4 +1,5 @@
-"""The parts of a row cache in memory: its state, the table of row keys, and the readers that copy rows out. No kernels of its own.
+"""The parts of a row cache in memory: its state, the table of row keys, and the readers that copy rows out. No kernels
+of its own.
 
 STATE is an int64 array, columns below: locks, counters, and where the other parts are.
 - the arena: C slots of ROW_BYTES;

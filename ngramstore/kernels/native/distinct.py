@@ -13,7 +13,8 @@ from ngramstore.kernels.native.hashing import mix64
 
 @kernel
 def distinct(seen, keys_M, seeds_M, place_M, keys_U, seeds_U):
-    """List each wanted row key once, with its seed, in order of appearance; place[m] = where in that list, -1 where none is wanted.
+    """List each wanted row key once, with its seed, in order of appearance; place[m] = where in that list, -1 where
+    none is wanted.
 
     Returns how many are listed. `seen`: zeroed scratch, a power of two of at least 2 M.
     """

@@ -1,7 +1,7 @@
 """A handful of look-ups whose rows are all in memory, in one call. Meaning: kernels/reference/few.py.
 
-A call from Python costs more than its work here. CALL begins as kernels/native/call.py says; then come the address of LAYERS, and what
-a search has to know.
+A call from Python costs more than its work here. CALL begins as kernels/native/call.py says; then come the address of
+LAYERS, and what a search has to know.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def serve_tail(call, tokens_BS, room_BT, out, lengths_BT):
 
 @kernel
 def serve_one(call, tokens_S, end, room, out):
-    """Longest match that ends at tokens[end - 1], of `room` tokens at most, room <= end <= S -> its row in out; returns its length.
+    """Longest match that ends at tokens[end - 1], of `room` tokens at most, room <= end <= S -> its row in out; returns
+    its length.
 
     -1: as in `serve_ngrams`.
     """

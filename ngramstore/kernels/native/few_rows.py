@@ -1,8 +1,9 @@
 """A handful of rows by number in one call: out of the row cache, or read where no disk is waited for.
 Meaning: kernels/reference/few_rows.py.
 
-CALL begins as kernels/native/call.py says; of the counters the fourth and the fifth are rows and bytes read. Row i is ROW_BYTES and its
-checksum at ROWS_DATA_AT + i * (ROW_BYTES + 4) of ROWS_FD; ROWS_FD is -1 where rows lie otherwise, and are not read here.
+CALL begins as kernels/native/call.py says; of the counters the fourth and the fifth are rows and bytes read. Row i is
+ROW_BYTES and its checksum at ROWS_DATA_AT + i * (ROW_BYTES + 4) of ROWS_FD; ROWS_FD is -1 where rows lie otherwise, and
+are not read here.
 
 Shapes: M wanted rows, U rows read.
 """
@@ -48,8 +49,8 @@ def _read(call, keys_U, count, staging, pair):
 def serve_numbers(call, numbers_M, out):
     """Rows by number, at most MOST_ROWS -> out (C-contiguous). Returns how many are read, each of them once and kept.
 
-    -1: a number is out of range, or a row is neither cached nor readable at once, or fails its checksum. Nothing is counted then, and
-    nothing kept; rows that are in the cache are its most recently used.
+    -1: a number is out of range, or a row is neither cached nor readable at once, or fails its checksum. Nothing is
+    counted then, and nothing kept; rows that are in the cache are its most recently used.
     """
     count = np.int64(numbers_M.shape[0])
     state, target = call[STATE], np.int64(out.ctypes.data)

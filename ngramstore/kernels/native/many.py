@@ -1,6 +1,7 @@
 """Many n-grams in one call: hashed, found and served block by block. Meaning: kernels/reference/many.py.
 
-While the rows of one block are written, the next block has been found, and what the cache says of it is on its way. CALL is that of
+While the rows of one block are written, the next block has been found, and what the cache says of it is on its way.
+CALL is that of
 `few`.
 """
 
@@ -63,10 +64,12 @@ def _write(call, keys_M, begin, end, found, target):
 
 @kernel
 def serve_ngrams(call, tokens_MN, out, ids_M, keys_M, miss_M, found_M):
-    """IDs, row keys (-1: not stored) and rows of M n-grams of N tokens, which are found; returns how many rows have still to be read.
+    """IDs, row keys (-1: not stored) and rows of M n-grams of N tokens, which are found; returns how many rows have
+    still to be read.
 
-    Those are at miss[:absent], and their rows of `out` (C-contiguous) are left as they are; elsewhere zeros where there is no key.
-    A call that leaves none is counted. -1: a page of the index is bad; some rows may have been written, and counted as hits.
+    Those are at miss[:absent], and their rows of `out` (C-contiguous) are left as they are; elsewhere zeros where there
+    is no key. A call that leaves none is counted. -1: a page of the index is bad; some rows may have been written, and
+    counted as hits.
     """
     count = tokens_MN.shape[0]
     layers, ring, held = layers_of(call), room_for_ring(), np.empty(BLOCK, np.int64)

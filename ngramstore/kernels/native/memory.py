@@ -1,4 +1,5 @@
-"""What numba does not offer: memory at an address, prefetch, compares of vectors, a lock between threads, calls by address, four system calls.
+"""What numba does not offer: memory at an address, prefetch, compares of vectors, a lock between threads, calls by
+address, four system calls.
 
 An address is an int64; whoever passes one keeps its buffer alive and has checked its bounds.
 """

@@ -1,7 +1,8 @@
 """Frequent n-grams of all lengths from the positions of their first tokens, a group of positions at a time (docs/mining.md).
 
 The positions of one n-gram are a group. A group is split by the token that comes next; what is left of it, the n-grams one token
-longer that are frequent, is split in its turn before the next group is looked at, while its part of the text is in the CPU's caches.
+longer that are frequent, is split in its turn before the next group is looked at, while its part of the text is in the
+CPU's caches.
 `ngramstore/kernels/reference/refining.py` says in plain Python what each function here means.
 
 Shapes: T position, P positions of a range of first tokens, V tokens of the tokenizer, L lengths from 2, M n-grams of one length.
@@ -40,11 +41,12 @@ def refine_groups(
 ):  # fmt: skip
     """Append the n-grams of L lengths that begin with a token from first to stop and occur min_count times, in token order.
 
-    tokens_T u16 or u32: V stands where no n-gram may reach, at the end too. positions_P (P + 1,) u32 holds from index 1 the positions
-    of each token, which end before ends_V[token]; it is used up. out_keys (L, M) u64: number of the prefix (its place in the row
-    before; the token itself where n = 2) << 32 | last token; out_counts (L, M) u32. used_L i64: how many are there of each length.
-    Room for P // min_count of each length is enough. Scratch: spare_P like positions_P, follow_P and seen_V (V + 2,) u32,
-    count_V (V + 1,) u32 all zero before and behind the call, stack_L3 i64. follow_P is as long as the largest group.
+    tokens_T u16 or u32: V stands where no n-gram may reach, at the end too. positions_P (P + 1,) u32 holds from index 1
+    the positions of each token, which end before ends_V[token]; it is used up. out_keys (L, M) u64: number of the
+    prefix (its place in the row before; the token itself where n = 2) << 32 | last token; out_counts (L, M) u32. used_L
+    i64: how many are there of each length. Room for P // min_count of each length is enough. Scratch: spare_P like
+    positions_P, follow_P and seen_V (V + 2,) u32, count_V (V + 1,) u32 all zero before and behind the call, stack_L3
+    i64. follow_P is as long as the largest group.
     """
     lengths = len(used_L)
     begin = np.int64(1)

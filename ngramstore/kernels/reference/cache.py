@@ -1,6 +1,7 @@
 """What the row cache's kernels mean: the same memory, read as a dictionary of entries.
 
-STATE and the table: kernels/native/cache_table.py. One thread: the locks are not looked at. The list of the oldest is neither read
+STATE and the table: kernels/native/cache_table.py. One thread: the locks are not looked at. The list of the oldest is
+neither read
 nor written: what it says of the rows that are still as listed stays true.
 
 Shapes: M wanted rows, U rows read, C slots.
@@ -166,8 +167,8 @@ def let_go(state: int, reader: int, hits: int, misses: int) -> None:
 def insert(state: np.ndarray, rows: np.ndarray, rows_at_U: np.ndarray, keys_U: np.ndarray) -> None:
     """Put U rows in as most recently used, evicting the least recently used; a key that is here already stays as it is.
 
-    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Nor is a row kept, and that is counted, where the least recently used
-    one is held by a reader.
+    Row u lies at rows[rows_at[u]]; rows_at -1: damaged, not kept. Nor is a row kept, and that is counted, where the
+    least recently used one is held by a reader.
     """
     cache = _Cache(state)
     for key, at in zip(keys_U.tolist(), rows_at_U.tolist(), strict=True):

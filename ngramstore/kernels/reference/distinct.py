@@ -16,7 +16,8 @@ def distinct(
     keys_U: np.ndarray,
     seeds_U: np.ndarray,
 ) -> int:
-    """List each wanted row key once, with its seed, in order of appearance; place[m] = where in that list, -1 where none is wanted.
+    """List each wanted row key once, with its seed, in order of appearance; place[m] = where in that list, -1 where
+    none is wanted.
 
     Returns how many are listed.
     """

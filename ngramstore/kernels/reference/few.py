@@ -98,7 +98,8 @@ def serve_tail(
 
 
 def serve_one(call: np.ndarray, tokens_S: np.ndarray, end: int, room: int, out: np.ndarray) -> int:
-    """Longest match that ends at tokens[end - 1], of `room` tokens at most, room <= end <= S -> its row in out; returns its length.
+    """Longest match that ends at tokens[end - 1], of `room` tokens at most, room <= end <= S -> its row in out; returns
+    its length.
 
     -1: as in `serve_ngrams`.
     """

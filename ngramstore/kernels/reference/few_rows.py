@@ -19,8 +19,8 @@ _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 def serve_numbers(call: np.ndarray, numbers_M: np.ndarray, out: np.ndarray) -> int:
     """Rows by number, at most MOST_ROWS -> out (C-contiguous). Returns how many are read, each of them once and kept.
 
-    -1: a number is out of range, or a row is neither cached nor readable at once, or fails its checksum. Nothing is counted then, and
-    nothing kept; rows that are in the cache are its most recently used.
+    -1: a number is out of range, or a row is neither cached nor readable at once, or fails its checksum. Nothing is
+    counted then, and nothing kept; rows that are in the cache are its most recently used.
     """
     if ((numbers_M < 0) | (numbers_M >= call[NUM_ROWS])).any():
         return -1

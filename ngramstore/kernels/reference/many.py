@@ -21,10 +21,12 @@ def serve_ngrams(
     miss_M: np.ndarray,
     found_M: np.ndarray,
 ) -> int:
-    """IDs, row keys (-1: not stored) and rows of M n-grams of N tokens, which are found; returns how many rows have still to be read.
+    """IDs, row keys (-1: not stored) and rows of M n-grams of N tokens, which are found; returns how many rows have
+    still to be read.
 
-    Those are at miss[:absent], and their rows of `out` (C-contiguous) are left as they are; elsewhere zeros where there is no key.
-    A call that leaves none is counted. -1: a page of the index is bad; some rows may have been written, and counted as hits.
+    Those are at miss[:absent], and their rows of `out` (C-contiguous) are left as they are; elsewhere zeros where there
+    is no key. A call that leaves none is counted. -1: a page of the index is bad; some rows may have been written, and
+    counted as hits.
     """
     ngram_ids_of_width(tokens_MN, seed_of(call), ids_M)
     if find(layers_of(call), ids_M, keys_M) < len(tokens_MN):

@@ -1,7 +1,7 @@
 """Bulk build: rows in any order, from anywhere, into a new store that is readable only when it is complete.
 
-The order on disk is by ID, so the build sorts: `runs.py` does it within a memory budget, and `packing.py` ends the build. Until the
-manifest is published the directory holds a file BUILDING, and opening it raises IncompleteStore.
+The order on disk is by ID, so the build sorts: `runs.py` does it within a memory budget, and `packing.py` ends the
+build. Until the manifest is published the directory holds a file BUILDING, and opening it raises IncompleteStore.
 
 Shapes: M rows of a call, D row width, B bytes of an encoded row, N tokens of the longest n-gram (K).
 """
@@ -48,9 +48,10 @@ class Builder:
     """A new store being built (`ngramstore.build` is this class): a context manager to `add` to; nothing is readable until its
     block ends.
 
-    dim: row width D. max_n: longest n-gram K, 1 to 16 (it, tokens and seed: not for addressing="row"). codec: "f32", "f16", "bf16", "int8",
-    "int4", "e4m3", or a mapping with options. compression: "auto" stores zstd frames where they save 5 % of a sample,
-    "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the n-grams themselves (8 to
+    dim: row width D. max_n: longest n-gram K, 1 to 16 (it, tokens and seed: not for addressing="row"). codec: "f32",
+    "f16", "bf16", "int8", "int4", "e4m3", or a mapping with options. compression: "auto" stores zstd frames where they
+    save 5 % of a sample, "zstd" always, "none" never. duplicates: "error" or "last" wins. tokens=False leaves out the
+    n-grams themselves (8 to
     12 B a row): no `items`, no collision checks on later puts. seed: of the IDs; use another one after a HashCollision.
     metadata: anything JSON can hold, kept in the manifest. memory_bytes: memory for the build, by default a quarter of the
     free memory; the rest spills to disk inside `path`. threads: that pack rows (None: one per core, up to 4); the bytes are
@@ -115,20 +116,22 @@ class Builder:
             raise
 
     def check_space(self, num_rows: int) -> None:
-        """DiskFull now, not when `num_rows` rows were added, if the disk cannot hold them; over memory_bytes they take it twice."""
+        """DiskFull now, not when `num_rows` rows were added, if the disk cannot hold them; over memory_bytes they take
+        it twice."""
         require_space(self.path, needed_bytes(self.spec, self._sorter, num_rows, self._duplicates), "the build")
 
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
         """M n-grams (a list of tuples, an array (M, n), or (array (M, max_n), lengths)) and their rows (M, D), any float type.
 
-        Raises UsageError: wrong shapes, NaN or infinite values (row and column named), tokens that are not u32. DiskFull: some of the
-        rows may be in by then, so the build takes no more (StoreClosed): begin it again.
+        Raises UsageError: wrong shapes, NaN or infinite values (row and column named), tokens that are not u32.
+        DiskFull: some of the rows may be in by then, so the build takes no more (StoreClosed): begin it again.
         """
         tokens, lengths = self._ngrams(ngrams)
         self._take(tokens, lengths, self._encode(rows, len(lengths)), is_ours=True)
 
     def add_encoded(self, ngrams: Ngrams, rows: np.ndarray) -> None:
-        """As `add`, with rows already encoded by the store's codec: (M, row_bytes) u8, as `codec.pack` makes them. Kept bit for bit.
+        """As `add`, with rows already encoded by the store's codec: (M, row_bytes) u8, as `codec.pack` makes them. Kept
+        bit for bit.
 
         Rows are copied, unless their array cannot change: a read-only array, or a read-only map of a file. Those are read when
         they are needed, until the build ends: leave the file alone for as long.
@@ -154,7 +157,8 @@ class Builder:
     def finish(self) -> None:
         """Sort, write and publish the store. The context manager calls it; where it fails, `abort` is what is left to do.
 
-        Raises UsageError (nothing added, a row number left out), HashCollision, DuplicateKey, DiskFull, StoreClosed, WrongProcess.
+        Raises UsageError (nothing added, a row number left out), HashCollision, DuplicateKey, DiskFull, StoreClosed,
+        WrongProcess.
         """
         self._check_open()
         begin = time.perf_counter()

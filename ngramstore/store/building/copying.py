@@ -19,7 +19,8 @@ _log = logging.getLogger("ngramstore")
 
 @contextmanager
 def copy_into(source: Path, target: Path, work: str) -> Iterator[None]:
-    """Make the directory for a copy of `source` and hold its lock, so that nobody takes a copy in progress for one that was killed.
+    """Make the directory for a copy of `source` and hold its lock, so that nobody takes a copy in progress for one that
+    was killed.
 
     work: "backup" or "repair", which BUILDING says until the end. A failure inside removes what was written. Raises UsageError
     where something is there already or `source` lies around it, WriterLocked where somebody writes there, DiskFull.

@@ -37,7 +37,8 @@ _MIN_CHUNK_BYTES = 64 << 10
 
 
 def needed_bytes(spec: Spec, sorter: RunSorter, num_rows: int, duplicates: str) -> int:
-    """Disk that a build of `num_rows` rows takes at most: its runs, and beside them the store; of rows that may be the same, the runs."""
+    """Disk that a build of `num_rows` rows takes at most: its runs, and beside them the store; of rows that may be the
+    same, the runs."""
     packed_bytes = num_rows * (spec.codec.row_bytes + CHECKSUM_BYTES)
     store = layer_bytes(spec, num_rows, packed_bytes, is_compressed=False) if duplicates == "error" else 0
     return sorter.spilled_bytes(num_rows) + store

@@ -1,7 +1,8 @@
 """ID ranges that cover sorted runs, each of so few rows that they can be sorted in memory.
 
-Bounds are picked from a sample of the IDs, and rows are counted exactly: a range that comes out too large is sampled again by itself. So
-no range has more rows than asked for unless one ID has, and a sample grows with the number of runs and of ranges, not with their product.
+Bounds are picked from a sample of the IDs, and rows are counted exactly: a range that comes out too large is sampled
+again by itself. So no range has more rows than asked for unless one ID has, and a sample grows with the number of runs
+and of ranges, not with their product.
 
 Shapes: R runs, M rows of a run, S sampled IDs, C bounds.
 """
@@ -16,7 +17,8 @@ import numpy as np
 
 _SAMPLES_A_RUN = 64
 _SAMPLES_A_RANGE = 192
-"""Of hashed IDs these make ranges of 554 full runs differ by 2 % of a run (one standard deviation), of 50 runs by less than 1 %."""
+"""Of hashed IDs these make ranges of 554 full runs differ by 2 % of a run (one standard deviation), of 50 runs by less
+than 1 %."""
 _MOST_SAMPLES = 1 << 20  # held at once when ranges are sampled again
 
 IdsOfRun = Callable[[int], np.ndarray]
@@ -38,7 +40,8 @@ class IdRange:
 
 
 def id_ranges(num_rows_R: np.ndarray, ids_of: IdsOfRun, *, aim_rows: int, most_rows: int) -> list[IdRange]:
-    """Ranges in ascending order that cover R runs, none of them empty: about aim_rows each, at most most_rows unless one ID has more.
+    """Ranges in ascending order that cover R runs, none of them empty: about aim_rows each, at most most_rows unless
+    one ID has more.
 
     num_rows_R: (R,) i64. ids_of(r): the IDs of run r, ascending (M,) u64; asked for run by run, and let go again.
     The same runs give the same ranges.
@@ -80,7 +83,8 @@ def _samples(group: Sequence[IdRange], ids_of: IdsOfRun, aim_rows: int) -> list[
 def _bounds(part: IdRange, sample_S: np.ndarray, aim_rows: int) -> list[int]:
     """IDs at which to cut a range, ascending, all of them inside it; none where there is room for one ID only.
 
-    Each leaves the smallest ID below it and is either an ID of the range or the next one after, so that cutting again comes to an end.
+    Each leaves the smallest ID below it and is either an ID of the range or the next one after, so that cutting again
+    comes to an end.
     """
     num_pieces = max(2, -(-part.num_rows // aim_rows))
     picks = sample_S[np.arange(1, num_pieces) * len(sample_S) // num_pieces]

@@ -1,7 +1,7 @@
 """Where the rows of a build come from: a matrix in a file, mapped, read a chunk at a time.
 
-`.safetensors` and `.npy` (read here, no torch needed) and PyTorch checkpoints. A file is never loaded whole, and what it says about
-itself is checked against its size before anything is mapped.
+`.safetensors` and `.npy` (read here, no torch needed) and PyTorch checkpoints. A file is never loaded whole, and what
+it says about itself is checked against its size before anything is mapped.
 
 Shapes: N rows of a table, D numbers of a row, M rows of a chunk.
 """

@@ -179,8 +179,8 @@ class RunSorter:
         return np.empty((num_rows, *shape), dtype)
 
     def _pieces(self, column: str, part: IdRange) -> list[np.ndarray]:
-        """A column of a range, an array for each run: malloc uses small blocks again, and keeps freed ones of a whole range beside new ones
-        (36 MiB in a build of 32 that holds 21 so)."""
+        """A column of a range, an array for each run: malloc uses small blocks again, and keeps freed ones of a whole
+        range beside new ones (36 MiB in a build of 32 that holds 21 so)."""
         pieces = []
         for run, first, last in zip(self._runs, part.firsts_R.tolist(), part.lasts_R.tolist(), strict=True):
             pieces.append(self._empty(column, last - first))
@@ -197,7 +197,8 @@ class RunSorter:
         return out
 
     def _range_tokens(self, at_M: np.ndarray, part: IdRange) -> NgramArrays:
-        """Tokens and lengths of M places in the runs of a range, one behind the other; of each run at once, in the order of its file."""
+        """Tokens and lengths of M places in the runs of a range, one behind the other; of each run at once, in the
+        order of its file."""
         starts = np.cumsum([0, *(part.lasts_R - part.firsts_R)])
         order_M = np.argsort(at_M)
         cuts = np.searchsorted(at_M[order_M], starts)
@@ -223,8 +224,8 @@ class _Run:
 
     @classmethod
     def write(cls, stem: Path, columns: Columns, batches: Iterator[ScatteredBatch]) -> _Run:
-        """Spill sorted batches. A build that dies starts anew; files are synced since only that tells of writes that failed later,
-        and rows read back wrong would be stored under good checksums."""
+        """Spill sorted batches. A build that dies starts anew; files are synced since only that tells of writes that
+        failed later, and rows read back wrong would be stored under good checksums."""
         writers = {name: FileWriter(_column_path(stem, name)) for name in columns}
         num_rows = 0
         gathered = np.empty(0, np.uint8)

@@ -76,7 +76,8 @@ class Writer:
 
     @property
     def num_rows(self) -> int:
-        """Rows that a look-up can find, unpublished changes included. Begins with `recover_for_reading`, and raises as it does."""
+        """Rows that a look-up can find, unpublished changes included. Begins with `recover_for_reading`, and raises as
+        it does."""
         self.recover_for_reading()
         if self.num_pending == 0 or not self.manifest.spec.is_ngram:
             return self.manifest.num_rows
@@ -275,7 +276,7 @@ class Writer:
 
     @contextmanager
     def _cleaned_after_failure(self) -> Iterator[None]:
-        """What the system refuses comes as an error of ours; what a failed flush or compaction wrote is removed, so that it does not fill the disk."""
+        """What the system refuses is an error of ours; what a failed flush or compaction wrote does not fill the disk."""
         try:
             with our_errors(self._directory):
                 yield

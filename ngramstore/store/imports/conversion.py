@@ -1,4 +1,5 @@
-"""Which conversion the rows of a half-made pack are of: what must be the same to go on with them, and what is not where it differs.
+"""Which conversion the rows of a half-made pack are of: what must be the same to go on with them, and what is not where
+it differs.
 
 Digests are of headers and sampled pages only; size, inode and time of change say that nobody wrote anywhere else.
 """

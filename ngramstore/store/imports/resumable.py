@@ -191,7 +191,8 @@ class ResumableRows:
         return good
 
     def _found(self, size: int, position: int) -> bytearray:
-        """`size` bytes of the rows file, or as many as there are; zeros for what cannot be read: those rows fail their checksum."""
+        """`size` bytes of the rows file, or as many as there are; zeros for what cannot be read: those rows fail their
+        checksum."""
         return read_around_holes(self._fd, size, position)[0]
 
 

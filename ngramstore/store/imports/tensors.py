@@ -73,8 +73,8 @@ class Tensors:
     def shards(self, stem: str, count_of: Callable[[], int] | None) -> list[Tensor]:
         """The shards of a table in the order of their numbers, whatever the order of files; or its one tensor.
 
-        count_of: says how many there have to be, where there are some; None: as many as their highest number says. UsageError where it is
-        not so.
+        count_of: says how many there have to be, where there are some; None: as many as their highest number says.
+        UsageError where it is not so.
         """
         numbered: dict[int, Tensor] = {}
         for name, tensor in self.by_name.items():

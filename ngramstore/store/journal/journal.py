@@ -212,8 +212,8 @@ class Journal:
         self.close()
 
     def let_go(self) -> None:
-        """Write nothing more, where others write to these files or have put theirs in their place: closing RocksDB writes, also dropping
-        its handle does, which is therefore kept for ever. What was appended is in the log."""
+        """Write nothing more, where others write to these files or have put theirs in their place: closing RocksDB
+        writes, also dropping its handle does, which is therefore kept for ever. What was appended is in the log."""
         if self._db is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
             self._ack_file.close()

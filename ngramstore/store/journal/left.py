@@ -27,7 +27,8 @@ _BEFORE_ACK = re.compile(
 
 
 def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) -> None:
-    """Remove what the manifest does not name; set aside what holds changes that are not published. A warning names what had to stay.
+    """Remove what the manifest does not name; set aside what holds changes that are not published. A warning names what
+    had to stay.
 
     `known`: names of journals that are published for certain and not gone; grows, as later states do not tell any more.
     """
@@ -44,7 +45,8 @@ def clear_left_journals(directory: Path, manifest: Manifest, known: set[str]) ->
 
 
 def is_journal(path: Path) -> bool:
-    """Whether that is one of ours: named like one, and with ACK or nothing but files of RocksDB. Others name directories so too."""
+    """Whether that is one of ours: named like one, and with ACK or nothing but files of RocksDB. Others name
+    directories so too."""
     if not JOURNAL.fullmatch(path.name):
         return False
     try:

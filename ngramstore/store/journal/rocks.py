@@ -46,7 +46,8 @@ def rocksdb_options(*, is_same_boot: bool) -> Options:
 
 
 def rocksdb_path(path: Path) -> str:
-    """As rocksdict takes it, which hands UTF-8 to the system, whatever the locale says of names. UnicodeDecodeError where the name is not UTF-8."""
+    """As rocksdict takes it, which hands UTF-8 to the system, whatever the locale says of names. UnicodeDecodeError
+    where the name is not UTF-8."""
     return os.fsencode(path).decode("utf-8")
 
 

@@ -113,7 +113,8 @@ def finish_rows(
     data_at: int,
     dictionary: bytes | None,
 ) -> FileEntry:
-    """`finish_file` of a rows file; without a dictionary its rows are not compressed. It lies behind the header, before the rows."""
+    """`finish_file` of a rows file; without a dictionary its rows are not compressed. It lies behind the header, before
+    the rows."""
     return finish_file(
         writer,
         ROWS_HEADER,

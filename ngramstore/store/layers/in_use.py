@@ -23,7 +23,8 @@ def lock_shared(fd: int) -> None:
 
 
 def unlock(fd: int) -> None:
-    """Take the mark of `lock_shared` back, from all duplicates of the descriptor too: a map holds one. Not in a fork, where it is the parent's."""
+    """Take the mark of `lock_shared` back, from all duplicates of the descriptor too: a map holds one. Not in a fork,
+    where it is the parent's."""
     try:
         fcntl.flock(fd, fcntl.LOCK_UN)
     except OSError as error:

@@ -27,7 +27,8 @@ from ngramstore.system_memory import limit_bytes
 
 _MAX_PLACE = 1 << 62
 _LEAST_SHARE = 4
-"""An index is asked for in huge pages where the memory that we may use holds so many of it: a page of 2 MiB is read and kept whole."""
+"""An index is asked for in huge pages where the memory that we may use holds so many of it: a page of 2 MiB is read and
+kept whole."""
 
 
 class Index:
@@ -160,7 +161,8 @@ class Index:
 
 
 def page_and_line(code: int) -> tuple[int, int]:
-    """What a fault code of the index kernels says: the page that fails its checksum, and the line of the LAYERS table it is of."""
+    """What a fault code of the index kernels says: the page that fails its checksum, and the line of the LAYERS table
+    it is of."""
     return divmod(-2 - code, native.MAX_LINES)
 
 

@@ -110,7 +110,8 @@ class IndexBuilder:
         return plane
 
     def _block_places(self, place: int) -> Iterator[np.ndarray]:
-        """Where each block of rows begins in the rows file, the first one at `place`: (M,) i64, some megabytes of rows at a time."""
+        """Where each block of rows begins in the rows file, the first one at `place`: (M,) i64, some megabytes of rows
+        at a time."""
         for first in range(0, self.plan.num_rows, _SIZED_ROWS):
             lengths = self._lengths[first : min(self.plan.num_rows, first + _SIZED_ROWS)]
             sizes = np.add.reduceat(lengths, np.arange(0, len(lengths), BLOCK_ROWS), dtype=np.int64)

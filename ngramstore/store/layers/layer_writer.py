@@ -27,7 +27,8 @@ _TOKEN_BYTES = 3  # of ids up to two million
 def layer_bytes(
     spec: Spec, num_rows: int, packed_bytes: int, *, is_compressed: bool, is_keyed: bool | None = None
 ) -> int:
-    """Disk that writing a layer takes: packed rows, tokens (were all n-grams as long as they may be), index and what that is made in."""
+    """Disk that writing a layer takes: packed rows, tokens (were all n-grams as long as they may be), index and what
+    that is made in."""
     plan = IndexPlan(num_rows, spec.is_ngram if is_keyed is None else is_keyed, is_compressed)
     tokens_bytes = num_rows * (2 + _TOKEN_BYTES * spec.max_n) if spec.is_ngram and spec.has_tokens else 0
     return packed_bytes + tokens_bytes + plan.file_bytes + scratch_bytes(plan)

@@ -16,7 +16,8 @@ from ngramstore.windows import NgramArrays
 
 
 def is_closed(index: Index, batches: Iterable[NgramArrays], length_counts: Sequence[int], seed: int) -> bool:
-    """Whether all n-grams, which come in batches of tokens (M, N) and lengths (M,), have their endings; length_counts: how many of each length."""
+    """Whether all n-grams, which come in batches of tokens (M, N) and lengths (M,), have their endings; length_counts:
+    how many of each length."""
     stored = [length for length, count in enumerate(length_counts) if count]
     if len(stored) <= 1:
         return True

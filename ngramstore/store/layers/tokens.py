@@ -126,7 +126,8 @@ class TokensFile:
             )
 
     def blocks(self, first_block: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """N-grams of consecutive blocks: tokens (rows, K) u32 left-aligned, lengths (rows,) u8. DamagedStore names a bad block."""
+        """N-grams of consecutive blocks: tokens (rows, K) u32 left-aligned, lengths (rows,) u8. DamagedStore names a
+        bad block."""
         table = np.frombuffer(self.file.read(self._offsets_at + 8 * first_block, 8 * count + 8), "<u8").astype(np.int64)
         numbers = np.arange(first_block, first_block + count)
         self._check_places(numbers, table[:-1], table[1:])

@@ -50,7 +50,8 @@ class Agreement:
     def faults(
         self, overlay_ids_O: np.ndarray, tombstones_T: np.ndarray, num_live: int, num_dead: int
     ) -> Iterator[str]:
-        """What is wrong. num_live, num_dead: rows of the base that neither overlay nor tombstones change, and that the latter do."""
+        """What is wrong. num_live, num_dead: rows of the base that neither overlay nor tombstones change, and that the
+        latter do."""
         manifest, spec = self._manifest, self._manifest.spec
         num_rows = num_live + len(overlay_ids_O) if spec.is_ngram else manifest.base.num_rows
         if num_dead != len(tombstones_T):
@@ -69,7 +70,8 @@ class Agreement:
 
 
 def _lines_of(probed: list[WornIndex], tombstones: WornIndex | None) -> np.ndarray | None:
-    """The kernels' table of these indexes, (layers, columns) i64; None where one of them is damaged: it may lack what was there."""
+    """The kernels' table of these indexes, (layers, columns) i64; None where one of them is damaged: it may lack what
+    was there."""
     if not probed or any(index.faults for index in probed):
         return None
     lines = np.stack([index.index.line for index in probed])

@@ -32,7 +32,8 @@ _COPIES = 3
 def is_there(path: Path) -> bool:
     """Whether there is a journal at `path`. One that a writer was about to make when it was killed holds nothing: False.
 
-    Raises DamagedJournal where something else is there or the disk has lost which files it has, UsageError where it is kept from us.
+    Raises DamagedJournal where something else is there or the disk has lost which files it has, UsageError where it is
+    kept from us.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -60,10 +61,10 @@ def salvage(
 ) -> tuple[list[Changes], list[str]]:
     """What can still be read of a damaged journal, ascending by ID, and a line for each fault. Leaves `path` as it is.
 
-    Works on a copy in the directory `room`, or beside it, so it needs some times its space again; the copy has a name that the next
-    writer removes. Where the log lost records, an ID may come with an earlier change than its latest: the faults say so.
-    Changes to another state than `store_state` are left out, where ACK still tells. Raises DiskFull, DamagedJournal where the disk
-    has lost which files there are, and UsageError where files are there and kept from us.
+    Works on a copy in the directory `room`, or beside it, so it needs some times its space again; the copy has a name
+    that the next writer removes. Where the log lost records, an ID may come with an earlier change than its latest: the
+    faults say so. Changes to another state than `store_state` are left out, where ACK still tells. Raises DiskFull,
+    DamagedJournal where the disk has lost which files there are, and UsageError where files are there and kept from us.
     """
     path = Path(path)
     codec = ValueCodec(width=width, row_bytes=row_bytes)
@@ -200,7 +201,8 @@ def _refuse_our_own_trouble(text: str, path: Path, copy: Path) -> None:
 
 
 def _refuse_half_a_repair(path: Path, copy: Path) -> None:
-    """As `_refuse_our_own_trouble`, of what RocksDB noted: it goes on with less than it could read, and says so only in its LOG."""
+    """As `_refuse_our_own_trouble`, of what RocksDB noted: it goes on with less than it could read, and says so only in
+    its LOG."""
     log = copy / "LOG"
     if log.exists():
         lines = [

@@ -157,8 +157,8 @@ class Rebuild:
     def _most_of_each_length(self, num_rows: int) -> np.ndarray:
         """Upper bounds, (K + 1,), where no tokens are kept: the lengths of rows are nowhere but in the manifest.
 
-        It does not count rows that come back because their deletion is lost, and one that knows of fewer than `num_rows` lies: then
-        there may be some of every length.
+        It does not count rows that come back because their deletion is lost, and one that knows of fewer than
+        `num_rows` lies: then there may be some of every length.
         """
         counts = np.array(self._manifest.length_counts)
         counts = counts + np.bincount(self._unpublished.lengths, minlength=len(counts))

@@ -1,4 +1,5 @@
-"""The journal of a store that is rebuilt: the changes that can still be taken of it, and what becomes of it once they are published.
+"""The journal of a store that is rebuilt: the changes that can still be taken of it, and what becomes of it once they
+are published.
 
 Shapes: M changes.
 """

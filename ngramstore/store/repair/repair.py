@@ -43,11 +43,11 @@ def repair(
 ) -> RepairReport:
     """Salvage the store at `path`, in place or, untouched, into the new directory `out`. A store that is well is left alone.
 
-    The new state replaces the old one atomically; a journal of which no change could be taken is kept beside it, and a line says as
-    what. dry_run: only say what would be kept and lost. drop_tokens: the repaired store
-    keeps no tokens (as one built with tokens=False), and so loses no row for want of them. progress: bars on stderr. Raises NotAStore, IncompleteStore,
-    UnsupportedVersion, WriterLocked, DiskFull, UsageError, DamagedStore where the manifest is beyond reading, and StaleStore where a
-    writer publishes so often that no state could be examined.
+    The new state replaces the old one atomically; a journal of which no change could be taken is kept beside it, and a
+    line says as what. dry_run: only say what would be kept and lost. drop_tokens: the repaired store
+    keeps no tokens (as one built with tokens=False), and so loses no row for want of them. progress: bars on stderr.
+    Raises NotAStore, IncompleteStore, UnsupportedVersion, WriterLocked, DiskFull, UsageError, DamagedStore where the
+    manifest is beyond reading, and StaleStore where a writer publishes so often that no state could be examined.
     """
     directory = Path(path)
     target = directory if out is None else Path(out)
@@ -92,8 +92,8 @@ def repair(
 
 
 def _examined(directory: Path, in_place: bool, progress: bool) -> tuple[list[Fault], Manifest | None]:
-    """The faults of the state that is published, and its manifest. Raises StaleStore where a writer goes on publishing, WriterLocked
-    where it would be repaired in place."""
+    """The faults of the state that is published, and its manifest. Raises StaleStore where a writer goes on publishing,
+    WriterLocked where it would be repaired in place."""
     for _ in range(_ATTEMPTS):
         examined = examine(directory, progress=progress)
         found = open_manifest(directory, [])
