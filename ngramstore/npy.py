@@ -1,7 +1,8 @@
-"""Arrays in `.npy` files, mapped."""
+"""Arrays in `.npy` files: mapped, and what stands before the numbers of one that is written in parts."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -23,3 +24,11 @@ def map_npy(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise UsageError(f"{path} is an archive of arrays", hint="save one array with numpy.save")
     return array
+
+
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """What an `.npy` file begins with; the numbers follow it in C order."""
+    file = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
