@@ -9,10 +9,6 @@ Shapes: M rows, D row width, S values in a group, L levels.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -163,15 +159,10 @@ def best_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def codec_costs(spec: str | dict, rows: dict[str, np.ndarray], repeats: int) -> dict:
-    """Bytes, errors and speed of one codec."""
+    """Bits a value, errors and speed of one codec."""
     dim = rows["gaussian"].shape[1]
     codec = codec_from_spec(spec, dim)
-    errors, parts = {}, {}
-    for kind, rows_MD in rows.items():
-        decoded_MD = codec.decode(codec.encode(rows_MD))
-        errors[kind] = error_percent(rows_MD, decoded_MD)
-        worst_M = np.abs(decoded_MD - rows_MD).max(axis=1) / np.abs(rows_MD).max(axis=1)
-        parts[kind] = round(100 * float(worst_M.max()), 4)
+    errors = {kind: error_percent(rows_MD, codec.decode(codec.encode(rows_MD))) for kind, rows_MD in rows.items()}
     rows_MD = rows["gaussian"][:256]  # 1 MiB of f32 at 1024: stays in the L2 cache
     stored_MB = codec.encode(rows_MD)
     offsets_M = np.random.default_rng(1).permutation(len(rows_MD)) * codec.row_bytes
@@ -185,41 +176,12 @@ def codec_costs(spec: str | dict, rows: dict[str, np.ndarray], repeats: int) -> 
     encode_seconds = best_seconds(lambda: codec.encode(rows_MD), max(3, repeats // 5))
     return {
         "spec": codec.spec(),
-        "row_bytes": {str(width): codec_from_spec(spec, width).row_bytes for width in (256, 1024, 2048)},
         "bits_per_value": round(8 * codec.row_bytes / dim, 4),
         "error_percent": errors,
-        "worst_error_percent_of_largest_value": parts,
         "scatter_us_per_row": speed,
         "scatter_us_one_row_f32": round(1e6 * best_seconds(lambda: codec.scatter(*one), repeats * 20), 4),
         "encode_mb_per_s": round(rows_MD.nbytes / encode_seconds / 1e6),
     }
-
-
-_COMPILE = """
-import json, sys, time
-import numpy as np
-from ngramstore.codec import codec_from_spec
-import ngramstore.kernels.native.dequantize
-codec = codec_from_spec(json.loads(sys.argv[1]), 64)
-seconds = {}
-rows = np.ones((2, 64), np.float32)
-start = time.perf_counter(); stored = codec.encode(rows); seconds["encode"] = time.perf_counter() - start
-for dtype in ("float32", "float16", "uint16"):
-    out = np.empty((2, 64), dtype)
-    start = time.perf_counter(); codec.scatter(stored.reshape(-1), np.zeros(2, np.int64), out)
-    seconds[dtype] = time.perf_counter() - start
-print(json.dumps({key: round(value, 3) for key, value in seconds.items()}))
-"""
-
-
-def compile_seconds(spec: str | dict) -> dict[str, float]:
-    """Seconds of each first call with an empty cache folder, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-c", _COMPILE, json.dumps(spec)],
-            env={**os.environ, "NUMBA_CACHE_DIR": folder}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    return json.loads(done.stdout)
 
 
 @click.command(help="Measure the row codecs and write JSON; `python -m bench.page` makes the tables of docs/codecs.md.")
@@ -233,12 +195,8 @@ def main(path: Path, num_rows: int, dim: int, repeats: int) -> None:
     rows = kinds_of_rows(num_rows, dim)
     head = {"machine": machine.describe(), "num_rows": num_rows, "dim": dim, "repeats": repeats}
     codecs = [codec_costs(spec, rows, repeats) for spec in SPECS]
-    first_calls = {name: compile_seconds(name) for name in CODECS}
     choices = int4_choices({kind: rows_MD[:200] for kind, rows_MD in rows.items()})
-    path.write_text(
-        json.dumps(head | {"codecs": codecs, "first_call_seconds": first_calls, "int4_choices": choices}, indent=1)
-        + "\n"
-    )
+    path.write_text(json.dumps(head | {"codecs": codecs, "int4_choices": choices}, indent=1) + "\n")
     click.echo(f"written to {path}", err=True)
 
 

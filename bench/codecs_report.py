@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -77,11 +76,6 @@ def _counted(keys: list[str]) -> str:
     if len(texts) * len(seeds) != len(keys):
         return f"{len(keys)} tables"
     return f"{len(texts)} text{'s' * (len(texts) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-
-
-def section_of(path: Path) -> str:
-    """What should stand there: the section of this JSON, and nothing where there is none yet."""
-    return section(json.loads(path.read_text())) if path.exists() else f"{BEGIN}\n{END}"
 
 
 def text(result: dict[str, Any], *, is_page: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Small stores of every kind, and a process that damages their files in place, bit by bit, and asks them again.
+"""Small stores of every kind, headers that lie, and a process that damages files in place, bit by bit, and asks again.
 
 The damage is done in a child: a signal or a hang there is a failure of the test, not the end of the run. It notes each place
 before it touches it, so that the parent can say which one was the last.
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from helpers import QUICK, NGram, all_ngrams, build_ngrams, rows_of, start_pytho
 
 import ngramstore as ngs
 from ngramstore.codec import compress
+from ngramstore.layout import PAGE_BYTES, Layout
 
 START_LIMIT_S = 280.0  # a new machine compiles first
 TIME_LIMIT_S = 60.0
@@ -89,6 +91,21 @@ FILES: dict[str, tuple[str, ...]] = {
     "rows zstd": _BASE,
 }
 """What each kind is made of, to have a test for each file."""
+
+
+def forge_header(file: Path, layout: Layout, **changed: int) -> int:
+    """Let the header of a data file say something else, under a checksum that is right, which is returned.
+
+    A number stands for the bytes of `content` too.
+    """
+    data = file.read_bytes()
+    fields = layout.unpack(data[: layout.size])
+    for name, value in changed.items():
+        fields[name] = value.to_bytes(16, "little") if isinstance(fields[name], bytes) else value
+    page = layout.pack(**fields) + data[layout.size : PAGE_BYTES - 4]
+    crc = zlib.crc32(page)
+    file.write_bytes(page + crc.to_bytes(4, "little") + data[PAGE_BYTES:])
+    return crc
 
 
 NGRAMS: list[NGram] = [

@@ -38,21 +38,6 @@ SUBJECTS: dict[str, str] = {
 }
 """Subject -> where its adapter is."""
 
-ALWAYS = (
-    "floor",
-    "floor_ahead",
-    "dict",
-    "memmap",
-    "memmap_numba",
-    "flat_hint_pread",
-    "rocks_tuned",
-    "rocks_tuned_rows",
-    "rocks_default",
-    "rocks_zstd",
-    "sqlite",
-)
-"""Subjects that need nothing beyond what ngramstore itself depends on."""
-
 
 def create(subject: str) -> Peer:
     """A fresh adapter. Raises KeyError for an unknown subject, ImportError for a package that is not installed."""

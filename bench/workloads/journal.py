@@ -66,7 +66,7 @@ def append(*, size: int, root: str, total: int, seed: int) -> dict:
     changes = _changes(total, seed)
     path = _empty(Path(root) / f"{PREFIX}journal-append-{size}")
     times = []
-    with Journal.open(path, row_bytes=ROW_BYTES, width=WIDTH) as journal:
+    with _open(path) as journal:
         pieces = [_sorted(changes, start, start + size) for start in range(0, total, size)][:2000]
         for piece in pieces:
             start = time.perf_counter()
@@ -95,16 +95,16 @@ def read(*, count: int, root: str, seed: int, repeats: int = 5) -> dict:
     child.start()
     child.join()
     start = time.perf_counter()
-    Journal.open(path, row_bytes=ROW_BYTES, width=WIDTH).close()
+    _open(path).close()
     metrics = {"open_after_kill_ms": 1e3 * (time.perf_counter() - start)}
     opens = []
     for _ in range(repeats):
         start = time.perf_counter()
-        journal = Journal.open(path, row_bytes=ROW_BYTES, width=WIDTH)
+        journal = _open(path)
         opens.append(1e3 * (time.perf_counter() - start))
         journal.close()
     metrics["open_ms"] = float(np.median(opens))
-    with Journal.open(path, row_bytes=ROW_BYTES, width=WIDTH) as journal:
+    with _open(path) as journal:
         if len(journal) != count:
             raise RuntimeError(f"the journal holds {len(journal)} changes, {count} were appended")
         if count:
@@ -122,10 +122,14 @@ def read(*, count: int, root: str, seed: int, repeats: int = 5) -> dict:
 def _fill_and_die(path: str, count: int, seed: int) -> None:
     """Append everything, 1,000 changes at a time, and end without closing."""
     changes = _changes(count, seed)
-    journal = Journal.open(Path(path), row_bytes=ROW_BYTES, width=WIDTH)
+    journal = _open(Path(path))
     for start in range(0, count, 1000):
         journal.append(changes.part(start, start + 1000))
     os._exit(0)
+
+
+def _open(path: Path) -> Journal:
+    return Journal.open(path, row_bytes=ROW_BYTES, width=WIDTH, store_state=bytes(16))
 
 
 def _changes(count: int, seed: int) -> Changes:

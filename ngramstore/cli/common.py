@@ -17,8 +17,7 @@ _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BYTES |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
-
-
+_THOUSANDS = re.compile(r"^\d{1,3}(?:,\d{3})+(?!\d)")
 _MOST = 2**63
 
 
@@ -38,12 +37,13 @@ class ByteSize(click.ParamType):
 
 
 class Count(click.ParamType):
-    """A count with an optional unit: 20000, 100k, 2.5M, 1B."""
+    """A count with an optional unit: 20000, 20,000, 100k, 2.5M, 1B. Commas stand between groups of three digits only."""
 
     name = "count"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = _NUMBER.fullmatch(str(value).strip().lower().replace(",", ""))
+        text = _THOUSANDS.sub(lambda group: group[0].replace(",", ""), str(value).strip().lower())
+        found = _NUMBER.fullmatch(text)
         if found is None or found[2] not in _COUNTS:
             self.fail(f"{value!r} is not a count; write 100k, 2.5M or 1B", param, ctx)
         count = float(found[1]) * _COUNTS[found[2]]
@@ -129,12 +129,21 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
-def require_place(out: Path) -> None:
-    """UsageError for an --out that no file can be written to; asked before the work that may take hours."""
+def require_place(out: Path, kind: str, magic: bytes) -> None:
+    """UsageError for an --out that no file can be written to, or that holds something else than a `kind` of file, which
+    begins with `magic`: it would be replaced, and may be an input. Asked before the work that may take hours."""
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.absolute().parent)!r}")
     if out.is_dir():
         raise UsageError(f"--out {str(out)!r} is a folder", hint="name a file in it")
+    if not out.exists():
+        return
+    if not out.is_file():
+        raise UsageError(f"--out {str(out)!r} is no regular file", hint="name a file")
+    with out.open("rb") as file:
+        head = file.read(len(magic))
+    if head not in (b"", magic):
+        raise UsageError(f"--out {str(out)!r} holds something else than a {kind}", hint="choose another name")
 
 
 def emit(result: Any) -> None:
@@ -165,10 +174,12 @@ def _plain(value: Any) -> Any:
 
 def as_ngram(text: str) -> tuple[int, ...]:
     """Token ids as people type them, "3,14" or "3 14" -> (3, 14). UsageError shows what is not a number."""
-    words = re.split(r"[,\s]+", text.strip(" \t\n()[]"))
+    words = [word for word in re.split(r"[,\s]+", text.strip(" \t\n()[]")) if word]
     try:
-        return tuple(int(word) for word in words if word)
-    except ValueError:
+        if not all(word.isascii() and word.isdigit() for word in words):
+            raise ValueError
+        return tuple(map(int, words))
+    except ValueError:  # also of more digits than Python reads
         raise UsageError(
             f"{text!r} is not a list of token ids", hint='write integers with commas or spaces between, such as "3,14"'
         ) from None

@@ -34,7 +34,8 @@ def command(
     resume a demo that was stopped.
 
     With --store: builds a store from the n-grams of the text with made-up rows, looks all of the text up, checks every row,
-    changes it, compacts it and verifies it. Exit status 1 if anything was wrong.
+    changes it, compacts it and verifies it. Exit status 1 if anything was wrong. A build that was stopped begins again; a
+    store that is there is left alone, and refused.
 
     \b
     Examples:

@@ -117,7 +117,7 @@ def _rows_of(ids_M: np.ndarray) -> np.ndarray:
 
 
 def _build(path: Path, ngrams: np.ndarray, lengths: np.ndarray, ids: np.ndarray) -> tuple[dict[str, Any], str, None]:
-    with ngs.build(path, dim=_DIM, max_n=_MAX_N, codec="int8") as builder:
+    with ngs.build(path, dim=_DIM, max_n=_MAX_N, codec="int8", restart=True) as builder:
         for at in range(0, len(ids), 1 << 14):
             part = slice(at, at + (1 << 14))
             builder.add((ngrams[part], lengths[part]), _rows_of(ids[part]))

@@ -14,7 +14,10 @@ Made from the commands' own `--help` by `python -m ngramstore.cli.document`; a t
 
 Results go to stdout, messages and progress bars to stderr. `--json` prints one JSON object. Exit status: 0 success, 1 a check found
 faults or something was lost, 2 wrong use or an error that the message explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C (`train`: or
-SIGTERM). `ngramstore --verbose COMMAND` shows the traceback of an error.
+SIGTERM), 141 nobody reads stdout any more, as behind `| head`. `ngramstore --verbose COMMAND` shows the traceback of an error.
+
+`eval "$(_NGRAMSTORE_COMPLETE=bash_source ngramstore)"` in `~/.bashrc` completes commands and options; `zsh_source` and `fish_source` are
+for the other shells. Where stderr is no terminal, a bar is written every 30 s.
 """
 _WIDTH = 110
 

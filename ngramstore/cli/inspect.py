@@ -29,7 +29,8 @@ def command(
     """Show what lies on disk. Without an option: the manifest, and the header of every file, field by field.
 
     --block lists the rows of a block: ID, n-gram, where each is stored. --row and --ngram show one row: its place, the hex of
-    its stored bytes, whether its checksum is right, and its values.
+    its stored bytes, whether its checksum is right, and its values. An n-gram that is not stored is reported as such; that is
+    not an error.
 
     \b
     Examples:
@@ -76,8 +77,11 @@ def _print(result: dict[str, Any]) -> None:
         ]
         click.echo(f"{result['file']}: block {result['block']}")
         click.echo(table(("row", "ID", "n-gram", "at byte", "stored", "good"), lines))
+    elif not result.get("found", True):
+        click.echo(f"the n-gram {_words(result['ngram'])} is not stored; its ID is {result['id']}")
     else:
-        _print_fields(f"row {result['row']} of {result['file']}", result)
+        shown = {name: value for name, value in result.items() if name != "found"}
+        _print_fields(f"row {result['row']} of {result['file']}", shown)
 
 
 def _store(view: Any) -> dict[str, Any]:
@@ -134,8 +138,8 @@ def _of_ngram(view: Any, ngram: tuple[int, ...]) -> dict[str, Any]:
     ids = ngram_ids(tokens, lengths, spec.seed)
     key = int(view.find(ids)[0])
     if key < 0:
-        raise UsageError(f"the n-gram {ngram} is not stored; its ID is 0x{int(ids[0]):016x}", hint="see `lookup`")
-    return _row(view, view.layer_of(key >> RANK_BITS), key & RANK_MASK)
+        return {"found": False, "ngram": list(ngram), "id": f"0x{int(ids[0]):016x}"}
+    return {"found": True} | _row(view, view.layer_of(key >> RANK_BITS), key & RANK_MASK)
 
 
 def _row(view: Any, layer: Any, number: int) -> dict[str, Any]:

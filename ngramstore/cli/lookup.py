@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ngramstore.cli.common import as_ngram, emit, json_option, row_text, table, trust_option
 from ngramstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ngramstore.serve.store import Store
+
+_PART_TOKENS = 1 << 14
+"""Rows of so many tokens are held at once."""
 
 
 @click.command(name="lookup", short_help="The longest stored n-gram at each token.")
@@ -35,6 +45,10 @@ def command(store: Path, text: str | None, with_rows: bool, trust_external: bool
 
     import ngramstore as ngs
 
+    if with_rows and not as_json:
+        raise UsageError(
+            "--rows is for --json", hint="add --json, or leave it out: the first values are printed anyway"
+        )
     if text is None and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is no number either, and is refused as that
     lines = [text] if text is not None else (sys.stdin.readlines() if sys.stdin is not None else [])
@@ -43,17 +57,39 @@ def command(store: Path, text: str | None, with_rows: bool, trust_external: bool
         raise UsageError("no tokens", hint='give --tokens "1 2 3", or sequences on stdin')
     results: list[dict] = []
     with ngs.open(store, trust_external=trust_external) as opened:
+        if not opened.spec.is_ngram:
+            raise UsageError(f"{store} addresses rows by number", hint="use `ngramstore get --row`")
         for tokens in sequences:
-            hit = opened.lookup(np.array(tokens))
-            result: dict = {"tokens": list(tokens), "length": hit.length.tolist()}
-            if as_json:
-                results.append(result | ({"rows": hit.rows.tolist()} if with_rows else {}))
+            if not as_json:
+                click.echo(_shown(opened, tokens))
                 continue
-            cells = []
-            for at, (token, length, row) in enumerate(zip(tokens, hit.length.tolist(), hit.rows, strict=True)):
-                ngram = " ".join(map(str, tokens[at + 1 - length : at + 1])) if length else "-"
-                norm = f"{np.linalg.norm(row):.4g}" if length else "-"
-                cells.append((at, token, length, ngram, norm, row_text(row, 4) if length else ""))
-            click.echo(table(("position", "token", "length", "n-gram", "norm", "row"), cells))
+            result: dict = {"tokens": list(tokens), "length": opened.match_ids(np.array(tokens))[1].tolist()}
+            if with_rows:
+                result["rows"] = [row.tolist() for _, _, row in _found(opened, tokens)]
+            results.append(result)
     if as_json:
         emit({"store": str(store), "sequences": results})
+
+
+def _shown(store: Store, tokens: tuple[int, ...]) -> str:
+    """A table for people, a line for each token."""
+    import numpy as np
+
+    cells = []
+    for at, length, row in _found(store, tokens):
+        ngram = " ".join(map(str, tokens[at + 1 - length : at + 1])) if length else "-"
+        norm = f"{np.linalg.norm(row):.4g}" if length else "-"
+        cells.append((at, tokens[at], length, ngram, norm, row_text(row, 4) if length else ""))
+    return table(("position", "token", "length", "n-gram", "norm", "row"), cells)
+
+
+def _found(store: Store, tokens: tuple[int, ...]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(position, length, row (D,) f32) of each token; looked up in parts, each with the tokens that an n-gram reaches back to."""
+    import numpy as np
+
+    tokens_T = np.array(tokens)
+    for first in range(0, len(tokens), _PART_TOKENS):
+        begin = max(0, first - store.max_n + 1)
+        hit = store.lookup(tokens_T[begin : first + _PART_TOKENS])
+        lengths, rows_TD = hit.length[first - begin :].tolist(), hit.rows[first - begin :]
+        yield from zip(range(first, first + len(lengths)), lengths, rows_TD, strict=True)

@@ -24,7 +24,16 @@ GROUPS = {
     "A model and its table": ("mine", "train", "export", "evaluate", "generate"),
     "Stores from rows, from checkpoints": ("build", "import", "keys", "sizes"),
     "Inspect a store, bring its rows into memory": ("get", "lookup", "inspect", "stats", "trace", "warm"),
-    "Maintain a store; try everything": ("verify", "repair", "compact", "backup", "warmup", "demo"),
+    "Change and maintain a store; try everything": (
+        "put",
+        "dump",
+        "verify",
+        "repair",
+        "compact",
+        "backup",
+        "warmup",
+        "demo",
+    ),
 }
 """The commands of this project as help and README list them."""
 _REST = "From other packages"
@@ -32,6 +41,8 @@ CORE_COMMANDS = {
     "demo": "Show everything working, on text from this machine.",
     "mine": "Find the most frequent n-grams of a corpus.",
     "build": "Pack rows into a new store.",
+    "put": "Insert, replace or delete rows of a store.",
+    "dump": "Write n-grams and rows as files that build reads.",
     "get": "Rows of n-grams, or of row numbers.",
     "lookup": "The longest stored n-gram at each token.",
     "inspect": "Show a store, a block or a row in readable form.",
@@ -58,6 +69,8 @@ _EXIT_WRONG_USE = 2
 _EXIT_BUG = 3
 _EXIT_STOPPED = 130  # as for a program that Ctrl-C ended
 _EXIT_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+_LESS_MEMORY = "where the command has --batch or --memory, give less there; or free memory"
+_LOG_SECONDS = "30"  # between two states of a bar
 
 
 class Commands(click.Group):
@@ -103,37 +116,60 @@ class Commands(click.Group):
                 with formatter.section(group):
                     formatter.write_dl(lines)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except OSError as error:  # of --help and --version, which print before anything is invoked
+            raise click.exceptions.Exit(_system_error(error)) from error
+
     def invoke(self, ctx: click.Context) -> Any:
+        verbose = bool(ctx.params.get("verbose"))
         if sys.stdout is None:
-            ctx.exit(_tell(ctx, "stdout is closed", "results go there: send it to a file, or to /dev/null"))
+            ctx.exit(_tell("stdout is closed", "results go there: send it to a file, or to /dev/null"))
         if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes; as Python does for stderr
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes stdout once more
-            code = _EXIT_PIPE
         except NgramStoreError as error:
-            code = _tell(ctx, error.message, error.hint)
+            code = _tell(error.message, error.hint, verbose)
         except OSError as error:
-            code = _tell(ctx, str(error), "")
+            code = _system_error(error, verbose)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             code = _EXIT_STOPPED
         except Exception as error:
             missing = _missing_extra(ctx.invoked_subcommand, error)
             if missing is not None:
-                code = _tell(ctx, missing.message, missing.hint)
+                code = _tell(missing.message, missing.hint, verbose)
+            elif _is_out_of_memory(error):
+                code = _tell(f"out of memory: {error}".rstrip(": "), _LESS_MEMORY, verbose)
             else:
                 _tell(
-                    ctx,
                     f"{type(error).__name__}: {error}",
-                    "this is a bug in ngramstore: please report what --verbose shows",
+                    "this is a bug in ngramstore: please report what `ngramstore --verbose COMMAND ...` shows",
+                    verbose,
                 )
                 code = _EXIT_BUG
         ctx.exit(code)
+
+
+def _system_error(error: OSError, verbose: bool = False) -> int:
+    """The exit status for it. Said, unless it is a pipe that nobody reads any more: `| head` is no error."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # the exit flushes stdout once more, and would say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _EXIT_PIPE if isinstance(error, BrokenPipeError) else _tell(str(error), "", verbose)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """numpy's error is a MemoryError; PyTorch has one of its own for accelerators, and for the CPU a RuntimeError."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_torch)
 
 
 def _missing_extra(command: str | None, error: Exception) -> MissingExtra | None:
@@ -152,8 +188,8 @@ def _short(name: str) -> str:
     return CORE_COMMANDS.get(name) or _OTHERS.get(name) or f"From {_entry_points()[name].value.partition('.')[0]}."
 
 
-def _tell(ctx: click.Context, message: str, hint: str) -> int:
-    if ctx.params.get("verbose") and sys.exc_info()[0] is not None:
+def _tell(message: str, hint: str, verbose: bool = False) -> int:
+    if verbose and sys.exc_info()[0] is not None:
         click.echo(traceback.format_exc(), err=True, nl=False)
     click.echo(f"error: {message}", err=True)
     if hint:
@@ -184,14 +220,26 @@ def cli(verbose: bool) -> None:
     Results go to stdout, messages and progress bars to stderr; --json prints one JSON object, null where a number is
     NaN or infinite.
     Exit status: 0 success, 1 a check found faults or something was lost, 2 wrong use or an error that the message
-    explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C.
+    explains, 3 a bug in ngramstore, 130 stopped by Ctrl-C, 141 nobody reads stdout any more (a pipe was closed).
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
 
 
 def main() -> None:
     """Run the command line; does not return."""
+    if sys.stderr is None:
+        _stand_in_for_stderr()
+    if not sys.stderr.isatty():  # a log, where bars would write ten times a second; tqdm reads this when it is imported
+        for name in ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):
+            os.environ.setdefault(name, _LOG_SECONDS)
     cli(prog_name="ngramstore")
+
+
+def _stand_in_for_stderr() -> None:
+    """Where stderr is closed: messages and bars need a stream, and no file of ours may be given its number."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.set_inheritable(2, True)  # `dup2` of a number to itself does not make it so
+    sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
 
 
 __all__ = ["cli", "main"]

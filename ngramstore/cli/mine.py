@@ -78,7 +78,7 @@ def command(out: Path, as_json: bool, plot: Path | None, **options: Any) -> None
     if corpus.tokenizer is not None:
         paths["tokenizer"] = str(out.with_name(out.name + ".tokenizer.json"))
     vocabulary = _mine(corpus, out, work, options, paths.get("tokenizer"))
-    found = report(vocabulary, corpus)
+    found = report(vocabulary, corpus, progress=not options["quiet"])
     if plot is not None:
         found.plot(plot)
         paths["plot"] = str(plot)
@@ -95,9 +95,10 @@ def _check(out: Path, plot: Path | None, options: dict[str, Any]) -> Path:
     """Refuse what cannot work before anything is read. Returns the folder for intermediate files."""
     from ngramstore.mine.miner import check_options
     from ngramstore.mine.reports import check_plot
+    from ngramstore.mine.vocab_file import VOCAB_MAGIC
     from ngramstore.mine.work import refuse_foreign
 
-    require_place(out)
+    require_place(out, "vocabulary", VOCAB_MAGIC)
     work = options["work"] or out.with_name(out.name + ".work")
     for name, file in (("--out", out), ("--plot", plot)):
         if file is not None and work.absolute() in file.absolute().parents:

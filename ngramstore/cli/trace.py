@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from ngramstore.cli.model_files import read_token_map, read_tokenizer
 from ngramstore.errors import UsageError
 
 if TYPE_CHECKING:
+    from ngramstore.mine import TokenShards
     from ngramstore.serve.store import Store
     from ngramstore.store.trace import Trace
 
@@ -63,7 +65,9 @@ def command(
       ngramstore trace ple/ tokens.npy --out hot.ngt --trust-external
       ngramstore trace DeepSeek-V4.1-Flash/config.json logs/ --tokenizer DeepSeek-V4.1-Flash/ --out hot.ngt
     """
-    require_place(out)
+    from ngramstore.store.trace import TRACE_MAGIC  # here, so that --help needs no numpy
+
+    require_place(out, "trace", TRACE_MAGIC)
     if top is not None and top < 1:
         raise UsageError(f"--top is {top}", hint="keep one row at least, or leave it out for all")
     trace, slot_bytes = _recorded(source, inputs, quiet, options)
@@ -137,7 +141,7 @@ def _of_store(store: Store, inputs: tuple[Path, ...], quiet: bool, options: dict
     with tempfile.TemporaryDirectory(prefix="ngramstore-trace-") as cache:
         corpus = _corpus(inputs, cache, quiet, options)
         require_tokenizer(str(store.path), store.metadata, corpus.tokenizer_id)
-        return record_matches(store, corpus.documents(), max_entries=options["max_entries"])
+        return _with_bar(record_matches, store, corpus, quiet, options)
 
 
 def _of_keys(
@@ -165,11 +169,20 @@ def _of_keys(
         assert spec is not None
         keys = keys_from_spec(spec, token_map=token_map)
     with tempfile.TemporaryDirectory(prefix="ngramstore-trace-") as cache:
-        documents = _corpus(inputs, cache, quiet, options).documents()
-        return record_rows(keys, documents, max_entries=options["max_entries"])
+        return _with_bar(record_rows, keys, _corpus(inputs, cache, quiet, options), quiet, options)
 
 
-def _corpus(inputs: tuple[Path, ...], cache: str, quiet: bool, options: dict[str, Any]) -> Any:
+def _with_bar(
+    record: Callable[..., Trace], asks: Any, corpus: TokenShards, quiet: bool, options: dict[str, Any]
+) -> Trace:
+    """What `asks`, a store or keys, is asked for on the corpus."""
+    from tqdm import tqdm
+
+    with tqdm(total=corpus.num_tokens, unit="token", unit_scale=True, desc="trace", disable=quiet) as bar:
+        return record(asks, corpus.documents(), max_entries=options["max_entries"], on_progress=bar.update)
+
+
+def _corpus(inputs: tuple[Path, ...], cache: str, quiet: bool, options: dict[str, Any]) -> TokenShards:
     from ngramstore.mine import open_corpus
 
     return open_corpus(

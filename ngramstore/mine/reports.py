@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ngramstore.errors import MissingExtra, UsageError
 from ngramstore.mine.shards import TokenShards, held_out_spans, inside
@@ -104,8 +105,11 @@ def check_plot(path: Path) -> None:
         raise UsageError(f"the plot cannot be written to {str(path)!r}: there is no folder {str(path.parent)!r}")
 
 
-def report(vocabulary: Vocabulary, corpus: TokenShards, held_out: float | None = None) -> Report:
+def report(
+    vocabulary: Vocabulary, corpus: TokenShards, held_out: float | None = None, *, progress: bool = False
+) -> Report:
     """Tag the corpus and count: held_out is the fraction that mining left out (None: what the vocabulary says).
+    progress: a bar on stderr.
 
     Raises UsageError where the vocabulary and the corpus have different tokenizers.
     """
@@ -113,11 +117,13 @@ def report(vocabulary: Vocabulary, corpus: TokenShards, held_out: float | None =
     fraction = vocabulary.held_out if held_out is None else held_out
     lengths_M = vocabulary.ngrams[1]
     mined, left_out = np.zeros(vocabulary.max_n + 1, np.int64), np.zeros(vocabulary.max_n + 1, np.int64)
-    for shard, spans in zip(corpus.shards, held_out_spans(corpus, fraction), strict=True):
-        for begin, matched_T, _ in vocabulary.tag_pieces(shard.tokens(), shard.starts()):
-            is_out_T = inside(spans, begin, begin + len(matched_T))
-            mined += np.bincount(matched_T[~is_out_T], minlength=len(mined))
-            left_out += np.bincount(matched_T[is_out_T], minlength=len(mined))
+    with tqdm(total=corpus.num_tokens, unit="token", unit_scale=True, desc="coverage", disable=not progress) as bar:
+        for shard, spans in zip(corpus.shards, held_out_spans(corpus, fraction), strict=True):
+            for begin, matched_T, _ in vocabulary.tag_pieces(shard.tokens(), shard.starts()):
+                is_out_T = inside(spans, begin, begin + len(matched_T))
+                mined += np.bincount(matched_T[~is_out_T], minlength=len(mined))
+                left_out += np.bincount(matched_T[is_out_T], minlength=len(mined))
+                bar.update(len(matched_T))
     by_length = np.bincount(lengths_M, minlength=vocabulary.max_n + 1)
     return Report(
         num_ngrams=len(vocabulary),

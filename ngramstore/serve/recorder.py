@@ -137,8 +137,17 @@ class Recorder:
         self._table_C2, self._used = table_C2, len(kept_N2)
 
 
-def record_rows(keys: Keys, documents: Iterable[np.ndarray], *, max_entries: int = DEFAULT_ENTRIES) -> Trace:
-    """What a model with these keys asks for on documents of token ids, (T,) integers each. Reads no rows."""
+def record_rows(
+    keys: Keys,
+    documents: Iterable[np.ndarray],
+    *,
+    max_entries: int = DEFAULT_ENTRIES,
+    on_progress: Callable[[int], object] | None = None,
+) -> Trace:
+    """What a model with these keys asks for on documents of token ids, (T,) integers each. Reads no rows.
+
+    on_progress: called with the number of tokens of each step.
+    """
     recorder = Recorder("row", keys.num_rows, max_entries=max_entries)
     for tokens_T in documents:
         history = None
@@ -146,11 +155,22 @@ def record_rows(keys: Keys, documents: Iterable[np.ndarray], *, max_entries: int
             part = tokens_T[None, at : at + _STEP_TOKENS].astype(np.int64)
             recorder.add(keys.rows(part, history).reshape(-1))
             history = keys.advance(part, history)
+            if on_progress is not None:
+                on_progress(part.shape[1])
     return recorder.result()
 
 
-def record_matches(store: Lookups, documents: Iterable[np.ndarray], *, max_entries: int = DEFAULT_ENTRIES) -> Trace:
-    """The n-grams that the longest match finds on documents of token ids. Reads the index, no rows."""
+def record_matches(
+    store: Lookups,
+    documents: Iterable[np.ndarray],
+    *,
+    max_entries: int = DEFAULT_ENTRIES,
+    on_progress: Callable[[int], object] | None = None,
+) -> Trace:
+    """The n-grams that the longest match finds on documents of token ids. Reads the index, no rows.
+
+    on_progress: called with the number of tokens of each step.
+    """
     recorder = Recorder("ngram", store.spec.seed, max_entries=max_entries)
     reach = store.max_n - 1
     for tokens_T in documents:
@@ -158,4 +178,6 @@ def record_matches(store: Lookups, documents: Iterable[np.ndarray], *, max_entri
             begin = max(0, at - reach)
             ids_T, lengths_T = store.match_ids(tokens_T[begin : at + _STEP_TOKENS])
             recorder.add(ids_T[at - begin :][lengths_T[at - begin :] > 0])
+            if on_progress is not None:
+                on_progress(len(ids_T) - (at - begin))
     return recorder.result()

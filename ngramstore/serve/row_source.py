@@ -205,7 +205,7 @@ class RowSource:
         staging = np.empty(count * slot_bytes, np.uint8)
         lengths, status = np.zeros(count, np.int64), np.empty(count, np.uint8)
         num_bad, num_frames, num_bytes = native.read_rows(
-            self.view.file_table, keys_U, seeds_U, slot_bytes, True, staging, lengths, status
+            self.view.file_table, keys_U, seeds_U, slot_bytes, staging, lengths, status
         )
         if num_bad < 0:
             raise AssertionError(f"rows of layers {np.unique(keys_U >> RANK_BITS)} asked of {self.view.file_serials}")

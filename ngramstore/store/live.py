@@ -50,9 +50,7 @@ def _replaced_rows(
     row_bytes = view.manifest.spec.codec.row_bytes
     stored = np.empty((len(keys_M), row_bytes + CHECKSUM_BYTES), np.uint8)
     lengths, status = np.zeros(len(keys_M), np.int64), np.empty(len(keys_M), np.uint8)
-    num_bad, _, _ = read_rows(
-        view.file_table, keys_M, seeds_M, stored.shape[1], True, stored.reshape(-1), lengths, status
-    )
+    num_bad, _, _ = read_rows(view.file_table, keys_M, seeds_M, stored.shape[1], stored.reshape(-1), lengths, status)
     if num_bad:
         bad = numbers_M[status != 0].tolist()
         begin = int(overlay.places(int(keys_M[status != 0][0] & RANK_MASK), 1)[0][0])

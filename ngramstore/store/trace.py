@@ -22,7 +22,7 @@ from ngramstore.layout import Field, Layout
 from ngramstore.options import is_whole
 
 TRACE_VERSION = 1
-_MAGIC = b"ngtrace\x1a"
+TRACE_MAGIC = b"ngtrace\x1a"
 _CRC_BYTES = 4
 _ADDRESSINGS = ("row", "ngram")
 """By the number that stands in the file: not to be reordered."""
@@ -78,7 +78,7 @@ class Trace:
                 data = path.read_bytes()
         except FileNotFoundError:
             raise UsageError(f"there is no file {str(path)!r}", hint="`ngramstore trace` writes traces") from None
-        if data[:8] != _MAGIC:
+        if data[:8] != TRACE_MAGIC:
             raise NotAStore(
                 f"{path} is not a trace: it begins with {data[:8]!r}", hint="`ngramstore trace` writes traces"
             )
@@ -133,7 +133,7 @@ class Trace:
         if path.is_dir():
             raise UsageError(f"{str(path)!r} is a directory, not a place for a trace", hint="name a file in it")
         head = TRACE_HEADER.pack(
-            magic=_MAGIC,
+            magic=TRACE_MAGIC,
             version=TRACE_VERSION,
             addressing=_ADDRESSINGS.index(self.addressing),
             reserved=0,

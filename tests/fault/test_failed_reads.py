@@ -25,10 +25,8 @@ def fail_reads(monkeypatch) -> Callable[[], list[int]]:
     """Once it is called, the kernel fails to read every third row of a batch; it returns how many of each, as they come."""
     read_rows, counts = native.read_rows, []
 
-    def fail_some(table, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, status_U):
-        num_bad, num_packed, num_bytes = read_rows(
-            table, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, status_U
-        )
+    def fail_some(table, keys_U, seeds_U, slot_bytes, staging, lengths_U, status_U):
+        num_bad, num_packed, num_bytes = read_rows(table, keys_U, seeds_U, slot_bytes, staging, lengths_U, status_U)
         failed = np.flatnonzero(status_U == native.GOOD)[::3]
         num_packed -= np.count_nonzero(lengths_U[failed] < slot_bytes - 4)
         status_U[failed] = native.CUT_SHORT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -46,6 +47,13 @@ def test_every_name_that_a_package_offers_is_on_it(package):
     names = {prefix + name for name in import_module(package).__all__}
     elsewhere = {"Builder": "build", "errors": "Errors"} if package == "ngramstore" else {}
     assert {elsewhere.get(name, name) for name in names} - headings == set()
+
+
+@pytest.mark.parametrize("package", ["ngramstore.mine", "ngramstore_torch", "ngramstore_transformers"])
+def test_no_module_of_a_package_has_a_name_that_it_offers(package):
+    """Importing such a module would put it in the place of what is found on first use."""
+    found = import_module(package)
+    assert {module.name for module in iter_modules(found.__path__)} & set(found.__all__) == set()
 
 
 def test_every_error_is_on_it():

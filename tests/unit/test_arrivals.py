@@ -74,5 +74,5 @@ def test_rows_of_a_layer_that_is_not_there_are_told_not_searched_for():
         keys = np.array([serial << native_index.RANK_BITS], np.int64)
         for module in (native_rows, reference_rows):
             staging, lengths, status = np.empty(8, np.uint8), np.zeros(1, np.int64), np.zeros(1, np.uint8)
-            told = module.read_rows(layers, keys, np.zeros(1, np.uint64), 8, True, staging, lengths, status)
+            told = module.read_rows(layers, keys, np.zeros(1, np.uint64), 8, staging, lengths, status)
             assert told == (-1, 0, 0)

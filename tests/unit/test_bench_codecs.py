@@ -204,7 +204,7 @@ def test_8_bit_scales_lose_less_than_any_variant_of_int4_of_about_as_many_bits()
 
 
 def test_the_page_is_made_from_the_json_that_is_there():
-    wanted = codecs_report.section_of(codecs.RESULT)
+    wanted = codecs_report.section(json.loads(codecs.RESULT.read_text()))
     assert wanted in codecs_report.PAGE.read_text(), "run `python -m bench codecs --page-only`"
 
 
@@ -217,8 +217,7 @@ def test_a_result_becomes_a_section_with_its_tables_and_costs(tmp_path):
         "tables": tables,
         "summary": codecs_report.summary(tables),
     }
-    (tmp_path / "codecs.json").write_text(json.dumps(result))
-    section = codecs_report.section_of(tmp_path / "codecs.json")
+    section = codecs_report.section(result)
     assert "| f, n | 4.00 |" in section
     assert "- code seed=0: 5 rows, 3.0000 nats with f32 rows; kurtosis 3." in section
     assert "warning: busy" in codecs_report.text(result)

@@ -22,7 +22,7 @@ import ngramstore as ngs
 from ngramstore.cli import common
 from ngramstore.cli.main import _OTHERS, CORE_COMMANDS, GROUPS, cli
 from ngramstore.codec.registry import codec_from_spec
-from ngramstore.errors import MissingExtra
+from ngramstore.errors import MissingExtra, UsageError
 
 NGRAMS = all_ngrams(3, (1, 2, 3))
 ROWS = rows_of(range(len(NGRAMS)), 8)
@@ -67,6 +67,26 @@ def test_build_get_and_lookup_agree_with_the_input(stores):
     assert looked_up["length"] == [1, 2, 0, 1]
     assert looked_up["rows"][1] == ROWS[NGRAMS.index((1, 2))].tolist()
     assert "1 2" in run("lookup", by_ngram, input="1 2\n3\n")
+
+
+def test_lookup_in_parts_answers_as_the_store_does_at_once(stores, monkeypatch):
+    tokens = [1, 2, 3, 9, 1, 1, 2, 9, 9, 3, 2, 1, 3]
+    with ngs.open(stores[0]) as store:
+        hit = store.lookup(np.array(tokens))
+    words = ("lookup", stores[0], "--tokens", " ".join(map(str, tokens)))
+    table = run(*words)
+    for part_tokens in (1, 2, 5, 13):
+        monkeypatch.setattr("ngramstore.cli.lookup._PART_TOKENS", part_tokens)
+        (found,) = run_json(*words, "--rows")["sequences"]
+        assert (found["length"], found["rows"]) == (hit.length.tolist(), hit.rows.tolist())
+        assert run(*words) == table
+    monkeypatch.setattr(ngs.Store, "lookup", lambda *_, **__: pytest.fail("reads rows"))
+    assert run_json(*words)["sequences"] == [{"tokens": tokens, "length": hit.length.tolist()}]
+
+
+def test_lookup_takes_ngrams_and_shows_rows_as_json_only(stores):
+    assert "use `ngramstore get --row`" in run("lookup", stores[1], "--tokens", "1 2", code=2)
+    assert "--rows is for --json" in run("lookup", stores[0], "--tokens", "1 2", "--rows", code=2)
 
 
 def test_codes_with_scales_are_kept_bit_for_bit(tmp_path):
@@ -163,7 +183,10 @@ def test_stats_inspect_and_sizes_tell_what_is_there(stores):
     assert len(run_json("inspect", by_ngram, "--block", 0)["rows"]) == len(NGRAMS)
     row = run_json("inspect", by_ngram, "--ngram", "2 1")
     assert row["values"] == ROWS[NGRAMS.index((2, 1))].tolist()
-    assert row["ngram"] == [2, 1] and row["is_good"]
+    assert row["ngram"] == [2, 1] and row["is_good"] and row["found"]
+    absent = run_json("inspect", by_ngram, "--ngram", "9 9")
+    assert (absent["found"], absent["ngram"]) == (False, [9, 9])
+    assert f"9 9 is not stored; its ID is {absent['id']}" in run("inspect", by_ngram, "--ngram", "9 9")
     assert bytes.fromhex(row["stored_hex"]) == ROWS[NGRAMS.index((2, 1))].tobytes()
     assert run_json("inspect", by_row, "--row", 4)["values"] == ROWS[4].tolist()
     for arguments in ((), ("--block", 0), ("--row", 0)):
@@ -212,6 +235,11 @@ def test_demo_of_the_store_is_right_in_every_step(tmp_path):
     assert result["change"] == result["change"] | {"put": 1000, "reader_sees_it_after_refresh": True}
     assert result["verify"]["faults"] == []
     assert run_json("stats", tmp_path / "out" / "store")["rows"] == result["compact"]["rows"]
+    again = ("demo", "--store", tmp_path / "text", "--out", tmp_path / "out")
+    assert "already holds a store" in run(*again, code=2)
+    (tmp_path / "out" / "store" / "MANIFEST").unlink()
+    (tmp_path / "out" / "store" / "BUILDING").write_text("{}\n")  # as if it had been killed
+    assert run_json(*again)["verify"]["faults"] == []
 
 
 def test_help_lists_every_command_without_importing_any():
@@ -337,6 +365,25 @@ def test_a_bug_of_ours_is_told_apart(monkeypatch, stores):
     assert "ZeroDivisionError: impossible" in result.stderr and "bug" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 9 TiB"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["python", "numpy", "cuda", "cpu"],
+)
+def test_too_little_memory_is_no_bug(monkeypatch, stores, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr("ngramstore.store.repair.check.examine", fail)
+    said = run("verify", stores[0], code=2)
+    assert said.startswith("error: out of memory") and "--batch or --memory" in said and "bug" not in said
+
+
 def test_ctrl_c_is_told_apart_from_faults_found(monkeypatch, stores):
     def stop(*args, **options):
         raise KeyboardInterrupt
@@ -366,10 +413,37 @@ def test_long_work_shows_a_bar_on_stderr_unless_told_to_be_quiet(tmp_path, store
             assert CliRunner().invoke(cli, ["verify", str(path), "--quiet"]).stderr == ""
 
 
-def test_a_closed_pipe_is_quiet(stores):
-    command = f"{sys.executable} -m ngramstore inspect {stores[0]} --block 0 --json | true"
-    done = subprocess.run(["bash", "-c", command], env=_environment(), capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+@pytest.mark.parametrize("words", ["inspect {} --block 0 --json", "--help", "--version", "get --help"])
+def test_a_closed_pipe_is_quiet_and_a_full_disk_is_said(stores, words):
+    command = [sys.executable, "-m", "ngramstore", *words.format(stores[0]).split()]
+
+    def ends(stdout: int) -> tuple[int, str]:
+        done = subprocess.run(
+            command, env=_environment(), stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+        )
+        os.close(stdout)
+        return done.returncode, done.stderr
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert ends(writer) == (141, "")
+    if os.path.exists("/dev/full"):
+        code, said = ends(os.open("/dev/full", os.O_WRONLY))
+        assert code == 2 and said.startswith("error: ") and said.count("\n") == 1, said
+
+
+def test_a_bar_in_a_log_is_written_now_and_then():
+    code = (
+        "import sys; sys.argv[1:] = ['--version']\n"
+        "from ngramstore.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "from tqdm import tqdm; bar = tqdm(); print(bar.mininterval, bar.maxinterval)"
+    )
+    for given, wanted in (({}, "30.0 30.0"), ({"TQDM_MININTERVAL": "5"}, "5.0 30.0")):
+        env = _environment() | given
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == wanted
 
 
 @pytest.mark.slow
@@ -393,7 +467,17 @@ def test_sizes_are_written_as_people_write_them(text, size):
     assert common.ByteSize().convert(text, None, None) == size
 
 
-@pytest.mark.parametrize(("text", "count"), [("1B", 10**9), ("2.5M", 2_500_000), ("100k", 100_000), ("1,000", 1000)])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1B", 10**9),
+        ("2.5M", 2_500_000),
+        ("100k", 100_000),
+        ("1,000", 1000),
+        ("12,345,678", 12_345_678),
+        ("1,000.5k", 1_000_500),
+    ],
+)
 def test_counts_are_written_as_people_write_them(text, count):
     assert common.Count().convert(text, None, None) == count
 
@@ -403,6 +487,19 @@ def test_other_words_are_no_size(text):
     for kind in (common.ByteSize(), common.Count()):
         with pytest.raises(click.BadParameter):
             kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["2,5M", "1,00", "1,0000", "1000,000", ",100", "1,,000", "1,000,5"])
+def test_a_comma_is_no_decimal_point(text):
+    with pytest.raises(click.BadParameter, match="is not a count"):
+        common.Count().convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["3_14", "-3", "+3", "3.0", "٣", "3;14", "1, x"])
+def test_token_ids_are_written_in_digits(text):
+    with pytest.raises(UsageError, match="is not a list of token ids"):
+        common.as_ngram(text)
+    assert common.as_ngram("[3, 14]\n") == common.as_ngram("3 14") == (3, 14)
 
 
 def _environment() -> dict[str, str]:
@@ -424,7 +521,7 @@ def test_files_read_in_many_pieces_give_the_same_store(tmp_path, inputs, monkeyp
         return [files_of(tmp_path / f"{name}-{letter}") for letter in "abc"]
 
     whole = built("whole")
-    monkeypatch.setattr("ngramstore.cli.build._CHUNK_BYTES", 320)  # five rows of codes, ten of numbers
+    monkeypatch.setattr("ngramstore.cli.row_input.PART_BYTES", 320)  # five rows of codes, seven of numbers and n-grams
     assert built("pieces") == whole
 
 

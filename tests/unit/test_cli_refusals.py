@@ -4,6 +4,7 @@ no streams."""
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -119,12 +120,60 @@ def test_a_cut_trace_is_to_be_recorded_again(store, tmp_path):
     assert done.exit_code == 2 and "record it again" in done.output and "repair" not in done.output
 
 
-@pytest.mark.parametrize(("stream", "wanted"), [("<&-", "no tokens"), (">&-", "stdout is closed")])
-def test_closed_streams_are_said(tmp_path, stream, wanted):
+@pytest.mark.parametrize(
+    ("words", "code", "wanted"),
+    [
+        ("lookup {} <&-", 2, "no tokens"),
+        ("lookup {} >&-", 2, "stdout is closed"),
+        ("verify {} 2>&-", 0, "all is well"),  # with a bar that nobody sees
+    ],
+)
+def test_closed_streams_are_said(tmp_path, words, code, wanted):
     path = build(tmp_path / "s", some_ngrams(5), some_rows(5))
-    command = f"{sys.executable} -m ngramstore lookup {path} {stream}"
+    command = f"{sys.executable} -m ngramstore {words.format(path)}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, input="", check=False)
-    assert done.returncode == 2 and wanted in done.stderr, done.stderr
+    assert done.returncode == code and wanted in done.stdout + done.stderr, done
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_file_of_ours_gets_the_number_of_a_closed_stderr():
+    code = (
+        "import os\nfrom ngramstore.cli import main as module\n"
+        "module.cli = lambda **_: print(os.path.realpath('/proc/self/fd/2'), os.get_inheritable(2))\nmodule.main()"
+    )
+    command = f"{sys.executable} -c {shlex.quote(code)} 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "/dev/null True\n"
+
+
+@pytest.mark.parametrize("command", ["mine", "trace"])
+def test_an_out_that_holds_something_else_is_refused_before_the_work(tmp_path, command, monkeypatch):
+    """`mine --out corpus/*` names a file of the corpus."""
+    monkeypatch.setattr("ngramstore.mine.corpus.open_corpus", lambda *_, **__: pytest.fail("reads the corpus"))
+    monkeypatch.setattr("ngramstore.mine.open_corpus", lambda *_, **__: pytest.fail("reads the corpus"))
+    tokens = tmp_path / "tokens.npy"
+    np.save(tokens, np.arange(9, dtype=np.uint16))
+    before = tokens.read_bytes()
+    given = [build(tmp_path / "s", some_ngrams(5), some_rows(5))] if command == "trace" else []
+    done = run(command, *given, tokens, "--out", tokens)
+    kind = {"mine": "vocabulary", "trace": "trace"}[command]
+    assert done.exit_code == 2 and f"holds something else than a {kind}" in done.stderr, done.stderr
+    assert tokens.read_bytes() == before
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no regular file" in run(command, *given, tokens, "--out", tmp_path / "pipe").stderr
+
+
+@pytest.mark.parametrize("command", ["mine", "trace"])
+def test_an_out_of_the_same_kind_and_an_empty_one_are_replaced(tmp_path, command):
+    np.save(tmp_path / "tokens.npy", np.arange(500, dtype=np.uint16) % 7)
+    given = [build(tmp_path / "s", some_ngrams(5), some_rows(5))] if command == "trace" else []
+    (tmp_path / "out").touch()
+    for _ in range(2):
+        done = run(command, *given, tmp_path / "tokens.npy", "--out", tmp_path / "out")
+        assert done.exit_code == 0, done.output
+        assert {"mine": "coverage:", "trace": "trace:"}[command] in done.stderr  # and shows a bar
+        assert "100%" in done.stderr
+    assert run(command, *given, tmp_path / "tokens.npy", "--out", tmp_path / "out", "--quiet").stderr.count("%|") == 0
 
 
 @pytest.mark.parametrize(("encoding", "name"), [("utf-8:strict", os.fsdecode(b"bad\xff")), ("latin-1:strict", "☃")])

@@ -50,14 +50,14 @@ class Case:
             ):
                 self.table[line, column] = value
 
-    def read(self, ranks, hint=True):
+    def read(self, ranks):
         results = []
         for module in (native, reference):
             staging, lengths = np.zeros(len(ranks) * SLOT, np.uint8), np.full(len(ranks), -5)
             status = np.full(len(ranks), 99, np.uint8)
             keys = (5 << columns.RANK_BITS) | np.array(ranks, np.int64)
             seeds = np.array(ranks, np.uint64)
-            told = module.read_rows(self.table, keys, seeds, SLOT, hint, staging, lengths, status)
+            told = module.read_rows(self.table, keys, seeds, SLOT, staging, lengths, status)
             checked = (self.table[:, columns.SUMS_FD] >= 0)[self.table[:, columns.FIRST_BYTES] > 0].all()
             assert told == (np.count_nonzero(status), 0, len(ranks) * (19 if checked else 15))
             assert (lengths == 15).all()
@@ -83,7 +83,6 @@ def case(tmp_path, request):
 def test_rows_of_both_segments_are_read_alike(case):
     ranks = [0, 19, 20, 49, 21, 0]
     assert case.read(ranks) == [0] * 6
-    assert case.read(ranks, hint=False) == [0] * 6
 
 
 @pytest.mark.parametrize("name", ["codes", "scales", "sums"])
@@ -139,7 +138,7 @@ def test_runs_longer_than_one_read_and_gaps_of_all_sizes(tmp_path):
             staging, lengths = np.zeros(len(ranks) * 712, np.uint8), np.zeros(len(ranks), np.int64)
             status = np.full(len(ranks), 9, np.uint8)
             keys = ranks | (5 << columns.RANK_BITS)
-            assert module.read_rows(table, keys, ranks.astype(np.uint64), 712, True, staging, lengths, status)[0] == 0
+            assert module.read_rows(table, keys, ranks.astype(np.uint64), 712, staging, lengths, status)[0] == 0
             assert (staging.reshape(-1, 712)[:, :708] == wanted[ranks]).all(), (module.__name__, step)
     os.close(fd)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from damage import forge_header
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -304,15 +304,10 @@ def test_a_header_that_lies_under_a_good_checksum_is_refused(tmp_path_factory, n
     directory = tmp_path_factory.mktemp("index")
     entry = written(directory, some_ids(40))
     path = directory / entry.name
-    data = bytearray(path.read_bytes())
-    fields = INDEX_HEADER.unpack(bytes(data[: INDEX_HEADER.size]))
+    fields = INDEX_HEADER.unpack(path.read_bytes()[: INDEX_HEADER.size])
     if fields[name] == value or name in ("identity", "reserved"):
         return
-    page = INDEX_HEADER.pack(**{**fields, name: value.to_bytes(16, "little") if name == "content" else value}).ljust(
-        PAGE_BYTES - 4, b"\0"
-    )
-    crc = zlib.crc32(page)
-    path.write_bytes(page + crc.to_bytes(4, "little") + bytes(data[PAGE_BYTES:]))
+    crc = forge_header(path, INDEX_HEADER, **{name: value})
     said, true = (IndexPlan(num, True, False, fields["group_bits"]).header_fields() for num in (value, 40))
     if name == "num_rows" and said | {"num_rows": 40} == true:
         assert len(opened(directory, replace(entry, header_crc=crc))) == value

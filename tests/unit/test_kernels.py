@@ -377,7 +377,7 @@ def rows_case(tmp_path, *, is_sized: bool):
     return plan, data, path, pieces, seeds
 
 
-def both_read(plan, data, path, keys, seeds, hint=True):
+def both_read(plan, data, path, keys, seeds):
     """What `read_rows` gives, the same from both: (status, lengths, slots of good rows)."""
     fd = os.open(path, os.O_RDONLY)
     results = []
@@ -389,7 +389,7 @@ def both_read(plan, data, path, keys, seeds, hint=True):
         status = np.full(len(keys), 99, np.uint8)
         other = np.zeros_like(line)
         other[native_index.SERIAL] = 77
-        told = module.read_rows(np.stack([other, line]), keys, seeds, 44, hint, staging, lengths, status)
+        told = module.read_rows(np.stack([other, line]), keys, seeds, 44, staging, lengths, status)
         is_placed = status != native_rows.BAD_INDEX_PAGE
         num_packed = np.count_nonzero((status == 0) & (lengths < 40))
         assert told == (np.count_nonzero(status), num_packed, int((lengths[is_placed] + 4).sum()))
@@ -409,7 +409,6 @@ def test_rows_are_read_alike(tmp_path, is_sized):
         assert staging[u * 44 : u * 44 + len(pieces[key])] == pieces[key]
         assert lengths[u] == len(pieces[key]) - 4
     assert both_read(plan, data, path, keys[:0], seeds[:0]) == ([], [], b"")
-    assert both_read(plan, data, path, keys, seeds[keys], hint=False)[0] == [0] * 7
 
 
 @pytest.mark.parametrize("is_sized", [False, True])

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
+from damage import forge_header
 from helpers import build_ngrams, rows_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -338,22 +339,12 @@ def test_a_flush_that_would_publish_what_nobody_reads_changes_nothing(quick_path
         store._shut()
 
 
-def resealed_header(file: Path, **changed: int) -> None:
-    """Let the header of a tokens file say something else, under checksums that are right."""
-    data = bytearray(file.read_bytes())
-    fields = {**TOKENS_HEADER.unpack(bytes(data[: TOKENS_HEADER.size])), **changed}
-    data[: TOKENS_HEADER.size] = TOKENS_HEADER.pack(**fields)
-    crc = zlib.crc32(data[: PAGE_BYTES - 4])
-    data[PAGE_BYTES - 4 : PAGE_BYTES] = crc.to_bytes(4, "little")
-    file.write_bytes(data)
-    assert tell(file.parent, {("base", "tokens", "header_crc"): crc})
-
-
 @pytest.mark.parametrize("max_n", [1, 3, 16])
 def test_tokens_of_another_longest_ngram_than_the_store_has_are_damage(quick_path, max_n):
     path = quick_path / "store"
     build_ngrams(path, {(1,): 1, (2,): 2, (1, 2): 3}, max_n=2)
-    resealed_header(path / "base-000001.tokens", max_n=max_n)
+    crc = forge_header(path / "base-000001.tokens", TOKENS_HEADER, max_n=max_n)
+    assert tell(path, {("base", "tokens", "header_crc"): crc})
     with pytest.raises(DamagedStore, match=rf"base-000001\.tokens holds 3 n-grams of up to {max_n} tokens"):
         ngs.open(path, mode="rw")
     assert verify(path)[0].file == "base-000001.tokens"

@@ -1,4 +1,4 @@
-"""Every relative link and image of README.md and of docs/ leads to a file that is there, every anchor to a heading of it."""
+"""What README.md and docs/ point to is there: files and headings that they link, tests and commands that they name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 from helpers import ROOT
+
+from ngramstore.cli.main import _OTHERS, CORE_COMMANDS, cli
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(\s*<?([^\s)>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+COMMANDS = [*CORE_COMMANDS, *_OTHERS]
+_COMMAND = re.compile(rf"\bngramstore ({'|'.join(COMMANDS)})\b([^`#\n]*)")
 
 
 def prose(path: Path) -> str:
@@ -84,3 +89,21 @@ def test_links_that_lead_nowhere_are_found(tmp_path):
 )
 def test_anchors_are_those_of_github(heading, anchor):
     assert slug(heading) == anchor
+
+
+def test_tests_that_pages_name_are_there():
+    named = {name for page in PAGES for name in re.findall(r"\btests/[\w/]+\.py", page.read_text())}
+    assert "tests/unit/test_tutorial.py" in named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_commands_that_pages_show_have_these_options():
+    known = {name: {"--help"} for name in COMMANDS}
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None, name
+        known[name].update(option for parameter in command.params for option in parameter.opts)
+    shown = [(page.name, *found) for page in PAGES for found in _COMMAND.findall(page.read_text())]
+    assert {name for _, name, _ in shown} == set(COMMANDS)
+    for page, name, told in shown:
+        assert set(re.findall(r"(?<!\S)--[\w-]+", told)) <= known[name], (page, name, told)

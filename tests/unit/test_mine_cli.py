@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 
 import pytest
@@ -12,6 +15,7 @@ from ngramstore import files
 from ngramstore.cli.mine import ByteSize, command
 from ngramstore.errors import UsageError
 from ngramstore.mine import Vocabulary, load_tokenizer
+from ngramstore.mine.workers import start_workers
 from ngramstore.writer_lock import WriterLock
 
 pytest.importorskip("tokenizers")
@@ -90,6 +94,15 @@ def test_mining_that_does_not_end_leaves_the_tokenizer_of_the_vocabulary_that_is
         assert run(corpus, "--out", out, "--tokenizer", "train:300", "--quiet", fails=True).exception
         lock.release()
     assert {path.name: path.read_bytes() for path in tmp_path.glob("v.ngv*.*") if path.is_file()} == before
+
+
+def test_a_worker_ends_by_ctrl_c_without_a_traceback(capfd):
+    """Ctrl-C reaches every process of the terminal; the parent alone says so."""
+    with start_workers(1) as pool:
+        os.kill(pool.submit(os.getpid).result(), signal.SIGINT)
+        with pytest.raises(BrokenProcessPool):
+            max(pool.submit(os.getpid).result() for _ in range(10_000))  # until it is noticed
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_size_beyond_what_there_is_keeps_all_and_says_so(corpus, tmp_path):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import zstandard
+from damage import forge_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_cases import build, some_ngrams, some_rows
@@ -179,15 +179,10 @@ def test_a_header_that_lies_under_a_good_checksum_is_refused(tmp_path_factory, n
     rows = plain_rows(5)
     entry, _ = written(directory, rows, np.arange(5, dtype=np.uint64), b"" if is_compressed else None)
     path = directory / entry.name
-    data = path.read_bytes()
-    fields = ROWS_HEADER.unpack(data[: ROWS_HEADER.size])
+    fields = ROWS_HEADER.unpack(path.read_bytes()[: ROWS_HEADER.size])
     if fields[name] == value or name in ("identity", "reserved") or (name == "num_rows" and is_compressed):
         return  # the rows of a compressed file are counted by the index and the manifest
-    page = ROWS_HEADER.pack(**{**fields, name: value.to_bytes(16, "little") if name == "content" else value}).ljust(
-        PAGE_BYTES - 4, b"\0"
-    )
-    crc = zlib.crc32(page)
-    path.write_bytes(page + crc.to_bytes(4, "little") + data[PAGE_BYTES:])
+    crc = forge_header(path, ROWS_HEADER, **{name: value})
     with pytest.raises(DamagedStore):
         RowsFile(directory, replace(entry, header_crc=crc), STAMP, row_bytes=100, is_compressed=is_compressed)
 

@@ -111,12 +111,12 @@ class Files:
         """All pages that hold a byte of rows."""
         return pages_of(chain(*self.pieces(ranks)))
 
-    def read(self, system: System, ranks, hint=True) -> None:
+    def read(self, ranks) -> None:
         staging = np.zeros(len(ranks) * SLOT, np.uint8)
         lengths, status = np.zeros(len(ranks), np.int64), np.full(len(ranks), 9, np.uint8)
         keys = np.array(ranks) | (5 << columns.RANK_BITS)
         seeds = np.array(ranks, np.uint64)
-        assert native.read_rows.py_func(self.table, keys, seeds, SLOT, hint, staging, lengths, status)[0] == 0
+        assert native.read_rows.py_func(self.table, keys, seeds, SLOT, staging, lengths, status)[0] == 0
         assert (staging.reshape(-1, SLOT) == self.stored[ranks]).all()
 
     def __del__(self) -> None:
@@ -184,7 +184,7 @@ every_batch = pytest.mark.parametrize("ranks", list(BATCHES.values()), ids=list(
 @every_batch
 def test_rows_in_memory_are_read_at_once_without_a_hint(rows_files, use, ranks):
     system = use()
-    rows_files.read(system, ranks)
+    rows_files.read(ranks)
     assert system.of("hint", "wait") == []
     assert pages_of(system.calls) >= rows_files.pages(ranks)
 
@@ -192,7 +192,7 @@ def test_rows_in_memory_are_read_at_once_without_a_hint(rows_files, use, ranks):
 @every_batch
 def test_where_the_first_row_has_to_be_waited_for_all_pages_are_asked_for_before_any_is(rows_files, use, ranks):
     system = use(in_memory=set())
-    rows_files.read(system, ranks)
+    rows_files.read(ranks)
     kinds = [call[0] for call in system.calls]
     num_hints = kinds.count("hint")
     assert kinds[0] == "at once"
@@ -205,7 +205,7 @@ def test_where_the_first_row_has_to_be_waited_for_all_pages_are_asked_for_before
 @every_batch
 def test_pages_side_by_side_are_asked_for_as_one(rows_files, use, ranks):
     system = use(in_memory=set())
-    rows_files.read(system, ranks)
+    rows_files.read(ranks)
     gaps = 0
     for pieces in rows_files.pieces(ranks):
         pages = sorted(pages_of(pieces))
@@ -219,7 +219,7 @@ def test_where_a_later_row_has_to_be_waited_for_the_pages_from_there_on_are_aske
     ranks = BATCHES["far"]
     warm = pages_of(rows_files.pieces(ranks[:num_warm])[0])
     system = use(in_memory=warm)
-    rows_files.read(system, ranks[::-1])
+    rows_files.read(ranks[::-1])
     first_hint = [call[0] for call in system.calls].index("hint")
     assert [call[0] for call in system.calls[:first_hint]] == ["at once"] * (num_warm + 1)
     first_wait = [call[0] for call in system.calls].index("wait")
@@ -234,7 +234,7 @@ def test_where_only_the_last_pieces_have_to_be_waited_for_only_they_are_asked_fo
     ranks = BATCHES["far"]
     codes, scales, sums = files.pieces(ranks)
     system = use(in_memory=pages_of(codes + scales))
-    files.read(system, ranks)
+    files.read(ranks)
     assert pages_of(system.of("hint")) == pages_of(sums)
 
 
@@ -245,7 +245,7 @@ def test_a_row_whose_place_is_unknown_is_not_asked_for(tmp_path, use, monkeypatc
     staging, lengths, status = np.zeros(3 * SLOT, np.uint8), np.zeros(3, np.int64), np.zeros(3, np.uint8)
     keys = np.array([0, 300, 600]) | (5 << columns.RANK_BITS)
     seeds = np.array([0, 300, 600], np.uint64)
-    assert native.read_rows.py_func(files.table, keys, seeds, SLOT, True, staging, lengths, status)[0] == 1
+    assert native.read_rows.py_func(files.table, keys, seeds, SLOT, staging, lengths, status)[0] == 1
     assert status.tolist() == [0, native.BAD_INDEX_PAGE, 0]
     assert pages_of(system.of("hint")) == files.pages([0, 600])
 
@@ -254,12 +254,6 @@ def test_without_a_system_that_can_tell_the_hints_come_first(rows_files, use, mo
     system = use(in_memory=set())
     monkeypatch.setattr(native, "HAS_READ_AT_ONCE", False)
     ranks = BATCHES["far"]
-    rows_files.read(system, ranks)
+    rows_files.read(ranks)
     assert system.calls[0][0] == "hint" and system.of("at once") == []
     assert pages_of(system.of("hint")) == rows_files.pages(ranks)
-
-
-def test_without_hint_every_row_is_simply_read(rows_files, use):
-    system = use(in_memory=set())
-    rows_files.read(system, BATCHES["far"], hint=False)
-    assert system.of("hint", "at once") == []

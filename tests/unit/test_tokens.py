@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from damage import forge_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -156,15 +156,9 @@ def test_a_header_that_lies_under_a_good_checksum_is_refused_or_harmless(tmp_pat
     tokens, lengths = some(70)
     entry = written(directory, tokens, lengths)
     path = directory / entry.name
-    data = path.read_bytes()
-    fields = TOKENS_HEADER.unpack(data[: TOKENS_HEADER.size])
-    if isinstance(fields[name], bytes):
+    if isinstance(TOKENS_HEADER.unpack(path.read_bytes()[: TOKENS_HEADER.size])[name], bytes):
         return
-    page = TOKENS_HEADER.pack(**{**fields, name: value.to_bytes(16, "little") if name == "content" else value}).ljust(
-        PAGE_BYTES - 4, b"\0"
-    )
-    crc = zlib.crc32(page)
-    path.write_bytes(page + crc.to_bytes(4, "little") + data[PAGE_BYTES:])
+    crc = forge_header(path, TOKENS_HEADER, **{name: value})
     try:
         got_tokens, got_lengths = TokensFile(directory, replace(entry, header_crc=crc), STAMP).rows(np.arange(70))
     except DamagedStore:

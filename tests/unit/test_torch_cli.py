@@ -130,19 +130,20 @@ def test_a_run_is_not_overwritten_and_resumes_with_the_same_settings_only(mined,
         run(cli_train.command, *options, "--resume", "--seed", 1)
 
 
-@pytest.mark.parametrize(
-    ("is_there", "arguments", "message"),
-    [(False, [], "there is no checkpoint in"), (True, ["--lr", 0.5], r"train\.lr = 0\.002, this run asks for 0\.5")],
-)
-def test_what_does_not_resume_is_said_before_the_text_is_read(
-    mined, tmp_path, is_there, arguments, message, monkeypatch
-):
+def test_what_does_not_resume_is_said_before_the_text_is_read(mined, tmp_path, monkeypatch):
     options = [*flat(mined), *SMALL, "--tokens", "1k", "--out", tmp_path / "run"]
-    if is_there:
-        run(cli_train.command, *options)
+    run(cli_train.command, *options)
     monkeypatch.setattr(cli_train, "open_text", lambda *_, **__: pytest.fail("reads the text"))
-    with pytest.raises(UsageError, match=message):
-        run(cli_train.command, *options, "--resume", *arguments)
+    with pytest.raises(UsageError, match=r"train\.lr = 0\.002, this run asks for 0\.5"):
+        run(cli_train.command, *options, "--resume", "--lr", 0.5)
+
+
+def test_one_command_line_begins_a_run_and_resumes_it(mined, tmp_path):
+    options = [*flat(mined), *SMALL, "--tokens", "1k", "--out", tmp_path / "run", "--resume"]
+    (note,) = notes(cli_train.command, *options)
+    assert f"there is no checkpoint in {tmp_path / 'run'}: the training begins" in note
+    assert notes(cli_train.command, *options) == []
+    assert run(cli_train.command, *options)["matching"]["share"] is None  # nothing was left to train
 
 
 @pytest.mark.parametrize(
@@ -202,6 +203,14 @@ def test_what_cannot_be_held_out_or_run_on_is_said_before_the_text_is_tokenised(
     if command is cli_evaluate.command:
         with pytest.raises(UsageError, match="there is no checkpoint in"):
             run(command, *options)
+
+
+def test_measuring_shows_a_bar_unless_told_to_be_quiet(mined, tmp_path):
+    run(cli_train.command, *flat(mined), *SMALL, "--tokens", "1k", "--out", tmp_path / "run", "--plain")
+    evaluate = [*flat(mined), "--checkpoint", str(tmp_path / "run"), "--device", "cpu", "--max-windows", "3"]
+    shown = CliRunner().invoke(cli_evaluate.command, evaluate, catch_exceptions=False)
+    assert "evaluate: 100%" in shown.stderr and "1/1" in shown.stderr, shown.stderr
+    assert CliRunner().invoke(cli_evaluate.command, [*evaluate, "--quiet"]).stderr == ""
 
 
 def test_a_model_is_not_measured_on_what_it_was_trained_on(mined, tmp_path):

@@ -18,7 +18,8 @@ from ngramstore.errors import UsageError
 from ngramstore.hashing import MAX_N
 from ngramstore_torch import NGramEmbedding, fgram_load
 from ngramstore_torch.data.batches import document_windows, tag
-from ngramstore_torch.experiment.evaluate import Evaluation, evaluate_model, served_inputs
+from ngramstore_torch.experiment import evaluate
+from ngramstore_torch.experiment.evaluate import Evaluation, evaluate_model
 from ngramstore_torch.export.sensitivity import input_sensitivity
 from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.model.costs import cost_of
@@ -169,7 +170,7 @@ def test_rows_of_single_tokens_count_where_the_serving_module_takes_them(case, s
     assert (served[0, [2, 4]] == 2).all() and (served[0, [0, 1, 3, 5]] == 1).all() == (options == {"min_length": 1})
     batch = next(tag(tokens, np.array([0, len(tokens)]), None).evaluation_batches(16, 1))
     with torch.no_grad():
-        evaluating = served_inputs(decoder, singles, **options)(batch)
+        evaluating, _ = evaluate._served(decoder, singles, options.get("min_length", 2))(batch)
     assert torch.equal(evaluating, served[:, :5])
 
 
@@ -264,8 +265,6 @@ def test_a_store_of_another_width_is_refused(case, tmp_path, dim):
     data, _, model, _ = case
     message = f"the store's rows are {dim} wide, the token embedding's are 32"
     with stored(tmp_path / "store", [(1, 2)], dim) as other:
-        with pytest.raises(UsageError, match=message):
-            served_inputs(model.decoder, other)
         with pytest.raises(UsageError, match=message):
             evaluate_model(model.train(), data, store=other)
         assert model.training

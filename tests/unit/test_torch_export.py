@@ -15,7 +15,8 @@ from ngramstore import files
 from ngramstore.errors import UsageError
 from ngramstore_torch import NGramEmbedding
 from ngramstore_torch.data.batches import IGNORE
-from ngramstore_torch.experiment.evaluate import evaluate_model, served_inputs
+from ngramstore_torch.experiment import evaluate
+from ngramstore_torch.experiment.evaluate import evaluate_model
 from ngramstore_torch.export.sensitivity import input_sensitivity, kept_sensitivity
 from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.serving.generation import generate, live_embedding
@@ -83,12 +84,12 @@ def test_served_perplexity_is_the_live_one(trained, tmp_path, codec, tolerance):
 @torch.no_grad()
 def divergence(model, data, store) -> float:
     """Of the live predictions from those of the decoder served from a store: nats a position."""
-    served, total, count = served_inputs(model.decoder, store), 0.0, 0
+    served, total, count = evaluate._served(model.decoder, store, 2), 0.0, 0
     for batch in data.evaluation_batches(16, 16):
         is_scored_BT = batch.targets_BT != IGNORE
         live, other = (
             model.decoder(inputs_BTD=inputs)[is_scored_BT].double().log_softmax(-1)
-            for inputs in (model.inputs(batch), served(batch))
+            for inputs in (model.inputs(batch), served(batch)[0])
         )
         total += float((live.exp() * (live - other)).sum())
         count += int(is_scored_BT.sum())

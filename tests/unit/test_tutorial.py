@@ -100,8 +100,3 @@ def test_the_corpus_for_whoever_has_none_is_utf8_whatever_the_sources_are(tmp_pa
 
 def test_every_number_that_the_test_makes_smaller_is_on_the_page():
     assert [large for large in SMALLER if not any(large in command for command in commands())] == []
-
-
-def test_every_page_that_it_links_exists():
-    for name in re.findall(r"\]\(([\w.]+)\)", PAGE):
-        assert (ROOT / "docs" / name).exists(), name

@@ -86,7 +86,15 @@ def command(
         raise UsageError("nothing was held out", hint="mine with --held-out 0.05, or give --held-out")
     for name, saved in loaded.items():
         _require_fit(name, saved, text)
-    measure = partial(_measured, held, seq_len=_window_length(loaded), max_windows=max_windows, bf16=bf16, device=place)
+    measure = partial(
+        _measured,
+        held,
+        seq_len=_window_length(loaded),
+        max_windows=max_windows,
+        bf16=bf16,
+        device=place,
+        progress=not quiet,
+    )
     results = [measure(f"{name} ({saved.model.kind})", saved.model) for name, saved in loaded.items()]
     for path in stores:
         with ngramstore.open(path) as store:
@@ -119,12 +127,21 @@ def _measured(
     seq_len: int,
     max_windows: int,
     bf16: bool,
+    progress: bool,
 ) -> dict[str, Any]:
     """One line of the answer; its difference is filled in when the first line is known."""
     from ngramstore_torch.experiment.evaluate import evaluate_model
     from ngramstore_torch.model.costs import cost_of
 
-    found = evaluate_model(model.to(device), held, store=store, seq_len=seq_len, max_windows=max_windows, bf16=bf16)
+    found = evaluate_model(
+        model.to(device),
+        held,
+        store=store,
+        seq_len=seq_len,
+        max_windows=max_windows,
+        bf16=bf16,
+        progress=progress,
+    )
     cost = cost_of(model)
     return {
         "name": name,

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 @click.option(
     "--checkpoint-every", default=0, help="Steps between checkpoints.  [default: at the end, on Ctrl-C and on SIGTERM]"
 )
-@click.option("--resume", is_flag=True, help="Resume from the checkpoint in --out, with the same loss curve.")
+@click.option("--resume", is_flag=True, help="Resume the run in --out, with the same loss curve; begin where none is.")
 @json_option
 @quiet_option
 def command(
@@ -92,9 +92,9 @@ def command(
       ngramstore export --checkpoint scone/ --vocab vocab.ngv --store table/
       ngramstore evaluate --corpus corpus/ --vocab vocab.ngv --checkpoint scone/ --store table/
 
-    Ctrl-C, or SIGTERM as schedulers send it, saves a checkpoint and says how to resume; against kill -9 and power cuts give
-    --checkpoint-every. What mining held out trains no model, and is measured at the end; a tokenizer made
-    by train:SIZE has seen all of the text.
+    Ctrl-C, or SIGTERM as schedulers send it, saves a checkpoint and says how to resume; with --resume from the start, the same
+    command line can be queued again. Against kill -9 and power cuts give --checkpoint-every. What mining held out trains no
+    model, and is measured at the end; a tokenizer made by train:SIZE has seen all of the text.
     With --plain give --vocab too: tokenizer and held-out text are then the same, so that the two can be compared.
     How much f-grams gain depends on tokenizer, decoder and tokens; docs/scone.md has what was measured.
     """
@@ -104,18 +104,22 @@ def command(
     from ngramstore_torch.experiment.comparison import fgram_load
     from ngramstore_torch.experiment.evaluate import evaluate_model
     from ngramstore_torch.model.costs import cost_of
+    from ngramstore_torch.training.checkpoint import FILE_NAME
     from ngramstore_torch.training.config import TrainConfig
     from ngramstore_torch.training.train import require_resumable, train_model
 
     with_fgrams = not o["plain"] and o["hashed"] is None
     _require_sense(o, with_fgrams, vocab)
+    resume = o["resume"] and (o["out"] / FILE_NAME).exists()
     config = TrainConfig(
         device=choose_device(o["device"]),
         **_of(o, "tokens batch_size seq_len accumulate lr fgram_lr seed bf16 compile checkpoint_every"),
     )
     _shapes(o)  # what is wrong with the options is said before the text is read, which may take hours
-    if o["resume"]:
+    if resume:
         require_resumable(o["out"], config)
+    elif o["resume"]:
+        say(f"note: there is no checkpoint in {o['out']}: the training begins")
     text = _text(inputs, shards, vocab, o, with_fgrams, progress=not quiet)
     model = _model(text, o)
     started = time.perf_counter()
@@ -132,19 +136,20 @@ def command(
         train,
         config,
         out=o["out"],
-        resume=o["resume"],
-        must_be_new=not o["resume"],  # asked again: reading the text may have taken hours
+        resume=resume,
+        must_be_new=not resume,  # asked again: reading the text may have taken hours
         data_identity=text.identity(),
         progress=not quiet,
         on_step=keep_tokenizer,
     )
     keep_tokenizer(result.step, 0.0)
     if result.interrupted:
-        arguments = [word for word in sys.argv[1:] if word != "--resume"]
-        again = shlex.join(["ngramstore", *arguments, "--resume"])
+        again = shlex.join(["ngramstore", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
         say(f"stopped at step {result.step} of {config.num_steps}; to resume:\n  {again}")
         raise SystemExit(130)
-    found = evaluate_model(model, held, seq_len=config.seq_len, bf16=config.bf16) if is_measured else None
+    found = None
+    if is_measured:
+        found = evaluate_model(model, held, seq_len=config.seq_len, bf16=config.bf16, progress=not quiet)
     measured = None if found is None else asdict(found) | {"perplexity": found.perplexity}
     cost = cost_of(model, **fgram_load(train, config) if with_fgrams else {})
     answer = _answer(o["out"], model, config, result, tag_seconds) | {
@@ -199,8 +204,7 @@ def _tokenizer_keeper(text: Text, out: Path) -> Callable[[int, float], None]:
     """Saves the tokenizer once, after the first step: before any checkpoint, and not where the settings are refused."""
     unsaved = [] if text.corpus.tokenizer is None else [text.corpus.tokenizer]
 
-    def keep_tokenizer(step: int, loss: float) -> None:
-        del step, loss
+    def keep_tokenizer(_step: int, _loss: float) -> None:
         while unsaved:
             unsaved.pop().save(out / "tokenizer.json")
 

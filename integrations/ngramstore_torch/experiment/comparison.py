@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from ngramstore_torch.experiment.presets import Preset
 from ngramstore_torch.export.sensitivity import input_sensitivity
 from ngramstore_torch.export.table import SconeRows, export_table
 from ngramstore_torch.model.costs import cost_of
-from ngramstore_torch.model.hashed import HashedConfig, HashedModel
 from ngramstore_torch.model.kinds import LanguageModel
 from ngramstore_torch.model.scone import PlainModel, SconeModel
 from ngramstore_torch.serving.embedding import StoreLike
@@ -44,7 +43,7 @@ class Measured:
     train_flops_per_token: int
     """0 where nothing was trained for this line (served from a store)."""
     table_bytes: int
-    """Of the n-gram table: the store's files, or a hashed table in float32."""
+    """Of the n-gram table: the store's files."""
     train_seconds: float
     tokens_per_second: float
 
@@ -67,7 +66,6 @@ class Experiment:
         *,
         identity: Mapping[str, Any] | None = None,
         progress: bool = False,
-        on_step: Callable[[int, float], None] | None = None,
         resume: bool = False,
     ) -> None:
         self.resume = resume
@@ -75,25 +73,19 @@ class Experiment:
         self.train_tokens, self.held_tokens = train, held
         self.decoder = preset.decoder(vocab_size)
         self.identity = dict(identity or {})
-        self.progress, self.on_step = progress, on_step
+        self.progress = progress
         self.measured: list[Measured] = []
         self.results: dict[str, TrainResult] = {}
 
-    def plain(self, name: str = "plain", *, flops_factor: float = 1.0, by: str = "width") -> PlainModel:
-        """Train and measure the decoder alone, or a larger one of the family."""
-        decoder = self.decoder if flops_factor == 1 else self.decoder.scaled(flops_factor, by=by)
-        return self._train(name, lambda: PlainModel(decoder))
+    def plain(self) -> PlainModel:
+        """Train and measure the decoder alone."""
+        return self._train("plain", lambda: PlainModel(self.decoder))
 
-    def scone(self, name: str = "scone") -> SconeModel:
+    def scone(self) -> SconeModel:
         """Train and measure the decoder with its f-gram model, live."""
-        return self._train(name, lambda: SconeModel(self.decoder, self.preset.fgram()))
+        return self._train("scone", lambda: SconeModel(self.decoder, self.preset.fgram()))
 
-    def hashed(self, name: str = "hashed") -> HashedModel:
-        """Train and measure the decoder with hashed tables of as many rows as there are f-grams."""
-        config = HashedConfig(num_rows=len(self.vocabulary), max_n=self.preset.max_n)
-        return self._train(name, lambda: HashedModel(self.decoder, config))
-
-    def served(self, model: SconeModel, codec: str, name: str | None = None) -> Path:
+    def served(self, model: SconeModel, codec: str) -> Path:
         """Export a model's table with a codec, replacing an earlier one, and measure the decoder served from it.
 
         int4 is rounded by what the decoder minds, measured on the text it was trained on.
@@ -113,23 +105,11 @@ class Experiment:
         )
         with ngramstore.open(path) as store:
             num_bytes = sum(file.stat().st_size for file in store.files)
-            self._measure(name or f"scone, {codec} store", model, None, store=store, table_bytes=num_bytes)
+            self._measure(f"scone, {codec} store", model, None, store=store, table_bytes=num_bytes)
         return path
 
     def _sensitivity(self, model: SconeModel) -> np.ndarray:
         return input_sensitivity(model, self.train_tokens, seq_len=self.preset.train.seq_len)
-
-    def report(self) -> dict[str, Any]:
-        """Everything measured, as JSON values; `difference` is to the first line, negative is better."""
-        first = self.measured[0].nats
-        return {
-            "preset": asdict(self.preset),
-            "tokens_trained": self.preset.train.num_steps * self.preset.train.tokens_per_step,
-            "corpus_tokens": len(self.train_tokens),
-            "num_fgrams": len(self.vocabulary),
-            "matched": float((self.train_tokens.rows_P >= 0).mean()),
-            "models": [asdict(line) | {"difference": line.nats - first} for line in self.measured],
-        }
 
     def _train(self, name: str, make: Callable[[], LanguageModel]) -> Any:
         torch.manual_seed(self.preset.train.seed)
@@ -142,7 +122,6 @@ class Experiment:
             resume=self.resume and (self.folder / name / checkpoint.FILE_NAME).exists(),
             data_identity=self.identity,
             progress=self.progress,
-            on_step=self.on_step,
         )
         if result.interrupted:
             raise KeyboardInterrupt
@@ -164,8 +143,6 @@ class Experiment:
             model, self.held_tokens, store=store, seq_len=config.seq_len, max_windows=self.preset.max_windows
         )
         cost = cost_of(model, **fgram_load(self.train_tokens, config) if isinstance(model, SconeModel) else {})
-        if isinstance(model, HashedModel):
-            table_bytes = 4 * model.tables.weight.numel()
         self.measured.append(
             Measured(
                 name=name,
@@ -190,11 +167,6 @@ def fgram_load(train: TaggedTokens, config: TrainConfig, *, num_batches: int = 4
         "fgrams_per_token": len(lengths) / (num_batches * config.batch_size * config.seq_len),
         "mean_length": float(lengths.mean()) if len(lengths) else 0.0,
     }
-
-
-def load_model(folder: str | Path) -> LanguageModel:
-    """The model of a checkpoint, ready to be measured or to generate."""
-    return checkpoint.load(folder).model.eval()
 
 
 def table(lines: Sequence[Measured]) -> str:

@@ -14,9 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from ngramstore.errors import UsageError
-from ngramstore_torch.data.batches import IGNORE, Batch, TaggedTokens, require_ids, require_lengths
+from ngramstore_torch.data.batches import (
+    IGNORE,
+    Batch,
+    TaggedTokens,
+    document_windows,
+    require_ids,
+    require_lengths,
+)
 from ngramstore_torch.model.decoder import Decoder
 from ngramstore_torch.model.kinds import LanguageModel
 from ngramstore_torch.model.scone import SconeModel, replace_matched
@@ -54,12 +62,13 @@ def evaluate_model(
     batch_size: int = 16,
     max_windows: int = 0,
     bf16: bool = False,
+    progress: bool = False,
 ) -> Evaluation:
     """Mean next-token loss of a model over every held-out document, in float32 unless bf16.
 
     store: serve f-gram rows from it instead of computing them; only the model's decoder is used then. min_length: shorter
     matches in it count as none, as in NGramEmbedding.
-    seq_len: window length, 0 means the decoder's max_positions. max_windows: 0 means all.
+    seq_len: window length, 0 means the decoder's max_positions. max_windows: 0 means all. progress: a bar on stderr.
     Raises UsageError where the data has no target, or tokens that the model does not have.
     """
     started = time.perf_counter()
@@ -73,10 +82,12 @@ def evaluate_model(
     was_training = model.training
     model.eval()
     total, num_tokens, num_matched = 0.0, 0, 0
+    seq_len = seq_len or model.decoder.config.max_positions
+    batches = data.evaluation_batches(seq_len, batch_size, history=model.history, max_windows=max_windows)
+    num_windows = len(document_windows(data.starts, seq_len)[0])
+    num_windows = min(num_windows, max_windows) if max_windows > 0 else num_windows
     try:
-        for batch in data.evaluation_batches(
-            seq_len or model.decoder.config.max_positions, batch_size, history=model.history, max_windows=max_windows
-        ):
+        for batch in tqdm(batches, "evaluate", -(-num_windows // batch_size), unit="batch", disable=not progress):
             batch = batch.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 inputs_BTD, found_BT = look_up(batch)
@@ -93,15 +104,6 @@ def evaluate_model(
     return Evaluation(total / num_tokens, num_tokens, num_matched / num_tokens, time.perf_counter() - started)
 
 
-def served_inputs(decoder: Decoder, store: StoreLike, *, min_length: int = 2) -> Callable[[Batch], Tensor]:
-    """The embedding rule with rows from a store: Batch (with `documents`) -> input embeddings (B, T, D).
-
-    min_length: shorter matches count as none; SCONE's f-grams have 2 tokens or more, a store may hold single tokens.
-    """
-    look_up = _served(decoder, store, min_length)
-    return lambda batch: look_up(batch)[0]
-
-
 Inputs = Callable[[Batch], tuple[Tensor, Tensor]]
 """Batch -> input embeddings (B, T, D), and where an f-gram's vector is one: (B, T) bool."""
 
@@ -111,6 +113,10 @@ def _live(model: LanguageModel) -> Inputs:
 
 
 def _served(decoder: Decoder, store: StoreLike, min_length: int) -> Inputs:
+    """The embedding rule with rows from a store, for batches with `documents`.
+
+    min_length: shorter matches count as none; SCONE's f-grams have 2 tokens or more, a store may hold single tokens.
+    """
     check_min_length(min_length, store)
     require_width(store, decoder)
 

@@ -190,12 +190,12 @@ def _place_rows(layers, keys_U, order, lines, places, lengths_U, status_U):
 
 
 @inline
-def _read_pieces(layers, order, lines, places, lengths_U, status_U, base, slot_bytes, hint, pieces, scratch, pair):
+def _read_pieces(layers, order, lines, places, lengths_U, status_U, base, slot_bytes, pieces, scratch, pair):
     """Read what `_place_rows` found: row u -> address base + u * slot_bytes; status CUT_SHORT where a file ends before.
 
     scratch: _SPAN_BYTES u8; pair: (2,) i64.
     """
-    is_ahead = not hint  # whatever is still to be read has been asked for
+    is_ahead = False  # whatever is still to be read has been asked for
     for number in range(pieces):
         i = 0
         while i < order.shape[0]:
@@ -254,11 +254,10 @@ def _check_rows(layers, lines, seeds_U, lengths_U, status_U, base, slot_bytes):
 
 
 @kernel
-def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, status_U):
+def read_rows(layers, keys_U, seeds_U, slot_bytes, staging, lengths_U, status_U):
     """Stored bytes of U rows -> staging[u * slot_bytes :], checked against the checksum behind each.
 
-    keys: row keys of file layers. seeds: what each checksum is seeded with (the ID). hint: from the first page on that has to
-    be waited for, ask for all of them first.
+    keys: row keys of file layers. seeds: what each checksum is seeded with (the ID).
     lengths[u] = stored bytes; status[u] = GOOD or what is wrong. Rows read in place without checksums are not checked.
     Returns how many are not good, how many of the others are compressed, and the bytes of all whose place is known, with their
     checksums. -1 bad: a key is of no layer here, and nothing was read.
@@ -278,5 +277,5 @@ def read_rows(layers, keys_U, seeds_U, slot_bytes, hint, staging, lengths_U, sta
         return -1, 0, np.int64(0)
     scratch = np.empty(_SPAN_BYTES, np.uint8)
     pair = np.empty(2, np.int64)
-    _read_pieces(layers, order, lines, places, lengths_U, status_U, base, slot_bytes, hint, pieces, scratch, pair)
+    _read_pieces(layers, order, lines, places, lengths_U, status_U, base, slot_bytes, pieces, scratch, pair)
     return _check_rows(layers, lines, seeds_U, lengths_U, status_U, base, slot_bytes)

@@ -35,7 +35,6 @@ def read_rows(
     keys_U: np.ndarray,
     seeds_U: np.ndarray,
     slot_bytes: int,
-    hint: bool,
     staging: np.ndarray,
     lengths_U: np.ndarray,
     status_U: np.ndarray,
@@ -46,7 +45,7 @@ def read_rows(
     checksums. -1 bad: a key is of no layer here, and nothing was read.
 
     lengths[u] = stored bytes without the checksum; status[u] = GOOD or what is wrong. A row whose place is not known
-    leaves its length alone. Rows read in place without checksums are not checked. `hint` changes no result.
+    leaves its length alone. Rows read in place without checksums are not checked.
     """
     if not np.isin(keys_U >> RANK_BITS, layers[:, SERIAL]).all():
         return -1, 0, 0

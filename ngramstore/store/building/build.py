@@ -284,7 +284,7 @@ class Builder:
             ids = np.arange(self._next_row, self._next_row + count, dtype=np.uint64)
         else:
             ids = as_integers(numbers, "row numbers")
-            if ids.shape != (count,) or (count and (ids.dtype.kind not in "iu" or ids.min() < 0)):
+            if ids.shape != (count,) or (count and ids.min() < 0):
                 raise UsageError(f"row numbers must be {count} integers from 0 up, got {ids.dtype} {ids.shape}")
             ids = ids.astype(np.uint64)
         tokens, lengths = np.zeros((count, self.spec.max_n), np.uint32), np.zeros(count, np.uint8)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ngramstore.errors import UsageError
-from ngramstore.files import NO_LOCKS, make_directory, our_errors, publish, remove, remove_if_possible
+from ngramstore.files import make_directory, our_errors, publish, remove, remove_if_possible
 from ngramstore.store.building.directory import clear_directory
 from ngramstore.store.layers.manifest import BUILDING_NAME, LOCK_NAME
-from ngramstore.writer_lock import WriterLock
+from ngramstore.writer_lock import lock_where_possible
 
 _log = logging.getLogger("ngramstore")
 
@@ -33,7 +33,7 @@ def copy_into(source: Path, target: Path, work: str) -> Iterator[None]:
             _refuse_used(target, work)
         is_new = not target.exists()
         make_directory(target)
-        lock = _lock(target / LOCK_NAME)
+        lock = lock_where_possible(target / LOCK_NAME)  # None: BUILDING alone says that the copy is not complete
         try:
             _refuse_used(target, work)  # again, now that nobody else can have come in between
             try:
@@ -46,17 +46,6 @@ def copy_into(source: Path, target: Path, work: str) -> Iterator[None]:
         finally:
             if lock is not None:
                 lock.release()
-
-
-def _lock(path: Path) -> WriterLock | None:
-    """None on a filesystem without locks, where backups often go: there BUILDING alone says that a copy is not complete."""
-    try:
-        return WriterLock(path)
-    except OSError as error:
-        remove_if_possible(path)
-        if error.errno in NO_LOCKS:
-            return None
-        raise
 
 
 def _refuse_used(target: Path, work: str) -> None:

@@ -54,9 +54,7 @@ class Journal:
         _open_journals.add(self)
 
     @classmethod
-    def open(
-        cls, path: Path, *, row_bytes: int, width: int, store_state: bytes = bytes(16), create: bool = True
-    ) -> Journal:
+    def open(cls, path: Path, *, row_bytes: int, width: int, store_state: bytes, create: bool = True) -> Journal:
         """Open the journal in directory `path`, all of it read and checked; a new one where there is none and `create`.
 
         `store_state` is the digest (16 bytes) of the published state that its changes are made to. Changes to another

@@ -32,20 +32,20 @@ def unlock(fd: int) -> None:
             raise
 
 
-def remove_unless_read(path: Path) -> bool:
-    """Delete a superseded file unless a reader holds it, or may hold it; True if it is gone."""
+def remove_unless_read(path: Path) -> None:
+    """Delete a superseded file unless a reader holds it, or may hold it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     except FileNotFoundError:
-        return True
+        return
     except OSError as error:
         _log.warning("%s is of no use any more but cannot be opened to see who reads it: %s", path, str(error))
-        return False
+        return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False
+        pass  # a reader holds it, or nobody can tell
     else:
-        return remove_if_possible(path)
+        remove_if_possible(path)
     finally:
         os.close(fd)
