@@ -141,7 +141,8 @@ def _pack(store: Path, given: RowInput, options: dict[str, Any], quiet: bool) ->
     max_n = options["max_n"]
     if ngrams is not None and max_n is None:
         max_n = ngrams.max_n
-    metadata = {} if options["metadata"] is None else read_metadata(options["metadata"])
+    stored_as = given.codec if options["encoded"] else None
+    metadata = {} if options["metadata"] is None else read_metadata(options["metadata"], stored_as)
     if ngrams is not None and ngrams.facts:
         metadata["vocabulary"] = ngrams.facts
     with (

@@ -33,7 +33,12 @@ _LINES_AT_ONCE = 1 << 16
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("out", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option("--encoded", is_flag=True, help="Rows as they are stored, bit for bit, instead of f32.")
-@click.option("--ngrams", "only_ngrams", is_flag=True, help="No files: print the n-grams, one per line, in ID order.")
+@click.option(
+    "--ngrams",
+    "only_ngrams",
+    is_flag=True,
+    help="No files: print the n-grams, one per line, in ID order. Rows are read and checked too.",
+)
 @trust_option
 @quiet_option
 @json_option
@@ -47,6 +52,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Write the published state of STORE into the new folder DIR, complete or not at all, while others read and write.
+
+    An empty folder that is there is replaced.
 
     DIR gets rows.npy, (M, D) f32, with --encoded (M, bytes of a row) uint8; tokens.npy, (M, K) uint32 with zeros behind
     each n-gram, and lengths.npy, (M,) uint8; and metadata.json: the store's metadata, and its codec, dim, max_n and
@@ -75,6 +82,10 @@ def command(
         if out is None:
             _print_ngrams(opened)
             return
+        if not len(opened):
+            raise UsageError(
+                f"{store} holds no rows", hint="there is nothing to build again; `backup` copies it as it is"
+            )
         num_bytes = dump(opened, out, is_encoded=encoded, progress=not quiet)
         spec, num_rows = opened.spec, len(opened)
         again = _build_command(opened, out, encoded)
@@ -112,6 +123,11 @@ def _place(store: Store, target: Path) -> Path:
         raise UsageError(f"{target} lies in the store {store.path}", hint="give the dump a folder beside it")
     if os.path.lexists(place) and (not place.is_dir() or os.listdir(place)):
         raise UsageError(f"{target} is there already", hint="give the dump a new folder")
+    if os.path.ismount(place) or (place.parent.is_dir() and not os.access(place.parent, os.W_OK)):
+        raise UsageError(
+            f"{target} cannot be replaced: a dump is written beside its place, and renamed there once it is whole",
+            hint=f"give the dump a new folder in it, such as {target / 'dump'}",
+        )
     return place
 
 

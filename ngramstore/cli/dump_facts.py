@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ngramstore.errors import UsageError
 
 if TYPE_CHECKING:
+    from ngramstore.codec import Codec
     from ngramstore.serve.store import Store
 
 FACTS_NAME = "metadata.json"
@@ -35,8 +36,12 @@ def facts_of(store: Store, *, is_encoded: bool) -> bytes:
     return (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode()
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata for a new store: those in metadata.json of a dump, or the whole JSON object of another file. UsageError."""
+def read_metadata(path: Path, stored_as: Codec | None) -> dict[str, Any]:
+    """The metadata for a new store: those in metadata.json of a dump, or the whole JSON object of another file.
+
+    stored_as: what rows that are encoded already are taken for, else None. Raises UsageError, also where the dump says
+    that its rows are of another codec or width: their bytes may be as many.
+    """
     from ngramstore.store.building.row_files import no_file
 
     if not path.is_file():
@@ -48,6 +53,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if isinstance(value, dict) and _VERSION_KEY in value:
         if value[_VERSION_KEY] != _VERSION:
             raise UsageError(f"{path} is of a dump of version {value[_VERSION_KEY]!r}, this release reads {_VERSION}")
+        is_of = value.get("codec"), value.get("dim")
+        if stored_as is not None and is_of != (stored_as.spec(), stored_as.dim):
+            raise UsageError(
+                f"{path} says that its rows are {is_of[0]} of {is_of[1]} numbers, not {stored_as.spec()} of {stored_as.dim}",
+                hint="with --encoded give --codec and --dim of the dump; `dump` prints that command",
+            )
         value = value.get("metadata")
     if not isinstance(value, dict):
         raise UsageError(

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ngramstore.serve.store import Store
+    from ngramstore.store.building.ngram_files import NgramFile
 
 _REPORTED = ("generation", "rows", "overlay_rows", "tombstones")
+_CHECKED_AT_ONCE = 1 << 16
 _OF_ROWS = ("vocab", "tensor", "first", "scales", "encoded")
 
 
@@ -61,7 +63,6 @@ def command(store: Path, trust_external: bool, as_json: bool, quiet: bool, **opt
         raise UsageError("give --rows or --delete", hint="rows to put with --vocab, or n-grams to delete")
     with ngs.open(store, mode="rw", cache_bytes=0, trust_external=trust_external) as opened:
         counts = _put(opened, quiet, options) if options["deleted"] is None else _delete(opened, quiet, options)
-        opened.flush()
         stats = opened.stats()
     if as_json:
         emit({"store": str(store)} | counts | {name: stats[name] for name in _REPORTED})
@@ -103,6 +104,8 @@ def _put(store: Store, quiet: bool, options: dict[str, Any]) -> dict[str, int]:
             f"rows {first:,} to {first + total - 1:,} do not all exist; {store.path} has rows 0 to {before - 1:,}",
             hint="rows by number can be replaced, not added: build a larger store",
         )
+    if given.ngrams is not None:
+        _require_lengths(given.ngrams, options["vocab"], spec.max_n)
     _apply(store, _changes(given, first), total, "put", quiet)
     inserted = len(store) - before
     return {"put": total, "inserted": inserted, "replaced": total - inserted, "found_unpublished": found}
@@ -129,23 +132,40 @@ def _delete(store: Store, quiet: bool, options: dict[str, Any]) -> dict[str, int
             f"{store.path} is addressed by row number", hint="rows by number can be replaced, not deleted: give --rows"
         )
     ngrams, found = open_ngrams(options["deleted"]), store.stats()["unpublished_changes"]
+    _require_lengths(ngrams, options["deleted"], store.spec.max_n)
     step = rows_of_a_part(store.spec.codec.row_bytes, ngrams.max_n)  # the journal has room for a row beside each
     parts = ((part, None) for part in ngrams.chunks(step))
     deleted = _apply(store, parts, ngrams.num_ngrams, "delete", quiet)
     return {"deleted": deleted, "absent": ngrams.num_ngrams - deleted, "found_unpublished": found}
 
 
-def _apply(store: Store, changes: Iterator[tuple[Any, np.ndarray | None]], total: int, what: str, quiet: bool) -> int:
-    """Put each part, or delete it where it has no rows; returns how many n-grams were there to delete.
+def _require_lengths(ngrams: NgramFile, name: Path, max_n: int) -> None:
+    """UsageError for the first n-gram of a file that is longer than the store's, before anything is changed."""
+    import numpy as np
 
-    What fails, after parts that are in the journal already, says how many.
+    at = 0
+    for _, lengths in ngrams.chunks(_CHECKED_AT_ONCE) if ngrams.max_n > max_n else ():
+        if len(bad := np.flatnonzero(lengths > max_n)):
+            raise UsageError(
+                f"{name}: n-gram {at + bad[0]:,} has {lengths[bad[0]]} tokens, the store's have {max_n} at most",
+                hint="leave longer ones out: they cannot be stored there",
+            )
+        at += len(lengths)
+
+
+def _apply(store: Store, changes: Iterator[tuple[Any, np.ndarray | None]], total: int, what: str, quiet: bool) -> int:
+    """Put each part, or delete it where it has no rows, and publish; returns how many n-grams were there to delete.
+
+    What fails, after parts that may be in the journal already, says how many.
     """
     from tqdm import tqdm
 
     done = deleted = 0
+    is_begun = False
     try:
         with tqdm(total=total, desc=what, unit="row", unit_scale=True, disable=quiet) as bar:
             for keys, rows in changes:
+                is_begun = True
                 if rows is None:
                     deleted += store.delete(keys)
                     count = len(keys[1])
@@ -154,8 +174,10 @@ def _apply(store: Store, changes: Iterator[tuple[Any, np.ndarray | None]], total
                     count = len(rows)
                 done += count
                 bar.update(count)
+        store.flush()
     except BaseException:
-        if done:
-            say(f"{what}: {done:,} of {total:,} are in the journal; the next put, compact or writer publishes them")
+        if is_begun:
+            what_is_there = f"{what}: at least {done:,} of {total:,} are in the journal"
+            say(f"{what_is_there}; the next put, compact or writer publishes them")
         raise
     return deleted

@@ -53,14 +53,19 @@ class RowInput:
         ngrams = None if self.ngrams is None else self.ngrams.chunks(step)
         for at in range(0, self.rows.num_rows, step):
             count = min(step, self.rows.num_rows - at)
-            yield at, None if ngrams is None else next(ngrams), self._read(at, count)
+            part = None if ngrams is None else next(ngrams, None)
+            if ngrams is not None and (part is None or len(part[1]) != count):
+                raise UsageError(
+                    "the file of n-grams changed while it was read", hint="leave it alone until the command ends"
+                )
+            yield at, part, self._read(at, count)
 
     def _read(self, at: int, count: int) -> np.ndarray:
         if self.is_encoded:
             return self.rows.array[at : at + count]  # part of the mapped file: not copied
         if self.scales is None:
             return self.rows.floats(at, count)
-        part = self.codec.pack(self.rows.raw(at, count), _scales(self.codec.name, self.scales, at, count))
+        part = self.codec.pack(self.rows.raw(at, count), _scales(self.codec.name, self.scales, at, count), first_row=at)
         part.flags.writeable = False  # so that a build need not copy it
         return part
 

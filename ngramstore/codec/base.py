@@ -105,8 +105,11 @@ class Codec(ABC):
         return self._error_bound(chunk_MD) + narrowing_MD
 
     @abstractmethod
-    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
-        """Codes and scales -> (M, row_bytes) u8, for rows that arrive encoded; `unpack` gives them back bit by bit."""
+    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None, *, first_row: int = 0) -> np.ndarray:
+        """Codes and scales -> (M, row_bytes) u8, for rows that arrive encoded; `unpack` gives them back bit by bit.
+
+        first_row: what an error calls the first of these rows.
+        """
 
     @abstractmethod
     def unpack(self, encoded_MB: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

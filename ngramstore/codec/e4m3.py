@@ -57,7 +57,7 @@ class E4M3(Codec):
     def spec(self) -> dict[str, Any]:
         return {"name": self.name, "block": self.block} | ({} if self.block else {"scale": self.scale})
 
-    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
+    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None, *, first_row: int = 0) -> np.ndarray:
         """codes (M, D) u8 or float8_e4m3fn, scales (M, num_blocks) u8 or float8_e8m0fnu (None where block is 0)."""
         codes_MD = self._codes_argument(codes_MD, "uint8", "float8_e4m3fn").view(np.uint8)
         if not self.block:

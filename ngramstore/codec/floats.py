@@ -21,7 +21,7 @@ class _FloatCodec(Codec):
     def row_bytes(self) -> int:
         return np.dtype(self._stored).itemsize * self.dim
 
-    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
+    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None, *, first_row: int = 0) -> np.ndarray:
         if scales is not None:
             raise UsageError(
                 f"{self.name} has no scales", hint="leave the scales out, or choose the codec they belong to"

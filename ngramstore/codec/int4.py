@@ -44,12 +44,12 @@ class Int4(Codec):
     def spec(self) -> dict[str, Any]:
         return {"name": self.name, "group": self.group}
 
-    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
+    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None, *, first_row: int = 0) -> np.ndarray:
         """codes (M, D) i8 in -8..7, scales (M, num_groups) u16: the bits of bf16 numbers, finite."""
         codes_MD = self._codes_argument(codes_MD, "int8")
-        refuse((codes_MD < -8) | (codes_MD > 7), codes_MD, 0, "int4 codes are -8 to 7")
+        refuse((codes_MD < -8) | (codes_MD > 7), codes_MD, first_row, "int4 codes are -8 to 7")
         scales_MG = scales_argument(scales, "uint16", (len(codes_MD), self.num_groups))
-        refuse((scales_MG & 0x7F80) == 0x7F80, scales_MG, 0, "scales are finite numbers")
+        refuse((scales_MG & 0x7F80) == 0x7F80, scales_MG, first_row, "scales are finite numbers")
         encoded_MB = np.empty((len(codes_MD), self.row_bytes), np.uint8)
         stored_MD = (codes_MD + 8).astype(np.uint8)
         for start, half, n in self._group_places():

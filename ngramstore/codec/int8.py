@@ -16,11 +16,11 @@ class Int8(Codec):
     def row_bytes(self) -> int:
         return self.dim + 4
 
-    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
+    def pack(self, codes_MD: np.ndarray, scales: np.ndarray | None = None, *, first_row: int = 0) -> np.ndarray:
         """codes (M, D) i8, scales (M,) f32, finite."""
         codes_MD = self._codes_argument(codes_MD, "int8")
         scales_M = scales_argument(scales, "float32", (len(codes_MD),))
-        refuse(~np.isfinite(scales_M[:, None]), scales_M[:, None], 0, "scales are finite numbers")
+        refuse(~np.isfinite(scales_M[:, None]), scales_M[:, None], first_row, "scales are finite numbers")
         encoded_MB = np.empty((len(codes_MD), self.row_bytes), np.uint8)
         encoded_MB[:, : self.dim] = codes_MD.view(np.uint8)
         encoded_MB[:, self.dim :] = scales_M.astype("<f4").view(np.uint8).reshape(-1, 4)

@@ -35,8 +35,8 @@ _TOO_LARGE = np.float32(2.0**110)
 class SecondOrderInt4:
     """Encodes rows for `codec`, an int4 codec, under a sensitivity (D, D): symmetric, no negative eigenvalues, any unit.
 
-    The same rows give the same bytes on one machine; on another, products summed in another order can move a value that
-    lies between two levels. Raises UsageError for another codec or a matrix that is none.
+    The same rows in the same parts give the same bytes on one machine; elsewhere, products summed in another order can
+    move a value that lies between two levels. Raises UsageError for another codec or a matrix that is none.
     """
 
     def __init__(self, codec: Codec, sensitivity_DD: np.ndarray) -> None:

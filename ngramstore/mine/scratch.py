@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +23,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def folder_beside(entry: Path) -> Iterator[Path]:
     """A new folder, to be renamed to `entry`; it is removed where that does not happen. Others of `entry` that nobody
     holds go first."""
-    for left in entry.parent.glob(f"{entry.name}.tmp-*"):
-        _remove_unless_held(left)
+    ours = re.compile(re.escape(entry.name) + r"\.tmp-[0-9a-f]{16}")  # and nothing that a user has called so
+    for name in os.listdir(entry.parent) if entry.parent.is_dir() else []:
+        if ours.fullmatch(name):
+            _remove_unless_held(entry.with_name(name))
     folder, fd = _new_folder(entry)
     try:
         yield folder

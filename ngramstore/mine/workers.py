@@ -20,7 +20,8 @@ def start_workers(number: int) -> ProcessPoolExecutor:
 
 
 def _end_with_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all of them; what it means, the parent says
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of what a script started in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all of them; what it means, the parent says
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()

@@ -58,6 +58,26 @@ def test_a_table_by_number_built_from_its_stored_rows_is_the_same_byte_for_byte(
     assert files_of(tmp_path / "again") == files_of(path)
 
 
+def test_encoded_rows_of_another_codec_are_refused_though_they_have_as_many_bytes(tmp_path):
+    ngrams, rows = some_ngrams(300), some_rows(300)
+    path = build(tmp_path / "store", ngrams, rows, codec="bf16")
+    run("dump", path, tmp_path / "dump", "--encoded", "--quiet")
+    given = (
+        "--vocab",
+        tmp_path / "dump",
+        "--rows",
+        tmp_path / "dump" / "rows.npy",
+        "--encoded",
+        "--dim",
+        rows.shape[1],
+    )
+    given += ("--metadata", tmp_path / "dump" / "metadata.json", "--quiet")
+    said = run("build", tmp_path / "again", *given, "--codec", "f16", code=2)
+    assert "bf16" in said and "--codec" in said
+    assert not (tmp_path / "again").exists()
+    run("build", tmp_path / "again", *given, "--codec", "bf16")
+
+
 def test_rows_as_numbers_fit_another_codec(tmp_path):
     ngrams, rows = some_ngrams(300), some_rows(300)
     path = build(tmp_path / "store", ngrams, rows, codec="f16")
@@ -151,6 +171,32 @@ def test_a_place_in_use_is_refused_and_an_empty_folder_is_not(tmp_path, store):
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     run("dump", store, tmp_path / "link", "--quiet")
     assert sorted(os.listdir(tmp_path / "empty")) == NAMES
+
+
+def test_nothing_of_the_users_beside_a_dump_is_removed(tmp_path, store):
+    """Folders that a killed dump has left go, by the name that only a dump gives; also where DIR is no pattern."""
+    left = "dump[1].tmp-0123456789abcdef"
+    kept = ["dump[1].tmp-monday", "dump1.tmp-0123456789abcdef", "dump[1].tmp-0123456789abcde"]
+    for name in (left, *kept):
+        (tmp_path / name).mkdir()
+    run("dump", store, tmp_path / "dump[1]", "--quiet")
+    assert sorted(os.listdir(tmp_path)) == sorted(["dump[1]", *kept, "store"])
+
+
+def test_a_place_that_cannot_be_renamed_to_is_refused_before_anything_is_written(tmp_path, store, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path).endswith("disk"))
+    said = run("dump", store, tmp_path / "disk", code=2)
+    assert "cannot be replaced" in said and str(tmp_path / "disk" / "dump") in said
+    assert sorted(os.listdir(tmp_path)) == ["disk", "store"] and os.listdir(tmp_path / "disk") == []
+
+
+def test_a_store_without_rows_has_nothing_to_dump(tmp_path):
+    path = build(tmp_path / "store", some_ngrams(3), some_rows(3))
+    with ngs.open(path, mode="rw") as writer:
+        writer.delete(some_ngrams(3))
+    assert "holds no rows" in run("dump", path, tmp_path / "dump", code=2)
+    assert not (tmp_path / "dump").exists()
 
 
 def test_stores_that_lack_ngrams_are_refused_with_what_is_lacking(tmp_path):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import assert_verifies, contents, published, rows_of
-from store_cases import build, build_rows, some_rows
+from store_cases import build, build_rows, files_of, some_rows
 
 import ngramstore as ngs
 from ngramstore.cli.main import cli
+from ngramstore.cli.row_input import open_row_input
+from ngramstore.errors import UsageError
 
 OLD = [(token,) for token in range(10)]
 NEW = [(token,) for token in range(5, 25)]
@@ -80,6 +82,7 @@ def test_the_last_row_of_an_ngram_counts(store, tmp_path):
     assert published(store) == {(t,): t for t in range(10)} | {(1,): 51, (30,): 52}
 
 
+@pytest.mark.usefixtures("small_parts")
 def test_stored_rows_and_codes_are_kept_bit_for_bit(tmp_path):
     from safetensors.numpy import save_file
 
@@ -98,6 +101,32 @@ def test_stored_rows_and_codes_are_kept_bit_for_bit(tmp_path):
         assert is_there.all()
         np.testing.assert_array_equal(found, packed)
     assert "no use for --scales" in run(*given, "packed", "--encoded", "--scales", "steps", code=2)
+    steps[8] = np.inf
+    save_file({"codes": codes, "steps": steps}, tmp_path / "t.safetensors")
+    assert "row 8" in run(*given, "codes", "--scales", "steps", code=2)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_an_ngram_that_is_too_long_is_named_by_its_place_in_the_file_before_anything_is_changed(tmp_path):
+    path = build(tmp_path / "store", OLD, rows_of(range(10), 4), max_n=2)
+    before = files_of(path)
+    ngrams = [(100 + i,) for i in range(60)] + [(1, 2, 3)]
+    np.save(tmp_path / "rows.npy", rows_of(range(61), 4))
+    vocab = write_ngrams(tmp_path / "ngrams.txt", ngrams)
+    for words in (("--vocab", vocab, "--rows", tmp_path / "rows.npy"), ("--delete", vocab)):
+        assert "n-gram 60 has 3 tokens, the store's have 2 at most" in run("put", path, *words, "--quiet", code=2)
+    assert files_of(path) == before
+
+
+def test_a_file_of_ngrams_that_changes_while_it_is_read_is_told(tmp_path):
+    np.save(tmp_path / "rows.npy", rows_of(range(3), 4))
+    vocab = write_ngrams(tmp_path / "ngrams.txt", [(1,), (2,), (3,)])
+    given = open_row_input(
+        tmp_path / "rows.npy", vocab, tensor=None, scales=None, is_encoded=False, codec="int8", dim=None
+    )
+    write_ngrams(vocab, [(1,), (2,)])
+    with pytest.raises(UsageError, match="changed while it was read"):
+        list(given.parts())
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -121,7 +150,7 @@ def test_what_a_failed_command_left_in_the_journal_is_published_by_the_next(stor
     rows[7, 2] = np.nan
     np.save(tmp_path / "bad.npy", rows)
     said = run("put", store, *given[:2], "--rows", tmp_path / "bad.npy", "--quiet", code=2)
-    assert "row 7, column 2: nan" in said and "put: 6 of 20 are in the journal" in said
+    assert "row 7, column 2: nan" in said and "put: at least 6 of 20 are in the journal" in said
     assert published(store) == {(t,): t for t in range(10)}
     with ngs.open(store, mode="r") as reader:
         assert reader.generation == 1

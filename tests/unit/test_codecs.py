@@ -309,6 +309,7 @@ def test_a_number_that_is_not_finite_is_named(spec, bad):
         ({"name": "e4m3", "block": 0, "scale": 1.0}, -465.0),
         ({"name": "e4m3", "block": 0, "scale": "0x1p-126"}, 1.0),
         ("e4m3", 3.3e38),
+        ("e4m3", float.fromhex("0x1.fp127")),  # 248 times its scale, a tie that goes to 256
         ("int8", 1e39),
     ],
     ids=str,

@@ -496,8 +496,8 @@ def test_what_a_process_left_that_was_killed_while_it_tokenised_goes_with_the_ne
     cache = tmp_path / "c"
     open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache)
     (entry,) = cache.iterdir()
-    entry.rename(entry.with_name(entry.name + ".tmp-1"))  # process 1 runs, but does not tokenise
-    other = cache / "tokens-of-another-corpus.tmp-1"
+    entry.rename(entry.with_name(entry.name + ".tmp-00000000000000a1"))  # process 1 runs, but does not tokenise
+    other = cache / "tokens-of-another-corpus.tmp-00000000000000a1"
     other.mkdir()
     assert decoded(open_corpus(tmp_path / "a.txt", tokenizer=tokenizer, cache=cache), tokenizer) == TEXTS[:1]
     assert sorted(path.name for path in cache.iterdir()) == sorted([entry.name, other.name])

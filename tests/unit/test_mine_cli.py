@@ -105,6 +105,18 @@ def test_a_worker_ends_by_ctrl_c_without_a_traceback(capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_workers_of_a_run_that_ignores_ctrl_c_ignore_it_too(capfd):
+    """As a run that a script has started in the background: the terminal's Ctrl-C is for another command."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with start_workers(1) as pool:
+            worker = pool.submit(os.getpid).result()
+            os.kill(worker, signal.SIGINT)
+            assert pool.submit(os.getpid).result() == worker
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_size_beyond_what_there_is_keeps_all_and_says_so(corpus, tmp_path):
     result = run(corpus, "--out", tmp_path / "v", "--tokenizer", "train:280", "--size", 10**9, "--min-count", 50)
     vocabulary = Vocabulary.load(tmp_path / "v")

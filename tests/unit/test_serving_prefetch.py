@@ -388,6 +388,8 @@ def test_torch_dequantizes_to_the_same_bits_as_the_store(spec, dim, dtype):
     out = want.view(torch.uint16) if wide == torch.bfloat16 else want
     codec.scatter(stored.reshape(-1), np.arange(20) * codec.row_bytes, out.numpy())
     assert torch.equal(dequantize(codec, torch.from_numpy(stored), wide), want)
+    nothing = dequantize(codec, torch.zeros(2, codec.row_bytes, dtype=torch.uint8), wide)
+    assert not nothing.any() and not torch.signbit(nothing).any(), "a row that is not there: zeros, none of them -0.0"
 
 
 @pytest.mark.parametrize("num_rows", [0, 1])

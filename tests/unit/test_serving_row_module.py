@@ -201,12 +201,14 @@ def test_one_token_of_one_row_has_codes_and_scales(codec, dim, tmp_path):
         hasher = TrainedTableHash(10, 2)
         embed = RowTableEmbedding(store, hasher, combine="codes")
         history = embed.new_history(1)
-        for token in (3, 1, 4):
+        line = [3, 1, 4, 1, 5, 9, 2, 6]
+        want = RowTableEmbedding(store, hasher, combine="none")(torch.tensor([line]))
+        for t, token in enumerate(line):
             codes, scales = embed(torch.tensor([[token]]), history=history)
-        assert codes.shape == (1, 1, 1, dim)
-        got = codes.float() * scales.repeat_interleave(-(-dim // scales.shape[-1]), -1)[..., :dim]
-        want = RowTableEmbedding(store, hasher, combine="none")(torch.tensor([[3, 1, 4]]))[:, -1:]
-        assert torch.equal(got, want)
+            assert codes.shape == (1, 1, 1, dim)
+            covered = dim if codec == "int8" else codec["block"]
+            got = codes.float() * scales.repeat_interleave(covered, -1)[..., :dim]
+            assert torch.equal(got, want[:, t : t + 1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

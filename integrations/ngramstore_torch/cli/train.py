@@ -15,12 +15,10 @@ import click
 from ngramstore.cli.common import Count, emit, json_option, quiet_option, say
 from ngramstore.errors import UsageError
 from ngramstore_torch.cli.device import choose_device, device_option
+from ngramstore_torch.cli.shapes import make_model, shapes
 from ngramstore_torch.cli.text import Text, open_text, text_options
 
 if TYPE_CHECKING:
-    from ngramstore_torch.model.decoder import DecoderConfig
-    from ngramstore_torch.model.fgram import FgramConfig
-    from ngramstore_torch.model.hashed import HashedConfig
     from ngramstore_torch.model.kinds import LanguageModel
     from ngramstore_torch.training.config import TrainConfig
     from ngramstore_torch.training.train import TrainResult
@@ -104,24 +102,21 @@ def command(
     from ngramstore_torch.experiment.comparison import fgram_load
     from ngramstore_torch.experiment.evaluate import evaluate_model
     from ngramstore_torch.model.costs import cost_of
-    from ngramstore_torch.training.checkpoint import FILE_NAME
     from ngramstore_torch.training.config import TrainConfig
-    from ngramstore_torch.training.train import require_resumable, train_model
+    from ngramstore_torch.training.train import train_model
 
     with_fgrams = not o["plain"] and o["hashed"] is None
     _require_sense(o, with_fgrams, vocab)
-    resume = o["resume"] and (o["out"] / FILE_NAME).exists()
     config = TrainConfig(
         device=choose_device(o["device"]),
         **_of(o, "tokens batch_size seq_len accumulate lr fgram_lr seed bf16 compile checkpoint_every"),
     )
-    _shapes(o)  # what is wrong with the options is said before the text is read, which may take hours
-    if resume:
-        require_resumable(o["out"], config)
-    elif o["resume"]:
+    shapes(o)  # what is wrong with the options is said before the text is read, which may take hours
+    resume = _can_resume(o, config)
+    if o["resume"] and not resume:
         say(f"note: there is no checkpoint in {o['out']}: the training begins")
     text = _text(inputs, shards, vocab, o, with_fgrams, progress=not quiet)
-    model = _model(text, o)
+    model = make_model(text, o)
     started = time.perf_counter()
     train, held = tag_corpus(text.corpus, text.vocabulary if with_fgrams else None, held_out=text.held_out)
     tag_seconds = time.perf_counter() - started
@@ -130,6 +125,7 @@ def command(
     is_measured = len(document_windows(held.starts, config.seq_len)[0]) > 0
     if len(held) and not is_measured:
         say("note: no held-out document has two tokens, so nothing is measured at the end")
+    resume = resume or _can_resume(o, config)  # reading the text may have taken hours: asked again
     keep_tokenizer = _tokenizer_keeper(text, o["out"])
     result = train_model(
         model,
@@ -137,7 +133,7 @@ def command(
         config,
         out=o["out"],
         resume=resume,
-        must_be_new=not resume,  # asked again: reading the text may have taken hours
+        must_be_new=not resume,
         data_identity=text.identity(),
         progress=not quiet,
         on_step=keep_tokenizer,
@@ -163,6 +159,17 @@ def command(
         _show(answer, with_fgrams)
 
 
+def _can_resume(o: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether there is a run to go on with, if that was asked for; UsageError where its settings are others."""
+    from ngramstore_torch.training.checkpoint import FILE_NAME
+    from ngramstore_torch.training.train import require_resumable
+
+    if not o["resume"] or not (o["out"] / FILE_NAME).exists():
+        return False
+    require_resumable(o["out"], config)
+    return True
+
+
 def _require_sense(o: dict[str, Any], with_fgrams: bool, vocab: Path | None) -> None:
     """UsageError for options that do not go together."""
     from ngramstore_torch.training.checkpoint import require_none
@@ -171,6 +178,8 @@ def _require_sense(o: dict[str, Any], with_fgrams: bool, vocab: Path | None) -> 
         raise UsageError("--plain and --hashed are two models", hint="give one of them, and another run for the other")
     if o["flops_factor"] != 1 and not o["plain"]:
         raise UsageError("--flops-factor scales the plain decoder only", hint="add --plain")
+    if o["out"].exists() and not o["out"].is_dir():
+        raise UsageError(f"{o['out']} is a file", hint="give a folder for the checkpoints")
     if not o["resume"]:
         require_none(o["out"])
     if with_fgrams and vocab is None:
@@ -254,46 +263,6 @@ def _show(answer: dict[str, Any], with_fgrams: bool) -> None:
             f"matching        {matching['share']:.1%} of that time: {matching['tag_seconds']:.1f} s ahead of it for all tags, "
             f"{matching['batch_seconds']:.1f} s beside it for batches"
         )
-
-
-def _shapes(
-    o: dict[str, Any], vocab_size: int = 1, max_n: int = 2
-) -> tuple[DecoderConfig, FgramConfig | HashedConfig | None]:
-    """Of the decoder, and of what is trained beside it. UsageError for sizes that no vocabulary would make good."""
-    from ngramstore_torch.model.decoder import DecoderConfig
-    from ngramstore_torch.model.fgram import FgramConfig
-    from ngramstore_torch.model.hashed import HashedConfig
-
-    heads = o["heads"] or max(1, o["dim"] // 64)
-    decoder = DecoderConfig(
-        vocab_size=vocab_size, dim=o["dim"], num_layers=o["layers"], num_heads=heads, max_positions=o["seq_len"]
-    )
-    if o["plain"]:
-        return decoder if o["flops_factor"] == 1 else decoder.scaled(o["flops_factor"]), None
-    if o["hashed"] is not None:
-        return decoder, HashedConfig(num_rows=o["hashed"], max_n=max_n)
-    fgram = FgramConfig(
-        dim=o["dim"], max_n=max_n, num_layers=o["fgram_layers"], num_heads=heads, width=o["fgram_width"]
-    )
-    return decoder, fgram
-
-
-def _model(text: Text, o: dict[str, Any]) -> LanguageModel:
-    """A fresh model of the sizes asked for, its random start fixed by the seed."""
-    import torch
-
-    from ngramstore_torch.model.hashed import HashedConfig, HashedModel
-    from ngramstore_torch.model.scone import PlainModel, SconeModel
-
-    decoder, beside = _shapes(o, text.vocab_size, 5 if text.vocabulary is None else text.vocabulary.max_n)
-    if o["flops_factor"] != 1:
-        asked, _ = _shapes(o | {"flops_factor": 1}, text.vocab_size)
-        ratio = decoder.flops_per_token() / asked.flops_per_token()
-        say(f"a decoder of width {decoder.dim} with {decoder.num_heads} heads: {ratio:.2f} times the FLOPs per token")
-    torch.manual_seed(o["seed"])
-    if beside is None:
-        return PlainModel(decoder)
-    return HashedModel(decoder, beside) if isinstance(beside, HashedConfig) else SconeModel(decoder, beside)
 
 
 def _of(options: dict[str, Any], names: str) -> dict[str, Any]:

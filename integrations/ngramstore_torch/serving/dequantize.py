@@ -47,7 +47,8 @@ def dequantize(codec: Any, stored_MR: Tensor, dtype: torch.dtype) -> Tensor:
 def codes_and_scales(codec: Any, stored: Tensor) -> tuple[Tensor, Tensor]:
     """(.., R) u8 of codec int8 or e4m3 -> codes (.., D) int8 or float8_e4m3fn, and scales (.., G) f32.
 
-    A row is codes * scales, each scale for D / G neighbours (the last group may be short). Codes are not copied.
+    A row is codes * scales. int8, and e4m3 with block 0, have one scale for all of a row; else scale g is that of columns
+    g * codec.block to (g + 1) * codec.block, the last of which may not be there. Codes are not copied.
     """
     codes, rest = stored[..., : codec.dim], stored[..., codec.dim :]
     if codec.name == "int8":
@@ -80,7 +81,7 @@ def _int4(stored_MR: Tensor, D: int, group: int) -> Tensor:
         tail = stored_MR[:, full * group // 2 : code_bytes]
         codes = torch.cat((tail & 15, tail >> 4), 1)[:, :rest]
         parts.append(_level(codes) * scale_MG[:, full:])
-    return torch.cat(parts, 1)
+    return torch.cat(parts, 1) + 0.0  # of a row of zero bytes, -8 * 0 is -0.0
 
 
 def _level(codes: Tensor) -> Tensor:

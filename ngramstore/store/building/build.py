@@ -116,13 +116,13 @@ class Builder:
             raise
 
     def check_space(self, num_rows: int) -> None:
-        """DiskFull now, not when `num_rows` rows were added, if the disk cannot hold them; over memory_bytes they take
-        it twice."""
+        """DiskFull now, not after `num_rows` rows, if the disk cannot hold them; over memory_bytes they take it twice."""
         require_space(self.path, needed_bytes(self.spec, self._sorter, num_rows, self._duplicates), "the build")
 
     def add(self, ngrams: Ngrams, rows: ArrayLike) -> None:
         """M n-grams (a list of tuples, an array (M, n), or (array (M, max_n), lengths)) and their rows (M, D), any float type.
 
+        The rows of one call are encoded together, on top of memory_bytes: give many in parts.
         Raises UsageError: wrong shapes, NaN or infinite values (row and column named), tokens that are not u32.
         DiskFull: some of the rows may be in by then, so the build takes no more (StoreClosed): begin it again.
         """

@@ -94,10 +94,12 @@ class RunSorter:
         assert self._held is not None, "sealed"
         at = 0
         while at < len(ids_M):
-            part = slice(at, at + self._capacity - len(self._held))
-            with self._stages.timed("hold"):
+            room = self._capacity - len(self._held)
+            part = slice(at, at + room)
+            is_held = is_ours and (len(ids_M) - at >= room or 2 * (len(ids_M) - at) >= len(ids_M))
+            with self._stages.timed("hold"):  # a small rest is copied: it would keep all of its array in memory
                 self.num_copied += self._held.add(
-                    ids_M[part], rows_MB[part], tokens_MN[part], lengths_M[part], is_ours=is_ours
+                    ids_M[part], rows_MB[part], tokens_MN[part], lengths_M[part], is_ours=is_held
                 )
             at += len(ids_M[part])
             self.num_rows += len(ids_M[part])
