@@ -114,7 +114,7 @@ def byte_scales(scales_G1: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def int4_choices(rows: dict[str, np.ndarray]) -> list[dict]:
-    """Bits a value and errors of the ways considered; `chosen` marks what codec int4 does."""
+    """Bits a value and errors of the ways considered."""
     dim = next(iter(rows.values())).shape[1]
     even7, even8, chosen = np.arange(-7, 8) / 7, np.arange(-8, 8) / 8, growing(1 / 8)
     ways = [

@@ -12,9 +12,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "codecs.md"
 BEGIN, END = "<!-- trained -->", "<!-- end trained -->"
 _LEGEND = """\
 From `bench/results/codecs.json`. *zstd*: frames of one row with a dictionary, as in a store. *zstd, wide rows*: frames of at least 1,024
-values, as rows of that width would take; at 192 values, the 8 to 9 bytes that a frame adds are 0.4 bits per value. *Entropy*: that of single
-bytes, which an ideal coder would reach. Checksums, 4 bytes per row, are not included: 0.03 bits per value at D = 1024, 0.17 at 192. *±*: the
-standard error of the mean over {tables}, which are not independent; smaller differences in cost mean nothing.
+values, as rows of that width would take; at 192 values, the 8 to 9 bytes that a frame adds are 0.4 bits per value. *Entropy*: what an
+ideal order-0 coder with one table for all bytes would reach. Checksums, 4 bytes per row, are not included: 0.03 bits per value at D = 1024,
+0.17 at 192. *±*: the standard error of the mean over {tables}, which are not independent. All lines come from the same
+tables: compare their differences on each table, not the ±.
 """
 _IMAGE = "![Held-out perplexity against bits per value](images/codecs.png)"
 

@@ -85,7 +85,7 @@ def _about(result: dict[str, Any]) -> list[str]:
     about = result.get("machine")
     if about is None:
         return ["machine and commit: not recorded"]
-    head = f"{about['time']}, commit {about['commit']}, {about['cpu']}, {about['cores']} cores, load {about['load'][0]}"
+    head = f"{about['time']}, commit {saved.commit_of(result)}, {about['cpu']}, {about['cores']} cores, load {about['load'][0]}"
     return [head, *(f"warning: {text}" for text in result.get("warnings", []))]
 
 

@@ -43,7 +43,7 @@ def demo(folder: Path = saved.RESULTS) -> str:
     found, quick = (json.loads((folder / f"{name}.json").read_text()) for name in ("demo", "demo_quick"))
     plain, live, *served = (model["perplexity"] for model in found["models"])
     stores = ", ".join(
-        f"{perplexity:.1f} from the {model['name'].split()[1]} store ({model['table_bytes'] / 1e6:.0f} MB)"
+        f"{perplexity:.1f} from the {_store(model['name'])} ({model['table_bytes'] / 1e6:.0f} MB)"
         for perplexity, model in zip(served, found["models"][2:], strict=True)
     )
     return (
@@ -52,6 +52,12 @@ def demo(folder: Path = saved.RESULTS) -> str:
         f"a cache of 10 % of the rows answers\n{100 * found['hit_rate']:.0f} % of row requests. "
         f"`--quick` takes {quick['seconds']:.0f} s (`bench/results/demo_quick.json`)."
     )
+
+
+def _store(name: str) -> str:
+    """A demo's "scone, CODEC store", and how it is rounded where that is not plain rounding."""
+    codec = name.split()[1]
+    return f"{codec} store{', rounded by sensitivity' if codec == 'int4' else ''}"
 
 
 def table(folder: Path = saved.RESULTS) -> str:

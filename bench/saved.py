@@ -88,7 +88,16 @@ def cases(folder: Path = RESULTS) -> dict[tuple[str, str], Found]:
 
 def commits(folder: Path = RESULTS) -> dict[str, str | None]:
     """File name -> the commit that it says it is of."""
-    return {path.name: _read(path).get("machine", {}).get("commit") for path in sorted(folder.glob("*.json"))}
+    return {path.name: commit_of(_read(path)) for path in sorted(folder.glob("*.json"))}
+
+
+def commit_of(result: Mapping[str, Any]) -> str | None:
+    """The commit of a file, None where it does not say; of a grid that was resumed, that it is only the last run's."""
+    commit = result.get("machine", {}).get("commit")
+    of_cells = {cell.get("commit") for cell in result.get("cells", {}).values()}
+    if commit is None or of_cells <= {commit}:
+        return commit
+    return f"{commit} (last run; its cells {'do not name' if None in of_cells else 'name'} theirs)"
 
 
 def of_commits(files: Mapping[str, str | None]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from statistics import mean
 from typing import Any
 
 from bench.quality_report import is_usual
@@ -28,8 +30,22 @@ def mining(result: dict) -> dict[str, Any]:
 
 def half_a_byte(result: dict) -> float:
     """Perplexity that the best codec of at most 4.5 bits costs, mean of the tables; bits in wide rows, zstd where it pays."""
+    return _best_half_a_byte(result)["perplexity_percent"]
+
+
+def half_a_byte_worst_text(result: dict) -> float:
+    """What the codec of `half_a_byte` costs on the text where it costs most, mean of that text's tables."""
+    best = _best_half_a_byte(result)
+    nats: dict[str, list[float]] = {}
+    for name, table in result["tables"].items():
+        of_best = (line for line in table["lines"] if all(line[key] == best[key] for key in ("family", "name")))
+        nats.setdefault(name.rpartition(" seed=")[0], []).extend(line["nats"] for line in of_best)
+    return 100 * math.expm1(max(mean(of_text) for of_text in nats.values()))
+
+
+def _best_half_a_byte(result: dict) -> dict[str, Any]:
     small = [line for line in result["summary"] if line["is_codec"] and min(line["raw_bits"], line["wide_bits"]) <= 4.5]
-    return min(line["perplexity_percent"] for line in small)
+    return min(small, key=lambda line: line["perplexity_percent"])
 
 
 def quality_gain(result: dict, text: str) -> float:

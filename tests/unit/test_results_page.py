@@ -7,7 +7,20 @@ import json
 import pytest
 from helpers import ROOT
 
-from bench import claims, drawing, exceptions, page, paper_tables, plots, prose, readme, saved, serving_page, targets
+from bench import (
+    claims,
+    drawing,
+    exceptions,
+    page,
+    paper_tables,
+    plots,
+    prose,
+    readme,
+    saved,
+    serving_page,
+    target_numbers,
+    targets,
+)
 
 
 @pytest.mark.parametrize("path", page.pages(), ids=lambda path: path.name)
@@ -207,6 +220,40 @@ def test_what_is_said_of_writing_is_what_was_measured(tmp_path):
 )
 def test_which_commits_files_are_of_is_said(files, said):
     assert saved.of_commits(files) == said
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ([], "x"),
+        ([{"commit": "x"}], "x"),
+        ([{"commit": "x"}, {}], "x (last run; its cells do not name theirs)"),
+        ([{"commit": "x"}, {"commit": "y"}], "x (last run; its cells name theirs)"),
+    ],
+)
+def test_the_commit_of_a_resumed_grid_is_only_its_last_run_s(cells, said):
+    assert saved.commit_of({"machine": {"commit": "x"}, "cells": dict(enumerate(cells))}) == said
+
+
+def test_the_worst_text_is_that_of_the_codec_which_is_best_in_the_mean():
+    costs = {
+        "code seed=0": (0.1, 0.19),
+        "code seed=1": (0.1, 0.19),
+        "text seed=0": (0.3, 0.19),
+        "text seed=1": (0.1, 0.19),
+    }
+    named = [{"family": "codec", "name": name} for name in ("a", "b")]
+    summary = [
+        line | {"is_codec": True, "raw_bits": 4.5, "wide_bits": 4.5, "perplexity_percent": percent}
+        for line, percent in zip(named, (0.15, 0.19), strict=True)
+    ]
+    tables = {
+        name: {"lines": [line | {"nats": nats / 100} for line, nats in zip(named, both, strict=True)]}
+        for name, both in costs.items()
+    }
+    result = {"summary": summary, "tables": tables}
+    assert target_numbers.half_a_byte(result) == 0.15
+    assert target_numbers.half_a_byte_worst_text(result) == pytest.approx(0.2, rel=0.01)
 
 
 def test_a_cell_of_the_readme_has_number_and_name_the_least_first(tmp_path):

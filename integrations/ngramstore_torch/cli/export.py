@@ -67,7 +67,8 @@ def command(
 
     With --codec int4, give the text that the model was trained on (--corpus or --shards, and how to read them): how much each
     rounding error costs the decoder is measured there, and rows are rounded so that it costs least. What the run held out is
-    left out of that. The store has the same size and the same readers, and loses about a third less.
+    left out of that. The store has the same size and the same readers. Measured on small
+    models, half less perplexity is lost on code, 15 to 27 % less on English.
 
     \b
     Examples:
