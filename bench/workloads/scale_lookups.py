@@ -5,8 +5,8 @@ Shapes: M keys, B batch, C calls, K order, D row width.
 
 from __future__ import annotations
 
-import gc
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 import ngramstore
 from bench import pages, spread
 from bench.rows import row_bytes
+from bench.timed import nanoseconds
 from bench.workloads import scale_keys as keys
 from bench.workloads.scale_store import CALL_ROWS, check_answers
 from ngramstore.serve.row_cache import SLOT_OVERHEAD_BYTES
@@ -135,16 +136,5 @@ def _batches(mix: str, num_keys: int, size: int, count: int, rng: np.random.Gene
 
 def _times(store, batches: np.ndarray) -> np.ndarray:
     """Nanoseconds of each `get`: n-grams (C, B, K) -> (C,)."""
-    clock, get = time.perf_counter_ns, store.get
     out_BD = np.empty((batches.shape[1], store.dim), np.float32)
-    times = np.empty(len(batches), np.int64)
-    gc.collect()
-    gc.disable()
-    try:
-        for i, batch in enumerate(batches):
-            start = clock()
-            get(batch, out=out_BD)
-            times[i] = clock() - start
-    finally:
-        gc.enable()
-    return times
+    return nanoseconds(partial(store.get, out=out_BD), batches)

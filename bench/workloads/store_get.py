@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import zlib
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from bench import check, data, pages, peers, spread
 from bench.peers.base import Peer
+from bench.timed import nanoseconds
 
 CHECKED_BATCHES = 4
 """Batches of each size whose answers are compared with the source before anything is timed; one where it is a large one."""
@@ -136,18 +136,7 @@ def time_calls(peer: Peer, batches: list[data.Batch], out_BD: np.ndarray) -> np.
     """Nanoseconds of each `get`, garbage collection held back."""
     if hasattr(peer, "know"):
         peer.know(batches)
-    clock, get = time.perf_counter_ns, peer.get
-    times = np.empty(len(batches), np.int64)
-    gc.collect()
-    gc.disable()
-    try:
-        for i, batch in enumerate(batches):
-            start = clock()
-            get(batch, out_BD)
-            times[i] = clock() - start
-    finally:
-        gc.enable()
-    return times
+    return nanoseconds(peer.get, batches, out_BD)
 
 
 def check_answers(peer: Peer, origin: data.Dataset, size: int, seed: int) -> int:

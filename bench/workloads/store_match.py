@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import time
 
 import numpy as np
 
 from bench import check, data, pages, peers, spread, text
 from bench.peers.base import Peer
+from bench.timed import nanoseconds
 
 
 def match(*, subject: str, source: str, positions: int, calls: int, warmup_s: float, seed: int) -> dict:
@@ -74,14 +74,4 @@ def _time(peer: Peer, wanted: list[text.Positions], dim: int) -> np.ndarray:
     out_TD = np.zeros((len(wanted[0]), dim), np.float32)
     if hasattr(peer, "know"):
         peer.know([stretch.exact for stretch in wanted])
-    times = np.empty(len(wanted), np.int64)
-    gc.collect()
-    gc.disable()
-    try:
-        for i, stretch in enumerate(wanted):
-            start = time.perf_counter_ns()
-            peer.longest(stretch, out_TD)
-            times[i] = time.perf_counter_ns() - start
-    finally:
-        gc.enable()
-    return times
+    return nanoseconds(peer.longest, wanted, out_TD)
